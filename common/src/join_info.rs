@@ -1,0 +1,85 @@
+//! The contract between the reconciler, which writes `/etc/marooned/join-info.yaml` into a VM's seed, and the
+//! guest, which joins by it.
+//!
+//! `server_url`, `token`, `pod_uid` and `taint_key` are the original node image's fields; the rest is ours.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::JoinMode;
+
+/// Content of `join-info.yaml`. Unknown and missing fields are errors: a guest that guesses would join wrong.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct JoinInfo {
+    /// URL of the API server.
+    pub server_url: String,
+    /// The one-time bootstrap token.
+    pub token: Token,
+    /// UID of the pod that the node is for.
+    pub pod_uid: String,
+    /// Prefix of the identity taint.
+    pub taint_key: String,
+    /// Name of the Node, already made; the kubelet must not register itself.
+    pub node_name: String,
+    /// PEM certificates to verify the API server with.
+    pub ca: String,
+    /// What to start.
+    pub mode: JoinMode,
+    /// Address of the cluster's DNS Service, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_dns: Option<String>,
+    /// What the kubelet must know.
+    pub kubelet: KubeletSettings,
+}
+
+/// The kubelet's settings that follow from the VM's size and our network.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct KubeletSettings {
+    /// Port that the kubelet serves on.
+    pub port: u16,
+    /// `systemReserved.cpu`, in thousandths of a CPU.
+    pub reserved_cpu_milli: u64,
+    /// `systemReserved.memory`, in MiB.
+    pub reserved_memory_mi: u64,
+    /// `evictionHard["memory.available"]`, in MiB.
+    pub eviction_memory_mi: u64,
+}
+
+/// A bootstrap token, `<id>.<secret>`. Its `Debug` shows the id alone.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// Joins the two halves of a token.
+    #[must_use]
+    pub fn new(id: &str, secret: &str) -> Self {
+        Self(format!("{id}.{secret}"))
+    }
+
+    /// The whole credential, for the one place that sends or stores it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({}.…)", self.0.split('.').next().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_hides_the_secret() {
+        let shown = format!("{:?}", Token::new("abcdef", "0123456789abcdef"));
+        assert_eq!(shown, "Token(abcdef.…)");
+    }
+}

@@ -1,0 +1,136 @@
+//! Every label, taint, annotation, group and derived name, in one place.
+//!
+//! Names derive from the pod's UID: such a name cannot be created twice, reused or stolen.
+
+/// Opt-in label on a pod or a namespace: [`MAROON_TRUE`], [`MAROON_FALSE`] (pods only) or [`MAROON_ENFORCED`]
+/// (namespaces only). The webhook copies it to pods that their namespace opted in, so that one label selector
+/// finds every marooned pod.
+pub const MAROON_LABEL: &str = "maroonedpods.io/maroon";
+/// Value of [`MAROON_LABEL`] that opts a pod, or every pod of a namespace, in.
+pub const MAROON_TRUE: &str = "true";
+/// Value of [`MAROON_LABEL`] by which a pod opts out of its namespace's `"true"`.
+pub const MAROON_FALSE: &str = "false";
+/// Value of [`MAROON_LABEL`] on a namespace whose pods cannot opt out.
+pub const MAROON_ENFORCED: &str = "enforced";
+
+/// The scheduling gate (KEP-3521) that the webhook adds and only the reconciler removes.
+pub const GATE: &str = "maroonedpods.io/gate";
+
+/// Class selector and node label. Kubelets cannot set labels under `node-restriction.kubernetes.io`
+/// (`NodeRestriction` admission), so a lifted pod never lands on an ordinary node.
+pub const CLASS_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/marooned";
+/// Value of [`CLASS_LABEL`].
+pub const CLASS_LABEL_VALUE: &str = "true";
+/// Key of the class taint and of the toleration that the webhook adds.
+pub const CLASS_TAINT: &str = "maroonedpods.io/marooned";
+/// Value of [`CLASS_TAINT`].
+pub const CLASS_TAINT_VALUE: &str = "true";
+/// Effects of both the class and the identity taint.
+pub const TAINT_EFFECTS: [&str; 2] = ["NoSchedule", "NoExecute"];
+
+/// Identity selector and node label: the UID of the one pod that the Node is for.
+pub const IDENTITY_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/pod-uid";
+/// The pod's UID on Nodes, VMIs and Secrets, for people and list calls; never trusted.
+pub const POD_UID_LABEL: &str = "maroonedpods.io/pod-uid";
+/// Taint on a Node until its identity is verified; removed right before the gate is lifted.
+pub const STARTUP_TAINT: &str = "maroonedpods.io/starting";
+
+/// Seconds after which a pod leaves a node that is not ready or unreachable, where neither the user nor the
+/// cluster's own default (`DefaultTolerationSeconds`) says so.
+pub const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
+
+/// Type of the pod condition that says how far the pod's own node is, and what it waits for.
+pub const NODE_READY_CONDITION: &str = "maroonedpods.io/NodeReady";
+/// Finalizer on our own record; there is none on a user's object, ever.
+pub const FINALIZER: &str = "maroonedpods.io/release";
+
+/// Namespace of VMIs and their join data. Tenants hold no right there.
+pub const VM_NAMESPACE: &str = "marooned-vms";
+/// Namespace of bootstrap token Secrets, fixed by Kubernetes.
+pub const TOKEN_NAMESPACE: &str = "kube-system";
+/// Extra group of our bootstrap tokens. Never kubeadm's group, whose CSRs may be approved by others.
+pub const BOOTSTRAP_GROUP: &str = "system:bootstrappers:maroonedpods";
+/// Prefix of the user that a bootstrap token authenticates as; the token's id follows.
+pub const BOOTSTRAP_USER_PREFIX: &str = "system:bootstrap:";
+/// Prefix of the user that a kubelet's certificate authenticates as; the Node's name follows.
+pub const NODE_USER_PREFIX: &str = "system:node:";
+/// Group (organization) of every kubelet.
+pub const NODES_GROUP: &str = "system:nodes";
+
+/// Name of the one [`crate::api::MaroonedPodsConfig`].
+pub const CONFIG_NAME: &str = "default";
+/// Default of `spec.taintKey`, the spelling of the original node image.
+pub const DEFAULT_TAINT_KEY: &str = "maroonedpods.io";
+/// Where the kubelet of a marooned node listens: an odd port, so that 10250 stays the pod's.
+pub const KUBELET_PORT: u16 = 65250;
+/// Where the guest finds its join data.
+pub const JOIN_INFO_PATH: &str = "/etc/marooned/join-info.yaml";
+/// Name of the VMI's one interface; its address is looked up by this name, never by position.
+pub const VM_INTERFACE: &str = "default";
+
+const PREFIX: &str = "marooned-";
+const UID_LENGTH: usize = 36;
+
+/// Name of the record, of the Node and of the first attempt's VMI: `marooned-<pod uid>` (45 characters).
+#[must_use]
+pub fn node_name(pod_uid: &str) -> String {
+    format!("{PREFIX}{pod_uid}")
+}
+
+/// Name of the VMI of the given attempt (from 1): the node's name, and `-r<attempt>` from the second on.
+#[must_use]
+pub fn vmi_name(pod_uid: &str, attempt: u32) -> String {
+    if attempt <= 1 { node_name(pod_uid) } else { format!("{PREFIX}{pod_uid}-r{attempt}") }
+}
+
+/// Name of the join-info Secret of the given attempt (from 1).
+#[must_use]
+pub fn join_secret_name(pod_uid: &str, attempt: u32) -> String {
+    format!("{}-join", vmi_name(pod_uid, attempt))
+}
+
+/// Name of the Secret that makes `token_id` a bootstrap token.
+#[must_use]
+pub fn token_secret_name(token_id: &str) -> String {
+    format!("bootstrap-token-{token_id}")
+}
+
+/// The pod UID inside any name made by this module, `None` for a foreign name.
+#[must_use]
+pub fn pod_uid_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let uid = rest.get(..UID_LENGTH)?;
+    let suffix = &rest[UID_LENGTH..];
+    let is_uid = uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    (is_uid && (suffix.is_empty() || suffix.starts_with('-'))).then_some(uid)
+}
+
+/// Key of the identity taint, `<taintKey>/dedicated`; its value is the pod's UID.
+#[must_use]
+pub fn identity_taint(taint_key: &str) -> String {
+    format!("{taint_key}/dedicated")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+
+    #[test]
+    fn names_carry_the_uid_and_give_it_back() {
+        assert_eq!(node_name(UID).len(), 45);
+        assert_eq!(vmi_name(UID, 1), node_name(UID));
+        assert_eq!(vmi_name(UID, 2), format!("marooned-{UID}-r2"));
+        for name in [node_name(UID), vmi_name(UID, 3), join_secret_name(UID, 2)] {
+            assert_eq!(pod_uid_of(&name), Some(UID));
+        }
+    }
+
+    #[test]
+    fn foreign_names_have_no_uid() {
+        for name in ["", "marooned-", "marooned-vms", "node-1", &format!("marooned-{UID}x"), "marooned-é"] {
+            assert_eq!(pod_uid_of(name), None, "{name}");
+        }
+    }
+}
