@@ -134,9 +134,8 @@ pub fn size(
 
     // In MiB, any sum of two 64-bit byte counts is far from overflowing.
     let (request_mi, overhead_mi) = (request.memory_bytes.div_ceil(MI), overhead_memory.div_ceil(MI));
-    let memory_mi = base.memory_mi.max(request_mi + overhead_mi).max(guest_memory_mi(
-        request_mi + MIN_RESERVED_MEMORY_MI + EVICTION_MEMORY_MI,
-    ));
+    let least_mi = guest_memory_mi(request_mi + MIN_RESERVED_MEMORY_MI + EVICTION_MEMORY_MI);
+    let memory_mi = base.memory_mi.max(request_mi + overhead_mi).max(least_mi);
     if memory_mi > MAX_MEMORY_MI {
         return Err(SizingError::TooMuchMemory);
     }
