@@ -41,6 +41,10 @@ pub const MIN_RESERVED_MEMORY_MI: u64 = 96;
 pub const MAX_CPU: u32 = 512;
 /// Largest VM: memory in MiB (16 TiB).
 pub const MAX_MEMORY_MI: u64 = 16 << 20;
+/// Largest VM: local storage that a pod may ask for, in MiB (16 TiB).
+pub const MAX_DISK_MI: u64 = 16 << 20;
+/// What every scratch disk has for images and logs, in MiB.
+pub const BASE_DISK_MI: u64 = 10 << 10;
 
 const MI: u64 = 1 << 20;
 const KERNEL_FIXED_MI: u64 = 64;
@@ -93,7 +97,7 @@ pub enum SizingError {
     #[error("the pod needs a VM with more than 16 TiB of memory: lower its memory requests")]
     TooMuchMemory,
     /// The pod's local storage requests do not even add up.
-    #[error("the pod's ephemeral-storage requests exceed 64 bits: lower them")]
+    #[error("the pod's ephemeral-storage requests exceed 16 TiB: lower them")]
     TooMuchStorage,
 }
 
@@ -140,10 +144,17 @@ pub fn size(
         return Err(SizingError::TooMuchMemory);
     }
 
+    // Images and logs get the base; a quarter more than asked for stays below the kubelet's eviction threshold
+    // for file systems (10 % by default) and the file system's own needs.
+    let storage_mi = request.ephemeral_storage_bytes.div_ceil(MI);
+    if storage_mi > MAX_DISK_MI {
+        return Err(SizingError::TooMuchStorage);
+    }
     let left_of_overhead = overhead_mi.saturating_sub(kernel_memory_mi(memory_mi) + EVICTION_MEMORY_MI);
     Ok(VmResources {
         cpu,
         memory_mi,
+        disk_mi: BASE_DISK_MI + storage_mi + storage_mi / 4,
         reserved_memory_mi: left_of_overhead.max(MIN_RESERVED_MEMORY_MI),
         reserved_cpu_milli: overhead_cpu,
     })

@@ -60,6 +60,9 @@ pub struct VmResources {
     /// Guest memory in MiB.
     #[schemars(range(min = 1))]
     pub memory_mi: u64,
+    /// Size of the guest's scratch disk in MiB: images, logs, emptyDirs.
+    #[schemars(range(min = 1))]
+    pub disk_mi: u64,
     /// Memory that the guest's kubelet reserves for the system and itself, in MiB.
     pub reserved_memory_mi: u64,
     /// CPU that the guest's kubelet reserves, in thousandths of a CPU.

@@ -1,0 +1,133 @@
+//! What to do next for one pod: a pure function of what was observed.
+//!
+//! Guarantees: no I/O, no clock, no randomness; every write carries the precondition that makes it safe to
+//! repeat; writes that cannot be taken back are planned from a live view only.
+//! Assumptions: the view's parts belong to the one pod UID. Caveats: a plan may be empty because something must
+//! be waited for; [`Plan::wake`] then says when looking again is worth it even if nothing changes.
+
+mod admit;
+mod attempt;
+mod release;
+mod report;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
+
+use crate::settings::Settings;
+use crate::view::{NodeView, PodView, VmiView};
+
+pub use write::{Note, PodReport, Write};
+
+/// What is known of one pod UID and all that belongs to it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The UID that everything here belongs to.
+    pub pod_uid: String,
+    /// The configuration in force; `None` while there is no valid one.
+    pub settings: Option<Arc<Settings>>,
+    /// The pod with this UID.
+    pub pod: Option<PodView>,
+    /// The size of the VM that the pod needs, or why there is none; absent with the pod.
+    pub size: Option<Result<VmResources, String>>,
+    /// Our record.
+    pub record: Option<Arc<MaroonedNode>>,
+    /// The Node of the record's name.
+    pub node: Option<NodeView>,
+    /// The VMI of the record's current attempt.
+    pub vmi: Option<VmiView>,
+    /// CSRs that the VM's token or the Node's identity filed.
+    pub csrs: Vec<Arc<CertificateSigningRequest>>,
+    /// Read from the API server just now, not from a cache. CSRs excepted: writes to them carry their version.
+    pub live: bool,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Writes, in order; the first that fails ends the pass.
+    pub writes: Vec<Write>,
+    /// Events for people, published once the writes went through.
+    pub notes: Vec<Note>,
+    /// When to look again though nothing changed.
+    pub wake: Option<Timestamp>,
+    /// Nothing is left to do for this UID, ever.
+    pub done: bool,
+}
+
+impl Plan {
+    /// Whether a write here must not be decided from a cache.
+    #[must_use]
+    pub fn needs_live_view(&self) -> bool {
+        self.writes.iter().any(Write::needs_live_view)
+    }
+
+    fn wait() -> Self {
+        Self::default()
+    }
+
+    fn write(mut self, write: Write) -> Self {
+        self.writes.push(write);
+        self
+    }
+
+    fn writes(mut self, writes: impl IntoIterator<Item = Write>) -> Self {
+        self.writes.extend(writes);
+        self
+    }
+
+    fn note(mut self, note: Note) -> Self {
+        self.notes.push(note);
+        self
+    }
+
+    fn wake_at(mut self, at: Timestamp) -> Self {
+        self.wake = Some(self.wake.map_or(at, |set| set.min(at)));
+        self
+    }
+}
+
+/// Decides the next step for one pod.
+#[must_use]
+pub fn plan(view: &View, now: Timestamp) -> Plan {
+    let Some(record) = view.record.clone() else { return admit::plan(view) };
+    let context = Context { view, status: record.status.clone().unwrap_or_default(), record, now };
+    if let Some(why) = release::due(&context) {
+        return release::plan(&context, why);
+    }
+    let Some(pod) = &view.pod else { return Plan::wait() };
+    if pod.lifted() { serve::plan(&context, pod) } else { attempt::plan(&context, pod) }
+}
+
+/// A view with a record, as the steps below read it.
+struct Context<'a> {
+    view: &'a View,
+    record: Arc<MaroonedNode>,
+    status: MaroonedNodeStatus,
+    now: Timestamp,
+}
+
+impl Context<'_> {
+    fn record_uid(&self) -> &str {
+        self.record.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn attempt(&self) -> u32 {
+        self.status.attempts.max(1)
+    }
+
+    /// The write that makes `status` the record's, or nothing where it is that already.
+    fn record_status(&self, status: MaroonedNodeStatus) -> Option<Write> {
+        (status != self.status).then(|| Write::RecordStatus {
+            name: self.record.metadata.name.clone().unwrap_or_default(),
+            resource_version: self.record.metadata.resource_version.clone().unwrap_or_default(),
+            status: Box::new(status),
+        })
+    }
+}

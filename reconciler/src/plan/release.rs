@@ -1,0 +1,169 @@
+//! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
+
+use jiff::SignedDuration;
+use maroonedpods_common::api::condition;
+use maroonedpods_common::names;
+
+use super::report::{reason, report};
+use super::{Context, Note, Plan, Write};
+use crate::identity;
+use crate::record;
+use crate::view::{NodeView, PodView};
+
+/// What a pod gets beyond its grace period before its VM is taken away.
+pub(super) const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
+const DEFAULT_FINISHED_POD_TTL: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why a release is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The record's deletion was asked for, by us or by a person.
+    RecordGoing,
+    /// The pod is gone, or going without ever having been lifted.
+    PodGone,
+    /// The pod has finished, and its time for logs is over.
+    Finished,
+    /// The pod was to be deleted and its kubelet did not confirm in time.
+    GraceOver,
+    /// Somebody else removed our gate: the pod is not ours to place any more.
+    GateRemoved,
+    /// The VM ended, or is gone.
+    VmLost,
+    /// The guest rebooted: a disk that a pod wrote to is not fresh.
+    Rebooted,
+}
+
+/// Whether a release is due, and why.
+pub(super) fn due(c: &Context) -> Option<Why> {
+    if c.record.metadata.deletion_timestamp.is_some() {
+        return Some(Why::RecordGoing);
+    }
+    let Some(pod) = &c.view.pod else { return Some(Why::PodGone) };
+    if pod.lifted() {
+        return lifted_due(c, pod);
+    }
+    if pod.terminal || pod.deletion_deadline.is_some() {
+        return Some(Why::PodGone);
+    }
+    pod.gate_index.is_none().then_some(Why::GateRemoved)
+}
+
+fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
+    if pod.terminal && pod.finished_at.is_none_or(|at| at + finished_pod_ttl(c) <= c.now) {
+        return Some(Why::Finished);
+    }
+    if pod.deletion_deadline.is_some_and(|at| at + GRACE_MARGIN <= c.now) {
+        return Some(Why::GraceOver);
+    }
+    match &c.view.vmi {
+        None => return Some(Why::VmLost),
+        Some(vmi) if vmi.ended() || Some(&vmi.uid) != c.status.vmi_uid.as_ref() => return Some(Why::VmLost),
+        Some(_) => {}
+    }
+    let booted_as = c.status.boot_id.as_ref().filter(|id| !id.is_empty());
+    let boots_as = c.view.node.as_ref().map(|n| &n.boot_id).filter(|id| !id.is_empty());
+    (booted_as.is_some() && boots_as.is_some() && booted_as != boots_as).then_some(Why::Rebooted)
+}
+
+pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
+    c.view.settings.as_ref().map_or(DEFAULT_FINISHED_POD_TTL, |s| s.finished_pod_ttl)
+}
+
+pub(super) fn plan(c: &Context, why: Why) -> Plan {
+    let mut plan = Plan::wait().insist_on_live_view();
+    let losing = c.view.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
+    if let Some(pod) = losing {
+        plan = plan.writes(tell_endpoints(pod)).writes(report(pod, false, reason::NODE_LOST, explain(why)));
+    }
+    if why != Why::RecordGoing {
+        plan = plan.write(Write::DeleteRecord {
+            name: c.record.metadata.name.clone().unwrap_or_default(),
+            uid: c.record_uid().to_owned(),
+        });
+        if let Some(note) = note(c, why) {
+            plan = plan.note(note);
+        }
+    }
+    if let Some(vmi) = &c.view.vmi {
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi { name: vmi.name.clone(), uid: vmi.uid.clone() });
+        return plan.writes(delete);
+    }
+    if let Some(pod) = losing {
+        plan = plan.write(Write::FailPod {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            message: "the virtual machine that the pod ran on is gone".to_owned(),
+        });
+    }
+    if let Some(pod) = c.view.pod.as_ref().filter(|p| p.lifted() && p.deletion_deadline.is_some()) {
+        plan = plan.write(Write::DeletePod {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        });
+    }
+    plan = plan.writes(credentials(c));
+    match &c.view.node {
+        Some(node) => plan.writes(node_writes(c, node)),
+        None => plan.writes(csr_writes(c)).write(Write::RemoveFinalizer {
+            name: c.record.metadata.name.clone().unwrap_or_default(),
+            uid: c.record_uid().to_owned(),
+        }),
+    }
+}
+
+/// The Node goes, and with it the CSRs that it and its token filed.
+pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
+    let name = names::node_name(&c.record.spec.pod_ref.uid);
+    let uid = node.uid.clone();
+    match (node.deleting, node.finalizers) {
+        (false, _) => csr_writes(c).into_iter().chain([Write::DeleteNode { name, uid }]).collect(),
+        (true, true) => vec![Write::StripNodeFinalizers { name, uid }],
+        (true, false) => Vec::new(),
+    }
+}
+
+fn csr_writes(c: &Context) -> Vec<Write> {
+    let of = |csr: &k8s_openapi::api::certificates::v1::CertificateSigningRequest| {
+        Some(Write::DeleteCsr { name: csr.metadata.name.clone()?, uid: csr.metadata.uid.clone()? })
+    };
+    c.view.csrs.iter().filter_map(|csr| of(csr)).collect()
+}
+
+/// Both Secrets of the attempt, unless they went when the kubelet joined.
+fn credentials(c: &Context) -> Option<Write> {
+    let registered = record::condition(&c.status, condition::REGISTERED).is_some_and(|r| r.status == "True");
+    (!registered).then(|| Write::RevokeCredentials {
+        token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),
+        join_secret: names::join_secret_name(&c.record.spec.pod_ref.uid, c.attempt()),
+    })
+}
+
+fn tell_endpoints(pod: &PodView) -> Option<Write> {
+    pod.ready.then(|| Write::PodNotReady {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    })
+}
+
+fn explain(why: Why) -> &'static str {
+    match why {
+        Why::RecordGoing => "the pod's MaroonedNode was deleted, so its VM goes",
+        Why::PodGone | Why::Finished => "the pod is over, so its VM goes",
+        Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM goes",
+        Why::GateRemoved => "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node",
+        Why::VmLost => "the pod's VM has ended",
+        Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
+    }
+}
+
+fn note(c: &Context, why: Why) -> Option<Note> {
+    c.view.pod.as_ref()?;
+    match why {
+        Why::VmLost | Why::Rebooted | Why::GraceOver => Some(Note::warning(reason::NODE_LOST, explain(why))),
+        Why::GateRemoved => Some(Note::warning("GateRemoved", explain(why))),
+        Why::RecordGoing | Why::PodGone | Why::Finished => None,
+    }
+}

@@ -1,0 +1,35 @@
+//! The pod condition `maroonedpods.io/NodeReady`: what a waiting pod waits for.
+
+use super::{PodReport, Write};
+use crate::view::PodView;
+
+/// Reasons of the condition.
+pub(super) mod reason {
+    pub(crate) const WAITING_FOR_GATES: &str = "WaitingForOtherGates";
+    pub(crate) const NO_CONFIG: &str = "NoConfig";
+    pub(crate) const UNSIZABLE: &str = "Unsizable";
+    pub(crate) const LAUNCHING: &str = "Launching";
+    pub(crate) const VM_BLOCKED: &str = "VMBlocked";
+    pub(crate) const BOOTING: &str = "Booting";
+    pub(crate) const JOINING: &str = "Joining";
+    pub(crate) const RETRYING: &str = "Retrying";
+    pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
+    pub(crate) const NODE_READY: &str = "NodeReady";
+    pub(crate) const NODE_LOST: &str = "NodeLost";
+}
+
+/// The write that reports `reason`, or nothing where the pod says so already. A changed message alone is not
+/// worth a write: what changes while waiting would make writes without end.
+pub(super) fn report(pod: &PodView, ready: bool, reason: &'static str, message: impl Into<String>) -> Option<Write> {
+    if pod.condition.as_ref().is_some_and(|(was, why)| *was == ready && why == reason) {
+        return None;
+    }
+    Some(Write::PodReport(PodReport {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        ready,
+        reason,
+        message: message.into(),
+    }))
+}

@@ -1,0 +1,265 @@
+//! Every write the reconciler can make, as a value. Its precondition is part of it.
+
+use k8s_openapi::api::core::v1::Node;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+
+/// One write to the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Step 1. Exists already: ours if `podRef.uid` agrees.
+    CreateRecord(Box<MaroonedNode>),
+    /// Step 2a and 2b: the bootstrap token and the seed that carries it. The token's secret half is drawn by the
+    /// one that creates it; whoever finds it there reads it back.
+    IssueCredentials {
+        /// The record, owner of both Secrets.
+        record: Box<MaroonedNode>,
+        /// Which attempt they are for.
+        attempt: u32,
+        /// Seconds until the token expires by itself.
+        lifetime_seconds: i64,
+    },
+    /// Step 2c. Exists already: ours if its owner agrees.
+    CreateNode(Box<Node>),
+    /// Step 2d, last of step 2: a VMI that exists proves the rest. Rendered by [`crate::vmi`].
+    CreateVmi {
+        /// The record, owner of the VMI.
+        record: Box<MaroonedNode>,
+        /// Which attempt it is.
+        attempt: u32,
+    },
+    /// The record's status; refused by the API server if the record changed since.
+    RecordStatus {
+        /// Name of the record.
+        name: String,
+        /// The version that the status was computed from.
+        resource_version: String,
+        /// The new status, whole.
+        status: Box<MaroonedNodeStatus>,
+    },
+    /// Our condition on the pod; refused if the name belongs to another UID by now.
+    PodReport(PodReport),
+    /// Steps 4 and 6; refused if the CSR changed since.
+    DecideCsr {
+        /// Name of the CSR.
+        name: String,
+        /// The version that the verdict was computed from.
+        resource_version: String,
+        /// Approve, or deny with this reason and message.
+        deny: Option<(&'static str, String)>,
+    },
+    /// Step 5: the Node's addresses; refused if the name belongs to another UID by now.
+    NodeAddress {
+        /// Name of the Node.
+        name: String,
+        /// UID of the Node.
+        uid: String,
+        /// The VMI's address.
+        address: String,
+    },
+    /// Step 5: the join credential has done its work. Nothing to delete is success.
+    RevokeCredentials {
+        /// Name of the token's Secret.
+        token_secret: String,
+        /// Name of the seed Secret.
+        join_secret: String,
+    },
+    /// First half of step 8; refused if the taint is not at this position of this Node.
+    RemoveStartupTaint {
+        /// Name of the Node.
+        name: String,
+        /// UID of the Node.
+        uid: String,
+        /// Position of the taint.
+        index: usize,
+    },
+    /// Step 8, the point of no return: one JSON patch that tests UID and gate, removes the gate and pins the pod.
+    LiftGate {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+        /// Position of our gate.
+        gate_index: usize,
+        /// Prefix of the identity taint.
+        taint_key: String,
+    },
+    /// The VM is gone: endpoints must lose the pod's address before anybody else gets it.
+    PodNotReady {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+    },
+    /// A host drain: evict the pod, under its own disruption budget.
+    EvictPod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+    },
+    /// Step 11: the VM is proven gone, so the pod has failed.
+    FailPod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+        /// What happened, for people.
+        message: String,
+    },
+    /// Step 11: the VM is proven gone and the pod was to be deleted anyway. Grace 0, UID precondition.
+    DeletePod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+    },
+    /// Starts the release: from here on the record says that it goes. UID precondition.
+    DeleteRecord {
+        /// Name of the record.
+        name: String,
+        /// UID of the record.
+        uid: String,
+    },
+    /// Step 10. UID precondition.
+    DeleteVmi {
+        /// Name of the VMI.
+        name: String,
+        /// UID of the VMI.
+        uid: String,
+    },
+    /// Step 12. UID precondition.
+    DeleteNode {
+        /// Name of the Node.
+        name: String,
+        /// UID of the Node.
+        uid: String,
+    },
+    /// A guest put finalizers on its Node; they hold nothing that we keep.
+    StripNodeFinalizers {
+        /// Name of the Node.
+        name: String,
+        /// UID of the Node.
+        uid: String,
+    },
+    /// Step 12. UID precondition.
+    DeleteCsr {
+        /// Name of the CSR.
+        name: String,
+        /// UID of the CSR.
+        uid: String,
+    },
+    /// Last of step 12: the record goes. Tests the finalizer's presence.
+    RemoveFinalizer {
+        /// Name of the record.
+        name: String,
+        /// UID of the record.
+        uid: String,
+    },
+}
+
+impl Write {
+    /// Whether the decision for this write needs a live read: it spends, destroys or cannot be taken back.
+    #[must_use]
+    pub fn needs_live_view(&self) -> bool {
+        match self {
+            Self::CreateRecord(_)
+            | Self::RecordStatus { .. }
+            | Self::PodReport(_)
+            | Self::DecideCsr { .. }
+            | Self::NodeAddress { .. }
+            | Self::RevokeCredentials { .. }
+            | Self::PodNotReady { .. } => false,
+            Self::IssueCredentials { .. }
+            | Self::CreateNode(_)
+            | Self::CreateVmi { .. }
+            | Self::RemoveStartupTaint { .. }
+            | Self::LiftGate { .. }
+            | Self::EvictPod { .. }
+            | Self::FailPod { .. }
+            | Self::DeletePod { .. }
+            | Self::DeleteRecord { .. }
+            | Self::DeleteVmi { .. }
+            | Self::DeleteNode { .. }
+            | Self::StripNodeFinalizers { .. }
+            | Self::DeleteCsr { .. }
+            | Self::RemoveFinalizer { .. } => true,
+        }
+    }
+
+    /// Name of the kind of write, for logs and metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CreateRecord(_) => "create_record",
+            Self::IssueCredentials { .. } => "issue_credentials",
+            Self::CreateNode(_) => "create_node",
+            Self::CreateVmi { .. } => "create_vmi",
+            Self::RecordStatus { .. } => "record_status",
+            Self::PodReport(_) => "pod_report",
+            Self::DecideCsr { deny: None, .. } => "approve_csr",
+            Self::DecideCsr { .. } => "deny_csr",
+            Self::NodeAddress { .. } => "node_address",
+            Self::RevokeCredentials { .. } => "revoke_credentials",
+            Self::RemoveStartupTaint { .. } => "remove_startup_taint",
+            Self::LiftGate { .. } => "lift_gate",
+            Self::PodNotReady { .. } => "pod_not_ready",
+            Self::EvictPod { .. } => "evict_pod",
+            Self::FailPod { .. } => "fail_pod",
+            Self::DeletePod { .. } => "delete_pod",
+            Self::DeleteRecord { .. } => "delete_record",
+            Self::DeleteVmi { .. } => "delete_vmi",
+            Self::DeleteNode { .. } => "delete_node",
+            Self::StripNodeFinalizers { .. } => "strip_node_finalizers",
+            Self::DeleteCsr { .. } => "delete_csr",
+            Self::RemoveFinalizer { .. } => "remove_finalizer",
+        }
+    }
+}
+
+/// Our condition on a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodReport {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// Whether its own node is ready.
+    pub ready: bool,
+    /// Machine-readable reason.
+    pub reason: &'static str,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// An event on the pod, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Something is not as it should be.
+    pub warning: bool,
+    /// Machine-readable reason.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Note {
+    pub(super) fn normal(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { warning: false, reason, message: message.into() }
+    }
+
+    pub(super) fn warning(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { warning: true, reason, message: message.into() }
+    }
+}

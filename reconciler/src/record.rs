@@ -1,0 +1,103 @@
+//! Our record, `MaroonedNode`: how it is made and how its status moves.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
+use kube::Resource;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec};
+use maroonedpods_common::names;
+
+use crate::settings::Settings;
+use crate::view::PodView;
+
+/// The record of a pod, with our finalizer on it from the start.
+#[must_use]
+pub fn new(pod: &PodView, resources: VmResources, settings: &Settings) -> MaroonedNode {
+    let spec = &settings.spec;
+    MaroonedNode {
+        metadata: ObjectMeta {
+            name: Some(names::node_name(&pod.uid)),
+            labels: Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into()),
+            finalizers: Some(vec![names::FINALIZER.to_owned()]),
+            ..ObjectMeta::default()
+        },
+        spec: MaroonedNodeSpec {
+            pod_ref: PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+            resources,
+            config_hash: settings.hash.clone(),
+            vm: VmSpec {
+                node_image: spec.node_image.clone(),
+                kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
+                taint_key: spec.taint_key.clone(),
+                join: spec.join.clone(),
+                options: spec.vm.clone(),
+            },
+        },
+        status: None,
+    }
+}
+
+/// The reference that makes the record the owner of what is made for it, so that garbage collection finds what
+/// we might leave.
+#[must_use]
+pub fn owner_reference(record: &MaroonedNode) -> OwnerReference {
+    OwnerReference {
+        api_version: MaroonedNode::api_version(&()).into_owned(),
+        kind: MaroonedNode::kind(&()).into_owned(),
+        name: record.metadata.name.clone().unwrap_or_default(),
+        uid: record.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+/// Status and reason of a condition, if it is there.
+#[must_use]
+pub fn condition<'a>(status: &'a MaroonedNodeStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// Sets a condition; its transition time moves only with its status (API conventions).
+pub fn set_condition(
+    status: &mut MaroonedNodeStatus,
+    type_: &str,
+    holds: bool,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
+    let value = if holds { "True" } else { "False" };
+    let since = condition(status, type_).filter(|c| c.status == value).map(|c| c.last_transition_time.clone());
+    status.conditions.retain(|c| c.type_ != type_);
+    status.conditions.push(Condition {
+        type_: type_.to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        last_transition_time: since.unwrap_or(Time(now)),
+        observed_generation: None,
+    });
+}
+
+/// The attempt that the record is in, from 1.
+#[must_use]
+pub fn attempt(record: &MaroonedNode) -> u32 {
+    record.status.as_ref().map_or(1, |s| s.attempts.max(1))
+}
+
+/// Empty values of a status are left out when it is written (`skip_serializing_if`); a merge patch must say
+/// `null` for what is to go.
+#[must_use]
+pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serde_json::Value {
+    let mut body = serde_json::to_value(status).unwrap_or_default();
+    if let Some(fields) = body.as_object_mut() {
+        for field in ["message", "notBefore", "vmiName", "vmiUID", "nodeUID", "address", "bootID"] {
+            fields.entry(field).or_insert(serde_json::Value::Null);
+        }
+        if let Some(stages) = fields.get_mut("stages").and_then(serde_json::Value::as_object_mut) {
+            for stage in ["launched", "registered", "ready", "lifted"] {
+                stages.entry(stage).or_insert(serde_json::Value::Null);
+            }
+        }
+    }
+    serde_json::json!({"metadata": {"resourceVersion": resource_version}, "status": body})
+}

@@ -1,0 +1,144 @@
+//! A `MaroonedPodsConfig` that has been understood: every text in it parsed, or one sentence why not.
+
+use jiff::SignedDuration;
+use maroonedpods_common::api::MaroonedPodsConfigSpec;
+use maroonedpods_common::quantity;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The configuration as the user wrote it.
+    pub spec: MaroonedPodsConfigSpec,
+    /// From a VM's creation until it runs.
+    pub boot: SignedDuration,
+    /// From a running VM until its Node is ready.
+    pub join: SignedDuration,
+    /// How long a finished pod keeps its VM.
+    pub finished_pod_ttl: SignedDuration,
+    /// Fingerprint of `spec`; a record keeps the one it was built from.
+    pub hash: String,
+}
+
+/// Why a configuration is not taken into force.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// A duration that cannot be read, or is below zero.
+    #[error("spec.deadlines.{field}: {value:?} is not a duration such as 90s, 5m or 1h30m")]
+    Duration {
+        /// Name of the field.
+        field: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// A quantity that cannot be read.
+    #[error("spec.resourceOverhead.{field}: {message}")]
+    Quantity {
+        /// Name of the field.
+        field: &'static str,
+        /// What the parser says.
+        message: String,
+    },
+    /// A server URL that no guest could verify.
+    #[error("spec.join.serverURL: {0:?} is not an https URL")]
+    ServerUrl(String),
+    /// No image to boot.
+    #[error("spec.nodeImage is empty: name the container image of the node's disk")]
+    NodeImage,
+}
+
+impl Settings {
+    /// Parses a configuration. The CRD's CEL rules refuse most bad ones before; this is the last word, and the
+    /// only one for a configuration read from a file.
+    ///
+    /// # Errors
+    /// The first field that does not hold what it must.
+    pub fn parse(spec: MaroonedPodsConfigSpec) -> Result<Self, SettingsError> {
+        if spec.node_image.is_empty() {
+            return Err(SettingsError::NodeImage);
+        }
+        if !spec.join.server_url.starts_with("https://") {
+            return Err(SettingsError::ServerUrl(spec.join.server_url.clone()));
+        }
+        let quantity_error = |field| {
+            move |error: quantity::ParseQuantityError| SettingsError::Quantity {
+                field,
+                message: error.to_string(),
+            }
+        };
+        quantity::milli(&spec.resource_overhead.cpu).map_err(quantity_error("cpu"))?;
+        quantity::units(&spec.resource_overhead.memory).map_err(quantity_error("memory"))?;
+        Ok(Self {
+            boot: duration("boot", &spec.deadlines.boot)?,
+            join: duration("join", &spec.deadlines.join)?,
+            finished_pod_ttl: duration("finishedPodTTL", &spec.deadlines.finished_pod_ttl)?,
+            hash: fingerprint(&spec),
+            spec,
+        })
+    }
+}
+
+fn duration(field: &'static str, value: &str) -> Result<SignedDuration, SettingsError> {
+    match value.parse::<SignedDuration>() {
+        Ok(parsed) if !parsed.is_negative() => Ok(parsed),
+        _ => Err(SettingsError::Duration { field, value: value.to_owned() }),
+    }
+}
+
+fn fingerprint(spec: &MaroonedPodsConfigSpec) -> String {
+    // Serializing plain data to a string cannot fail; an empty text would still be a usable, if odd, hash.
+    let text = serde_json::to_string(spec).unwrap_or_default();
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) fn spec() -> MaroonedPodsConfigSpec {
+        serde_json::from_value(json!({
+            "nodeImage": "registry.example/marooned-node@sha256:0000",
+            "join": {"serverURL": "https://10.96.0.1"},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let settings = Settings::parse(spec()).unwrap();
+        assert_eq!(settings.boot, SignedDuration::from_mins(5));
+        assert_eq!(settings.join, SignedDuration::from_mins(5));
+        assert_eq!(settings.finished_pod_ttl, SignedDuration::from_secs(60));
+        assert_eq!(settings.spec.max_attempts, 3);
+        assert_eq!(settings.spec.taint_key, "maroonedpods.io");
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        type Edit = fn(&mut MaroonedPodsConfigSpec);
+        let cases: [(Edit, &str); 5] = [
+            (|s| s.node_image.clear(), "spec.nodeImage"),
+            (|s| "http://x".clone_into(&mut s.join.server_url), "spec.join.serverURL"),
+            (|s| "soon".clone_into(&mut s.deadlines.boot), "spec.deadlines.boot"),
+            (|s| "-5s".clone_into(&mut s.deadlines.join), "spec.deadlines.join"),
+            (|s| "many".clone_into(&mut s.resource_overhead.cpu.0), "spec.resourceOverhead.cpu"),
+        ];
+        for (edit, field) in cases {
+            let mut spec = spec();
+            edit(&mut spec);
+            let message = Settings::parse(spec).unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_hash_follows_the_content() {
+        let first = Settings::parse(spec()).unwrap();
+        let mut changed = spec();
+        changed.max_attempts = 1;
+        assert_eq!(first.hash, Settings::parse(spec()).unwrap().hash);
+        assert_ne!(first.hash, Settings::parse(changed).unwrap().hash);
+    }
+}

@@ -1,0 +1,246 @@
+//! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use kube::core::DynamicObject;
+use maroonedpods_common::names;
+use serde_json::Value;
+
+/// What decisions need of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Position of our gate among the pod's scheduling gates, if it is there.
+    pub gate_index: Option<usize>,
+    /// The other gates.
+    pub foreign_gates: Vec<String>,
+    /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
+    pub pinned: bool,
+    /// When its grace period ends, once its deletion was asked for.
+    pub deletion_deadline: Option<Timestamp>,
+    /// `status.phase` is Succeeded or Failed.
+    pub terminal: bool,
+    /// When its last container ended, for a terminal pod.
+    pub finished_at: Option<Timestamp>,
+    /// The Ready condition is True.
+    pub ready: bool,
+    /// Status and reason of our own condition.
+    pub condition: Option<(bool, String)>,
+}
+
+impl PodView {
+    /// Reads a pod; `None` for one that the API server cannot have sent (no name or UID).
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let uid = meta.uid.clone()?;
+        let spec = pod.spec.as_ref();
+        let gates: Vec<&str> = spec
+            .and_then(|s| s.scheduling_gates.as_ref())
+            .map(|gates| gates.iter().map(|g| g.name.as_str()).collect())
+            .unwrap_or_default();
+        let selector = spec.and_then(|s| s.node_selector.as_ref());
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
+        let terminal = matches!(phase, "Succeeded" | "Failed");
+        Some(Self {
+            namespace: meta.namespace.clone()?,
+            name: meta.name.clone()?,
+            gate_index: gates.iter().position(|g| *g == names::GATE),
+            foreign_gates: gates.iter().filter(|g| **g != names::GATE).map(ToString::to_string).collect(),
+            pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
+            deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
+            terminal,
+            finished_at: if terminal { finished_at(pod) } else { None },
+            ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            condition: ours.map(|c| (c.status == "True", c.reason.clone().unwrap_or_default())),
+            uid,
+        })
+    }
+
+    /// The gate is gone and the pod pinned to its own Node: past the point of no return.
+    #[must_use]
+    pub fn lifted(&self) -> bool {
+        self.gate_index.is_none() && self.pinned
+    }
+}
+
+/// When the pod's last container ended; else when it stopped being ready, or was made.
+fn finished_at(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let ended = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
+        .map(|t| t.0)
+        .max();
+    let unready = || {
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?;
+        ready.last_transition_time.as_ref().map(|t| t.0)
+    };
+    ended.or_else(unready).or_else(|| pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+}
+
+/// What decisions need of a Node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeView {
+    /// UID.
+    pub uid: String,
+    /// Its deletion was asked for.
+    pub deleting: bool,
+    /// It carries finalizers. Ours never do: a guest put them there.
+    pub finalizers: bool,
+    /// The Ready condition is True.
+    pub ready: bool,
+    /// UUID of the machine as its kubelet reports it; empty until a kubelet has spoken.
+    pub system_uuid: String,
+    /// The guest's boot id as its kubelet reports it.
+    pub boot_id: String,
+    /// The InternalIP.
+    pub address: Option<String>,
+    /// The taints, in the Node's order.
+    pub taints: Vec<Taint>,
+    /// Class and identity label stand as we wrote them.
+    pub labelled_for: Option<String>,
+}
+
+impl NodeView {
+    /// Reads a Node; `None` for one without a UID.
+    #[must_use]
+    pub fn of(node: &Node) -> Option<Self> {
+        let labels = node.metadata.labels.as_ref();
+        let class = labels.and_then(|l| l.get(names::CLASS_LABEL)).map(String::as_str);
+        let identity = labels.and_then(|l| l.get(names::IDENTITY_LABEL)).cloned();
+        let status = node.status.as_ref();
+        let info = status.and_then(|s| s.node_info.as_ref());
+        Some(Self {
+            uid: node.metadata.uid.clone()?,
+            deleting: node.metadata.deletion_timestamp.is_some(),
+            finalizers: node.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty()),
+            ready: status
+                .and_then(|s| s.conditions.as_ref())
+                .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
+            system_uuid: info.map(|i| i.system_uuid.clone()).unwrap_or_default(),
+            boot_id: info.map(|i| i.boot_id.clone()).unwrap_or_default(),
+            address: status.and_then(|s| s.addresses.as_ref()).and_then(|all| {
+                all.iter().find(|a| a.type_ == "InternalIP").map(|a| a.address.clone())
+            }),
+            taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
+            labelled_for: identity.filter(|_| class == Some(names::CLASS_LABEL_VALUE)),
+        })
+    }
+}
+
+/// What decisions need of a VMI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmiView {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// UID of the record that owns it.
+    pub owner_uid: Option<String>,
+    /// Its deletion was asked for.
+    pub deleting: bool,
+    /// `status.phase`, as KubeVirt writes it.
+    pub phase: String,
+    /// When it was first seen Running, by KubeVirt's clock.
+    pub running_since: Option<Timestamp>,
+    /// Address of the interface named [`names::VM_INTERFACE`].
+    pub address: Option<String>,
+    /// Its host is being drained and it must go.
+    pub evacuating: bool,
+    /// Why KubeVirt does not get on, in its own words.
+    pub blocked: Option<String>,
+}
+
+impl VmiView {
+    /// Reads a VMI; `None` for one without name or UID. Fields of another type than KubeVirt's count as absent.
+    #[must_use]
+    pub fn of(vmi: &DynamicObject) -> Option<Self> {
+        let status = vmi.data.get("status").unwrap_or(&Value::Null);
+        let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(ToOwned::to_owned);
+        let entry = |list: &str, key: &str, wanted: &str| {
+            let found = status[list].as_array().into_iter().flatten().find(|e| e[key] == wanted);
+            found.cloned().unwrap_or(Value::Null)
+        };
+        let blocked = ["PodScheduled", "Synchronized"].iter().find_map(|condition| {
+            let c = entry("conditions", "type", condition);
+            (c["status"] == "False").then(|| {
+                let reason = c["reason"].as_str().unwrap_or("no reason given");
+                format!("{reason}: {}", c["message"].as_str().unwrap_or_default())
+            })
+        });
+        let running = &entry("phaseTransitionTimestamps", "phase", "Running")["phaseTransitionTimestamp"];
+        Some(Self {
+            name: vmi.metadata.name.clone()?,
+            uid: vmi.metadata.uid.clone()?,
+            owner_uid: vmi.metadata.owner_references.iter().flatten().next().map(|o| o.uid.clone()),
+            deleting: vmi.metadata.deletion_timestamp.is_some(),
+            phase: text(&status["phase"]).unwrap_or_default(),
+            running_since: running.as_str().and_then(|t| t.parse().ok()),
+            address: text(&entry("interfaces", "name", names::VM_INTERFACE)["ipAddress"]),
+            evacuating: text(&status["evacuationNodeName"]).is_some(),
+            blocked,
+        })
+    }
+
+    /// The VM has ended for good; KubeVirt never leaves these phases.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// The domain is up, which says nothing about the kubelet inside.
+    #[must_use]
+    pub fn running(&self) -> bool {
+        self.phase == "Running"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn vmi(status: &Value) -> VmiView {
+        let object = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "v", "uid": "u", "ownerReferences": [
+                {"apiVersion": "maroonedpods.io/v1alpha1", "kind": "MaroonedNode", "name": "n", "uid": "r"}]},
+            "status": status,
+        });
+        VmiView::of(&serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_interface_is_picked_by_name() {
+        let view = vmi(&json!({"phase": "Running", "interfaces": [
+            {"name": "cni0", "ipAddress": "10.244.0.1"}, {"name": "default", "ipAddress": "10.1.2.3"}]}));
+        assert_eq!(view.address.as_deref(), Some("10.1.2.3"));
+        assert!(view.running() && !view.ended());
+    }
+
+    #[test]
+    fn a_blocked_launcher_is_quoted() {
+        let view = vmi(&json!({"phase": "Scheduling", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]}));
+        assert_eq!(view.blocked.as_deref(), Some("Unschedulable: 0/3 nodes"));
+    }
+
+    #[test]
+    fn odd_types_count_as_absent() {
+        let view = vmi(&json!({"phase": 3, "interfaces": "none", "conditions": {}, "evacuationNodeName": ""}));
+        assert_eq!(view.phase, "");
+        assert_eq!(view.address, None);
+        assert!(!view.evacuating && !view.ended());
+    }
+}

@@ -1,0 +1,133 @@
+//! The KubeVirt VirtualMachineInstance of one attempt, rendered once and never updated: KubeVirt freezes the spec.
+//!
+//! Shape and traps: KubeVirt's API document for `kubevirt.io/v1`, releases 1.7 to 1.9.
+
+use kube::core::{ApiResource, DynamicObject};
+use maroonedpods_common::api::{MaroonedNode, NetworkBinding};
+use maroonedpods_common::names;
+use serde_json::{Value, json};
+
+use crate::identity;
+use crate::record::owner_reference;
+
+/// Seconds that a guest gets to power off; its pod is gone by then.
+const TERMINATION_GRACE_SECONDS: u32 = 30;
+
+/// The API resource of VMIs. `v1` is KubeVirt's storage version.
+#[must_use]
+pub fn api_resource() -> ApiResource {
+    ApiResource {
+        group: "kubevirt.io".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "kubevirt.io/v1".to_owned(),
+        kind: "VirtualMachineInstance".to_owned(),
+        plural: "virtualmachineinstances".to_owned(),
+    }
+}
+
+/// The VMI of an attempt.
+///
+/// `requests` are explicit and equal to the guest's size, for KubeVirt overcommits CPU tenfold and forgets page
+/// tables otherwise; `maxSockets` and `maxGuest` are pinned, for it would reserve four times as much to grow into.
+/// The opt-in label is not on it: KubeVirt copies labels to the launcher pod, which our webhook would gate.
+#[must_use]
+pub fn new(record: &MaroonedNode, attempt: u32, vm_namespace: &str) -> DynamicObject {
+    let pod = &record.spec.pod_ref;
+    let name = names::vmi_name(&pod.uid, attempt);
+    let mut vmi = DynamicObject::new(&name, &api_resource()).within(vm_namespace).data(json!({
+        "spec": spec(record, attempt),
+    }));
+    vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into());
+    vmi.metadata.annotations =
+        Some([("maroonedpods.io/pod".to_owned(), format!("{}/{}", pod.namespace, pod.name))].into());
+    vmi.metadata.owner_references = Some(vec![owner_reference(record)]);
+    vmi
+}
+
+fn spec(record: &MaroonedNode, attempt: u32) -> Value {
+    let vm = &record.spec.vm;
+    let uid = &record.spec.pod_ref.uid;
+    let mut spec = json!({
+        "architecture": "amd64",
+        "hostname": names::node_name(uid),
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        // Set, or the cluster's default (often LiveMigrate) is stamped in: a drain must come to us.
+        "evictionStrategy": "External",
+        "domain": domain(record, attempt),
+        "networks": [{"name": names::VM_INTERFACE, "pod": {}}],
+        "volumes": [
+            {"name": "root", "containerDisk": with_pull_secret(json!({"image": vm.node_image}), record)},
+            {"name": "scratch", "emptyDisk": {"capacity": format!("{}Mi", record.spec.resources.disk_mi)}},
+            {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": names::join_secret_name(uid, attempt)}}},
+        ],
+    });
+    let options = &vm.options;
+    if !options.node_selector.is_empty() {
+        spec["nodeSelector"] = json!(options.node_selector);
+    }
+    if !options.tolerations.is_empty() {
+        spec["tolerations"] = json!(options.tolerations);
+    }
+    if !options.priority_class_name.is_empty() {
+        spec["priorityClassName"] = json!(options.priority_class_name);
+    }
+    spec
+}
+
+fn domain(record: &MaroonedNode, attempt: u32) -> Value {
+    let size = &record.spec.resources;
+    let memory = format!("{}Mi", size.memory_mi);
+    let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
+    let mut firmware = json!({
+        "uuid": identity::firmware_uuid(record.metadata.uid.as_deref().unwrap_or_default(), attempt).to_string(),
+    });
+    if let Some(boot) = &record.spec.vm.kernel_boot {
+        let mut container = json!({"image": record.spec.vm.node_image});
+        if let Some(path) = &boot.kernel_path {
+            container["kernelPath"] = json!(path);
+        }
+        if let Some(path) = &boot.initrd_path {
+            container["initrdPath"] = json!(path);
+        }
+        firmware["kernelBoot"] =
+            json!({"kernelArgs": boot.kernel_args, "container": with_pull_secret(container, record)});
+    }
+    json!({
+        "machine": {"type": "q35"},
+        "cpu": {"sockets": 1, "cores": size.cpu, "threads": 1, "maxSockets": 1},
+        "memory": {"guest": memory, "maxGuest": memory},
+        "resources": {"requests": {
+            "cpu": size.cpu.to_string(),
+            "memory": memory,
+            "ephemeral-storage": format!("{}Mi", size.disk_mi),
+        }},
+        "firmware": firmware,
+        "devices": {
+            "disableHotplug": true,
+            "autoattachGraphicsDevice": false,
+            "autoattachMemBalloon": false,
+            // The boot log is readable with `kubectl logs`, and gives no access to the guest.
+            "logSerialConsole": true,
+            "rng": {},
+            "disks": [disk("root"), disk("scratch"), disk("seed")],
+            "interfaces": [interface(record.spec.vm.options.network_binding)],
+        },
+    })
+}
+
+fn interface(binding: NetworkBinding) -> Value {
+    let mut interface = json!({"name": names::VM_INTERFACE, "model": "virtio"});
+    match binding {
+        NetworkBinding::Masquerade => interface["masquerade"] = json!({}),
+        NetworkBinding::Bridge => interface["bridge"] = json!({}),
+    }
+    interface
+}
+
+fn with_pull_secret(mut source: Value, record: &MaroonedNode) -> Value {
+    let secret = &record.spec.vm.options.image_pull_secret;
+    if !secret.is_empty() {
+        source["imagePullSecret"] = json!(secret);
+    }
+    source
+}
