@@ -1,0 +1,519 @@
+//! The admission rule: which pods are marooned, and what such a pod carries from its creation on.
+//!
+//! The webhook applies it to raw JSON, the reconciler to typed pods; both see a [`PodView`], so that they cannot
+//! disagree. Everything the rule adds is a constant: a pod has no UID yet when it is admitted.
+
+use k8s_openapi::api::core::v1::{Pod, Toleration as ApiToleration};
+use serde::Serialize;
+
+use crate::names::{
+    CLASS_LABEL, CLASS_LABEL_VALUE, CLASS_TAINT, CLASS_TAINT_VALUE, GATE, MAROON_FALSE, MAROON_LABEL,
+    MAROON_TRUE, TAINT_EFFECTS, UNREACHABLE_TOLERATION_SECONDS,
+};
+
+/// Annotation by which the API server marks the mirror of a kubelet's static pod.
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// Taints that the node lifecycle controller puts on a node that it has lost.
+const LOST_NODE_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
+/// What the rule looks at in a pod, borrowed from wherever the pod is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView<'a> {
+    /// Value of the pod's own label [`MAROON_LABEL`].
+    pub opt_in: Option<&'a str>,
+    /// One of the owner references names a `DaemonSet` of the group `apps`.
+    pub daemon_set_owned: bool,
+    /// The pod carries [`MIRROR_ANNOTATION`].
+    pub mirror: bool,
+    /// `spec.nodeName`, empty where the scheduler is to choose.
+    pub node_name: &'a str,
+    /// [`GATE`] is among the scheduling gates.
+    pub gated: bool,
+    /// Value of [`CLASS_LABEL`] in the node selector.
+    pub class_selector: Option<&'a str>,
+    /// All tolerations of the pod.
+    pub tolerations: Vec<Toleration<'a>>,
+}
+
+/// A toleration of core/v1. An empty string stands for an absent field, as it does in Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Toleration<'a> {
+    /// Taint key; empty matches all keys, and then the operator must be `Exists`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub key: &'a str,
+    /// `Exists` or `Equal`; empty means `Equal`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub operator: &'a str,
+    /// Taint value that `Equal` compares with.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub value: &'a str,
+    /// Taint effect; empty matches all effects.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub effect: &'a str,
+    /// For how long a `NoExecute` taint is tolerated, in seconds; for ever if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+/// Whether a pod may opt out by the label value [`MAROON_FALSE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptOut {
+    /// The pod opted in by itself, or its namespace says `"true"`.
+    Honoured,
+    /// The namespace says `"enforced"`.
+    Overruled,
+}
+
+/// What is to be done with a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Admit the pod as it is.
+    LeaveAlone(Reason),
+    /// Refuse the pod; the message says what to do.
+    Deny(String),
+    /// Admit the pod with these additions, never empty.
+    Add(Vec<Addition>),
+}
+
+/// Why a pod is admitted as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The pod's label says `"false"`.
+    OptedOut,
+    /// A `DaemonSet` owns the pod: it belongs to the node that it is for, and a gated one would beget a new node,
+    /// which would beget a new pod.
+    DaemonSet,
+    /// The pod mirrors a static pod that a kubelet runs already.
+    MirrorPod,
+    /// Nothing is missing: the webhook was called again, or the author wrote it all.
+    Complete,
+}
+
+/// One thing that a marooned pod carries and this pod lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addition {
+    /// [`MAROON_LABEL`]`: "true"`. It replaces `"false"` where opting out is overruled, the one replacement there
+    /// is.
+    Label,
+    /// The scheduling gate [`GATE`].
+    Gate,
+    /// [`CLASS_LABEL`] in the node selector.
+    ClassSelector,
+    /// A toleration, appended.
+    Toleration(Toleration<'static>),
+}
+
+/// Decides what becomes of a pod that is being created in the webhook's scope.
+///
+/// The caller vouches that the pod is in scope: the selectors of the webhook configuration see namespace labels,
+/// this function does not. Applying the additions and deciding again yields [`Reason::Complete`].
+#[must_use]
+pub fn decide(pod: &PodView<'_>, opt_out: OptOut) -> Outcome {
+    if pod.mirror {
+        return Outcome::LeaveAlone(Reason::MirrorPod);
+    }
+    if pod.daemon_set_owned {
+        return Outcome::LeaveAlone(Reason::DaemonSet);
+    }
+    match pod.opt_in {
+        Some(MAROON_FALSE) if opt_out == OptOut::Honoured => return Outcome::LeaveAlone(Reason::OptedOut),
+        None | Some(MAROON_TRUE | MAROON_FALSE) => {}
+        Some(other) => return Outcome::Deny(unknown_label_value(other)),
+    }
+    if !pod.node_name.is_empty() {
+        return Outcome::Deny(preset_node(pod.node_name));
+    }
+    if let Some(value) = pod.class_selector.filter(|value| *value != CLASS_LABEL_VALUE) {
+        return Outcome::Deny(preset_selector(value));
+    }
+    let additions = missing(pod);
+    if additions.is_empty() {
+        Outcome::LeaveAlone(Reason::Complete)
+    } else {
+        Outcome::Add(additions)
+    }
+}
+
+/// What the webhook adds to a marooned pod and this pod lacks, in the order in which it is added.
+#[must_use]
+pub fn missing(pod: &PodView<'_>) -> Vec<Addition> {
+    let mut additions = Vec::new();
+    if pod.opt_in != Some(MAROON_TRUE) {
+        additions.push(Addition::Label);
+    }
+    if !pod.gated {
+        additions.push(Addition::Gate);
+    }
+    if pod.class_selector != Some(CLASS_LABEL_VALUE) {
+        additions.push(Addition::ClassSelector);
+    }
+    // A wider toleration of the user's does not count: the exact one is simple to look for, and stays ours
+    // whatever becomes of the user's.
+    let class = TAINT_EFFECTS
+        .map(class_toleration)
+        .into_iter()
+        .filter(|ours| !pod.tolerations.iter().any(|theirs| theirs.explicit() == *ours));
+    // DefaultTolerationSeconds runs before webhooks. Where it is on, its 300 s are there already and count as set:
+    // nothing tells them from the user's own.
+    let lost_node = LOST_NODE_TAINTS
+        .into_iter()
+        .filter(|taint| {
+            !pod.tolerations
+                .iter()
+                .any(|theirs| theirs.covers_no_execute(taint))
+        })
+        .map(lost_node_toleration);
+    additions.extend(class.chain(lost_node).map(Addition::Toleration));
+    additions
+}
+
+impl Toleration<'_> {
+    /// This toleration with its default operator spelt out.
+    fn explicit(self) -> Self {
+        if self.operator.is_empty() {
+            Self {
+                operator: "Equal",
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+
+    /// Whether this tolerates the taint `key` (without a value) of effect `NoExecute`, by the rule of
+    /// `Toleration.ToleratesTaint` in k8s.io/api.
+    fn covers_no_execute(&self, key: &str) -> bool {
+        let effect = self.effect.is_empty() || self.effect == "NoExecute";
+        let key = self.key.is_empty() || self.key == key;
+        let value = match self.operator {
+            "Exists" => true,
+            "" | "Equal" => self.value.is_empty(),
+            _ => false,
+        };
+        effect && key && value
+    }
+}
+
+fn class_toleration(effect: &'static str) -> Toleration<'static> {
+    Toleration {
+        key: CLASS_TAINT,
+        operator: "Equal",
+        value: CLASS_TAINT_VALUE,
+        effect,
+        toleration_seconds: None,
+    }
+}
+
+fn lost_node_toleration(taint: &'static str) -> Toleration<'static> {
+    Toleration {
+        key: taint,
+        operator: "Exists",
+        value: "",
+        effect: "NoExecute",
+        toleration_seconds: Some(UNREACHABLE_TOLERATION_SECONDS),
+    }
+}
+
+fn unknown_label_value(value: &str) -> String {
+    format!(
+        "the label {MAROON_LABEL} has the value {value:?}: set it to \"{MAROON_TRUE}\" to give the pod a node of \
+         its own, to \"{MAROON_FALSE}\" to opt out, or remove it"
+    )
+}
+
+fn preset_node(node: &str) -> String {
+    format!(
+        "spec.nodeName is set to {node:?}, but a marooned pod runs on a node that is made for it: remove \
+         spec.nodeName, or, where the namespace allows it, opt out with the label {MAROON_LABEL}: \
+         \"{MAROON_FALSE}\""
+    )
+}
+
+fn preset_selector(value: &str) -> String {
+    format!(
+        "spec.nodeSelector has {CLASS_LABEL}: {value:?}, a key that belongs to MaroonedPods: remove it from the pod"
+    )
+}
+
+impl<'a> From<&'a Pod> for PodView<'a> {
+    fn from(pod: &'a Pod) -> Self {
+        let metadata = &pod.metadata;
+        let label = metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(MAROON_LABEL));
+        let owners = metadata.owner_references.as_deref().unwrap_or_default();
+        let mut view = Self {
+            opt_in: label.map(String::as_str),
+            daemon_set_owned: owners
+                .iter()
+                .any(|owner| is_daemon_set(&owner.api_version, &owner.kind)),
+            mirror: metadata
+                .annotations
+                .as_ref()
+                .is_some_and(|all| all.contains_key(MIRROR_ANNOTATION)),
+            ..Self::default()
+        };
+        if let Some(spec) = &pod.spec {
+            let selector = spec
+                .node_selector
+                .as_ref()
+                .and_then(|selector| selector.get(CLASS_LABEL));
+            view.node_name = spec.node_name.as_deref().unwrap_or_default();
+            view.gated = spec
+                .scheduling_gates
+                .iter()
+                .flatten()
+                .any(|gate| gate.name == GATE);
+            view.class_selector = selector.map(String::as_str);
+            view.tolerations = spec.tolerations.iter().flatten().map(Toleration::from).collect();
+        }
+        view
+    }
+}
+
+impl<'a> From<&'a ApiToleration> for Toleration<'a> {
+    fn from(toleration: &'a ApiToleration) -> Self {
+        Self {
+            key: toleration.key.as_deref().unwrap_or_default(),
+            operator: toleration.operator.as_deref().unwrap_or_default(),
+            value: toleration.value.as_deref().unwrap_or_default(),
+            effect: toleration.effect.as_deref().unwrap_or_default(),
+            toleration_seconds: toleration.toleration_seconds,
+        }
+    }
+}
+
+/// Whether an owner reference with this `apiVersion` and `kind` names a `DaemonSet`.
+#[must_use]
+pub fn is_daemon_set(api_version: &str, kind: &str) -> bool {
+    kind == "DaemonSet" && api_version.starts_with("apps/")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn complete() -> PodView<'static> {
+        let class = TAINT_EFFECTS.map(class_toleration);
+        let lost = LOST_NODE_TAINTS.map(lost_node_toleration);
+        PodView {
+            opt_in: Some(MAROON_TRUE),
+            gated: true,
+            class_selector: Some(CLASS_LABEL_VALUE),
+            tolerations: [class, lost].concat(),
+            ..PodView::default()
+        }
+    }
+
+    fn denial(pod: &PodView<'_>, opt_out: OptOut) -> String {
+        match decide(pod, opt_out) {
+            Outcome::Deny(message) => message,
+            other => panic!("not denied: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bare_pod_gets_everything() {
+        let Outcome::Add(additions) = decide(&PodView::default(), OptOut::Honoured) else {
+            panic!("not added to")
+        };
+        assert_eq!(
+            additions[..3],
+            [Addition::Label, Addition::Gate, Addition::ClassSelector]
+        );
+        let tolerations: Vec<_> = additions[3..]
+            .iter()
+            .map(|addition| match addition {
+                Addition::Toleration(toleration) => serde_json::to_value(toleration).unwrap(),
+                other => panic!("{other:?} is no toleration"),
+            })
+            .collect();
+        let expected = json!([
+            {"key": "maroonedpods.io/marooned", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+            {"key": "maroonedpods.io/marooned", "operator": "Equal", "value": "true", "effect": "NoExecute"},
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
+             "tolerationSeconds": 30},
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
+             "tolerationSeconds": 30},
+        ]);
+        assert_eq!(serde_json::Value::from(tolerations), expected);
+    }
+
+    #[test]
+    fn a_complete_pod_is_left_alone() {
+        for opt_out in [OptOut::Honoured, OptOut::Overruled] {
+            assert_eq!(
+                decide(&complete(), opt_out),
+                Outcome::LeaveAlone(Reason::Complete)
+            );
+        }
+    }
+
+    #[test]
+    fn each_missing_piece_is_added_alone() {
+        let lacks = |change: fn(&mut PodView<'static>)| {
+            let mut pod = complete();
+            change(&mut pod);
+            missing(&pod)
+        };
+        assert_eq!(lacks(|pod| pod.opt_in = None), [Addition::Label]);
+        assert_eq!(lacks(|pod| pod.gated = false), [Addition::Gate]);
+        assert_eq!(lacks(|pod| pod.class_selector = None), [Addition::ClassSelector]);
+        for index in 0..4 {
+            let mut pod = complete();
+            let removed = pod.tolerations.remove(index);
+            assert_eq!(missing(&pod), [Addition::Toleration(removed)]);
+        }
+    }
+
+    #[test]
+    fn opting_out_is_honoured_unless_overruled() {
+        let pod = PodView {
+            opt_in: Some(MAROON_FALSE),
+            ..complete()
+        };
+        assert_eq!(
+            decide(&pod, OptOut::Honoured),
+            Outcome::LeaveAlone(Reason::OptedOut)
+        );
+        assert_eq!(
+            decide(&pod, OptOut::Overruled),
+            Outcome::Add(vec![Addition::Label])
+        );
+    }
+
+    #[test]
+    fn daemon_set_and_mirror_pods_are_left_alone_whatever_they_say() {
+        let pods = [
+            (
+                PodView {
+                    daemon_set_owned: true,
+                    node_name: "n",
+                    ..PodView::default()
+                },
+                Reason::DaemonSet,
+            ),
+            (
+                PodView {
+                    mirror: true,
+                    node_name: "n",
+                    ..PodView::default()
+                },
+                Reason::MirrorPod,
+            ),
+        ];
+        for (pod, reason) in pods {
+            assert_eq!(decide(&pod, OptOut::Overruled), Outcome::LeaveAlone(reason));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_marooned_is_denied_with_advice() {
+        let pinned = PodView {
+            node_name: "node-1",
+            ..complete()
+        };
+        assert!(denial(&pinned, OptOut::Honoured).contains("remove spec.nodeName"));
+        let selected = PodView {
+            class_selector: Some("false"),
+            ..complete()
+        };
+        assert!(denial(&selected, OptOut::Honoured).contains("remove it"));
+        // Added to, such a pod would wait for ever: no label selector of ours finds it.
+        let misspelt = PodView {
+            opt_in: Some("yes"),
+            ..complete()
+        };
+        for opt_out in [OptOut::Honoured, OptOut::Overruled] {
+            assert!(denial(&misspelt, opt_out).contains("set it to \"true\""));
+        }
+    }
+
+    #[test]
+    fn only_the_exact_class_toleration_counts() {
+        let blanket = Toleration {
+            key: "",
+            operator: "Exists",
+            value: "",
+            effect: "",
+            toleration_seconds: None,
+        };
+        let pod = PodView {
+            tolerations: vec![blanket],
+            ..complete()
+        };
+        assert_eq!(
+            missing(&pod),
+            TAINT_EFFECTS.map(class_toleration).map(Addition::Toleration)
+        );
+
+        let mut implied = complete();
+        implied.tolerations[0].operator = "";
+        assert_eq!(missing(&implied), []);
+    }
+
+    #[test]
+    fn the_users_own_tolerations_of_lost_nodes_stay() {
+        let tolerates = |operator, value, effect| {
+            let key = LOST_NODE_TAINTS[0];
+            let seconds = Some(300);
+            Toleration {
+                key,
+                operator,
+                value,
+                effect,
+                toleration_seconds: seconds,
+            }
+            .covers_no_execute(key)
+        };
+        assert!(tolerates("Exists", "", "NoExecute"));
+        assert!(tolerates("", "", ""));
+        assert!(!tolerates("Equal", "x", "NoExecute"));
+        assert!(!tolerates("Exists", "", "NoSchedule"));
+        assert!(!tolerates("Gt", "1", "NoExecute"));
+        assert!(!class_toleration("NoExecute").covers_no_execute(LOST_NODE_TAINTS[0]));
+    }
+
+    #[test]
+    fn a_typed_pod_is_seen_as_it_is() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {
+                "labels": {MAROON_LABEL: "true"},
+                "annotations": {MIRROR_ANNOTATION: "x"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}],
+            },
+            "spec": {
+                "containers": [],
+                "nodeName": "node-1",
+                "nodeSelector": {CLASS_LABEL: "true"},
+                "schedulingGates": [{"name": "other"}, {"name": GATE}],
+                "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute",
+                                 "tolerationSeconds": 5}],
+            },
+        }))
+        .unwrap();
+        let toleration = Toleration {
+            key: "k",
+            operator: "Equal",
+            value: "v",
+            effect: "NoExecute",
+            toleration_seconds: Some(5),
+        };
+        let expected = PodView {
+            opt_in: Some("true"),
+            daemon_set_owned: true,
+            mirror: true,
+            node_name: "node-1",
+            gated: true,
+            class_selector: Some("true"),
+            tolerations: vec![toleration],
+        };
+        assert_eq!(PodView::from(&pod), expected);
+        assert_eq!(PodView::from(&Pod::default()), PodView::default());
+    }
+}
