@@ -101,3 +101,50 @@ pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serd
     }
     serde_json::json!({"metadata": {"resourceVersion": resource_version}, "status": body})
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    pub(crate) const POD_UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+    pub(crate) const RECORD_UID: &str = "0b7c1f5e-0000-4000-8000-000000000001";
+
+    /// A record as the API server would hold it right after step 1.
+    pub(crate) fn record() -> MaroonedNode {
+        let settings = Settings::parse(crate::settings::tests::spec()).unwrap();
+        let pod = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID}}));
+        let size = VmResources {
+            cpu: 1,
+            memory_mi: 1024,
+            disk_mi: 10240,
+            reserved_memory_mi: 366,
+            reserved_cpu_milli: 500,
+        };
+        let mut record = new(&PodView::of(&pod.unwrap()).unwrap(), size, &settings);
+        record.metadata.uid = Some(RECORD_UID.to_owned());
+        record.metadata.resource_version = Some("1".to_owned());
+        record
+    }
+
+    #[test]
+    fn a_patch_says_null_for_what_is_to_go() {
+        let patch = status_patch("7", &MaroonedNodeStatus::default());
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+        for field in ["notBefore", "vmiUID", "bootID", "message"] {
+            assert!(patch["status"].as_object().unwrap().contains_key(field), "{field}");
+        }
+        assert!(patch["status"]["stages"]["lifted"].is_null());
+    }
+
+    #[test]
+    fn a_transition_time_moves_with_the_status_only() {
+        let (first, later) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-02T00:00:00Z".parse().unwrap());
+        let mut status = MaroonedNodeStatus::default();
+        set_condition(&mut status, "Launched", true, "A", "", first);
+        set_condition(&mut status, "Launched", true, "B", "", later);
+        assert_eq!(condition(&status, "Launched").unwrap().last_transition_time.0, first);
+        set_condition(&mut status, "Launched", false, "C", "", later);
+        assert_eq!(condition(&status, "Launched").unwrap().last_transition_time.0, later);
+    }
+}

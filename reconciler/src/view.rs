@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::core::DynamicObject;
-use maroonedpods_common::names;
+use maroonedpods_common::{admission, names};
 use serde_json::Value;
+
+use crate::lift::Placement;
 
 /// What decisions need of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,10 +17,16 @@ pub struct PodView {
     pub name: String,
     /// UID.
     pub uid: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
     /// Position of our gate among the pod's scheduling gates, if it is there.
     pub gate_index: Option<usize>,
     /// The other gates.
     pub foreign_gates: Vec<String>,
+    /// What the lift patch must add, and onto what.
+    pub placement: Placement,
+    /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
+    pub exempt: bool,
     /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
     pub pinned: bool,
     /// When its grace period ends, once its deletion was asked for.
@@ -49,12 +57,16 @@ impl PodView {
         let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
         let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
+        let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
         Some(Self {
             namespace: meta.namespace.clone()?,
             name: meta.name.clone()?,
+            created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
             foreign_gates: gates.iter().filter(|g| **g != names::GATE).map(ToString::to_string).collect(),
+            placement: Placement::of(pod),
+            exempt: rule.daemon_set_owned || rule.mirror,
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             terminal,
@@ -156,6 +168,8 @@ pub struct VmiView {
     pub running_since: Option<Timestamp>,
     /// Address of the interface named [`names::VM_INTERFACE`].
     pub address: Option<String>,
+    /// The host node that it runs on.
+    pub host: Option<String>,
     /// Its host is being drained and it must go.
     pub evacuating: bool,
     /// Why KubeVirt does not get on, in its own words.
@@ -188,6 +202,7 @@ impl VmiView {
             phase: text(&status["phase"]).unwrap_or_default(),
             running_since: running.as_str().and_then(|t| t.parse().ok()),
             address: text(&entry("interfaces", "name", names::VM_INTERFACE)["ipAddress"]),
+            host: text(&status["nodeName"]),
             evacuating: text(&status["evacuationNodeName"]).is_some(),
             blocked,
         })

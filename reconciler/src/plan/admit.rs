@@ -7,10 +7,10 @@ use crate::view::PodView;
 
 pub(super) fn plan(view: &View) -> Plan {
     match &view.pod {
-        Some(pod) if pod.gate_index.is_some() && !pod.terminal && pod.deletion_deadline.is_none() => {
+        Some(pod) if pod.gate_index.is_some() && !pod.exempt && !pod.terminal && pod.deletion_deadline.is_none() => {
             waiting(view, pod)
         }
-        // Not ours: without our gate the pod never waited for us, and it needs nothing when it ends.
+        // Not ours, or over: without our gate the pod never waited for us.
         Some(_) => Plan::wait(),
         None => Plan { done: true, ..Plan::wait() },
     }

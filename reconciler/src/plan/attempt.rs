@@ -65,8 +65,11 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
     let lifetime = boot_deadline(c) + join_deadline(c) + TOKEN_MARGIN;
     let record = Box::new((*c.record).clone());
     let attempt = c.attempt();
+    // A launch that was refused and is tried again keeps saying why, until it succeeds.
+    let was_refused = pod.condition.as_ref().is_some_and(|(_, why)| why == reason::REFUSED);
+    let launching = report(pod, false, reason::LAUNCHING, "a virtual machine is being started for this pod");
     Plan::wait()
-        .writes(report(pod, false, reason::LAUNCHING, "a virtual machine is being started for this pod"))
+        .writes(launching.filter(|_| !was_refused))
         .write(Write::IssueCredentials {
             record: record.clone(),
             attempt,
@@ -184,13 +187,17 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
     let Some(gate_index) = pod.gate_index else { return plan };
     let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
-    plan.writes(startup.map(|index| Write::RemoveStartupTaint { name: name.clone(), uid: node.uid.clone(), index }))
+    plan.writes(startup.map(|index| Write::RemoveStartupTaint {
+        name: name.clone(),
+        uid: node.uid.clone(),
+        index,
+        topology: c.view.topology.clone(),
+    }))
         .write(Write::LiftGate {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
-            gate_index,
-            taint_key: c.record.spec.vm.taint_key.clone(),
+            patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
         })
         .writes(super::serve::lifted(c, pod, Some(node)))
         .note(Note::normal("GateLifted", format!("node {name} is ready and reserved for this pod")))

@@ -7,6 +7,7 @@
 
 mod admit;
 mod attempt;
+mod csrs;
 mod release;
 mod report;
 mod serve;
@@ -14,6 +15,7 @@ mod serve;
 mod tests;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -44,6 +46,8 @@ pub struct View {
     pub vmi: Option<VmiView>,
     /// CSRs that the VM's token or the Node's identity filed.
     pub csrs: Vec<Arc<CertificateSigningRequest>>,
+    /// Zone and region labels of the VM's host node. Filled in live views only, once the VM has a host.
+    pub topology: BTreeMap<String, String>,
     /// Read from the API server just now, not from a cache. CSRs excepted: writes to them carry their version.
     pub live: bool,
 }
@@ -53,19 +57,23 @@ pub struct View {
 pub struct Plan {
     /// Writes, in order; the first that fails ends the pass.
     pub writes: Vec<Write>,
+    /// The pod that `notes` are about.
+    pub pod: Option<PodView>,
     /// Events for people, published once the writes went through.
     pub notes: Vec<Note>,
     /// When to look again though nothing changed.
     pub wake: Option<Timestamp>,
     /// Nothing is left to do for this UID, ever.
     pub done: bool,
+    /// What this plan takes for absent must be absent at the API server, not only in a cache.
+    absence_must_be_proven: bool,
 }
 
 impl Plan {
-    /// Whether a write here must not be decided from a cache.
+    /// Whether this must not be decided from a cache.
     #[must_use]
     pub fn needs_live_view(&self) -> bool {
-        self.writes.iter().any(Write::needs_live_view)
+        self.absence_must_be_proven || self.writes.iter().any(Write::needs_live_view)
     }
 
     fn wait() -> Self {
@@ -87,6 +95,11 @@ impl Plan {
         self
     }
 
+    fn insist_on_live_view(mut self) -> Self {
+        self.absence_must_be_proven = true;
+        self
+    }
+
     fn wake_at(mut self, at: Timestamp) -> Self {
         self.wake = Some(self.wake.map_or(at, |set| set.min(at)));
         self
@@ -96,6 +109,16 @@ impl Plan {
 /// Decides the next step for one pod.
 #[must_use]
 pub fn plan(view: &View, now: Timestamp) -> Plan {
+    Plan { pod: view.pod.clone(), ..step(view, now) }
+}
+
+/// The report that the API server refused what the pod needs, or nothing where the pod says so already.
+#[must_use]
+pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
+    report::report(pod, false, report::reason::REFUSED, message)
+}
+
+fn step(view: &View, now: Timestamp) -> Plan {
     let Some(record) = view.record.clone() else { return admit::plan(view) };
     let context = Context { view, status: record.status.clone().unwrap_or_default(), record, now };
     if let Some(why) = release::due(&context) {

@@ -106,11 +106,17 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
     plan = plan.writes(credentials(c));
     match &c.view.node {
         Some(node) => plan.writes(node_writes(c, node)),
-        None => plan.writes(csr_writes(c)).write(Write::RemoveFinalizer {
-            name: c.record.metadata.name.clone().unwrap_or_default(),
-            uid: c.record_uid().to_owned(),
-        }),
+        None => plan.writes(csr_writes(c)).writes(remove_finalizer(c)),
     }
+}
+
+fn remove_finalizer(c: &Context) -> Option<Write> {
+    let finalizers = c.record.metadata.finalizers.as_deref().unwrap_or_default();
+    finalizers.iter().position(|f| f == names::FINALIZER).map(|index| Write::RemoveFinalizer {
+        name: c.record.metadata.name.clone().unwrap_or_default(),
+        uid: c.record_uid().to_owned(),
+        index,
+    })
 }
 
 /// The Node goes, and with it the CSRs that it and its token filed.

@@ -9,6 +9,7 @@ pub(super) mod reason {
     pub(crate) const NO_CONFIG: &str = "NoConfig";
     pub(crate) const UNSIZABLE: &str = "Unsizable";
     pub(crate) const LAUNCHING: &str = "Launching";
+    pub(crate) const REFUSED: &str = "Refused";
     pub(crate) const VM_BLOCKED: &str = "VMBlocked";
     pub(crate) const BOOTING: &str = "Booting";
     pub(crate) const JOINING: &str = "Joining";
@@ -31,5 +32,6 @@ pub(super) fn report(pod: &PodView, ready: bool, reason: &'static str, message: 
         ready,
         reason,
         message: message.into(),
+        transition: pod.condition.as_ref().is_none_or(|(was, _)| *was != ready),
     }))
 }

@@ -1,5 +1,7 @@
 //! Every write the reconciler can make, as a value. Its precondition is part of it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Node;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 
@@ -71,6 +73,8 @@ pub enum Write {
         uid: String,
         /// Position of the taint.
         index: usize,
+        /// Zone and region of the VM's host, which the Node takes over.
+        topology: BTreeMap<String, String>,
     },
     /// Step 8, the point of no return: one JSON patch that tests UID and gate, removes the gate and pins the pod.
     LiftGate {
@@ -80,10 +84,8 @@ pub enum Write {
         name: String,
         /// UID of the pod.
         uid: String,
-        /// Position of our gate.
-        gate_index: usize,
-        /// Prefix of the identity taint.
-        taint_key: String,
+        /// The patch, see [`crate::lift`].
+        patch: json_patch::Patch,
     },
     /// The VM is gone: endpoints must lose the pod's address before anybody else gets it.
     PodNotReady {
@@ -158,12 +160,14 @@ pub enum Write {
         /// UID of the CSR.
         uid: String,
     },
-    /// Last of step 12: the record goes. Tests the finalizer's presence.
+    /// Last of step 12: the record goes. Refused if the finalizer is not at this position.
     RemoveFinalizer {
         /// Name of the record.
         name: String,
         /// UID of the record.
         uid: String,
+        /// Position of our finalizer.
+        index: usize,
     },
 }
 
@@ -194,6 +198,15 @@ impl Write {
             | Self::DeleteCsr { .. }
             | Self::RemoveFinalizer { .. } => true,
         }
+    }
+
+    /// Whether this makes something for the pod: if it is refused, the pod cannot go on.
+    #[must_use]
+    pub fn spends(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateRecord(_) | Self::IssueCredentials { .. } | Self::CreateNode(_) | Self::CreateVmi { .. }
+        )
     }
 
     /// Name of the kind of write, for logs and metrics.
@@ -241,6 +254,8 @@ pub struct PodReport {
     pub reason: &'static str,
     /// One sentence for people.
     pub message: String,
+    /// `ready` differs from what the pod said before (API conventions: `lastTransitionTime` moves only then).
+    pub transition: bool,
 }
 
 /// An event on the pod, for people.

@@ -1,0 +1,111 @@
+//! How we speak to the API server: every call has a deadline, every error a class.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kube::Client;
+use kube::api::Api;
+use kube::core::{ClusterResourceScope, DynamicObject, NamespaceResourceScope, Resource};
+use thiserror::Error;
+
+use crate::vmi;
+
+/// Longest wait for one answer. kube sets none by itself: a request that is never answered would hold its pod's
+/// worker for ever.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A call that did not succeed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The API server refused, or could not be reached.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// No answer in time.
+    #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
+    Deadline,
+    /// The answer is not what it must be.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl CallError {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Kube(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// 404: it is gone.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// 409, `AlreadyExists` among them: a precondition did not hold.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
+    }
+
+    /// 422: among others what a failed `test` of a JSON patch answers.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.code() == Some(422)
+    }
+
+    /// 429: too many requests, or a disruption budget that holds.
+    #[must_use]
+    pub fn is_too_many_requests(&self) -> bool {
+        self.code() == Some(429)
+    }
+
+    /// The request will be refused again until somebody changes something: rights, quota, policy, schema.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.code(), Some(400 | 403 | 422))
+    }
+}
+
+/// Awaits a call, but not for ever.
+///
+/// # Errors
+/// What the call says, or [`CallError::Deadline`].
+pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
+    tokio::time::timeout(DEADLINE, request).await.map_err(|_| CallError::Deadline)?.map_err(CallError::from)
+}
+
+/// A client and where VMs live.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client; its own retries are off, for ours know what may be repeated.
+    pub client: Client,
+    /// Namespace of VMIs and join data.
+    pub vm_namespace: String,
+}
+
+impl Cluster {
+    /// Objects without a namespace.
+    #[must_use]
+    pub fn all<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = ClusterResourceScope, DynamicType = ()>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    /// Objects of a namespace.
+    #[must_use]
+    pub fn within<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The VMIs in our namespace.
+    #[must_use]
+    pub fn vmis(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.vm_namespace, &vmi::api_resource())
+    }
+}

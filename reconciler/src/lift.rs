@@ -1,0 +1,132 @@
+//! Step 8 as a JSON patch: the one write after which the scheduler goes on without us.
+
+use json_patch::Patch;
+use k8s_openapi::api::core::v1::Pod;
+use maroonedpods_common::admission::{self, Addition};
+use maroonedpods_common::names;
+use serde_json::{Value, json};
+
+/// What the lift patch needs to know of a pod's present shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    has_node_selector: bool,
+    has_tolerations: bool,
+    /// What the webhook would add: missing on a pod that came with our gate and so never met the webhook.
+    missing: Vec<Addition>,
+}
+
+impl Placement {
+    /// Reads a pod's placement.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        Self {
+            has_node_selector: spec.is_some_and(|s| s.node_selector.is_some()),
+            has_tolerations: spec.is_some_and(|s| s.tolerations.is_some()),
+            missing: admission::missing(&pod.into()),
+        }
+    }
+}
+
+/// Tests UID and gate, removes the gate, pins the pod to its own Node and lets it tolerate that Node's taints.
+///
+/// The API server applies it whole or not at all, and accepts selectors and tolerations only as additions
+/// (KEP-3838), which these are.
+#[must_use]
+pub fn patch(pod_uid: &str, gate_index: usize, placement: &Placement, taint_key: &str) -> Patch {
+    let gate = format!("/spec/schedulingGates/{gate_index}");
+    let mut operations = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": pod_uid}),
+        json!({"op": "test", "path": format!("{gate}/name"), "value": names::GATE}),
+        json!({"op": "remove", "path": gate}),
+    ];
+    if !placement.has_node_selector {
+        operations.push(json!({"op": "add", "path": "/spec/nodeSelector", "value": {}}));
+    }
+    let mut select = |key: &str, value: &str| {
+        let path = format!("/spec/nodeSelector/{}", escape(key));
+        operations.push(json!({"op": "add", "path": path, "value": value}));
+    };
+    select(names::IDENTITY_LABEL, pod_uid);
+    if placement.missing.contains(&Addition::ClassSelector) {
+        select(names::CLASS_LABEL, names::CLASS_LABEL_VALUE);
+    }
+    if !placement.has_tolerations {
+        operations.push(json!({"op": "add", "path": "/spec/tolerations", "value": []}));
+    }
+    let identity = names::identity_taint(taint_key);
+    let own = names::TAINT_EFFECTS.map(|effect| toleration(&identity, pod_uid, effect));
+    let class = placement.missing.iter().filter_map(|addition| match addition {
+        Addition::Toleration(t) if t.key == names::CLASS_TAINT => Some(toleration(t.key, t.value, t.effect)),
+        _ => None,
+    });
+    for value in class.chain(own) {
+        operations.push(json!({"op": "add", "path": "/spec/tolerations/-", "value": value}));
+    }
+    // The operations above are literals of the right shape; a test holds them to it.
+    serde_json::from_value(Value::Array(operations)).unwrap_or_default()
+}
+
+fn toleration(key: &str, value: &str, effect: &str) -> Value {
+    json!({"key": key, "operator": "Equal", "value": value, "effect": effect})
+}
+
+/// Escapes a key for a JSON pointer (RFC 6901).
+#[must_use]
+pub fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+
+    fn lift(pod: Value) -> Value {
+        let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
+        let patch = patch(UID, 1, &Placement::of(&typed), "example.org");
+        assert!(!patch.0.is_empty());
+        let mut lifted = pod;
+        json_patch::patch(&mut lifted, &patch).unwrap();
+        lifted
+    }
+
+    #[test]
+    fn a_bare_pod_is_pinned_and_keeps_foreign_gates() {
+        let lifted = lift(json!({
+            "metadata": {"uid": UID},
+            "spec": {"containers": [], "schedulingGates": [{"name": "kueue"}, {"name": names::GATE}]},
+        }));
+        assert_eq!(lifted["spec"]["schedulingGates"], json!([{"name": "kueue"}]));
+        assert_eq!(lifted["spec"]["nodeSelector"][names::IDENTITY_LABEL], UID);
+        assert_eq!(lifted["spec"]["nodeSelector"][names::CLASS_LABEL], "true");
+        let tolerations = lifted["spec"]["tolerations"].as_array().unwrap();
+        assert_eq!(tolerations.len(), 4);
+        assert_eq!(tolerations[3]["key"], "example.org/dedicated");
+        assert_eq!(tolerations[3]["value"], UID);
+    }
+
+    #[test]
+    fn what_is_there_stays() {
+        let lifted = lift(json!({
+            "metadata": {"uid": UID},
+            "spec": {"containers": [], "schedulingGates": [{"name": "kueue"}, {"name": names::GATE}],
+                "nodeSelector": {"disk": "ssd", (names::CLASS_LABEL): "true"},
+                "tolerations": [{"key": "mine", "operator": "Exists"}]},
+        }));
+        assert_eq!(lifted["spec"]["nodeSelector"]["disk"], "ssd");
+        assert_eq!(lifted["spec"]["tolerations"][0]["key"], "mine");
+    }
+
+    #[test]
+    fn another_pod_or_a_moved_gate_fails_the_tests() {
+        let pod = json!({"metadata": {"uid": "other"}, "spec": {"containers": [],
+            "schedulingGates": [{"name": names::GATE}, {"name": "kueue"}]}});
+        let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
+        for (uid, index) in [(UID, 0), ("other", 1)] {
+            let patch = patch(uid, index, &Placement::of(&typed), "k");
+            assert!(json_patch::patch(&mut pod.clone(), &patch).is_err());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Wires the reconciler to its process: arguments, logs, signals, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use maroonedpods_reconciler::args::LogFormat;
+use maroonedpods_reconciler::{Args, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    start_logs(&args);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::warn!("a TLS crypto provider was installed before ours");
+    }
+    match run(args, terminated()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logs(args: &Args) {
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}
+
+/// SIGTERM or SIGINT. Where no handler can be set, the signals keep ending the process by themselves.
+async fn terminated() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

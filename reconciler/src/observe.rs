@@ -1,0 +1,189 @@
+//! Reads the world of one pod into a [`View`]: from the watch caches, or live where the decision asks for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::core::DynamicObject;
+use kube::runtime::reflector::{ObjectRef, Store};
+use maroonedpods_common::api::{MaroonedNode, Phase, VmResources};
+use maroonedpods_common::{names, sizing};
+
+use crate::api::{CallError, Cluster, call};
+use crate::csr::{self, Requester};
+use crate::identity;
+use crate::plan::View;
+use crate::record;
+use crate::seen::Seen;
+use crate::settings::Settings;
+use crate::view::{NodeView, PodView, VmiView};
+use crate::vmi;
+
+/// Labels that a marooned Node takes over from the host of its VM.
+const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// The watch caches. All of them are filled before the first decision.
+#[derive(Clone)]
+pub struct Caches {
+    /// Pods with our label.
+    pub pods: Store<Pod>,
+    /// Our records.
+    pub records: Store<MaroonedNode>,
+    /// Nodes with our class label.
+    pub nodes: Store<Node>,
+    /// VMIs in our namespace.
+    pub vmis: Store<DynamicObject>,
+    /// CSRs.
+    pub csrs: Store<CertificateSigningRequest>,
+}
+
+/// The API objects of one pod, as read.
+struct Objects {
+    pod: Option<Arc<Pod>>,
+    record: Option<Arc<MaroonedNode>>,
+    node: Option<Arc<Node>>,
+    vmi: Option<Arc<DynamicObject>>,
+}
+
+/// The view that the caches give; `None` where they are older than what `seen` says was written.
+#[must_use]
+pub fn cached(
+    pod_uid: &str,
+    caches: &Caches,
+    cluster: &Cluster,
+    settings: Option<&Arc<Settings>>,
+    seen: &Seen,
+) -> Option<View> {
+    let name = names::node_name(pod_uid);
+    let record = caches.records.get(&ObjectRef::new(&name));
+    let vmi_name = record.as_ref().map_or_else(|| name.clone(), |r| names::vmi_name(pod_uid, record::attempt(r)));
+    let vmi_ref = ObjectRef::new_with(&vmi_name, vmi::api_resource()).within(&cluster.vm_namespace);
+    let objects = Objects {
+        pod: cached_pod(pod_uid, caches, record.as_deref()),
+        node: caches.nodes.get(&ObjectRef::new(&name)),
+        vmi: caches.vmis.get(&vmi_ref),
+        record,
+    };
+    let pod_name = objects.record.as_ref().map(|r| r.spec.pod_ref.name.as_str()).unwrap_or_default();
+    let behind = seen.distrusts_caches()
+        || seen.is_behind(&name, objects.record.as_deref())
+        || seen.is_behind(&name, objects.node.as_deref())
+        || seen.is_behind(pod_name, objects.pod.as_deref())
+        || seen.is_behind_dynamic(&vmi::api_resource().kind, &vmi_name, objects.vmi.as_deref());
+    let csrs = related_csrs(pod_uid, caches, objects.record.as_deref());
+    let csrs_behind = csrs.iter().any(|csr| {
+        csr.metadata.name.as_ref().is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
+    });
+    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, settings))
+}
+
+/// The view that the API server gives now. CSRs come from the cache: a write to one carries its version.
+///
+/// # Errors
+/// Any read that fails but for "not found", which is what is being asked.
+pub async fn live(
+    pod_uid: &str,
+    caches: &Caches,
+    cluster: &Cluster,
+    settings: Option<&Arc<Settings>>,
+) -> Result<View, CallError> {
+    let name = names::node_name(pod_uid);
+    let record = call(cluster.all::<MaroonedNode>().get_opt(&name)).await?.map(Arc::new);
+    let attempt = record.as_ref().map_or(1, |r| record::attempt(r));
+    let vmi = call(cluster.vmis().get_opt(&names::vmi_name(pod_uid, attempt))).await?.map(Arc::new);
+    let node = call(cluster.all::<Node>().get_opt(&name)).await?.map(Arc::new);
+    let pod = live_pod(pod_uid, caches, cluster, record.as_deref()).await?;
+    let host = vmi.as_deref().and_then(VmiView::of).and_then(|v| v.host);
+    let joined = record.as_ref().and_then(|r| r.status.as_ref()).is_some_and(|s| s.phase == Phase::Registered);
+    let topology = match host.filter(|_| joined) {
+        Some(host) => topology(cluster, &host).await?,
+        None => BTreeMap::new(),
+    };
+    let csrs = related_csrs(pod_uid, caches, record.as_deref());
+    let view = view(pod_uid, Objects { pod, record, node, vmi }, csrs, settings);
+    Ok(View { live: true, topology, ..view })
+}
+
+fn view(
+    pod_uid: &str,
+    objects: Objects,
+    csrs: Vec<Arc<CertificateSigningRequest>>,
+    settings: Option<&Arc<Settings>>,
+) -> View {
+    // A record has its size already.
+    let size = match (&objects.record, &objects.pod, settings) {
+        (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
+        _ => None,
+    };
+    View {
+        pod_uid: pod_uid.to_owned(),
+        settings: settings.cloned(),
+        pod: objects.pod.as_deref().and_then(PodView::of),
+        size,
+        record: objects.record,
+        node: objects.node.as_deref().and_then(NodeView::of),
+        vmi: objects.vmi.as_deref().and_then(VmiView::of),
+        csrs,
+        topology: BTreeMap::new(),
+        live: false,
+    }
+}
+
+fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
+    let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
+    let request = sizing::effective_request(spec).map_err(|error| error.to_string())?;
+    sizing::size(request, settings.spec.base_vm_resources, &settings.spec.resource_overhead)
+        .map_err(|error| error.to_string())
+}
+
+/// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
+fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
+    let has_uid = |pod: &Pod| pod.metadata.uid.as_deref() == Some(pod_uid);
+    match record {
+        Some(record) => {
+            let pod = &record.spec.pod_ref;
+            caches.pods.get(&ObjectRef::new(&pod.name).within(&pod.namespace)).filter(|pod| has_uid(pod))
+        }
+        None => caches.pods.find(has_uid),
+    }
+}
+
+async fn live_pod(
+    pod_uid: &str,
+    caches: &Caches,
+    cluster: &Cluster,
+    record: Option<&MaroonedNode>,
+) -> Result<Option<Arc<Pod>>, CallError> {
+    let cached = || {
+        let pod = cached_pod(pod_uid, caches, None)?;
+        Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?))
+    };
+    let named = record.map(|r| (r.spec.pod_ref.namespace.clone(), r.spec.pod_ref.name.clone()));
+    let Some((namespace, name)) = named.or_else(cached) else { return Ok(None) };
+    let pod = call(cluster.within::<Pod>(&namespace).get_opt(&name)).await?;
+    Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid)).map(Arc::new))
+}
+
+/// CSRs filed by the current attempt's token or by the Node itself.
+fn related_csrs(
+    pod_uid: &str,
+    caches: &Caches,
+    record: Option<&MaroonedNode>,
+) -> Vec<Arc<CertificateSigningRequest>> {
+    let Some(record) = record else { return Vec::new() };
+    let node_name = names::node_name(pod_uid);
+    let uid = record.metadata.uid.as_deref().unwrap_or_default();
+    let token_ids: Vec<_> = (1..=record::attempt(record)).map(|n| identity::token_id(uid, n)).collect();
+    caches.csrs.state_filter(|csr| match csr::requester(csr) {
+        Some(Requester::Token(id)) => token_ids.iter().any(|own| own == id),
+        Some(Requester::Node(name)) => name == node_name,
+        None => false,
+    })
+}
+
+async fn topology(cluster: &Cluster, host: &str) -> Result<BTreeMap<String, String>, CallError> {
+    let host = call(cluster.all::<Node>().get_opt(host)).await?;
+    let labels = host.and_then(|node| node.metadata.labels).unwrap_or_default();
+    Ok(labels.into_iter().filter(|(key, _)| TOPOLOGY_LABELS.contains(&key.as_str())).collect())
+}

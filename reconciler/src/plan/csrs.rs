@@ -1,0 +1,68 @@
+//! Steps 4 and 6: verdicts on the CSRs of one VM.
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use maroonedpods_common::api::Phase;
+use maroonedpods_common::names;
+
+use super::{Context, Write};
+use crate::csr::{self, Expectation, Requester, Verdict};
+use crate::identity;
+
+/// Denials written while a record's earlier ones still exist. A hostile guest can file requests without end; past
+/// this they stay pending, unsigned, until kube-controller-manager removes them.
+const MAX_DENIALS: usize = 3;
+
+/// Verdicts on what is pending, oldest request first.
+pub(super) fn decide(c: &Context) -> Vec<Write> {
+    let mut expected = expectation(c);
+    let mut denials = c.view.csrs.iter().filter(|csr| denied(csr)).count();
+    let mut pending: Vec<_> = c.view.csrs.iter().filter(|csr| csr::is_pending(csr)).collect();
+    pending.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
+    let mut writes = Vec::new();
+    for csr in pending {
+        match csr::verdict(csr, Some(&expected)) {
+            Verdict::Approve => {
+                match csr::requester(csr) {
+                    Some(Requester::Token(_)) => expected.approved_client = true,
+                    _ => expected.approved_serving += 1,
+                }
+                writes.extend(decision(csr, None));
+            }
+            Verdict::Refuse(refusal) if denials < MAX_DENIALS => {
+                denials += 1;
+                writes.extend(decision(csr, Some((refusal.as_str(), refusal.message().to_owned()))));
+            }
+            Verdict::Refuse(_) | Verdict::Wait | Verdict::Ignore => {}
+        }
+    }
+    writes
+}
+
+fn expectation(c: &Context) -> Expectation {
+    let approved = |wanted: fn(&Requester) -> bool| {
+        let matches = |csr: &&std::sync::Arc<CertificateSigningRequest>| {
+            csr::is_approved(csr) && csr::requester(csr).as_ref().is_some_and(wanted)
+        };
+        c.view.csrs.iter().filter(matches).count()
+    };
+    Expectation {
+        node_name: names::node_name(&c.record.spec.pod_ref.uid),
+        token_id: identity::token_id(c.record_uid(), c.attempt()),
+        accepts_client: c.status.phase == Phase::Launched,
+        approved_client: approved(|r| matches!(r, Requester::Token(_))) > 0,
+        address: c.view.vmi.as_ref().and_then(|v| v.address.as_ref()).and_then(|a| a.parse().ok()),
+        approved_serving: approved(|r| matches!(r, Requester::Node(_))),
+    }
+}
+
+fn decision(csr: &CertificateSigningRequest, deny: Option<(&'static str, String)>) -> Option<Write> {
+    Some(Write::DecideCsr {
+        name: csr.metadata.name.clone()?,
+        resource_version: csr.metadata.resource_version.clone()?,
+        deny,
+    })
+}
+
+fn denied(csr: &CertificateSigningRequest) -> bool {
+    csr.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Denied")
+}

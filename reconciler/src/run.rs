@@ -1,0 +1,238 @@
+//! Wiring: from arguments to running tasks, in order, and down again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::api::Cluster;
+use crate::args::Args;
+use crate::events::Events;
+use crate::http::{self, Health};
+use crate::lease::{self, Held, Loss, Timings};
+use crate::metrics::Metrics;
+use crate::observe::Caches;
+use crate::settings::Settings;
+use crate::workers::{Shared, Workers};
+use crate::{config, sweep, watches};
+
+/// Name of the lease.
+const LEASE: &str = "maroonedpods-reconciler";
+
+/// Why the reconciler cannot start or ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// There is no kubeconfig and this is no pod.
+    #[error("cannot find the cluster: {0}; give --kubeconfig")]
+    NoCluster(#[from] kube::config::InferConfigError),
+    /// No client can be made.
+    #[error("cannot make a client: {0}")]
+    Client(#[from] kube::Error),
+    /// The file of `--config` cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::FileError),
+    /// The metrics address cannot be used.
+    #[error("cannot listen on --metrics-bind {address}: {error}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Another replica acts now; this process must end.
+    #[error("{0}")]
+    LeaseLost(Loss),
+    /// A task panicked.
+    #[error("a task failed: {0}")]
+    Task(#[from] JoinError),
+    /// A task that runs for ever ended.
+    #[error("a task ended that never should: {0}")]
+    Ended(&'static str),
+}
+
+/// Runs until `stop` resolves. Dropping the future stops everything at once, as a crash would.
+///
+/// # Errors
+/// What keeps it from starting, or ended it: the process should exit and be started anew.
+pub async fn run(args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    Reconciler::new(args).await?.run(stop).await
+}
+
+/// A reconciler that is bound to its address and knows its cluster, not running yet.
+pub struct Reconciler {
+    args: Args,
+    cluster: Cluster,
+    listener: TcpListener,
+    settings: watch::Sender<Option<Arc<Settings>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reconciler {
+    /// Reads the kubeconfig and the configuration file, and binds the metrics address. Nothing is written yet.
+    ///
+    /// # Errors
+    /// See [`Error`]; each says which flag to mend.
+    pub async fn new(args: Args) -> Result<Self, Error> {
+        let mut kubeconfig = match &args.kubeconfig {
+            Some(file) => {
+                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default()).await?
+            }
+            None => Config::infer().await?,
+        };
+        // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
+        kubeconfig.default_retry = false;
+        let client = Client::try_from(kubeconfig)?;
+        let from_file = args.config.as_deref().map(config::from_file).transpose()?;
+        let listener = TcpListener::bind(args.metrics_bind)
+            .await
+            .map_err(|error| Error::Bind { address: args.metrics_bind, error })?;
+        Ok(Self {
+            cluster: Cluster { client, vm_namespace: args.vm_namespace.clone() },
+            listener,
+            settings: watch::Sender::new(from_file.map(Arc::new)),
+            metrics: Arc::new(Metrics::new()),
+            args,
+        })
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are served.
+    ///
+    /// # Errors
+    /// The system's, in the unlikely case that it cannot say.
+    pub fn metrics_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves health, waits for the lease, then works until `stop` resolves or the lease is lost.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let Self { args, cluster, listener, settings, metrics } = self;
+        let (waiting, waiting_for) = watch::channel(None);
+        let app = http::router(Health { metrics: metrics.clone(), waiting_for });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::error!(%error, "the metrics server failed");
+            }
+        });
+        let mut stop = std::pin::pin!(stop);
+        let held = tokio::select! {
+            () = &mut stop => return Ok(()),
+            held = elect(&args, &cluster.client) => held,
+            ended = tasks.join_next() => return Err(why_ended(ended)),
+        };
+        metrics.set_leader(true);
+        let follow_cluster = args.config.is_none();
+        let work = work(cluster, settings, follow_cluster, metrics.clone(), waiting, &mut tasks);
+        let outcome = tokio::select! {
+            () = &mut stop => Ok(()),
+            loss = lost(held.as_ref()) => Err(Error::LeaseLost(loss)),
+            error = work => Err(error),
+        };
+        // Whatever the lease protects has ended before the lease is given up.
+        tasks.shutdown().await;
+        metrics.set_leader(false);
+        if let (Ok(()), Some(held)) = (&outcome, held)
+            && let Err(error) = held.release().await
+        {
+            tracing::warn!(%error, "the lease was not given up; the next leader waits for its expiry");
+        }
+        outcome
+    }
+}
+
+async fn elect(args: &Args, client: &Client) -> Option<Held> {
+    if !args.leader_elect {
+        return None;
+    }
+    let identity = format!("{}_{}", hostname(), unique_suffix());
+    Some(lease::acquire(client.clone(), &args.lease_namespace, LEASE, identity, Timings::default()).await)
+}
+
+async fn lost(held: Option<&Held>) -> Loss {
+    match held {
+        Some(held) => held.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Everything that acts. Returns only if it fails.
+async fn work(
+    cluster: Cluster,
+    settings: watch::Sender<Option<Arc<Settings>>>,
+    follow_cluster: bool,
+    metrics: Arc<Metrics>,
+    waiting: watch::Sender<Option<String>>,
+    tasks: &mut JoinSet<()>,
+) -> Error {
+    let workers = Workers::default();
+    let caches = watches::start(&cluster, &workers, tasks);
+    let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
+    tasks.spawn(send_events);
+    let in_force = settings.subscribe();
+    if follow_cluster {
+        let (cluster, workers) = (cluster.clone(), workers.clone());
+        tasks.spawn(async move { config::follow(&cluster, &settings, || workers.poke_all()).await });
+    }
+    tokio::select! {
+        () = filled(&caches, &waiting) => {}
+        ended = tasks.join_next() => return why_ended(ended),
+    }
+    tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
+    let shared = Arc::new(Shared { cluster, caches, settings: in_force, events, metrics });
+    tokio::select! {
+        ended = workers.run(shared) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
+        ended = tasks.join_next() => why_ended(ended),
+    }
+}
+
+/// Waits for every cache: an empty one would look like "there are no VMs".
+async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
+    let wait = |what: &str| waiting.send_replace(Some(format!("the list of {what}")));
+    wait("pods");
+    let _: Result<(), _> = caches.pods.wait_until_ready().await;
+    wait("MaroonedNodes (is the CRD installed?)");
+    let _: Result<(), _> = caches.records.wait_until_ready().await;
+    wait("Nodes");
+    let _: Result<(), _> = caches.nodes.wait_until_ready().await;
+    wait("VirtualMachineInstances (is KubeVirt installed?)");
+    let _: Result<(), _> = caches.vmis.wait_until_ready().await;
+    wait("CertificateSigningRequests");
+    let _: Result<(), _> = caches.csrs.wait_until_ready().await;
+    waiting.send_replace(None);
+    tracing::info!("all caches are filled; working");
+}
+
+async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics>) {
+    loop {
+        if let Err(error) = sweep::sweep(&cluster, &workers, &metrics).await {
+            tracing::warn!(%error, "the sweep failed and will be repeated");
+        }
+        tokio::time::sleep(sweep::PERIOD).await;
+    }
+}
+
+fn why_ended(ended: Option<Result<(), JoinError>>) -> Error {
+    match ended {
+        Some(Err(error)) => Error::Task(error),
+        Some(Ok(())) | None => Error::Ended("a watch, the sweep, the events or the metrics server"),
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "host".to_owned(), |h| h.trim().to_owned())
+}
+
+fn unique_suffix() -> String {
+    getrandom::u64().map_or_else(|_| std::process::id().to_string(), |random| format!("{random:016x}"))
+}

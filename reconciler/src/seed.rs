@@ -1,0 +1,102 @@
+//! The join-info Secret: a NoCloud seed (cloud-init) that carries `join-info.yaml` and nothing else.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
+use maroonedpods_common::{names, sizing};
+use serde::Serialize;
+
+use crate::record::owner_reference;
+
+/// Key of the user data in the Secret, fixed by KubeVirt.
+const USER_DATA_KEY: &str = "userdata";
+
+#[derive(Serialize)]
+struct CloudConfig {
+    write_files: Vec<WriteFile>,
+}
+
+#[derive(Serialize)]
+struct WriteFile {
+    path: &'static str,
+    permissions: &'static str,
+    content: String,
+}
+
+/// What the guest of an attempt is told.
+#[must_use]
+pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
+    let (vm, size) = (&record.spec.vm, &record.spec.resources);
+    let pod_uid = record.spec.pod_ref.uid.clone();
+    JoinInfo {
+        server_url: vm.join.server_url.clone(),
+        token,
+        taint_key: vm.taint_key.clone(),
+        node_name: names::node_name(&pod_uid),
+        pod_uid,
+        ca,
+        mode: vm.join.mode,
+        cluster_dns: vm.join.cluster_dns.clone(),
+        kubelet: KubeletSettings {
+            port: names::KUBELET_PORT,
+            reserved_cpu_milli: size.reserved_cpu_milli,
+            reserved_memory_mi: size.reserved_memory_mi,
+            eviction_memory_mi: sizing::EVICTION_MEMORY_MI,
+        },
+    }
+}
+
+/// The Secret of an attempt. Immutable, owned by the record, deleted when the kubelet has joined.
+///
+/// # Errors
+/// None in practice: the types serialize to YAML whatever they hold.
+pub fn secret(
+    record: &MaroonedNode,
+    attempt: u32,
+    vm_namespace: &str,
+    info: &JoinInfo,
+) -> Result<Secret, serde_yaml_ng::Error> {
+    let file = WriteFile {
+        path: names::JOIN_INFO_PATH,
+        permissions: "0600",
+        content: serde_yaml_ng::to_string(info)?,
+    };
+    let user_data = format!("#cloud-config\n{}", serde_yaml_ng::to_string(&CloudConfig { write_files: vec![file] })?);
+    let pod_uid = record.spec.pod_ref.uid.clone();
+    Ok(Secret {
+        metadata: ObjectMeta {
+            name: Some(names::join_secret_name(&pod_uid, attempt)),
+            namespace: Some(vm_namespace.to_owned()),
+            labels: Some([(names::POD_UID_LABEL.to_owned(), pod_uid)].into()),
+            owner_references: Some(vec![owner_reference(record)]),
+            ..ObjectMeta::default()
+        },
+        immutable: Some(true),
+        string_data: Some(BTreeMap::from([(USER_DATA_KEY.to_owned(), user_data)])),
+        ..Secret::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+
+    #[test]
+    fn the_guest_reads_back_what_was_written() {
+        let record = record();
+        let info = join_info(&record, Token::new("abcdef", "0123456789abcdef"), "-----BEGIN\nx\n-----END\n".into());
+        let secret = secret(&record, 2, "marooned-vms", &info).unwrap();
+        assert!(secret.metadata.name.as_ref().unwrap().ends_with("-r2-join"));
+        let user_data = &secret.string_data.unwrap()[USER_DATA_KEY];
+        let config: serde_yaml_ng::Value =
+            serde_yaml_ng::from_str(user_data.strip_prefix("#cloud-config\n").unwrap()).unwrap();
+        let file = &config["write_files"][0];
+        assert_eq!(file["path"], names::JOIN_INFO_PATH);
+        let read: JoinInfo = serde_yaml_ng::from_str(file["content"].as_str().unwrap()).unwrap();
+        assert_eq!(read, info);
+    }
+}

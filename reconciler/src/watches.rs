@@ -1,0 +1,100 @@
+//! The watches: each fills a cache and pokes the worker of the pod that a change belongs to.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use futures::StreamExt;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::Api;
+use kube::core::{DynamicObject, ResourceExt};
+use kube::runtime::reflector::store::{self, Writer};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, reflector, watcher as watch_objects};
+use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::names;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use crate::api::Cluster;
+use crate::csr::{self, Requester};
+use crate::identity;
+use crate::observe::Caches;
+use crate::record;
+use crate::vmi;
+use crate::workers::Workers;
+
+/// Seconds after which a watch is made anew; it also bounds how long a dead connection goes unnoticed. Lists come
+/// in pages (kube's streaming lists keep objects that vanished between two connections).
+const WATCH_SECONDS: u32 = 120;
+
+/// Starts all watches in `tasks` and gives the caches that they fill.
+#[must_use]
+pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> Caches {
+    let marooned = format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE);
+    let class = format!("{}={}", names::CLASS_LABEL, names::CLASS_LABEL_VALUE);
+    let everything = watcher::Config::default().timeout(WATCH_SECONDS);
+    let labelled = |selector: &str| everything.clone().labels(selector);
+    let all_pods = Api::<Pod>::all(cluster.client.clone());
+
+    let (pods, writer) = reflector::store();
+    tasks.spawn(run(all_pods, labelled(&marooned), writer, workers.clone(), |pod: &Pod| pod.uid()));
+    let (records, writer) = reflector::store();
+    let of_record = |record: &MaroonedNode| Some(record.spec.pod_ref.uid.clone());
+    tasks.spawn(run(cluster.all(), everything.clone(), writer, workers.clone(), of_record));
+    let (nodes, writer) = reflector::store();
+    tasks.spawn(run(cluster.all(), labelled(&class), writer, workers.clone(), |node: &Node| of_name(node)));
+    let writer = Writer::new(vmi::api_resource());
+    let vmis = writer.as_reader();
+    tasks.spawn(run(cluster.vmis(), everything.clone(), writer, workers.clone(), |vmi: &DynamicObject| of_name(vmi)));
+    let (csrs, writer) = reflector::store();
+    let known: store::Store<MaroonedNode> = records.clone();
+    let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
+    tasks.spawn(run(cluster.all(), everything, writer, workers.clone(), of_csr));
+    Caches { pods, records, nodes, vmis, csrs }
+}
+
+/// Runs one watch for ever. Errors are retried with backoff: a missing CRD may be installed later.
+async fn run<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+    workers: Workers,
+    pod_uid: impl Fn(&K) -> Option<String>,
+) where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
+    let stream = watch_objects(api, config).default_backoff().modify(|object| {
+        object.managed_fields_mut().clear();
+    });
+    let mut events = std::pin::pin!(stream.reflect(writer));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
+                if let Some(uid) = pod_uid(&object) {
+                    workers.poke(&uid);
+                }
+            }
+            // Objects that vanished while the watch was down have no event of their own.
+            Ok(Event::InitDone) => workers.poke_all(),
+            Ok(Event::Init) => {}
+            Err(error) => tracing::warn!(%error, "a watch failed, will try again"),
+        }
+    }
+}
+
+fn of_name<K: ResourceExt>(object: &K) -> Option<String> {
+    object.meta().name.as_deref().and_then(names::pod_uid_of).map(ToOwned::to_owned)
+}
+
+/// A Node names its pod; a token is known by the record that it was minted for.
+fn of_requester(csr: &CertificateSigningRequest, records: &store::Store<MaroonedNode>) -> Option<String> {
+    match csr::requester(csr)? {
+        Requester::Node(name) => names::pod_uid_of(name).map(ToOwned::to_owned),
+        Requester::Token(id) => {
+            let minted = |r: &MaroonedNode| identity::token_id(&r.uid().unwrap_or_default(), record::attempt(r)) == id;
+            records.find(minted).map(|record| record.spec.pod_ref.uid.clone())
+        }
+    }
+}

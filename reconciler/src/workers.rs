@@ -1,0 +1,230 @@
+//! One task per marooned pod: it observes, plans, acts, and sleeps until something changes.
+//!
+//! kube's `Controller` reconciles objects that exist; our key is a pod's UID, which is there before the record and
+//! has work left after the pod. Guarantees: at most one pass per UID at a time; a poke is never lost; a pass that
+//! hangs or fails is repeated with backoff. Caveat: what nobody pokes is found by the sweep.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::act;
+use crate::api::{CallError, Cluster};
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::observe::{self, Caches};
+use crate::plan::{self, Plan, Write};
+use crate::seen::Seen;
+use crate::settings::Settings;
+
+/// Passes under way at once; more only makes the API server's queue longer.
+const CONCURRENT_PASSES: usize = 32;
+/// A pass that takes longer is given up and begun anew.
+const PASS_DEADLINE: Duration = Duration::from_secs(60);
+/// Nobody sleeps longer, whatever the plan says.
+const LONGEST_SLEEP: Duration = Duration::from_mins(5);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What every worker works with.
+pub struct Shared {
+    /// The API server.
+    pub cluster: Cluster,
+    /// The watch caches, all filled.
+    pub caches: Caches,
+    /// The configuration in force.
+    pub settings: watch::Receiver<Option<Arc<Settings>>>,
+    /// Events for people.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The workers, by pod UID.
+#[derive(Clone, Default)]
+pub struct Workers {
+    pokes: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+    arrivals: Arc<Notify>,
+}
+
+impl Workers {
+    /// Says that something of this pod may have changed. Cheap, never blocks, never lost.
+    pub fn poke(&self, pod_uid: &str) {
+        let mut pokes = self.lock();
+        if let Some(poke) = pokes.get(pod_uid) {
+            poke.notify_one();
+        } else {
+            let poke = Arc::new(Notify::new());
+            poke.notify_one();
+            pokes.insert(pod_uid.to_owned(), poke);
+            self.arrivals.notify_one();
+        }
+    }
+
+    /// Says so of every pod that has a worker.
+    pub fn poke_all(&self) {
+        for poke in self.lock().values() {
+            poke.notify_one();
+        }
+    }
+
+    /// Runs a worker for each UID that was ever poked, until its plan is done. Dropping it stops them all.
+    ///
+    /// # Errors
+    /// Only when a worker panics: its pod must not be left without one in silence.
+    pub async fn run(&self, shared: Arc<Shared>) -> Result<(), tokio::task::JoinError> {
+        let mut tasks = JoinSet::new();
+        let mut started = HashSet::new();
+        let slots = Arc::new(Semaphore::new(CONCURRENT_PASSES));
+        loop {
+            let fresh: Vec<_> = {
+                let pokes = self.lock();
+                pokes.iter().filter(|(uid, _)| !started.contains(*uid)).map(|(u, p)| (u.clone(), p.clone())).collect()
+            };
+            for (uid, poke) in fresh {
+                started.insert(uid.clone());
+                let worker = Worker { uid, poke, shared: shared.clone(), slots: slots.clone(), workers: self.clone() };
+                tasks.spawn(worker.run());
+            }
+            tokio::select! {
+                () = self.arrivals.notified() => {}
+                Some(ended) = tasks.join_next() => { started.remove(&ended?); }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+        self.pokes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker {
+    uid: String,
+    poke: Arc<Notify>,
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+    workers: Workers,
+}
+
+/// How a pass ended.
+enum Pass {
+    Done,
+    SleepUntil(Option<Timestamp>),
+}
+
+impl Worker {
+    async fn run(self) -> String {
+        let mut seen = Seen::default();
+        let mut failures = 0;
+        self.poke.notified().await;
+        loop {
+            let pass = {
+                let Ok(_slot) = self.slots.acquire().await else { return self.uid };
+                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen)).await.unwrap_or(Err(CallError::Deadline))
+            };
+            match pass {
+                Ok(Pass::Done) => {
+                    if self.retire() {
+                        return self.uid;
+                    }
+                    failures = 0;
+                }
+                Ok(Pass::SleepUntil(at)) => {
+                    failures = 0;
+                    let sleep = at.map_or(LONGEST_SLEEP, |at| until(at).min(LONGEST_SLEEP));
+                    let _: Result<(), _> = tokio::time::timeout(sleep, self.poke.notified()).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.shared.metrics.failed_pass(&error);
+                    log(&self.uid, &error, failures);
+                    // A failed precondition means that the cache was behind: the next look is a live one.
+                    seen.distrust();
+                    tokio::time::sleep(backoff(failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Leaves the table, unless somebody poked since the last look.
+    fn retire(&self) -> bool {
+        let mut pokes = self.workers.lock();
+        // The permit of a poke that came in the meantime is taken here, or kept for the next pass.
+        if futures::FutureExt::now_or_never(self.poke.notified()).is_some() {
+            return false;
+        }
+        pokes.remove(&self.uid);
+        true
+    }
+
+    async fn pass(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+        let plan = self.decide(seen).await?;
+        for write in &plan.writes {
+            if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
+                if error.is_refusal() && write.spends() {
+                    self.report_refusal(&plan, &error, seen).await?;
+                }
+                return Err(error);
+            }
+            tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");
+            self.count(&plan, write);
+        }
+        if let Some(pod) = &plan.pod {
+            plan.notes.iter().for_each(|note| self.shared.events.publish(pod, note));
+        }
+        Ok(if plan.done { Pass::Done } else { Pass::SleepUntil(plan.wake) })
+    }
+
+    fn count(&self, plan: &Plan, write: &Write) {
+        self.shared.metrics.written(write);
+        let created = plan.pod.as_ref().and_then(|pod| pod.created);
+        if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
+            self.shared.metrics.lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
+        }
+    }
+
+    /// Rights, quota and policies are for people to mend: the pod says what was refused.
+    async fn report_refusal(&self, plan: &Plan, error: &CallError, seen: &mut Seen) -> Result<(), CallError> {
+        let report = plan.pod.as_ref().and_then(|pod| plan::refused(pod, &error.to_string()));
+        match report {
+            Some(report) => act::perform(&self.shared.cluster, &report, seen).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn decide(&self, seen: &mut Seen) -> Result<Plan, CallError> {
+        let shared = &self.shared;
+        let settings = shared.settings.borrow().clone();
+        let cached = observe::cached(&self.uid, &shared.caches, &shared.cluster, settings.as_ref(), seen);
+        if let Some(view) = cached {
+            let plan = plan::plan(&view, Timestamp::now());
+            if !plan.needs_live_view() {
+                return Ok(plan);
+            }
+        }
+        let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
+        seen.clear();
+        Ok(plan::plan(&view, Timestamp::now()))
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+fn backoff(failures: u32) -> Duration {
+    FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_BACKOFF)
+}
+
+/// A lost race is everyday life with two leaders; anything else is worth a warning.
+fn log(pod_uid: &str, error: &CallError, failures: u32) {
+    if error.is_conflict() {
+        tracing::debug!(pod_uid, %error, failures, "precondition failed, looking again");
+    } else {
+        tracing::warn!(pod_uid, %error, failures, "pass failed, will be repeated");
+    }
+}
