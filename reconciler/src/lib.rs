@@ -1,1 +1,3 @@
-//! placeholder
+//! The reconciler: one fresh virtual machine per marooned pod, from record to release.
+
+pub mod csr;
