@@ -68,7 +68,7 @@ pub(super) fn read(pem: &[u8]) -> Result<Pkcs10, Unreadable> {
         for extension in &requested.extensions {
             match extension.parsed_extension() {
                 ParsedExtension::SubjectAlternativeName(san) => {
-                    names.extend(san.general_names.iter().map(name))
+                    names.extend(san.general_names.iter().map(name));
                 }
                 ParsedExtension::KeyUsage(_) | ParsedExtension::ExtendedKeyUsage(_) => {}
                 _ => more = true,
