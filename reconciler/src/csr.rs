@@ -1,0 +1,287 @@
+//! Verdicts on certificate signing requests: which guest gets which certificate.
+//!
+//! A bootstrap token may file a request for *any* node's name, and a node may ask for *any* subject alternative
+//! name: the API server accepts both, and a signer signs whatever is approved. So these verdicts are the only
+//! barrier, and they approve nothing but what a kubelet that we started asks for:
+//!
+//! - one client certificate per attempt, for the Node of the very record that the token was minted for;
+//! - serving certificates for that Node's name and the address that we know from the VM, nothing else.
+
+mod pkcs10;
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use maroonedpods_common::names;
+
+use pkcs10::{Name, Pkcs10, SubjectAttribute, Unreadable};
+
+/// Signer of kubelets' client certificates.
+pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Signer of kubelets' serving certificates.
+pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+/// Serving certificates approved for one Node among the requests that still exist (kube-controller-manager
+/// removes an approved one after an hour). A kubelet asks again when it lost its key or its address changed.
+pub const MAX_SERVING: usize = 5;
+
+/// What one record's guest may ask for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// Name of the record's Node.
+    pub node_name: String,
+    /// Id of the token minted for the attempt under way.
+    pub token_id: String,
+    /// Whether the record still waits for its guest to join (phase Launched). From a live read if the cache says
+    /// no: a guest may be quicker than the watch, and a refusal is for ever.
+    pub accepts_client: bool,
+    /// Whether another client request by this token is approved already.
+    pub approved_client: bool,
+    /// The address that we wrote to the Node, once the VM has one.
+    pub address: Option<IpAddr>,
+    /// How many other serving requests of this Node are approved, among those that exist.
+    pub approved_serving: usize,
+}
+
+/// What to do about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the expected one.
+    Approve,
+    /// It must never be signed.
+    Refuse(Refusal),
+    /// A sound serving request, but the VM's address is not known yet.
+    Wait,
+    /// Decided already, or of somebody who is not ours.
+    Ignore,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The identity is ours, but there is no record for it.
+    NoRecord,
+    /// The signer is not the one for this identity: a renewal with a client certificate, say.
+    WrongSigner,
+    /// Another user than the one this record expects.
+    WrongUser,
+    /// The user lacks the group that goes with it.
+    MissingGroup,
+    /// The record does not wait for a guest to join.
+    NotWaiting,
+    /// The attempt has its client certificate already.
+    SecondClient,
+    /// This Node has more serving certificates than a sound kubelet needs.
+    TooManyServing,
+    /// Not one PEM block with one PKCS#10 request.
+    Malformed,
+    /// Not signed by the key that it carries, or by too weak an algorithm.
+    BadSignature,
+    /// Another subject than the Node's.
+    WrongSubject,
+    /// Serving, and no subject alternative name at all.
+    MissingName,
+    /// A subject alternative name that is not the Node's.
+    ForeignName,
+    /// An attribute or extension beyond names and key usages.
+    ForeignExtension,
+    /// Other usages than a kubelet's.
+    WrongUsages,
+}
+
+impl Refusal {
+    /// A stable word: the condition's reason and the metric's label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRecord => "NoRecord",
+            Self::WrongSigner => "WrongSigner",
+            Self::WrongUser => "WrongUser",
+            Self::MissingGroup => "MissingGroup",
+            Self::NotWaiting => "NotWaiting",
+            Self::SecondClient => "SecondClient",
+            Self::TooManyServing => "TooManyServing",
+            Self::Malformed => "Malformed",
+            Self::BadSignature => "BadSignature",
+            Self::WrongSubject => "WrongSubject",
+            Self::MissingName => "MissingName",
+            Self::ForeignName => "ForeignName",
+            Self::ForeignExtension => "ForeignExtension",
+            Self::WrongUsages => "WrongUsages",
+        }
+    }
+
+    /// What was expected instead. Never text of the request: its author is hostile.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::NoRecord => "expected a MaroonedNode for this token or node, and there is none",
+            Self::WrongSigner => {
+                "expected signer kubernetes.io/kube-apiserver-client-kubelet from a bootstrap token, or \
+                 kubernetes.io/kubelet-serving from the node itself"
+            }
+            Self::WrongUser => "expected the user of this attempt's own token, or the node itself",
+            Self::MissingGroup => {
+                "expected group system:bootstrappers:maroonedpods for a bootstrap token, system:nodes for a node"
+            }
+            Self::NotWaiting => "expected a MaroonedNode in phase Launched, and its phase is another",
+            Self::SecondClient => "expected one client request per attempt, and one is approved already",
+            Self::TooManyServing => "expected at most 5 approved serving requests of one node within an hour",
+            Self::Malformed => "expected one PEM block that holds one PKCS#10 certificate request",
+            Self::BadSignature => {
+                "expected a signature by the request's own key: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits \
+                 or more with SHA-2"
+            }
+            Self::WrongSubject => {
+                "expected subject O=system:nodes, CN=system:node:<name of the node>, and no more"
+            }
+            Self::MissingName => {
+                "expected the node's name or address as subject alternative name, and there is none"
+            }
+            Self::ForeignName => {
+                "expected no subject alternative names but the node's own name and address, and those only for \
+                 serving"
+            }
+            Self::ForeignExtension => "expected no attributes or extensions beyond names and key usages",
+            Self::WrongUsages => {
+                "expected digital signature, optionally key encipherment, and client auth (server auth for serving)"
+            }
+        }
+    }
+}
+
+/// Who filed a request, as the API server authenticated them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requester<'a> {
+    /// A bootstrap token, by its id: ours or anybody's.
+    Token(&'a str),
+    /// One of our Nodes, by its name.
+    Node(&'a str),
+}
+
+/// The requester, by which the caller finds the record; `None` for users who are certainly not ours.
+#[must_use]
+pub fn requester(csr: &CertificateSigningRequest) -> Option<Requester<'_>> {
+    let user = csr.spec.username.as_deref()?;
+    if let Some(id) = user.strip_prefix(names::BOOTSTRAP_USER_PREFIX) {
+        return Some(Requester::Token(id));
+    }
+    let node = user.strip_prefix(names::NODE_USER_PREFIX)?;
+    names::pod_uid_of(node).map(|_| Requester::Node(node))
+}
+
+/// Whether nobody has decided on the request yet.
+#[must_use]
+pub fn is_pending(csr: &CertificateSigningRequest) -> bool {
+    csr.status.as_ref().is_none_or(|status| {
+        status.certificate.is_none() && status.conditions.as_ref().is_none_or(Vec::is_empty)
+    })
+}
+
+/// Whether the request is approved, signed or not.
+#[must_use]
+pub fn is_approved(csr: &CertificateSigningRequest) -> bool {
+    let conditions = csr
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Approved")
+}
+
+/// The verdict on `csr`, given the record of its [`requester`].
+///
+/// `None` means that there is no such record; the caller has made sure of that, since a refusal is for ever.
+#[must_use]
+pub fn verdict(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -> Verdict {
+    if !is_pending(csr) {
+        return Verdict::Ignore;
+    }
+    let judged = match (requester(csr), expected) {
+        (None, _) => return Verdict::Ignore,
+        // Somebody else's token, kubeadm's perhaps.
+        (Some(Requester::Token(_)), None) if !in_group(csr, names::BOOTSTRAP_GROUP) => {
+            return Verdict::Ignore;
+        }
+        (Some(_), None) => Err(Refusal::NoRecord),
+        (Some(Requester::Token(id)), Some(expected)) => judge_client(csr, id, expected),
+        (Some(Requester::Node(name)), Some(expected)) => judge_serving(csr, name, expected),
+    };
+    judged.unwrap_or_else(Verdict::Refuse)
+}
+
+fn judge_client(
+    csr: &CertificateSigningRequest,
+    token_id: &str,
+    expected: &Expectation,
+) -> Result<Verdict, Refusal> {
+    require(csr.spec.signer_name == CLIENT_SIGNER, Refusal::WrongSigner)?;
+    require(token_id == expected.token_id, Refusal::WrongUser)?;
+    require(in_group(csr, names::BOOTSTRAP_GROUP), Refusal::MissingGroup)?;
+    let asked = read(csr, expected)?;
+    require(asked.names.is_empty(), Refusal::ForeignName)?;
+    require(has_usages(csr, "client auth"), Refusal::WrongUsages)?;
+    require(!expected.approved_client, Refusal::SecondClient)?;
+    require(expected.accepts_client, Refusal::NotWaiting)?;
+    Ok(Verdict::Approve)
+}
+
+fn judge_serving(
+    csr: &CertificateSigningRequest,
+    node_name: &str,
+    expected: &Expectation,
+) -> Result<Verdict, Refusal> {
+    require(csr.spec.signer_name == SERVING_SIGNER, Refusal::WrongSigner)?;
+    require(node_name == expected.node_name, Refusal::WrongUser)?;
+    require(in_group(csr, names::NODES_GROUP), Refusal::MissingGroup)?;
+    let asked = read(csr, expected)?;
+    require(!asked.names.is_empty(), Refusal::MissingName)?;
+    let is_own = |name: &Name| match name {
+        Name::Dns(dns) => *dns == expected.node_name,
+        Name::Ip(ip) => expected.address.is_none_or(|address| address == *ip),
+        Name::Other => false,
+    };
+    require(asked.names.iter().all(is_own), Refusal::ForeignName)?;
+    require(has_usages(csr, "server auth"), Refusal::WrongUsages)?;
+    require(expected.approved_serving < MAX_SERVING, Refusal::TooManyServing)?;
+    Ok(if expected.address.is_some() {
+        Verdict::Approve
+    } else {
+        Verdict::Wait
+    })
+}
+
+/// The PKCS#10 part, with what both kinds have in common required of it.
+fn read(csr: &CertificateSigningRequest, expected: &Expectation) -> Result<Pkcs10, Refusal> {
+    let asked = pkcs10::read(&csr.spec.request.0).map_err(|unreadable| match unreadable {
+        Unreadable::Malformed => Refusal::Malformed,
+        Unreadable::BadSignature => Refusal::BadSignature,
+    })?;
+    let organization = SubjectAttribute::Organization(names::NODES_GROUP.to_owned());
+    let common_name =
+        SubjectAttribute::CommonName(format!("{}{}", names::NODE_USER_PREFIX, expected.node_name));
+    let subject_is_exact = asked.subject.len() == 2
+        && asked.subject.contains(&organization)
+        && asked.subject.contains(&common_name);
+    require(subject_is_exact, Refusal::WrongSubject)?;
+    require(!asked.more, Refusal::ForeignExtension)?;
+    Ok(asked)
+}
+
+fn require(holds: bool, refusal: Refusal) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { Err(refusal) }
+}
+
+fn in_group(csr: &CertificateSigningRequest, group: &str) -> bool {
+    csr.spec.groups.iter().flatten().any(|member| member == group)
+}
+
+/// Kubelets ask for digital signature and `needed`, and for key encipherment where the key is RSA.
+fn has_usages(csr: &CertificateSigningRequest, needed: &str) -> bool {
+    let usages = csr.spec.usages.as_deref().unwrap_or_default();
+    let allowed = ["digital signature", "key encipherment", needed];
+    usages.iter().all(|usage| allowed.contains(&usage.as_str())) && usages.iter().any(|usage| usage == needed)
+}
+
+#[cfg(test)]
+mod tests;

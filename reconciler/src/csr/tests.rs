@@ -1,0 +1,313 @@
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequestCondition, CertificateSigningRequestSpec, CertificateSigningRequestStatus,
+};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, SigningKey};
+
+use super::*;
+
+mod content;
+
+const NODE: &str = "marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+const OTHER_NODE: &str = "marooned-00000000-52b3-4d1c-9a77-0d6f6f2f7b10";
+const ADDRESS: &str = "10.42.0.7";
+
+fn expectation() -> Expectation {
+    Expectation {
+        node_name: NODE.to_owned(),
+        token_id: "abcdef".to_owned(),
+        accepts_client: true,
+        approved_client: false,
+        address: ADDRESS.parse().ok(),
+        approved_serving: 0,
+    }
+}
+
+fn subject(organization: &str, common_name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, organization);
+    subject.push(DnType::CommonName, common_name);
+    subject
+}
+
+fn params(names: &[SanType]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject("system:nodes", &format!("system:node:{NODE}"));
+    params.subject_alt_names = names.to_vec();
+    params
+}
+
+fn own_names() -> Vec<SanType> {
+    vec![
+        SanType::DnsName(NODE.try_into().unwrap()),
+        SanType::IpAddress(ADDRESS.parse().unwrap()),
+    ]
+}
+
+fn signed(params: &CertificateParams, key: &impl SigningKey) -> Vec<u8> {
+    params.serialize_request(key).unwrap().pem().unwrap().into_bytes()
+}
+
+fn pem(params: &CertificateParams) -> Vec<u8> {
+    signed(params, &KeyPair::generate().unwrap())
+}
+
+fn strings(of: &[&str]) -> Vec<String> {
+    of.iter().map(|&one| one.to_owned()).collect()
+}
+
+fn request(spec: CertificateSigningRequestSpec) -> CertificateSigningRequest {
+    CertificateSigningRequest {
+        spec,
+        ..Default::default()
+    }
+}
+
+/// What a sound kubelet files with its token.
+fn client(pem: Vec<u8>) -> CertificateSigningRequest {
+    request(CertificateSigningRequestSpec {
+        signer_name: CLIENT_SIGNER.to_owned(),
+        username: Some("system:bootstrap:abcdef".to_owned()),
+        groups: Some(strings(&[
+            "system:bootstrappers",
+            names::BOOTSTRAP_GROUP,
+            "system:authenticated",
+        ])),
+        usages: Some(strings(&["digital signature", "client auth"])),
+        request: ByteString(pem),
+        ..Default::default()
+    })
+}
+
+/// What a sound kubelet files for its own server.
+fn serving(pem: Vec<u8>) -> CertificateSigningRequest {
+    request(CertificateSigningRequestSpec {
+        signer_name: SERVING_SIGNER.to_owned(),
+        username: Some(format!("system:node:{NODE}")),
+        groups: Some(strings(&[names::NODES_GROUP, "system:authenticated"])),
+        usages: Some(strings(&["digital signature", "server auth"])),
+        request: ByteString(pem),
+        ..Default::default()
+    })
+}
+
+fn good_client() -> CertificateSigningRequest {
+    client(pem(&params(&[])))
+}
+
+fn good_serving() -> CertificateSigningRequest {
+    serving(pem(&params(&own_names())))
+}
+
+fn edited(
+    mut csr: CertificateSigningRequest,
+    edit: impl FnOnce(&mut CertificateSigningRequestSpec),
+) -> CertificateSigningRequest {
+    edit(&mut csr.spec);
+    csr
+}
+
+#[track_caller]
+fn refused(csr: &CertificateSigningRequest, refusal: Refusal) {
+    assert_eq!(verdict(csr, Some(&expectation())), Verdict::Refuse(refusal));
+}
+
+#[track_caller]
+fn approved(csr: &CertificateSigningRequest) {
+    assert_eq!(verdict(csr, Some(&expectation())), Verdict::Approve);
+}
+
+#[test]
+fn the_expected_ones_are_approved() {
+    approved(&good_client());
+    approved(&good_serving());
+    // Any part of the own names will do.
+    for name in own_names() {
+        approved(&serving(pem(&params(&[name]))));
+    }
+}
+
+#[test]
+fn decided_requests_are_ignored() {
+    for type_ in ["Approved", "Denied", "Failed"] {
+        let mut csr = good_client();
+        let condition = CertificateSigningRequestCondition {
+            type_: type_.to_owned(),
+            ..Default::default()
+        };
+        csr.status = Some(CertificateSigningRequestStatus {
+            conditions: Some(vec![condition]),
+            ..Default::default()
+        });
+        assert_eq!(verdict(&csr, Some(&expectation())), Verdict::Ignore, "{type_}");
+        assert_eq!(is_approved(&csr), type_ == "Approved");
+    }
+    let mut signed = good_client();
+    let certificate = Some(ByteString(b"certificate".to_vec()));
+    signed.status = Some(CertificateSigningRequestStatus {
+        certificate,
+        ..Default::default()
+    });
+    assert_eq!(verdict(&signed, Some(&expectation())), Verdict::Ignore);
+    assert!(is_pending(&good_client()) && !is_approved(&good_client()));
+}
+
+#[test]
+fn strangers_are_ignored() {
+    for user in [
+        "alice",
+        "system:node:worker-1",
+        "system:node:marooned-vms",
+        "system:serviceaccount:a:b",
+    ] {
+        let csr = edited(good_client(), |spec| spec.username = Some(user.to_owned()));
+        assert_eq!(requester(&csr), None, "{user}");
+        assert_eq!(verdict(&csr, Some(&expectation())), Verdict::Ignore, "{user}");
+    }
+    assert_eq!(
+        verdict(&edited(good_client(), |spec| spec.username = None), None),
+        Verdict::Ignore
+    );
+    let kubeadm = edited(good_client(), |spec| {
+        spec.groups = Some(strings(&["system:bootstrappers:kubeadm:default-node-token"]));
+    });
+    assert_eq!(verdict(&kubeadm, None), Verdict::Ignore);
+}
+
+#[test]
+fn requesters_lead_to_their_record() {
+    assert_eq!(requester(&good_client()), Some(Requester::Token("abcdef")));
+    assert_eq!(requester(&good_serving()), Some(Requester::Node(NODE)));
+}
+
+#[test]
+fn our_identities_without_a_record() {
+    assert_eq!(verdict(&good_client(), None), Verdict::Refuse(Refusal::NoRecord));
+    assert_eq!(verdict(&good_serving(), None), Verdict::Refuse(Refusal::NoRecord));
+}
+
+#[test]
+fn any_other_signer() {
+    let signer = |name: &str| {
+        let name = name.to_owned();
+        move |spec: &mut CertificateSigningRequestSpec| spec.signer_name = name
+    };
+    refused(
+        &edited(good_client(), signer("kubernetes.io/kube-apiserver-client")),
+        Refusal::WrongSigner,
+    );
+    refused(
+        &edited(good_client(), signer(SERVING_SIGNER)),
+        Refusal::WrongSigner,
+    );
+    // A renewal: the record outlives no certificate.
+    refused(
+        &edited(good_serving(), signer(CLIENT_SIGNER)),
+        Refusal::WrongSigner,
+    );
+    refused(
+        &edited(good_serving(), signer("example.com/mine")),
+        Refusal::WrongSigner,
+    );
+}
+
+#[test]
+fn another_user() {
+    let user = |name: String| move |spec: &mut CertificateSigningRequestSpec| spec.username = Some(name);
+    // The token of an earlier attempt, or of another record.
+    refused(
+        &edited(good_client(), user("system:bootstrap:fedcba".to_owned())),
+        Refusal::WrongUser,
+    );
+    refused(
+        &edited(good_client(), user("system:bootstrap:".to_owned())),
+        Refusal::WrongUser,
+    );
+    refused(
+        &edited(good_serving(), user(format!("system:node:{OTHER_NODE}"))),
+        Refusal::WrongUser,
+    );
+    refused(
+        &edited(good_serving(), user(format!("system:node:{NODE}-r2"))),
+        Refusal::WrongUser,
+    );
+}
+
+#[test]
+fn the_group_is_missing() {
+    for groups in [
+        None,
+        Some(strings(&[])),
+        Some(strings(&["system:bootstrappers", "system:nodes2"])),
+    ] {
+        refused(
+            &edited(good_client(), |spec| spec.groups = groups.clone()),
+            Refusal::MissingGroup,
+        );
+        refused(
+            &edited(good_serving(), |spec| spec.groups = groups),
+            Refusal::MissingGroup,
+        );
+    }
+}
+
+#[test]
+fn one_client_certificate_while_the_record_waits() {
+    let late = Expectation {
+        accepts_client: false,
+        ..expectation()
+    };
+    assert_eq!(
+        verdict(&good_client(), Some(&late)),
+        Verdict::Refuse(Refusal::NotWaiting)
+    );
+    let second = Expectation {
+        approved_client: true,
+        ..expectation()
+    };
+    assert_eq!(
+        verdict(&good_client(), Some(&second)),
+        Verdict::Refuse(Refusal::SecondClient)
+    );
+    // Serving certificates come after the join.
+    let joined = Expectation {
+        accepts_client: false,
+        approved_client: true,
+        ..expectation()
+    };
+    assert_eq!(verdict(&good_serving(), Some(&joined)), Verdict::Approve);
+}
+
+#[test]
+fn a_bounded_number_of_serving_certificates() {
+    let last = Expectation {
+        approved_serving: MAX_SERVING - 1,
+        ..expectation()
+    };
+    assert_eq!(verdict(&good_serving(), Some(&last)), Verdict::Approve);
+    let full = Expectation {
+        approved_serving: MAX_SERVING,
+        ..expectation()
+    };
+    assert_eq!(
+        verdict(&good_serving(), Some(&full)),
+        Verdict::Refuse(Refusal::TooManyServing)
+    );
+}
+
+#[test]
+fn serving_waits_for_the_address() {
+    let unknown = Expectation {
+        address: None,
+        ..expectation()
+    };
+    assert_eq!(verdict(&good_serving(), Some(&unknown)), Verdict::Wait);
+    // What no address can make good is refused at once.
+    let foreign = serving(pem(&params(&[SanType::DnsName(
+        "kubernetes.default.svc".try_into().unwrap(),
+    )])));
+    assert_eq!(
+        verdict(&foreign, Some(&unknown)),
+        Verdict::Refuse(Refusal::ForeignName)
+    );
+}
