@@ -115,10 +115,10 @@ async fn report(cluster: &Cluster, config: &MaroonedPodsConfig, (holds, reason, 
         last_transition_time: since,
         observed_generation: config.metadata.generation,
     });
-    let patch = json!({"status": {"observedGeneration": config.metadata.generation, "conditions": conditions}});
+    let patch = Patch::Merge(json!({"status": {"observedGeneration": config.metadata.generation, "conditions": conditions}}));
+    let params = PatchParams::default();
     let configs = cluster.all::<MaroonedPodsConfig>();
-    let written = call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &Patch::Merge(patch)));
-    if let Err(error) = written.await {
+    if let Err(error) = call(configs.patch_status(names::CONFIG_NAME, &params, &patch)).await {
         tracing::warn!(%error, "cannot write the configuration's status");
     }
 }

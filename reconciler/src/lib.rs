@@ -1,4 +1,34 @@
-//! The reconciler: one fresh virtual machine per marooned pod, from record to release.
+//! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away again.
+//!
+//! [`observe`] reads, [`plan`] decides (pure), [`act`] writes; [`workers`] runs the three in a loop per pod.
+//! [`watches`] wake the workers, [`sweep`] finds what they missed.
 
+pub mod act;
+pub mod api;
+pub mod args;
+pub mod config;
 pub mod csr;
+pub mod events;
+pub mod http;
+pub mod identity;
 pub mod lease;
+pub mod lift;
+pub mod metrics;
+pub mod node;
+pub mod observe;
+pub mod plan;
+pub mod record;
+pub mod seed;
+pub mod seen;
+pub mod settings;
+pub mod sweep;
+pub mod token;
+pub mod view;
+pub mod vmi;
+pub mod watches;
+pub mod workers;
+
+mod run;
+
+pub use args::Args;
+pub use run::{Error, Reconciler, run};

@@ -63,7 +63,7 @@ async fn run<K>(
     pod_uid: impl Fn(&K) -> Option<String>,
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Default,
+    K::DynamicType: Eq + Hash + Clone,
 {
     let stream = watch_objects(api, config).default_backoff().modify(|object| {
         object.managed_fields_mut().clear();
