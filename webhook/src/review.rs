@@ -71,22 +71,19 @@ pub fn answer(body: &[u8], opt_out: OptOut) -> Answer {
         Ok(review) => review,
         Err(error) => return unreadable(body, &error),
     };
-    let request = review.request.as_ref();
-    let uid = text(request.and_then(|request| request.uid.as_ref()));
-    let spoken = (text(review.api_version.as_ref()), text(review.kind.as_ref()));
-    match request {
-        _ if uid.is_empty() => no_uid("the review has no request.uid"),
-        _ if spoken != (API_VERSION, KIND) => invalid(
-            uid,
-            StatusCode::BAD_REQUEST,
-            &format!(
-                "this webhook speaks {API_VERSION} {KIND}, not {:?} {:?}",
-                spoken.0, spoken.1
-            ),
-        ),
-        Some(request) => decided(uid, request, opt_out),
-        None => no_uid("the review has no request"),
+    let Some(request) = &review.request else {
+        return no_uid("the review has no request");
+    };
+    let uid = text(request.uid.as_ref());
+    if uid.is_empty() {
+        return no_uid("the review has no request.uid");
     }
+    let (version, kind) = (text(review.api_version.as_ref()), text(review.kind.as_ref()));
+    if (version, kind) != (API_VERSION, KIND) {
+        let message = format!("this webhook speaks {API_VERSION} {KIND}, not {version:?} {kind:?}");
+        return invalid(uid, StatusCode::BAD_REQUEST, &message);
+    }
+    decided(uid, request, opt_out)
 }
 
 /// Answers a request whose body did not arrive whole, by the uid in what did arrive.

@@ -105,13 +105,27 @@ fn rejected(error: &TlsError) -> ReloadResult {
     ReloadResult::Error
 }
 
+/// Reads both files of one pair, never one of the old pair and one of the new.
+///
+/// In a Secret volume both are links through `..data`, which the kubelet swaps atomically before it removes what
+/// was there. So the link is resolved once, and again only if it was swapped meanwhile.
 async fn read(dir: &Path) -> Result<Pair, TlsError> {
-    // In a Secret volume both files are links through `..data`, which the kubelet swaps atomically. Resolving it
-    // once keeps us from reading one file of the old pair and one of the new.
-    let data = dir.join("..data");
-    let dir = tokio::fs::canonicalize(&data)
+    loop {
+        let resolved = resolve(dir).await;
+        match read_pair(&resolved).await {
+            Err(_) if resolve(dir).await != resolved => {}
+            result => return result,
+        }
+    }
+}
+
+async fn resolve(dir: &Path) -> PathBuf {
+    tokio::fs::canonicalize(dir.join("..data"))
         .await
-        .unwrap_or_else(|_| dir.to_path_buf());
+        .unwrap_or_else(|_| dir.to_path_buf())
+}
+
+async fn read_pair(dir: &Path) -> Result<Pair, TlsError> {
     let file = async |name| {
         let path = dir.join(name);
         tokio::fs::read(&path)

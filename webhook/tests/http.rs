@@ -1,4 +1,5 @@
 //! Every request that the API server, or anybody else, may send: the router without a socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 mod support;
-use support::{UID, creation, operations, ordinary_pod, patched};
+use support::{UID, creation, operations, ordinary_pod, patched, written};
 
 struct Webhook {
     state: Arc<State>,
@@ -62,7 +63,7 @@ async fn send(router: &Router, request: Request<Body>) -> (StatusCode, String) {
 }
 
 async fn review(path: &str, review: &Value) -> Value {
-    Webhook::new().review(path, review.to_string()).await
+    Webhook::new().review(path, written(review)).await
 }
 
 fn assert_untouched(answer: &Value) {
@@ -241,7 +242,7 @@ async fn without_a_uid_the_answer_is_a_plain_400() {
 #[tokio::test]
 async fn whatever_is_wrong_the_answer_carries_the_uid() {
     let good = creation(&ordinary_pod());
-    let text = good.to_string();
+    let text = written(&good);
     let truncated = &text[..text.len() - 20];
     let trailing = format!("{text}x");
     let mut other_version = good.clone();
@@ -257,15 +258,15 @@ async fn whatever_is_wrong_the_answer_carries_the_uid() {
         (truncated, "cannot be read"),
         (&trailing, "cannot be read"),
         (
-            &other_version.to_string(),
+            &written(&other_version),
             "speaks admission.k8s.io/v1 AdmissionReview, not \"admission.k8s.io/v1beta1\"",
         ),
         (
-            &other_kind.to_string(),
+            &written(&other_kind),
             "not \"admission.k8s.io/v1\" \"ConversionReview\"",
         ),
-        (&no_object.to_string(), "request.object is missing"),
-        (&odd.to_string(), "cannot be read: invalid type"),
+        (&written(&no_object), "request.object is missing"),
+        (&written(&odd), "cannot be read: invalid type"),
         (&twice, "duplicate field `uid`"),
     ];
     for (body, message) in cases {
@@ -280,7 +281,7 @@ async fn deep_nesting_costs_no_stack() {
     let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let review = |place: &str, nested: &str| {
         let pod = json!({"metadata": {}, "spec": {}, place: "HERE"});
-        creation(&pod).to_string().replace("\"HERE\"", nested)
+        written(&creation(&pod)).replace("\"HERE\"", nested)
     };
     let webhook = Webhook::new();
     // The rule does not look there, so it is skipped.
@@ -301,7 +302,7 @@ async fn deep_nesting_costs_no_stack() {
 fn padded(review: &Value, size: usize) -> Body {
     let mut review = review.clone();
     review["request"]["object"]["status"] = "x".repeat(size).into();
-    let bytes = Bytes::from(review.to_string());
+    let bytes = Bytes::from(written(&review));
     let starts = (0..bytes.len()).step_by(16 << 10);
     let chunks: Vec<_> = starts
         .map(|at| bytes.slice(at..bytes.len().min(at + (16 << 10))))
@@ -327,7 +328,7 @@ async fn a_body_over_the_limit_is_read_to_its_end_and_denied() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stalls_or_breaks_is_denied() {
     let webhook = Webhook::new();
-    let text = creation(&ordinary_pod()).to_string();
+    let text = written(&creation(&ordinary_pod()));
     let part = Bytes::from(text[..text.len() - 9].to_owned());
     let first = || stream::iter([Ok::<_, std::io::Error>(part.clone())]);
 

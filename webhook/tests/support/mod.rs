@@ -66,3 +66,13 @@ pub fn patched(pod: &Value, answer: &Value) -> Value {
     json_patch::patch(&mut pod, &patch).unwrap();
     pod
 }
+
+/// The review as the API server writes it: the uid before the object. (`Value` sorts its members.)
+pub fn written(review: &Value) -> String {
+    let mut review = review.clone();
+    let mut request = review["request"].take();
+    let uid = request.as_object_mut().unwrap().remove("uid").unwrap();
+    let request = request.to_string().replacen('{', &format!("{{\"uid\":{uid},"), 1);
+    let envelope = review.to_string();
+    envelope.replacen("\"request\":null", &format!("\"request\":{request}"), 1)
+}
