@@ -8,9 +8,14 @@ use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
 use tracing::level_filters::LevelFilter;
 
-/// Gates opted-in pods at creation: the mutating admission webhook of `MaroonedPods`.
+/// The whole command line.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "maroonedpods-webhook", version)]
+#[command(
+    name = "maroonedpods-webhook",
+    version,
+    about = "The mutating admission webhook of MaroonedPods: gates opted-in pods at creation",
+    long_about = None
+)]
 pub struct Cli {
     /// What the server needs.
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
@@ -61,7 +61,7 @@ impl Fault {
 
 /// Reads `body` to its end, to [`BODY_LIMIT`] bytes and beyond that into the void.
 pub async fn receive(body: Body) -> Received {
-    let announced = http_body::Body::size_hint(&body).lower().min(RESERVE_LIMIT);
+    let announced = body.size_hint().lower().min(RESERVE_LIMIT);
     let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
     let deadline = Instant::now() + BODY_TIMEOUT;
     let fault = match timeout_at(deadline, fill(&mut bytes, body)).await {

@@ -1,5 +1,6 @@
 //! Wires the command line, the log and the signals to the library.
 
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,9 +36,8 @@ async fn main() -> ExitCode {
 }
 
 fn start_log(LogArgs { format, level }: LogArgs) {
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_max_level(level);
+    let log = log.with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -113,7 +113,7 @@ fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
     match decide(&pod.view(), opt_out) {
         Outcome::LeaveAlone(reason) => allowed(uid, reason.into(), None),
         Outcome::Deny(message) => {
-            tracing::info!(uid, message, "pod denied");
+            tracing::info!(uid, reason = message, "pod denied");
             denied(uid, StatusCode::FORBIDDEN, &message, AdmissionResult::Denied)
         }
         Outcome::Add(additions) => match json_patch(pod, &additions) {
@@ -218,12 +218,12 @@ fn denied(uid: &str, code: StatusCode, message: &str, result: AdmissionResult) -
 }
 
 fn invalid(uid: &str, code: StatusCode, message: &str) -> Answer {
-    tracing::warn!(uid, message, "request not understood");
+    tracing::warn!(uid, reason = message, "request not understood");
     denied(uid, code, message, AdmissionResult::Invalid)
 }
 
 fn no_uid(message: &str) -> Answer {
-    tracing::warn!(message, "request without a uid");
+    tracing::warn!(reason = message, "request without a uid");
     Answer {
         status: StatusCode::BAD_REQUEST,
         body: format!("{message}\n").into_bytes(),

@@ -1,5 +1,10 @@
 //! What holds for any pod, however odd.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use axum::http::StatusCode;
 use maroonedpods_common::admission::OptOut;

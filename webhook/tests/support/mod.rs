@@ -1,6 +1,8 @@
 //! Reviews as the API server writes them, and answers taken apart.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod server;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
