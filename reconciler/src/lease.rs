@@ -52,7 +52,7 @@ pub enum Loss {
 /// Why a request about the lease failed.
 #[derive(thiserror::Error, Debug)]
 pub enum LeaseError {
-    /// The API server's answer, or none of it could be reached.
+    /// The API server refused, or could not be reached.
     #[error(transparent)]
     Kube(#[from] kube::Error),
     /// No answer in time.

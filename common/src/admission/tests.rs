@@ -1,0 +1,222 @@
+use serde_json::json;
+
+use super::*;
+
+fn complete() -> PodView<'static> {
+    let class = TAINT_EFFECTS.map(class_toleration);
+    let lost = LOST_NODE_TAINTS.map(lost_node_toleration);
+    PodView {
+        opt_in: Some(MAROON_TRUE),
+        gated: true,
+        class_selector: Some(CLASS_LABEL_VALUE),
+        tolerations: [class, lost].concat(),
+        ..PodView::default()
+    }
+}
+
+fn denial(pod: &PodView<'_>, opt_out: OptOut) -> String {
+    match decide(pod, opt_out) {
+        Outcome::Deny(message) => message,
+        other => panic!("not denied: {other:?}"),
+    }
+}
+
+#[test]
+fn a_bare_pod_gets_everything() {
+    let Outcome::Add(additions) = decide(&PodView::default(), OptOut::Honoured) else {
+        panic!("not added to")
+    };
+    assert_eq!(
+        additions[..3],
+        [Addition::Label, Addition::Gate, Addition::ClassSelector]
+    );
+    let tolerations: Vec<_> = additions[3..]
+        .iter()
+        .map(|addition| match addition {
+            Addition::Toleration(toleration) => serde_json::to_value(toleration).unwrap(),
+            other => panic!("{other:?} is no toleration"),
+        })
+        .collect();
+    let expected = json!([
+        {"key": "maroonedpods.io/marooned", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"key": "maroonedpods.io/marooned", "operator": "Equal", "value": "true", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
+         "tolerationSeconds": 30},
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
+         "tolerationSeconds": 30},
+    ]);
+    assert_eq!(serde_json::Value::from(tolerations), expected);
+}
+
+#[test]
+fn a_complete_pod_is_left_alone() {
+    for opt_out in [OptOut::Honoured, OptOut::Overruled] {
+        assert_eq!(
+            decide(&complete(), opt_out),
+            Outcome::LeaveAlone(Reason::Complete)
+        );
+    }
+}
+
+#[test]
+fn each_missing_piece_is_added_alone() {
+    let lacks = |change: fn(&mut PodView<'static>)| {
+        let mut pod = complete();
+        change(&mut pod);
+        missing(&pod)
+    };
+    assert_eq!(lacks(|pod| pod.opt_in = None), [Addition::Label]);
+    assert_eq!(lacks(|pod| pod.gated = false), [Addition::Gate]);
+    assert_eq!(lacks(|pod| pod.class_selector = None), [Addition::ClassSelector]);
+    for index in 0..4 {
+        let mut pod = complete();
+        let removed = pod.tolerations.remove(index);
+        assert_eq!(missing(&pod), [Addition::Toleration(removed)]);
+    }
+}
+
+#[test]
+fn opting_out_is_honoured_unless_overruled() {
+    let pod = PodView {
+        opt_in: Some(MAROON_FALSE),
+        ..complete()
+    };
+    assert_eq!(
+        decide(&pod, OptOut::Honoured),
+        Outcome::LeaveAlone(Reason::OptedOut)
+    );
+    assert_eq!(
+        decide(&pod, OptOut::Overruled),
+        Outcome::Add(vec![Addition::Label])
+    );
+}
+
+#[test]
+fn daemon_set_and_mirror_pods_are_left_alone_whatever_they_say() {
+    let pods = [
+        (
+            PodView {
+                daemon_set_owned: true,
+                node_name: "n",
+                ..PodView::default()
+            },
+            Reason::DaemonSet,
+        ),
+        (
+            PodView {
+                mirror: true,
+                node_name: "n",
+                ..PodView::default()
+            },
+            Reason::MirrorPod,
+        ),
+    ];
+    for (pod, reason) in pods {
+        assert_eq!(decide(&pod, OptOut::Overruled), Outcome::LeaveAlone(reason));
+    }
+}
+
+#[test]
+fn what_cannot_be_marooned_is_denied_with_advice() {
+    let pinned = PodView {
+        node_name: "node-1",
+        ..complete()
+    };
+    assert!(denial(&pinned, OptOut::Honoured).contains("remove spec.nodeName"));
+    let selected = PodView {
+        class_selector: Some("false"),
+        ..complete()
+    };
+    assert!(denial(&selected, OptOut::Honoured).contains("remove it"));
+    // Added to, such a pod would wait for ever: no label selector of ours finds it.
+    let misspelt = PodView {
+        opt_in: Some("yes"),
+        ..complete()
+    };
+    for opt_out in [OptOut::Honoured, OptOut::Overruled] {
+        assert!(denial(&misspelt, opt_out).contains("set it to \"true\""));
+    }
+}
+
+#[test]
+fn only_the_exact_class_toleration_counts() {
+    let blanket = Toleration {
+        key: "",
+        operator: "Exists",
+        value: "",
+        effect: "",
+        toleration_seconds: None,
+    };
+    let pod = PodView {
+        tolerations: vec![blanket],
+        ..complete()
+    };
+    assert_eq!(
+        missing(&pod),
+        TAINT_EFFECTS.map(class_toleration).map(Addition::Toleration)
+    );
+
+    let mut implied = complete();
+    implied.tolerations[0].operator = "";
+    assert_eq!(missing(&implied), []);
+}
+
+#[test]
+fn the_users_own_tolerations_of_lost_nodes_stay() {
+    let tolerates = |operator, value, effect| {
+        let key = LOST_NODE_TAINTS[0];
+        let seconds = Some(300);
+        Toleration {
+            key,
+            operator,
+            value,
+            effect,
+            toleration_seconds: seconds,
+        }
+        .covers_no_execute(key)
+    };
+    assert!(tolerates("Exists", "", "NoExecute"));
+    assert!(tolerates("", "", ""));
+    assert!(!tolerates("Equal", "x", "NoExecute"));
+    assert!(!tolerates("Exists", "", "NoSchedule"));
+    assert!(!tolerates("Gt", "1", "NoExecute"));
+    assert!(!class_toleration("NoExecute").covers_no_execute(LOST_NODE_TAINTS[0]));
+}
+
+#[test]
+fn a_typed_pod_is_seen_as_it_is() {
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {
+            "labels": {MAROON_LABEL: "true"},
+            "annotations": {MIRROR_ANNOTATION: "x"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}],
+        },
+        "spec": {
+            "containers": [],
+            "nodeName": "node-1",
+            "nodeSelector": {CLASS_LABEL: "true"},
+            "schedulingGates": [{"name": "other"}, {"name": GATE}],
+            "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute",
+                             "tolerationSeconds": 5}],
+        },
+    }))
+    .unwrap();
+    let toleration = Toleration {
+        key: "k",
+        operator: "Equal",
+        value: "v",
+        effect: "NoExecute",
+        toleration_seconds: Some(5),
+    };
+    let expected = PodView {
+        opt_in: Some("true"),
+        daemon_set_owned: true,
+        mirror: true,
+        node_name: "node-1",
+        gated: true,
+        class_selector: Some("true"),
+        tolerations: vec![toleration],
+    };
+    assert_eq!(PodView::from(&pod), expected);
+    assert_eq!(PodView::from(&Pod::default()), PodView::default());
+}

@@ -1,0 +1,260 @@
+//! The few fields of a pod that the rule looks at, borrowed from the request.
+//!
+//! A typed pod costs four times the processor time (parsing and allocation), and would lose unknown fields if it
+//! were ever written back. JSON null counts as absent, as it does for the API server.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use maroonedpods_common::admission::{self, PodView, is_daemon_set};
+use maroonedpods_common::names::GATE;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// A string that borrows from the input unless it contains escapes. A bare `Option<Cow<str>>` never borrows.
+#[derive(Debug, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A core/v1 Pod as far as the rule and the patch need it. A container (object or array) is `None` where the
+/// patch has to create it.
+#[derive(Debug, Default, serde::Deserialize)]
+pub struct Pod<'a> {
+    #[serde(borrow, default, deserialize_with = "object")]
+    pub metadata: Option<Metadata<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    pub spec: Option<Spec<'a>>,
+}
+
+/// `metadata` of a pod.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata<'a> {
+    #[serde(borrow, default, deserialize_with = "object")]
+    pub labels: Option<Labels<'a>>,
+    #[serde(default, deserialize_with = "object")]
+    annotations: Option<Annotations>,
+    #[serde(borrow, default)]
+    owner_references: Option<Vec<OwnerReference<'a>>>,
+}
+
+/// `metadata.labels`; the name is `names::MAROON_LABEL`.
+#[derive(Debug, serde::Deserialize)]
+pub struct Labels<'a> {
+    #[serde(borrow, default, rename = "maroonedpods.io/maroon")]
+    maroon: Option<Text<'a>>,
+}
+
+/// `metadata.annotations`; the name is `admission::MIRROR_ANNOTATION`.
+#[derive(Debug, serde::Deserialize)]
+struct Annotations {
+    #[serde(default, rename = "kubernetes.io/config.mirror")]
+    mirror: Option<IgnoredAny>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerReference<'a> {
+    #[serde(borrow, default)]
+    api_version: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    kind: Option<Text<'a>>,
+}
+
+/// `spec` of a pod.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec<'a> {
+    #[serde(borrow, default)]
+    node_name: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    pub node_selector: Option<NodeSelector<'a>>,
+    #[serde(borrow, default)]
+    pub scheduling_gates: Option<Vec<Gate<'a>>>,
+    #[serde(borrow, default)]
+    pub tolerations: Option<Vec<Toleration<'a>>>,
+}
+
+/// `spec.nodeSelector`; the name is `names::CLASS_LABEL`.
+#[derive(Debug, serde::Deserialize)]
+pub struct NodeSelector<'a> {
+    #[serde(
+        borrow,
+        default,
+        rename = "maroonedpods.node-restriction.kubernetes.io/marooned"
+    )]
+    class: Option<Text<'a>>,
+}
+
+/// An item of `spec.schedulingGates`.
+#[derive(Debug, serde::Deserialize)]
+pub struct Gate<'a> {
+    #[serde(borrow, default)]
+    name: Option<Text<'a>>,
+}
+
+/// An item of `spec.tolerations`.
+#[derive(Debug, serde::Deserialize)]
+pub struct Toleration<'a> {
+    #[serde(borrow, default)]
+    key: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    operator: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    value: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    effect: Option<Text<'a>>,
+    #[serde(default, rename = "tolerationSeconds")]
+    seconds: Option<i64>,
+}
+
+impl Text<'_> {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The text of an optional field, empty where absent.
+pub fn text<'a>(field: Option<&'a Text<'_>>) -> &'a str {
+    field.map(Text::as_str).unwrap_or_default()
+}
+
+impl Pod<'_> {
+    /// The pod as the rule sees it.
+    pub fn view(&self) -> PodView<'_> {
+        let mut view = PodView::default();
+        if let Some(metadata) = &self.metadata {
+            let label = metadata.labels.as_ref().and_then(|labels| labels.maroon.as_ref());
+            view.opt_in = label.map(Text::as_str);
+            view.mirror = metadata
+                .annotations
+                .as_ref()
+                .is_some_and(|all| all.mirror.is_some());
+            view.daemon_set_owned = metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .any(|owner| is_daemon_set(text(owner.api_version.as_ref()), text(owner.kind.as_ref())));
+        }
+        if let Some(spec) = &self.spec {
+            let class = spec
+                .node_selector
+                .as_ref()
+                .and_then(|selector| selector.class.as_ref());
+            view.node_name = text(spec.node_name.as_ref());
+            view.gated = spec
+                .scheduling_gates
+                .iter()
+                .flatten()
+                .any(|gate| text(gate.name.as_ref()) == GATE);
+            view.class_selector = class.map(Text::as_str);
+            view.tolerations = spec.tolerations.iter().flatten().map(Toleration::view).collect();
+        }
+        view
+    }
+}
+
+impl Toleration<'_> {
+    fn view(&self) -> admission::Toleration<'_> {
+        admission::Toleration {
+            key: text(self.key.as_ref()),
+            operator: text(self.operator.as_ref()),
+            value: text(self.value.as_ref()),
+            effect: text(self.effect.as_ref()),
+            toleration_seconds: self.seconds,
+        }
+    }
+}
+
+/// Reads a JSON object or null, and refuses an array: serde's derive would read a struct from one by position,
+/// and the patch would then point into an array by name.
+pub fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct ObjectOrNull<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOrNull<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object or null")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    deserializer.deserialize_any(ObjectOrNull(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use maroonedpods_common::admission::MIRROR_ANNOTATION;
+    use maroonedpods_common::names::{CLASS_LABEL, MAROON_LABEL};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The partial pod and the typed one must look the same to the rule, whichever program asks.
+    fn assert_seen_as_typed(pod: &Value) {
+        let text = pod.to_string();
+        let partial: Pod<'_> = serde_json::from_str(&text).unwrap();
+        let typed: k8s_openapi::api::core::v1::Pod = serde_json::from_value(pod.clone()).unwrap();
+        assert_eq!(partial.view(), PodView::from(&typed), "{text}");
+    }
+
+    #[test]
+    fn the_partial_pod_looks_like_the_typed_one() {
+        assert_seen_as_typed(&json!({}));
+        assert_seen_as_typed(&json!({"metadata": null, "spec": null}));
+        assert_seen_as_typed(&json!({
+            "metadata": {"labels": null, "annotations": null, "ownerReferences": null},
+            "spec": {"containers": [], "nodeName": null, "nodeSelector": null, "schedulingGates": null,
+                     "tolerations": null},
+        }));
+        assert_seen_as_typed(&json!({
+            "metadata": {
+                "labels": {MAROON_LABEL: "enf\"orced", "a": "b"},
+                "annotations": {MIRROR_ANNOTATION: ""},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u"}],
+            },
+            "spec": {
+                "containers": [],
+                "nodeName": "node-1",
+                "nodeSelector": {CLASS_LABEL: "x", "disk": "ssd"},
+                "schedulingGates": [{"name": "a"}, {"name": GATE}],
+                "tolerations": [{"operator": "Exists"}, {"key": "k", "value": "v", "tolerationSeconds": 7}],
+            },
+        }));
+    }
+
+    #[test]
+    fn a_container_of_the_wrong_type_is_an_error() {
+        for pod in [
+            r#"{"metadata": []}"#,
+            r#"{"metadata": {"labels": ["true"]}}"#,
+            r#"{"spec": {"nodeSelector": []}}"#,
+            r#"{"spec": {"tolerations": {}}}"#,
+            r#"{"spec": {"nodeName": 1}}"#,
+        ] {
+            assert!(serde_json::from_str::<Pod<'_>>(pod).is_err(), "{pod}");
+        }
+    }
+
+    #[test]
+    fn text_is_borrowed_unless_escaped() {
+        let borrowed: Text<'_> = serde_json::from_str(r#""plain""#).unwrap();
+        assert!(matches!(borrowed.0, Cow::Borrowed("plain")));
+        let owned: Text<'_> = serde_json::from_str(r#""\u0061""#).unwrap();
+        assert_eq!(owned.as_str(), "a");
+    }
+}

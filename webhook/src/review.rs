@@ -1,0 +1,247 @@
+//! Request bytes to answer bytes: the `AdmissionReview` envelope of `admission.k8s.io/v1`.
+//!
+//! Whatever is wrong with a request, its answer carries the uid and a message. Without the uid the API server
+//! reports nothing but a broken webhook.
+
+use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use maroonedpods_common::admission::{OptOut, Outcome, decide};
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::AdmissionResult;
+use crate::patch::json_patch;
+use crate::pod::{Pod, Text, object, text};
+use crate::salvage::{Salvage, salvage};
+
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+
+/// What goes back to the API server, and under which heading it is counted.
+#[derive(Debug)]
+pub struct Answer {
+    /// 200 with a review, or 400 where there is no uid to answer to.
+    pub status: StatusCode,
+    /// A review as JSON, or a plain sentence.
+    pub body: Vec<u8>,
+    /// For the metrics.
+    pub result: AdmissionResult,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    #[serde(borrow, default)]
+    api_version: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    request: Option<Request<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    #[serde(borrow, default)]
+    uid: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    kind: Option<GroupVersionKind<'a>>,
+    #[serde(borrow, default)]
+    sub_resource: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    operation: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    object: Option<Pod<'a>>,
+}
+
+#[derive(Deserialize)]
+struct GroupVersionKind<'a> {
+    #[serde(borrow, default)]
+    group: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    version: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    kind: Option<Text<'a>>,
+}
+
+/// Answers the request in `body`, which arrived whole. Never panics, whatever the bytes are.
+#[must_use]
+pub fn answer(body: &[u8], opt_out: OptOut) -> Answer {
+    let review: Review<'_> = match serde_json::from_slice(body) {
+        Ok(review) => review,
+        Err(error) => return unreadable(body, &error),
+    };
+    let Some(request) = &review.request else {
+        return no_uid("the review has no request");
+    };
+    let uid = text(request.uid.as_ref());
+    if uid.is_empty() {
+        return no_uid("the review has no request.uid");
+    }
+    let (version, kind) = (text(review.api_version.as_ref()), text(review.kind.as_ref()));
+    if (version, kind) != (API_VERSION, KIND) {
+        let message = format!("this webhook speaks {API_VERSION} {KIND}, not {version:?} {kind:?}");
+        return invalid(uid, StatusCode::BAD_REQUEST, &message);
+    }
+    decided(uid, request, opt_out)
+}
+
+/// Answers a request whose body did not arrive whole, by the uid in what did arrive.
+#[must_use]
+pub fn refuse(prefix: &[u8], code: StatusCode, message: &str) -> Answer {
+    match salvage(prefix).uid {
+        Some(uid) => invalid(&uid, code, message),
+        None => no_uid(message),
+    }
+}
+
+fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
+    let kind = request.kind.as_ref();
+    let gvk = kind.map(|kind| [&kind.group, &kind.version, &kind.kind].map(|field| text(field.as_ref())));
+    let operation = text(request.operation.as_ref());
+    let sub_resource = text(request.sub_resource.as_ref());
+    if let Some(result) = out_of_scope(gvk.unwrap_or_default(), operation, sub_resource) {
+        return allowed(uid, result, None);
+    }
+    let Some(pod) = &request.object else {
+        return invalid(
+            uid,
+            StatusCode::BAD_REQUEST,
+            "request.object is missing: a CREATE carries the pod",
+        );
+    };
+    match decide(&pod.view(), opt_out) {
+        Outcome::LeaveAlone(reason) => allowed(uid, reason.into(), None),
+        Outcome::Deny(message) => {
+            tracing::info!(uid, reason = message, "pod denied");
+            denied(uid, StatusCode::FORBIDDEN, &message, AdmissionResult::Denied)
+        }
+        Outcome::Add(additions) => match json_patch(pod, &additions) {
+            Ok(patch) => allowed(uid, AdmissionResult::Patched, Some(&patch)),
+            Err(error) => invalid(
+                uid,
+                StatusCode::INTERNAL_SERVER_ERROR,
+                &format!("no patch: {error}"),
+            ),
+        },
+    }
+}
+
+/// Requests that the webhook configuration does not send us, or that are not the birth of a pod.
+fn out_of_scope(kind: [&str; 3], operation: &str, sub_resource: &str) -> Option<AdmissionResult> {
+    if kind != ["", "v1", "Pod"] {
+        Some(AdmissionResult::ForeignKind)
+    } else if !sub_resource.is_empty() {
+        Some(AdmissionResult::Subresource)
+    } else if operation != "CREATE" {
+        Some(AdmissionResult::NotCreate)
+    } else {
+        None
+    }
+}
+
+/// The body is not what [`Review`] reads: broken JSON, or an object of another kind, which is no business of ours.
+fn unreadable(body: &[u8], error: &serde_json::Error) -> Answer {
+    let message = format!("this AdmissionReview cannot be read: {error}");
+    let Salvage {
+        uid,
+        kind,
+        operation,
+        sub_resource,
+        whole,
+    } = salvage(body);
+    let Some(uid) = uid else { return no_uid(&message) };
+    let kind = [&kind.group, &kind.version, &kind.kind].map(String::as_str);
+    match out_of_scope(kind, &operation, &sub_resource) {
+        Some(result) if whole => allowed(&uid, result, None),
+        _ => invalid(&uid, StatusCode::BAD_REQUEST, &message),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AnswerReview<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Response<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response<'a> {
+    uid: &'a str,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status<'a>>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    code: u16,
+    message: &'a str,
+}
+
+fn allowed(uid: &str, result: AdmissionResult, patch: Option<&[u8]>) -> Answer {
+    let patch_type = patch.map(|_| "JSONPatch");
+    let patch = patch.map(|patch| STANDARD.encode(patch));
+    review(
+        Response {
+            uid,
+            allowed: true,
+            patch_type,
+            patch,
+            status: None,
+        },
+        result,
+    )
+}
+
+fn denied(uid: &str, code: StatusCode, message: &str, result: AdmissionResult) -> Answer {
+    let status = Some(Status {
+        code: code.as_u16(),
+        message,
+    });
+    review(
+        Response {
+            uid,
+            allowed: false,
+            patch_type: None,
+            patch: None,
+            status,
+        },
+        result,
+    )
+}
+
+fn invalid(uid: &str, code: StatusCode, message: &str) -> Answer {
+    tracing::warn!(uid, reason = message, "request not understood");
+    denied(uid, code, message, AdmissionResult::Invalid)
+}
+
+fn no_uid(message: &str) -> Answer {
+    tracing::warn!(reason = message, "request without a uid");
+    Answer {
+        status: StatusCode::BAD_REQUEST,
+        body: format!("{message}\n").into_bytes(),
+        result: AdmissionResult::Invalid,
+    }
+}
+
+fn review(response: Response<'_>, result: AdmissionResult) -> Answer {
+    match serde_json::to_vec(&AnswerReview {
+        api_version: API_VERSION,
+        kind: KIND,
+        response,
+    }) {
+        Ok(body) => Answer {
+            status: StatusCode::OK,
+            body,
+            result,
+        },
+        Err(error) => no_uid(&format!("no answer could be written: {error}")),
+    }
+}

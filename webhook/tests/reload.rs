@@ -1,0 +1,104 @@
+//! Certificates that change under a running server, by the kubelet's symlink swap.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::SocketAddr;
+
+use maroonedpods_webhook::{Args, Error, Server, TlsError};
+
+mod support;
+use support::UID;
+use support::server::{Identity, Running, SecretVolume, mutate, until};
+
+#[tokio::test]
+async fn a_renewed_certificate_is_served_without_a_restart() {
+    let (old, new) = (Identity::new(), Identity::new());
+    let mut volume = SecretVolume::of(&old);
+    let webhook = Running::start(volume.args()).await;
+    assert_eq!(webhook.certificate(&[&old, &new]).await, old.certificate);
+
+    volume.write(&new.certificate_pem, &new.key_pem);
+    until("the new certificate is served", async || {
+        webhook.certificate(&[&old, &new]).await == new.certificate
+    })
+    .await;
+    assert!(mutate(webhook.addr, &new).await.contains(UID));
+}
+
+#[tokio::test]
+async fn an_unusable_pair_keeps_the_last_good_one() {
+    let (old, new) = (Identity::new(), Identity::new());
+    let mut volume = SecretVolume::of(&old);
+    let webhook = Running::start(volume.args()).await;
+    let errors = "maroonedpods_webhook_tls_reloads_total{result=\"error\"}";
+    let successes = "maroonedpods_webhook_tls_reloads_total{result=\"success\"}";
+
+    let bad = [
+        ("garbage", "garbage"),
+        (new.certificate_pem.as_str(), old.key_pem.as_str()),
+        ("", new.key_pem.as_str()),
+    ];
+    for ((certificate, key), count) in bad.into_iter().zip([1.0, 2.0, 3.0]) {
+        volume.write(certificate, key);
+        until("the bad pair is counted", async || {
+            webhook.metric(errors).await >= count
+        })
+        .await;
+        assert_eq!(webhook.certificate(&[&old, &new]).await, old.certificate);
+    }
+    volume.write(&new.certificate_pem, &new.key_pem);
+    until("the good pair is counted", async || {
+        webhook.metric(successes).await >= 1.0
+    })
+    .await;
+    assert_eq!(webhook.certificate(&[&old, &new]).await, new.certificate);
+    assert!(
+        (webhook.metric(errors).await - 3.0).abs() < 0.5,
+        "each bad pair is counted once"
+    );
+}
+
+#[tokio::test]
+async fn an_unusable_certificate_is_refused_before_anything_is_bound() {
+    let (one, other) = (Identity::new(), Identity::new());
+    // An address that cannot be bound: the certificate must be complained about first.
+    let refused = async |volume: &SecretVolume| {
+        let args = Args {
+            bind: SocketAddr::from(([192, 0, 2, 1], 1)),
+            ..volume.args()
+        };
+        Server::bind(args).await.err().unwrap()
+    };
+    let mismatch = SecretVolume::new(&one.certificate_pem, &other.key_pem);
+    assert!(matches!(
+        refused(&mismatch).await,
+        Error::Tls(TlsError::Unusable(_))
+    ));
+    let garbage = SecretVolume::new("garbage", &one.key_pem);
+    assert!(matches!(
+        refused(&garbage).await,
+        Error::Tls(TlsError::NoCertificate)
+    ));
+    let no_key = SecretVolume::new(&one.certificate_pem, "");
+    assert!(matches!(
+        refused(&no_key).await,
+        Error::Tls(TlsError::Pem { file: "tls.key", .. })
+    ));
+    let empty = tempfile::tempdir().unwrap();
+    let args = Args {
+        tls_dir: empty.path().to_owned(),
+        ..no_key.args()
+    };
+    assert!(matches!(
+        Server::bind(args).await.err().unwrap(),
+        Error::Tls(TlsError::Read { .. })
+    ));
+    assert!(matches!(
+        refused(&SecretVolume::of(&one)).await,
+        Error::Bind { flag: "--bind", .. }
+    ));
+}

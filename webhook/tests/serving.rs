@@ -1,0 +1,188 @@
+//! Connections that misbehave, protocols, and the server's end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::time::Duration;
+
+use maroonedpods_webhook::Args;
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+mod support;
+use support::server::{
+    GIVE_UP, Identity, Running, SecretVolume, connect, exchange, get_plain, mutate, post, until,
+};
+use support::{UID, creation, ordinary_pod, written};
+
+#[tokio::test]
+async fn a_stopped_webhook_is_unready_and_serves_until_the_delay_is_over() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let mut webhook = Running::start(Args {
+        shutdown_delay: Duration::from_secs(5),
+        ..volume.args()
+    })
+    .await;
+    let addr = webhook.addr;
+    assert!(
+        get_plain(webhook.metrics_addr, "/readyz")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+
+    webhook.stop();
+    let metrics_addr = webhook.metrics_addr;
+    until("/readyz says 503", async || {
+        get_plain(metrics_addr, "/readyz")
+            .await
+            .starts_with("HTTP/1.1 503")
+    })
+    .await;
+    let answer = mutate(addr, &identity).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(UID),
+        "{answer}"
+    );
+
+    webhook.ended().await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_before_the_end() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let mut webhook = Running::start(volume.args()).await;
+    let request = post(&written(&creation(&ordinary_pod())));
+    let (first, rest) = request.split_at(request.len() - 10);
+    let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    stream.write_all(first.as_bytes()).await.unwrap();
+    let inflight = "maroonedpods_webhook_admission_inflight";
+    until("the request is in flight", async || {
+        webhook.metric(inflight).await > 0.5
+    })
+    .await;
+
+    webhook.stop();
+    let addr = webhook.addr;
+    until("no connection is accepted", async || {
+        TcpStream::connect(addr).await.is_err()
+    })
+    .await;
+    assert!(exchange(stream, rest).await.contains(UID));
+    webhook.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn dropping_the_future_ends_everything() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+    let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+
+    webhook.task.abort();
+    assert!(webhook.task.await.unwrap_err().is_cancelled());
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(GIVE_UP, stream.read_to_end(&mut rest)).await;
+    read.expect("the connection outlives the webhook").ok();
+    assert!(TcpStream::connect(webhook.addr).await.is_err());
+    assert!(TcpStream::connect(webhook.metrics_addr).await.is_err());
+}
+
+#[tokio::test]
+async fn connections_over_the_cap_wait_for_their_turn() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(Args {
+        max_connections: 1,
+        ..volume.args()
+    })
+    .await;
+    let first = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    let second = mutate(webhook.addr, &identity);
+    let mut second = std::pin::pin!(second);
+    // The server has no permit left, so the handshake cannot have been done, however long the probe takes.
+    tokio::select! {
+        biased;
+        answer = &mut second => panic!("served over the cap: {answer}"),
+        _ = get_plain(webhook.metrics_addr, "/healthz") => {}
+    }
+    drop(first);
+    assert!(second.await.contains(UID));
+}
+
+#[tokio::test]
+async fn a_connection_that_stalls_is_closed() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+    let closed = async |start: &'static str| {
+        let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let read = tokio::time::timeout(GIVE_UP, stream.read_to_end(&mut Vec::new())).await;
+        assert!(read.is_ok(), "still open after {start:?}");
+    };
+    let handshake = async {
+        let mut stream = TcpStream::connect(webhook.addr).await.unwrap();
+        let read = tokio::time::timeout(GIVE_UP, stream.read_to_end(&mut Vec::new())).await;
+        assert!(read.is_ok(), "still open before the handshake");
+    };
+    // Silence; the beginning of an HTTP/2 preface; half a header.
+    tokio::join!(
+        handshake,
+        closed(""),
+        closed("PRI * HTTP"),
+        closed("POST /mutate HTTP/1.1\r\nHost: localhost\r\nA:")
+    );
+}
+
+#[tokio::test]
+async fn a_large_body_is_answered_not_reset() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+    let mut review = creation(&ordinary_pod());
+    review["request"]["object"]["status"] = "x".repeat(20_000_000).into();
+    let stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    let answer = exchange(stream, &post(&written(&review))).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(UID) && answer.contains("8 MiB"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn http_2_and_tls_1_2_are_spoken() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+
+    let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &["h2", "http/1.1"]).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    // The preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5); the server's come back.
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).await.unwrap();
+    assert_eq!(frame[3], 0x04);
+
+    let stream = connect(webhook.addr, &[&identity], &[&TLS12], &[]).await;
+    assert!(
+        exchange(stream, &post(&written(&creation(&ordinary_pod()))))
+            .await
+            .contains(UID)
+    );
+}
