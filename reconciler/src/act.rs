@@ -31,12 +31,18 @@ const VM_GONE: &str = "VirtualMachineGone";
 pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Result<(), CallError> {
     match write {
         Write::CreateRecord(new) => create_record(cluster, new, seen).await,
-        Write::IssueCredentials { record, attempt, lifetime_seconds } => {
-            issue_credentials(cluster, record, *attempt, *lifetime_seconds).await
-        }
+        Write::IssueCredentials {
+            record,
+            attempt,
+            lifetime_seconds,
+        } => issue_credentials(cluster, record, *attempt, *lifetime_seconds).await,
         Write::CreateNode(node) => create_node(cluster, node, seen).await,
         Write::CreateVmi { record, attempt } => create_vmi(cluster, record, *attempt, seen).await,
-        Write::RecordStatus { name, resource_version, status } => {
+        Write::RecordStatus {
+            name,
+            resource_version,
+            status,
+        } => {
             let patch = Patch::Merge(record::status_patch(resource_version, status));
             let params = PatchParams::default();
             seen.note(&call(cluster.all::<MaroonedNode>().patch_status(name, &params, &patch)).await?);
@@ -45,26 +51,45 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
         Write::PodReport(report) => {
             patch_pod_status(cluster, &report.namespace, &report.name, condition(report), seen).await
         }
-        Write::DecideCsr { name, resource_version, deny } => {
-            decide_csr(cluster, name, resource_version, deny.as_ref(), seen).await
-        }
+        Write::DecideCsr {
+            name,
+            resource_version,
+            deny,
+        } => decide_csr(cluster, name, resource_version, deny.as_ref(), seen).await,
         Write::NodeAddress { name, uid, address } => {
             let addresses =
                 json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}]);
-            let patch = [test_uid(uid), json!({"op": "add", "path": "/status/addresses", "value": addresses})];
+            let patch = [
+                test_uid(uid),
+                json!({"op": "add", "path": "/status/addresses", "value": addresses}),
+            ];
             let nodes = cluster.all::<Node>();
             seen.note(&call(nodes.patch_status(name, &PatchParams::default(), &json_patch(&patch)?)).await?);
             Ok(())
         }
-        Write::RevokeCredentials { token_secret, join_secret } => {
-            for (namespace, name) in
-                [(names::TOKEN_NAMESPACE, token_secret), (cluster.vm_namespace.as_str(), join_secret)]
-            {
-                delete(&cluster.within::<Secret>(namespace), name, DeleteParams::default()).await?;
+        Write::RevokeCredentials {
+            token_secret,
+            join_secret,
+        } => {
+            for (namespace, name) in [
+                (names::TOKEN_NAMESPACE, token_secret),
+                (cluster.vm_namespace.as_str(), join_secret),
+            ] {
+                delete(
+                    &cluster.within::<Secret>(namespace),
+                    name,
+                    DeleteParams::default(),
+                )
+                .await?;
             }
             Ok(())
         }
-        Write::RemoveStartupTaint { name, uid, index, topology } => {
+        Write::RemoveStartupTaint {
+            name,
+            uid,
+            index,
+            topology,
+        } => {
             let path = format!("/spec/taints/{index}");
             let mut patch = vec![
                 test_uid(uid),
@@ -77,8 +102,19 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             }
             patch_object(&cluster.all::<Node>(), name, &json_patch(&patch)?, seen).await
         }
-        Write::LiftGate { namespace, name, patch, .. } => {
-            patch_object(&cluster.within::<Pod>(namespace), name, &Patch::Json::<()>(patch.clone()), seen).await
+        Write::LiftGate {
+            namespace,
+            name,
+            patch,
+            ..
+        } => {
+            patch_object(
+                &cluster.within::<Pod>(namespace),
+                name,
+                &Patch::Json::<()>(patch.clone()),
+                seen,
+            )
+            .await
         }
         Write::PodNotReady { namespace, name, uid } => {
             let conditions = ["Ready", "ContainersReady"].map(|type_| {
@@ -88,7 +124,12 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             patch_pod_status(cluster, namespace, name, body, seen).await
         }
         Write::EvictPod { namespace, name, uid } => evict(cluster, namespace, name, uid).await,
-        Write::FailPod { namespace, name, uid, message } => {
+        Write::FailPod {
+            namespace,
+            name,
+            uid,
+            message,
+        } => {
             let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": VM_GONE,
                 "message": message, "lastTransitionTime": now()});
             let body = json!({"metadata": {"uid": uid}, "status": {
@@ -105,7 +146,10 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             delete(&cluster.all::<CertificateSigningRequest>(), name, of(uid)).await
         }
         Write::StripNodeFinalizers { name, uid } => {
-            let patch = [test_uid(uid), json!({"op": "remove", "path": "/metadata/finalizers"})];
+            let patch = [
+                test_uid(uid),
+                json!({"op": "remove", "path": "/metadata/finalizers"}),
+            ];
             gone_is_fine(patch_object(&cluster.all::<Node>(), name, &json_patch(&patch)?, seen).await)
         }
         Write::RemoveFinalizer { name, uid, index } => {
@@ -160,10 +204,18 @@ async fn issue_credentials(
         created => created?,
     };
     let token = token::read(&stored, record).ok_or_else(|| {
-        CallError::Unexpected(format!("Secret {} is not this record's bootstrap token", new.name_any()))
+        CallError::Unexpected(format!(
+            "Secret {} is not this record's bootstrap token",
+            new.name_any()
+        ))
     })?;
-    let seed = seed::secret(record, attempt, &cluster.vm_namespace, &seed::join_info(record, token, ca))
-        .map_err(|error| CallError::Unexpected(format!("cannot write join-info.yaml: {error}")))?;
+    let seed = seed::secret(
+        record,
+        attempt,
+        &cluster.vm_namespace,
+        &seed::join_info(record, token, ca),
+    )
+    .map_err(|error| CallError::Unexpected(format!("cannot write join-info.yaml: {error}")))?;
     let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
     match call(seeds.create(&PostParams::default(), &seed)).await {
         Err(error) if error.is_conflict() => Ok(()),
@@ -184,10 +236,15 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
     }
     let (name, key) = ROOT_CA;
     let published = call(cluster.within::<ConfigMap>(&cluster.vm_namespace).get(name)).await?;
-    published.data.and_then(|mut data| data.remove(key)).ok_or_else(|| {
-        let namespace = &cluster.vm_namespace;
-        CallError::Unexpected(format!("ConfigMap {namespace}/{name} has no {key}: set spec.join.caBundle"))
-    })
+    published
+        .data
+        .and_then(|mut data| data.remove(key))
+        .ok_or_else(|| {
+            let namespace = &cluster.vm_namespace;
+            CallError::Unexpected(format!(
+                "ConfigMap {namespace}/{name} has no {key}: set spec.join.caBundle"
+            ))
+        })
 }
 
 async fn create_node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
@@ -219,9 +276,13 @@ async fn create_vmi(
     let new = vmi::new(record, attempt, &cluster.vm_namespace);
     let body = serde_json::to_vec(&new).map_err(kube::Error::SerdeError)?;
     let url = DynamicObject::url_path(&vmi::api_resource(), Some(&cluster.vm_namespace));
-    let mut request = Request::new(url).create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
+    let mut request = Request::new(url)
+        .create(&PostParams::default(), body)
+        .map_err(kube::Error::BuildRequest)?;
     let strict = format!("{}&fieldValidation=Strict", request.uri());
-    *request.uri_mut() = strict.parse().map_err(|_| CallError::Unexpected(format!("bad URL {strict}")))?;
+    *request.uri_mut() = strict
+        .parse()
+        .map_err(|_| CallError::Unexpected(format!("bad URL {strict}")))?;
     match call(cluster.client.request::<DynamicObject>(request)).await {
         Err(error) if error.is_conflict() => Ok(()),
         created => {
@@ -271,7 +332,11 @@ async fn decide_csr(
     seen: &mut Seen,
 ) -> Result<(), CallError> {
     let (type_, reason, message) = match deny {
-        None => ("Approved", "MaroonedNode", "it is the one request expected of this VM"),
+        None => (
+            "Approved",
+            "MaroonedNode",
+            "it is the one request expected of this VM",
+        ),
         Some((reason, message)) => ("Denied", *reason, message.as_str()),
     };
     let condition = json!({"type": type_, "status": "True", "reason": reason, "message": message,
@@ -281,21 +346,30 @@ async fn decide_csr(
         json!({"op": "add", "path": "/status/conditions", "value": [condition]}),
     ];
     let csrs = cluster.all::<CertificateSigningRequest>();
-    let patched = call(csrs.patch_subresource("approval", name, &PatchParams::default(), &json_patch(&patch)?)).await?;
+    let patched =
+        call(csrs.patch_subresource("approval", name, &PatchParams::default(), &json_patch(&patch)?)).await?;
     seen.note(&patched);
     Ok(())
 }
 
 /// 429 is a disruption budget that holds: asked again at the next pass.
 async fn evict(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
-    let params = EvictParams { delete_options: Some(of(uid)), ..EvictParams::default() };
+    let params = EvictParams {
+        delete_options: Some(of(uid)),
+        ..EvictParams::default()
+    };
     match call(cluster.within::<Pod>(namespace).evict(name, &params)).await {
         Err(error) if error.is_gone() || error.is_too_many_requests() => Ok(()),
         evicted => evicted.map(drop),
     }
 }
 
-async fn patch_object<K, P>(api: &Api<K>, name: &str, patch: &Patch<P>, seen: &mut Seen) -> Result<(), CallError>
+async fn patch_object<K, P>(
+    api: &Api<K>,
+    name: &str,
+    patch: &Patch<P>,
+    seen: &mut Seen,
+) -> Result<(), CallError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     P: Serialize + Debug,
@@ -323,12 +397,20 @@ fn gone_is_fine(result: Result<(), CallError>) -> Result<(), CallError> {
 }
 
 pub(crate) fn of(uid: &str) -> DeleteParams {
-    let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        ..Preconditions::default()
+    };
     DeleteParams::background().preconditions(preconditions)
 }
 
 fn owner_uid(node: &Node) -> Option<&str> {
-    node.metadata.owner_references.iter().flatten().next().map(|owner| owner.uid.as_str())
+    node.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .next()
+        .map(|owner| owner.uid.as_str())
 }
 
 fn test_uid(uid: &str) -> Value {

@@ -72,7 +72,10 @@ impl CallError {
 /// # Errors
 /// What the call says, or [`CallError::Deadline`].
 pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
-    tokio::time::timeout(DEADLINE, request).await.map_err(|_| CallError::Deadline)?.map_err(CallError::from)
+    tokio::time::timeout(DEADLINE, request)
+        .await
+        .map_err(|_| CallError::Deadline)?
+        .map_err(CallError::from)
 }
 
 /// A client and where VMs live.

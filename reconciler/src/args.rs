@@ -24,13 +24,23 @@ pub struct Args {
     #[arg(long, env = "MAROONEDPODS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address for /metrics, /livez and /readyz, plain HTTP.
-    #[arg(long, env = "MAROONEDPODS_METRICS_BIND", value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    #[arg(
+        long,
+        env = "MAROONEDPODS_METRICS_BIND",
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:8080"
+    )]
     pub metrics_bind: SocketAddr,
     /// Whether only the holder of the lease acts. Two that act at once are slower, not less safe.
     #[arg(long, env = "MAROONEDPODS_LEADER_ELECT", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
     /// Namespace of the lease.
-    #[arg(long, env = "MAROONEDPODS_LEASE_NAMESPACE", value_name = "NAME", default_value = "maroonedpods-system")]
+    #[arg(
+        long,
+        env = "MAROONEDPODS_LEASE_NAMESPACE",
+        value_name = "NAME",
+        default_value = "maroonedpods-system"
+    )]
     pub lease_namespace: String,
     /// How logs are written.
     #[arg(long, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

@@ -57,16 +57,23 @@ pub enum FileError {
 /// With the file's name in it: it cannot be read, is not a `MaroonedPodsConfig`, or holds a bad field.
 pub fn from_file(file: &Path) -> Result<Settings, FileError> {
     let path = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|error| FileError::Read { path: path.clone(), error })?;
-    let config: MaroonedPodsConfig =
-        serde_yaml_ng::from_str(&text).map_err(|error| FileError::Parse { path: path.clone(), error })?;
+    let text = std::fs::read_to_string(file).map_err(|error| FileError::Read {
+        path: path.clone(),
+        error,
+    })?;
+    let config: MaroonedPodsConfig = serde_yaml_ng::from_str(&text).map_err(|error| FileError::Parse {
+        path: path.clone(),
+        error,
+    })?;
     Settings::parse(config.spec).map_err(|error| FileError::Settings { path, error })
 }
 
 /// Follows the configuration for ever. `changed` is called after each change of what is in force.
 pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Settings>>>, changed: impl Fn()) {
     let selector = watcher::Config::default().fields(&format!("metadata.name={}", names::CONFIG_NAME));
-    let mut events = watch_objects(cluster.all::<MaroonedPodsConfig>(), selector).default_backoff().boxed();
+    let mut events = watch_objects(cluster.all::<MaroonedPodsConfig>(), selector)
+        .default_backoff()
+        .boxed();
     loop {
         match events.try_next().await {
             Ok(Some(Event::Apply(config) | Event::InitApply(config))) => {
@@ -74,7 +81,9 @@ pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Setti
                 changed();
             }
             // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
-            Ok(Some(Event::Delete(_))) => tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force"),
+            Ok(Some(Event::Delete(_))) => {
+                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force")
+            }
             Ok(Some(Event::Init | Event::InitDone)) => {}
             Ok(None) => return,
             Err(error) => tracing::warn!(%error, "cannot watch MaroonedPodsConfigs, will try again"),
@@ -82,11 +91,19 @@ pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Setti
     }
 }
 
-async fn take(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Settings>>>, config: &MaroonedPodsConfig) {
+async fn take(
+    cluster: &Cluster,
+    settings: &watch::Sender<Option<Arc<Settings>>>,
+    config: &MaroonedPodsConfig,
+) {
     let parsed = Settings::parse(config.spec.clone());
     let verdict = match &parsed {
         Ok(_) => (true, "Valid", "the configuration is in force".to_owned()),
-        Err(error) => (false, "Invalid", format!("{error}; the last valid configuration stays in force")),
+        Err(error) => (
+            false,
+            "Invalid",
+            format!("{error}; the last valid configuration stays in force"),
+        ),
     };
     if let Ok(parsed) = parsed {
         settings.send_replace(Some(Arc::new(parsed)));
@@ -97,7 +114,11 @@ async fn take(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Settings>>>
 }
 
 /// Writes the verdict to the configuration's status, where it does not stand there already.
-async fn report(cluster: &Cluster, config: &MaroonedPodsConfig, (holds, reason, message): (bool, &str, String)) {
+async fn report(
+    cluster: &Cluster,
+    config: &MaroonedPodsConfig,
+    (holds, reason, message): (bool, &str, String),
+) {
     let status = config.status.clone().unwrap_or_default();
     let value = if holds { "True" } else { "False" };
     let said = status.conditions.iter().find(|c| c.type_ == ACCEPTED);
@@ -105,8 +126,15 @@ async fn report(cluster: &Cluster, config: &MaroonedPodsConfig, (holds, reason, 
     if same && status.observed_generation == config.metadata.generation {
         return;
     }
-    let since = said.filter(|c| c.status == value).map_or(Time(Timestamp::now()), |c| c.last_transition_time.clone());
-    let mut conditions: Vec<_> = status.conditions.iter().filter(|c| c.type_ != ACCEPTED).cloned().collect();
+    let since = said
+        .filter(|c| c.status == value)
+        .map_or(Time(Timestamp::now()), |c| c.last_transition_time.clone());
+    let mut conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .filter(|c| c.type_ != ACCEPTED)
+        .cloned()
+        .collect();
     conditions.push(Condition {
         type_: ACCEPTED.to_owned(),
         status: value.to_owned(),
@@ -115,7 +143,9 @@ async fn report(cluster: &Cluster, config: &MaroonedPodsConfig, (holds, reason, 
         last_transition_time: since,
         observed_generation: config.metadata.generation,
     });
-    let patch = Patch::Merge(json!({"status": {"observedGeneration": config.metadata.generation, "conditions": conditions}}));
+    let patch = Patch::Merge(
+        json!({"status": {"observedGeneration": config.metadata.generation, "conditions": conditions}}),
+    );
     let params = PatchParams::default();
     let configs = cluster.all::<MaroonedPodsConfig>();
     if let Err(error) = call(configs.patch_status(names::CONFIG_NAME, &params, &patch)).await {

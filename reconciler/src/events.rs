@@ -23,10 +23,12 @@ pub struct Events {
 
 impl Events {
     /// The way in, and the task that sends what comes in; it ends when every `Events` is dropped.
-    #[must_use]
     pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, mut queued) = mpsc::channel::<(ObjectReference, Event)>(QUEUE);
-        let reporter = Reporter { controller: "maroonedpods.io/reconciler".to_owned(), instance: None };
+        let reporter = Reporter {
+            controller: "maroonedpods.io/reconciler".to_owned(),
+            instance: None,
+        };
         let recorder = Recorder::new(client, reporter);
         let send = async move {
             while let Some((about, event)) = queued.recv().await {
@@ -49,7 +51,11 @@ impl Events {
             ..ObjectReference::default()
         };
         let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            type_: if note.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: note.reason.to_owned(),
             note: Some(note.message.clone()),
             action: "Maroon".to_owned(),

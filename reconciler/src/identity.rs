@@ -23,14 +23,20 @@ pub fn token_id(record_uid: &str, attempt: u32) -> String {
 /// than 82 of 83 possible bits.
 #[must_use]
 pub fn token_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(TOKEN_ALPHABET[usize::from(*byte) % TOKEN_ALPHABET.len()])).collect()
+    bytes
+        .iter()
+        .map(|byte| char::from(TOKEN_ALPHABET[usize::from(*byte) % TOKEN_ALPHABET.len()]))
+        .collect()
 }
 
 /// The VM's firmware UUID, which its kubelet reports as `systemUUID`: version 5, of the record's UID and the
 /// attempt. It ties a Node to its VMI independently of any name.
 #[must_use]
 pub fn firmware_uuid(record_uid: &str, attempt: u32) -> Uuid {
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("maroonedpods.io/vm/{record_uid}/{attempt}").as_bytes())
+    Uuid::new_v5(
+        &Uuid::NAMESPACE_OID,
+        format!("maroonedpods.io/vm/{record_uid}/{attempt}").as_bytes(),
+    )
 }
 
 #[cfg(test)]

@@ -51,22 +51,56 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("maroonedpods");
         let writes = Family::default();
-        registry.register("writes", "Writes to the API server that succeeded, by kind", writes.clone());
+        registry.register(
+            "writes",
+            "Writes to the API server that succeeded, by kind",
+            writes.clone(),
+        );
         let failed_passes = Family::default();
-        registry.register("failed_passes", "Passes that ended in an error", failed_passes.clone());
+        registry.register(
+            "failed_passes",
+            "Passes that ended in an error",
+            failed_passes.clone(),
+        );
         let csr_refused = Family::default();
-        registry.register("csr_refused", "Certificate requests refused, by reason", csr_refused.clone());
+        registry.register(
+            "csr_refused",
+            "Certificate requests refused, by reason",
+            csr_refused.clone(),
+        );
         let events_dropped = Counter::default();
-        registry.register("events_dropped", "Events that found the queue full", events_dropped.clone());
+        registry.register(
+            "events_dropped",
+            "Events that found the queue full",
+            events_dropped.clone(),
+        );
         let orphans_deleted = Family::default();
-        registry.register("orphans_deleted", "Leftovers that the sweep deleted", orphans_deleted.clone());
+        registry.register(
+            "orphans_deleted",
+            "Leftovers that the sweep deleted",
+            orphans_deleted.clone(),
+        );
         let leader = Gauge::default();
         registry.register("leader", "1 while this replica acts", leader.clone());
         let lift_seconds = Histogram::new(exponential_buckets(0.25, 2.0, 12));
-        registry.register("gate_to_lift_seconds", "From a pod's creation to its lifted gate", lift_seconds.clone());
+        registry.register(
+            "gate_to_lift_seconds",
+            "From a pod's creation to its lifted gate",
+            lift_seconds.clone(),
+        );
         let nodes = Family::default();
         registry.register("nodes", "Records, by phase", nodes.clone());
-        Self { registry, writes, failed_passes, csr_refused, events_dropped, orphans_deleted, leader, lift_seconds, nodes }
+        Self {
+            registry,
+            writes,
+            failed_passes,
+            csr_refused,
+            events_dropped,
+            orphans_deleted,
+            leader,
+            lift_seconds,
+            nodes,
+        }
     }
 
     /// The OpenMetrics text.
@@ -81,7 +115,11 @@ impl Metrics {
     /// Counts a write that succeeded.
     pub fn written(&self, write: &Write) {
         self.writes.get_or_create(&Kind { kind: write.kind() }).inc();
-        if let Write::DecideCsr { deny: Some((reason, _)), .. } = write {
+        if let Write::DecideCsr {
+            deny: Some((reason, _)),
+            ..
+        } = write
+        {
             self.csr_refused.get_or_create(&Reason { reason }).inc();
         }
     }

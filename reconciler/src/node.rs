@@ -34,13 +34,21 @@ pub fn new(record: &MaroonedNode, attempt: u32) -> Node {
         (names::IDENTITY_LABEL, pod_uid.as_str()),
         (names::POD_UID_LABEL, pod_uid.as_str()),
     ];
-    let annotation = ("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned());
+    let annotation = (
+        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+        "true".to_owned(),
+    );
     let mut taints = lasting_taints(record);
     taints.push(taint(names::STARTUP_TAINT, "", "NoSchedule"));
     let (capacity, allocatable) = resources(record);
     Node {
         metadata: ObjectMeta {
-            labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()),
+            labels: Some(
+                labels
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .collect(),
+            ),
             annotations: Some([annotation].into()),
             owner_references: Some(vec![owner_reference(record)]),
             name: Some(name),
@@ -89,8 +97,14 @@ fn resources(record: &MaroonedNode) -> (BTreeMap<String, Quantity>, BTreeMap<Str
             ("ephemeral-storage", format!("{}Mi", vm.disk_mi)),
             ("pods", MAX_PODS.to_owned()),
         ];
-        entries.into_iter().map(|(k, v)| (k.to_owned(), Quantity(v))).collect()
+        entries
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), Quantity(v)))
+            .collect()
     };
     let (capacity, allocatable) = (sizing::capacity(vm), sizing::allocatable(vm));
-    (list(capacity.cpu_milli, capacity.memory_bytes), list(allocatable.cpu_milli, allocatable.memory_bytes))
+    (
+        list(capacity.cpu_milli, capacity.memory_bytes),
+        list(allocatable.cpu_milli, allocatable.memory_bytes),
+    )
 }

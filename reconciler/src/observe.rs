@@ -57,7 +57,9 @@ pub fn cached(
 ) -> Option<View> {
     let name = names::node_name(pod_uid);
     let record = caches.records.get(&ObjectRef::new(&name));
-    let vmi_name = record.as_ref().map_or_else(|| name.clone(), |r| names::vmi_name(pod_uid, record::attempt(r)));
+    let vmi_name = record
+        .as_ref()
+        .map_or_else(|| name.clone(), |r| names::vmi_name(pod_uid, record::attempt(r)));
     let vmi_ref = ObjectRef::new_with(&vmi_name, vmi::api_resource()).within(&cluster.vm_namespace);
     let objects = Objects {
         pod: cached_pod(pod_uid, caches, record.as_deref()),
@@ -65,7 +67,11 @@ pub fn cached(
         vmi: caches.vmis.get(&vmi_ref),
         record,
     };
-    let pod_name = objects.record.as_ref().map(|r| r.spec.pod_ref.name.as_str()).unwrap_or_default();
+    let pod_name = objects
+        .record
+        .as_ref()
+        .map(|r| r.spec.pod_ref.name.as_str())
+        .unwrap_or_default();
     let behind = seen.distrusts_caches()
         || seen.is_behind(&name, objects.record.as_deref())
         || seen.is_behind(&name, objects.node.as_deref())
@@ -73,7 +79,10 @@ pub fn cached(
         || seen.is_behind_dynamic(&vmi::api_resource().kind, &vmi_name, objects.vmi.as_deref());
     let csrs = related_csrs(pod_uid, caches, objects.record.as_deref());
     let csrs_behind = csrs.iter().any(|csr| {
-        csr.metadata.name.as_ref().is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
+        csr.metadata
+            .name
+            .as_ref()
+            .is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
     });
     (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, settings))
 }
@@ -89,20 +98,41 @@ pub async fn live(
     settings: Option<&Arc<Settings>>,
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
-    let record = call(cluster.all::<MaroonedNode>().get_opt(&name)).await?.map(Arc::new);
+    let record = call(cluster.all::<MaroonedNode>().get_opt(&name))
+        .await?
+        .map(Arc::new);
     let attempt = record.as_ref().map_or(1, |r| record::attempt(r));
-    let vmi = call(cluster.vmis().get_opt(&names::vmi_name(pod_uid, attempt))).await?.map(Arc::new);
+    let vmi = call(cluster.vmis().get_opt(&names::vmi_name(pod_uid, attempt)))
+        .await?
+        .map(Arc::new);
     let node = call(cluster.all::<Node>().get_opt(&name)).await?.map(Arc::new);
     let pod = live_pod(pod_uid, caches, cluster, record.as_deref()).await?;
     let host = vmi.as_deref().and_then(VmiView::of).and_then(|v| v.host);
-    let joined = record.as_ref().and_then(|r| r.status.as_ref()).is_some_and(|s| s.phase == Phase::Registered);
+    let joined = record
+        .as_ref()
+        .and_then(|r| r.status.as_ref())
+        .is_some_and(|s| s.phase == Phase::Registered);
     let topology = match host.filter(|_| joined) {
         Some(host) => topology(cluster, &host).await?,
         None => BTreeMap::new(),
     };
     let csrs = related_csrs(pod_uid, caches, record.as_deref());
-    let view = view(pod_uid, Objects { pod, record, node, vmi }, csrs, settings);
-    Ok(View { live: true, topology, ..view })
+    let view = view(
+        pod_uid,
+        Objects {
+            pod,
+            record,
+            node,
+            vmi,
+        },
+        csrs,
+        settings,
+    );
+    Ok(View {
+        live: true,
+        topology,
+        ..view
+    })
 }
 
 fn view(
@@ -133,8 +163,12 @@ fn view(
 fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     let request = sizing::effective_request(spec).map_err(|error| error.to_string())?;
-    sizing::size(request, settings.spec.base_vm_resources, &settings.spec.resource_overhead)
-        .map_err(|error| error.to_string())
+    sizing::size(
+        request,
+        settings.spec.base_vm_resources,
+        &settings.spec.resource_overhead,
+    )
+    .map_err(|error| error.to_string())
 }
 
 /// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
@@ -143,7 +177,10 @@ fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> 
     match record {
         Some(record) => {
             let pod = &record.spec.pod_ref;
-            caches.pods.get(&ObjectRef::new(&pod.name).within(&pod.namespace)).filter(|pod| has_uid(pod))
+            caches
+                .pods
+                .get(&ObjectRef::new(&pod.name).within(&pod.namespace))
+                .filter(|pod| has_uid(pod))
         }
         None => caches.pods.find(has_uid),
     }
@@ -160,9 +197,13 @@ async fn live_pod(
         Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?))
     };
     let named = record.map(|r| (r.spec.pod_ref.namespace.clone(), r.spec.pod_ref.name.clone()));
-    let Some((namespace, name)) = named.or_else(cached) else { return Ok(None) };
+    let Some((namespace, name)) = named.or_else(cached) else {
+        return Ok(None);
+    };
     let pod = call(cluster.within::<Pod>(&namespace).get_opt(&name)).await?;
-    Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid)).map(Arc::new))
+    Ok(pod
+        .filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid))
+        .map(Arc::new))
 }
 
 /// CSRs filed by the current attempt's token or by the Node itself.
@@ -174,7 +215,9 @@ fn related_csrs(
     let Some(record) = record else { return Vec::new() };
     let node_name = names::node_name(pod_uid);
     let uid = record.metadata.uid.as_deref().unwrap_or_default();
-    let token_ids: Vec<_> = (1..=record::attempt(record)).map(|n| identity::token_id(uid, n)).collect();
+    let token_ids: Vec<_> = (1..=record::attempt(record))
+        .map(|n| identity::token_id(uid, n))
+        .collect();
     caches.csrs.state_filter(|csr| match csr::requester(csr) {
         Some(Requester::Token(id)) => token_ids.iter().any(|own| own == id),
         Some(Requester::Node(name)) => name == node_name,
@@ -185,5 +228,8 @@ fn related_csrs(
 async fn topology(cluster: &Cluster, host: &str) -> Result<BTreeMap<String, String>, CallError> {
     let host = call(cluster.all::<Node>().get_opt(host)).await?;
     let labels = host.and_then(|node| node.metadata.labels).unwrap_or_default();
-    Ok(labels.into_iter().filter(|(key, _)| TOPOLOGY_LABELS.contains(&key.as_str())).collect())
+    Ok(labels
+        .into_iter()
+        .filter(|(key, _)| TOPOLOGY_LABELS.contains(&key.as_str()))
+        .collect())
 }

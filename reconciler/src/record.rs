@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
 use kube::Resource;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec};
+use maroonedpods_common::api::{
+    MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
+};
 use maroonedpods_common::names;
 
 use crate::settings::Settings;
@@ -21,7 +23,11 @@ pub fn new(pod: &PodView, resources: VmResources, settings: &Settings) -> Maroon
             ..ObjectMeta::default()
         },
         spec: MaroonedNodeSpec {
-            pod_ref: PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+            pod_ref: PodRef {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            },
             resources,
             config_hash: settings.hash.clone(),
             vm: VmSpec {
@@ -66,7 +72,9 @@ pub fn set_condition(
     now: Timestamp,
 ) {
     let value = if holds { "True" } else { "False" };
-    let since = condition(status, type_).filter(|c| c.status == value).map(|c| c.last_transition_time.clone());
+    let since = condition(status, type_)
+        .filter(|c| c.status == value)
+        .map(|c| c.last_transition_time.clone());
     status.conditions.retain(|c| c.type_ != type_);
     status.conditions.push(Condition {
         type_: type_.to_owned(),
@@ -90,10 +98,21 @@ pub fn attempt(record: &MaroonedNode) -> u32 {
 pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serde_json::Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     if let Some(fields) = body.as_object_mut() {
-        for field in ["message", "notBefore", "vmiName", "vmiUID", "nodeUID", "address", "bootID"] {
+        for field in [
+            "message",
+            "notBefore",
+            "vmiName",
+            "vmiUID",
+            "nodeUID",
+            "address",
+            "bootID",
+        ] {
             fields.entry(field).or_insert(serde_json::Value::Null);
         }
-        if let Some(stages) = fields.get_mut("stages").and_then(serde_json::Value::as_object_mut) {
+        if let Some(stages) = fields
+            .get_mut("stages")
+            .and_then(serde_json::Value::as_object_mut)
+        {
             for stage in ["launched", "registered", "ready", "lifted"] {
                 stages.entry(stage).or_insert(serde_json::Value::Null);
             }
@@ -113,7 +132,8 @@ pub(crate) mod tests {
     /// A record as the API server would hold it right after step 1.
     pub(crate) fn record() -> MaroonedNode {
         let settings = Settings::parse(crate::settings::tests::spec()).unwrap();
-        let pod = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID}}));
+        let pod =
+            serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID}}));
         let size = VmResources {
             cpu: 1,
             memory_mi: 1024,
@@ -132,19 +152,31 @@ pub(crate) mod tests {
         let patch = status_patch("7", &MaroonedNodeStatus::default());
         assert_eq!(patch["metadata"]["resourceVersion"], "7");
         for field in ["notBefore", "vmiUID", "bootID", "message"] {
-            assert!(patch["status"].as_object().unwrap().contains_key(field), "{field}");
+            assert!(
+                patch["status"].as_object().unwrap().contains_key(field),
+                "{field}"
+            );
         }
         assert!(patch["status"]["stages"]["lifted"].is_null());
     }
 
     #[test]
     fn a_transition_time_moves_with_the_status_only() {
-        let (first, later) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-02T00:00:00Z".parse().unwrap());
+        let (first, later) = (
+            "2026-01-01T00:00:00Z".parse().unwrap(),
+            "2026-01-02T00:00:00Z".parse().unwrap(),
+        );
         let mut status = MaroonedNodeStatus::default();
         set_condition(&mut status, "Launched", true, "A", "", first);
         set_condition(&mut status, "Launched", true, "B", "", later);
-        assert_eq!(condition(&status, "Launched").unwrap().last_transition_time.0, first);
+        assert_eq!(
+            condition(&status, "Launched").unwrap().last_transition_time.0,
+            first
+        );
         set_condition(&mut status, "Launched", false, "C", "", later);
-        assert_eq!(condition(&status, "Launched").unwrap().last_transition_time.0, later);
+        assert_eq!(
+            condition(&status, "Launched").unwrap().last_transition_time.0,
+            later
+        );
     }
 }

@@ -83,7 +83,8 @@ impl Reconciler {
     pub async fn new(args: Args) -> Result<Self, Error> {
         let mut kubeconfig = match &args.kubeconfig {
             Some(file) => {
-                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default()).await?
+                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default())
+                    .await?
             }
             None => Config::infer().await?,
         };
@@ -93,9 +94,15 @@ impl Reconciler {
         let from_file = args.config.as_deref().map(config::from_file).transpose()?;
         let listener = TcpListener::bind(args.metrics_bind)
             .await
-            .map_err(|error| Error::Bind { address: args.metrics_bind, error })?;
+            .map_err(|error| Error::Bind {
+                address: args.metrics_bind,
+                error,
+            })?;
         Ok(Self {
-            cluster: Cluster { client, vm_namespace: args.vm_namespace.clone() },
+            cluster: Cluster {
+                client,
+                vm_namespace: args.vm_namespace.clone(),
+            },
             listener,
             settings: watch::Sender::new(from_file.map(Arc::new)),
             metrics: Arc::new(Metrics::new()),
@@ -116,9 +123,18 @@ impl Reconciler {
     /// # Errors
     /// See [`Error`].
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let Self { args, cluster, listener, settings, metrics } = self;
+        let Self {
+            args,
+            cluster,
+            listener,
+            settings,
+            metrics,
+        } = self;
         let (waiting, waiting_for) = watch::channel(None);
-        let app = http::router(Health { metrics: metrics.clone(), waiting_for });
+        let app = http::router(Health {
+            metrics: metrics.clone(),
+            waiting_for,
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -133,7 +149,14 @@ impl Reconciler {
         };
         metrics.set_leader(true);
         let follow_cluster = args.config.is_none();
-        let work = work(cluster, settings, follow_cluster, metrics.clone(), waiting, &mut tasks);
+        let work = work(
+            cluster,
+            settings,
+            follow_cluster,
+            metrics.clone(),
+            waiting,
+            &mut tasks,
+        );
         let outcome = tokio::select! {
             () = &mut stop => Ok(()),
             loss = lost(held.as_ref()) => Err(Error::LeaseLost(loss)),
@@ -156,7 +179,16 @@ async fn elect(args: &Args, client: &Client) -> Option<Held> {
         return None;
     }
     let identity = format!("{}_{}", hostname(), unique_suffix());
-    Some(lease::acquire(client.clone(), &args.lease_namespace, LEASE, identity, Timings::default()).await)
+    Some(
+        lease::acquire(
+            client.clone(),
+            &args.lease_namespace,
+            LEASE,
+            identity,
+            Timings::default(),
+        )
+        .await,
+    )
 }
 
 async fn lost(held: Option<&Held>) -> Loss {
@@ -189,7 +221,13 @@ async fn work(
         ended = tasks.join_next() => return why_ended(ended),
     }
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
-    let shared = Arc::new(Shared { cluster, caches, settings: in_force, events, metrics });
+    let shared = Arc::new(Shared {
+        cluster,
+        caches,
+        settings: in_force,
+        events,
+        metrics,
+    });
     tokio::select! {
         ended = workers.run(shared) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
         ended = tasks.join_next() => why_ended(ended),
@@ -230,9 +268,13 @@ fn why_ended(ended: Option<Result<(), JoinError>>) -> Error {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "host".to_owned(), |h| h.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "host".to_owned(), |h| h.trim().to_owned())
 }
 
 fn unique_suffix() -> String {
-    getrandom::u64().map_or_else(|_| std::process::id().to_string(), |random| format!("{random:016x}"))
+    getrandom::u64().map_or_else(
+        |_| std::process::id().to_string(),
+        |random| format!("{random:016x}"),
+    )
 }

@@ -64,7 +64,12 @@ pub fn secret(
         permissions: "0600",
         content: serde_yaml_ng::to_string(info)?,
     };
-    let user_data = format!("#cloud-config\n{}", serde_yaml_ng::to_string(&CloudConfig { write_files: vec![file] })?);
+    let user_data = format!(
+        "#cloud-config\n{}",
+        serde_yaml_ng::to_string(&CloudConfig {
+            write_files: vec![file]
+        })?
+    );
     let pod_uid = record.spec.pod_ref.uid.clone();
     Ok(Secret {
         metadata: ObjectMeta {
@@ -88,7 +93,11 @@ mod tests {
     #[test]
     fn the_guest_reads_back_what_was_written() {
         let record = record();
-        let info = join_info(&record, Token::new("abcdef", "0123456789abcdef"), "-----BEGIN\nx\n-----END\n".into());
+        let info = join_info(
+            &record,
+            Token::new("abcdef", "0123456789abcdef"),
+            "-----BEGIN\nx\n-----END\n".into(),
+        );
         let secret = secret(&record, 2, "marooned-vms", &info).unwrap();
         assert!(secret.metadata.name.as_ref().unwrap().ends_with("-r2-join"));
         let user_data = &secret.string_data.unwrap()[USER_DATA_KEY];

@@ -19,7 +19,11 @@ impl Seen {
 
     /// Notes the answer to a write of an object without a Rust type.
     pub fn note_dynamic(&mut self, written: &DynamicObject) {
-        let kind = written.types.as_ref().map_or("", |types| types.kind.as_str()).to_owned();
+        let kind = written
+            .types
+            .as_ref()
+            .map_or("", |types| types.kind.as_str())
+            .to_owned();
         self.insert(&kind, written);
     }
 
@@ -51,7 +55,8 @@ impl Seen {
 
     fn insert<K: ResourceExt>(&mut self, kind: &str, written: &K) {
         let version = version(written).unwrap_or(u64::MAX);
-        self.written.insert((kind.to_owned(), written.name_any()), version);
+        self.written
+            .insert((kind.to_owned(), written.name_any()), version);
     }
 
     fn older(&self, kind: &str, name: &str, cached: Option<u64>) -> bool {

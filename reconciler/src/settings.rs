@@ -82,14 +82,21 @@ impl Settings {
 fn duration(field: &'static str, value: &str) -> Result<SignedDuration, SettingsError> {
     match value.parse::<SignedDuration>() {
         Ok(parsed) if !parsed.is_negative() => Ok(parsed),
-        _ => Err(SettingsError::Duration { field, value: value.to_owned() }),
+        _ => Err(SettingsError::Duration {
+            field,
+            value: value.to_owned(),
+        }),
     }
 }
 
 fn fingerprint(spec: &MaroonedPodsConfigSpec) -> String {
     // Serializing plain data to a string cannot fail; an empty text would still be a usable, if odd, hash.
     let text = serde_json::to_string(spec).unwrap_or_default();
-    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,10 +127,19 @@ pub(crate) mod tests {
         type Edit = fn(&mut MaroonedPodsConfigSpec);
         let cases: [(Edit, &str); 5] = [
             (|s| s.node_image.clear(), "spec.nodeImage"),
-            (|s| "http://x".clone_into(&mut s.join.server_url), "spec.join.serverURL"),
-            (|s| "soon".clone_into(&mut s.deadlines.boot), "spec.deadlines.boot"),
+            (
+                |s| "http://x".clone_into(&mut s.join.server_url),
+                "spec.join.serverURL",
+            ),
+            (
+                |s| "soon".clone_into(&mut s.deadlines.boot),
+                "spec.deadlines.boot",
+            ),
             (|s| "-5s".clone_into(&mut s.deadlines.join), "spec.deadlines.join"),
-            (|s| "many".clone_into(&mut s.resource_overhead.cpu.0), "spec.resourceOverhead.cpu"),
+            (
+                |s| "many".clone_into(&mut s.resource_overhead.cpu.0),
+                "spec.resourceOverhead.cpu",
+            ),
         ];
         for (edit, field) in cases {
             let mut spec = spec();

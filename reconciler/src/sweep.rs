@@ -43,14 +43,21 @@ struct Known {
 impl Known {
     fn of(records: &[MaroonedNode]) -> Self {
         let entry = |r: &MaroonedNode| {
-            (r.spec.pod_ref.uid.clone(), (record::attempt(r), r.uid().unwrap_or_default()))
+            (
+                r.spec.pod_ref.uid.clone(),
+                (record::attempt(r), r.uid().unwrap_or_default()),
+            )
         };
-        Self { records: records.iter().map(entry).collect() }
+        Self {
+            records: records.iter().map(entry).collect(),
+        }
     }
 
     /// A VMI or Secret belongs to the attempt that its name says.
     fn owns_attempt(&self, name: &str) -> bool {
-        let Some(uid) = names::pod_uid_of(name) else { return false };
+        let Some(uid) = names::pod_uid_of(name) else {
+            return false;
+        };
         let current = self.records.get(uid);
         current.is_some_and(|(attempt, _)| {
             name == names::vmi_name(uid, *attempt) || name == names::join_secret_name(uid, *attempt)
@@ -62,7 +69,9 @@ impl Known {
     }
 
     fn owns_token(&self, id: &str) -> bool {
-        self.records.values().any(|(attempt, uid)| identity::token_id(uid, *attempt) == id)
+        self.records
+            .values()
+            .any(|(attempt, uid)| identity::token_id(uid, *attempt) == id)
     }
 }
 
@@ -78,27 +87,67 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     let nodes = list(&cluster.all::<Node>(), &by_class).await?;
     let seeds = list(&cluster.within::<Secret>(&cluster.vm_namespace), &by_uid).await?;
     let tokens = list(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), &by_uid).await?;
-    let csrs = call(cluster.all::<CertificateSigningRequest>().list(&ListParams::default())).await?.items;
-    let records = call(cluster.all::<MaroonedNode>().list(&ListParams::default())).await?.items;
+    let csrs = call(
+        cluster
+            .all::<CertificateSigningRequest>()
+            .list(&ListParams::default()),
+    )
+    .await?
+    .items;
+    let records = call(cluster.all::<MaroonedNode>().list(&ListParams::default()))
+        .await?
+        .items;
     let known = Known::of(&records);
 
     let orphans = |found: Vec<Found>, owned: &dyn Fn(&str) -> bool| -> Vec<Found> {
-        found.into_iter().filter(|f| !f.deleting && !owned(&f.name)).collect()
+        found
+            .into_iter()
+            .filter(|f| !f.deleting && !owned(&f.name))
+            .collect()
     };
     let vmis: Vec<_> = vmis.iter().filter_map(found).collect();
-    let living: Vec<_> = vmis.iter().filter_map(|v| names::pod_uid_of(&v.name).map(ToOwned::to_owned)).collect();
-    delete(&cluster.vmis(), "vmi", orphans(vmis, &|name| known.owns_attempt(name)), metrics).await?;
+    let living: Vec<_> = vmis
+        .iter()
+        .filter_map(|v| names::pod_uid_of(&v.name).map(ToOwned::to_owned))
+        .collect();
+    delete(
+        &cluster.vmis(),
+        "vmi",
+        orphans(vmis, &|name| known.owns_attempt(name)),
+        metrics,
+    )
+    .await?;
     let seeds = orphans(seeds, &|name| known.owns_attempt(name));
-    delete(&cluster.within::<Secret>(&cluster.vm_namespace), "join_secret", seeds, metrics).await?;
-    let token_id = |name: &str| name.strip_prefix("bootstrap-token-").unwrap_or_default().to_owned();
+    delete(
+        &cluster.within::<Secret>(&cluster.vm_namespace),
+        "join_secret",
+        seeds,
+        metrics,
+    )
+    .await?;
+    let token_id = |name: &str| {
+        name.strip_prefix("bootstrap-token-")
+            .unwrap_or_default()
+            .to_owned()
+    };
     let tokens = orphans(tokens, &|name| known.owns_token(&token_id(name)));
-    delete(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), "token", tokens, metrics).await?;
+    delete(
+        &cluster.within::<Secret>(names::TOKEN_NAMESPACE),
+        "token",
+        tokens,
+        metrics,
+    )
+    .await?;
     // A Node outlives its VM here too: the next sweep finds the VM gone.
     let nodes = orphans(nodes, &|name| {
         known.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
     });
     delete(&cluster.all::<Node>(), "node", nodes, metrics).await?;
-    let csrs = csrs.iter().filter(|csr| is_orphan(csr, &known)).filter_map(found).collect();
+    let csrs = csrs
+        .iter()
+        .filter(|csr| is_orphan(csr, &known))
+        .filter_map(found)
+        .collect();
     delete(&cluster.all::<CertificateSigningRequest>(), "csr", csrs, metrics).await?;
 
     poke(cluster, &records, workers).await?;
@@ -110,7 +159,12 @@ fn is_orphan(csr: &CertificateSigningRequest, known: &Known) -> bool {
     match csr::requester(csr) {
         Some(Requester::Node(name)) => !known.owns_node(name),
         Some(Requester::Token(id)) => {
-            let ours = csr.spec.groups.iter().flatten().any(|group| group == names::BOOTSTRAP_GROUP);
+            let ours = csr
+                .spec
+                .groups
+                .iter()
+                .flatten()
+                .any(|group| group == names::BOOTSTRAP_GROUP);
             // A former attempt's request goes with its record.
             ours && !known.owns_token(id) && !names_known_node(csr, known)
         }
@@ -119,8 +173,14 @@ fn is_orphan(csr: &CertificateSigningRequest, known: &Known) -> bool {
 }
 
 fn names_known_node(csr: &CertificateSigningRequest, known: &Known) -> bool {
-    let id = csr.spec.username.as_deref().and_then(|u| u.strip_prefix(names::BOOTSTRAP_USER_PREFIX));
-    let of_record = |(attempt, uid): &(u32, String)| (1..*attempt).any(|n| Some(identity::token_id(uid, n).as_str()) == id);
+    let id = csr
+        .spec
+        .username
+        .as_deref()
+        .and_then(|u| u.strip_prefix(names::BOOTSTRAP_USER_PREFIX));
+    let of_record = |(attempt, uid): &(u32, String)| {
+        (1..*attempt).any(|n| Some(identity::token_id(uid, n).as_str()) == id)
+    };
     known.records.values().any(of_record)
 }
 
@@ -129,20 +189,38 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
     // Names and UIDs are enough: Secrets' contents are none of the sweep's business.
-    Ok(call(api.list_metadata(params)).await?.items.iter().filter_map(found).collect())
+    Ok(call(api.list_metadata(params))
+        .await?
+        .items
+        .iter()
+        .filter_map(found)
+        .collect())
 }
 
 fn found<K: ResourceExt>(object: &K) -> Option<Found> {
     let meta = object.meta();
-    Some(Found { name: meta.name.clone()?, uid: meta.uid.clone()?, deleting: meta.deletion_timestamp.is_some() })
+    Some(Found {
+        name: meta.name.clone()?,
+        uid: meta.uid.clone()?,
+        deleting: meta.deletion_timestamp.is_some(),
+    })
 }
 
-async fn delete<K>(api: &Api<K>, kind: &'static str, orphans: Vec<Found>, metrics: &Metrics) -> Result<(), CallError>
+async fn delete<K>(
+    api: &Api<K>,
+    kind: &'static str,
+    orphans: Vec<Found>,
+    metrics: &Metrics,
+) -> Result<(), CallError>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
     for orphan in orphans {
-        tracing::warn!(kind, name = orphan.name, "deleting a leftover that no record stands behind");
+        tracing::warn!(
+            kind,
+            name = orphan.name,
+            "deleting a leftover that no record stands behind"
+        );
         act::delete(api, &orphan.name, act::of(&orphan.uid)).await?;
         metrics.orphan_deleted(kind);
     }
@@ -152,8 +230,13 @@ where
 /// Every marooned pod and every record, whether its cache has it or not.
 async fn poke(cluster: &Cluster, records: &[MaroonedNode], workers: &Workers) -> Result<(), CallError> {
     let marooned = ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
-    let pods = call(Api::<Pod>::all(cluster.client.clone()).list_metadata(&marooned)).await?.items;
-    let uids = pods.iter().filter_map(ResourceExt::uid).chain(records.iter().map(|r| r.spec.pod_ref.uid.clone()));
+    let pods = call(Api::<Pod>::all(cluster.client.clone()).list_metadata(&marooned))
+        .await?
+        .items;
+    let uids = pods
+        .iter()
+        .filter_map(ResourceExt::uid)
+        .chain(records.iter().map(|r| r.spec.pod_ref.uid.clone()));
     uids.for_each(|uid| workers.poke(&uid));
     Ok(())
 }
@@ -161,8 +244,9 @@ async fn poke(cluster: &Cluster, records: &[MaroonedNode], workers: &Workers) ->
 /// The counts, as metrics and, where they changed, on the configuration.
 async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) -> Result<(), CallError> {
     let phase = |r: &MaroonedNode| r.status.as_ref().map(|s| s.phase).unwrap_or_default();
-    let mut phases: BTreeMap<&'static str, u32> =
-        ["Pending", "Launched", "Registered", "Lifted", "Failed"].map(|name| (name, 0)).into();
+    let mut phases: BTreeMap<&'static str, u32> = ["Pending", "Launched", "Registered", "Lifted", "Failed"]
+        .map(|name| (name, 0))
+        .into();
     let mut counts = NodeCounts::default();
     for record in records {
         let (name, stage) = match phase(record) {
@@ -179,12 +263,18 @@ async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) 
             *stage += 1;
         }
     }
-    phases.iter().for_each(|(name, count)| metrics.set_nodes(name, *count));
+    phases
+        .iter()
+        .for_each(|(name, count)| metrics.set_nodes(name, *count));
     let configs = cluster.all::<MaroonedPodsConfig>();
-    let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else { return Ok(()) };
+    let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else {
+        return Ok(());
+    };
     if config.status.as_ref().map(|s| s.nodes) == Some(counts) {
         return Ok(());
     }
     let patch = Patch::Merge(json!({"status": {"nodes": counts}}));
-    call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &patch)).await.map(drop)
+    call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &patch))
+        .await
+        .map(drop)
 }

@@ -36,7 +36,11 @@ pub fn secret(record: &MaroonedNode, id: &str, secret: &str, expires: Timestamp)
             ..ObjectMeta::default()
         },
         type_: Some(SECRET_TYPE.to_owned()),
-        string_data: Some(data.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()),
+        string_data: Some(
+            data.into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect(),
+        ),
         ..Secret::default()
     }
 }

@@ -64,14 +64,20 @@ impl PodView {
             name: meta.name.clone()?,
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
-            foreign_gates: gates.iter().filter(|g| **g != names::GATE).map(ToString::to_string).collect(),
+            foreign_gates: gates
+                .iter()
+                .filter(|g| **g != names::GATE)
+                .map(ToString::to_string)
+                .collect(),
             placement: Placement::of(pod),
             exempt: rule.daemon_set_owned || rule.mirror,
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             terminal,
             finished_at: if terminal { finished_at(pod) } else { None },
-            ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True"),
             condition: ours.map(|c| (c.status == "True", c.reason.clone().unwrap_or_default())),
             uid,
         })
@@ -98,7 +104,9 @@ fn finished_at(pod: &Pod) -> Option<Timestamp> {
         let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?;
         ready.last_transition_time.as_ref().map(|t| t.0)
     };
-    ended.or_else(unready).or_else(|| pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+    ended
+        .or_else(unready)
+        .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
 }
 
 /// What decisions need of a Node.
@@ -143,9 +151,15 @@ impl NodeView {
             system_uuid: info.map(|i| i.system_uuid.clone()).unwrap_or_default(),
             boot_id: info.map(|i| i.boot_id.clone()).unwrap_or_default(),
             address: status.and_then(|s| s.addresses.as_ref()).and_then(|all| {
-                all.iter().find(|a| a.type_ == "InternalIP").map(|a| a.address.clone())
+                all.iter()
+                    .find(|a| a.type_ == "InternalIP")
+                    .map(|a| a.address.clone())
             }),
-            taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
+            taints: node
+                .spec
+                .as_ref()
+                .and_then(|s| s.taints.clone())
+                .unwrap_or_default(),
             labelled_for: identity.filter(|_| class == Some(names::CLASS_LABEL_VALUE)),
         })
     }
@@ -183,7 +197,11 @@ impl VmiView {
         let status = vmi.data.get("status").unwrap_or(&Value::Null);
         let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(ToOwned::to_owned);
         let entry = |list: &str, key: &str, wanted: &str| {
-            let found = status[list].as_array().into_iter().flatten().find(|e| e[key] == wanted);
+            let found = status[list]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|e| e[key] == wanted);
             found.cloned().unwrap_or(Value::Null)
         };
         let blocked = ["PodScheduled", "Synchronized"].iter().find_map(|condition| {
@@ -197,7 +215,13 @@ impl VmiView {
         Some(Self {
             name: vmi.metadata.name.clone()?,
             uid: vmi.metadata.uid.clone()?,
-            owner_uid: vmi.metadata.owner_references.iter().flatten().next().map(|o| o.uid.clone()),
+            owner_uid: vmi
+                .metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .next()
+                .map(|o| o.uid.clone()),
             deleting: vmi.metadata.deletion_timestamp.is_some(),
             phase: text(&status["phase"]).unwrap_or_default(),
             running_since: running.as_str().and_then(|t| t.parse().ok()),
@@ -253,7 +277,8 @@ mod tests {
 
     #[test]
     fn odd_types_count_as_absent() {
-        let view = vmi(&json!({"phase": 3, "interfaces": "none", "conditions": {}, "evacuationNodeName": ""}));
+        let view =
+            vmi(&json!({"phase": 3, "interfaces": "none", "conditions": {}, "evacuationNodeName": ""}));
         assert_eq!(view.phase, "");
         assert_eq!(view.address, None);
         assert!(!view.evacuating && !view.ended());

@@ -34,12 +34,19 @@ pub fn api_resource() -> ApiResource {
 pub fn new(record: &MaroonedNode, attempt: u32, vm_namespace: &str) -> DynamicObject {
     let pod = &record.spec.pod_ref;
     let name = names::vmi_name(&pod.uid, attempt);
-    let mut vmi = DynamicObject::new(&name, &api_resource()).within(vm_namespace).data(json!({
-        "spec": spec(record, attempt),
-    }));
+    let mut vmi = DynamicObject::new(&name, &api_resource())
+        .within(vm_namespace)
+        .data(json!({
+            "spec": spec(record, attempt),
+        }));
     vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into());
-    vmi.metadata.annotations =
-        Some([("maroonedpods.io/pod".to_owned(), format!("{}/{}", pod.namespace, pod.name))].into());
+    vmi.metadata.annotations = Some(
+        [(
+            "maroonedpods.io/pod".to_owned(),
+            format!("{}/{}", pod.namespace, pod.name),
+        )]
+        .into(),
+    );
     vmi.metadata.owner_references = Some(vec![owner_reference(record)]);
     vmi
 }

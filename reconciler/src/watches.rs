@@ -38,20 +38,50 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
     let all_pods = Api::<Pod>::all(cluster.client.clone());
 
     let (pods, writer) = reflector::store();
-    tasks.spawn(run(all_pods, labelled(&marooned), writer, workers.clone(), |pod: &Pod| pod.uid()));
+    tasks.spawn(run(
+        all_pods,
+        labelled(&marooned),
+        writer,
+        workers.clone(),
+        |pod: &Pod| pod.uid(),
+    ));
     let (records, writer) = reflector::store();
     let of_record = |record: &MaroonedNode| Some(record.spec.pod_ref.uid.clone());
-    tasks.spawn(run(cluster.all(), everything.clone(), writer, workers.clone(), of_record));
+    tasks.spawn(run(
+        cluster.all(),
+        everything.clone(),
+        writer,
+        workers.clone(),
+        of_record,
+    ));
     let (nodes, writer) = reflector::store();
-    tasks.spawn(run(cluster.all(), labelled(&class), writer, workers.clone(), |node: &Node| of_name(node)));
+    tasks.spawn(run(
+        cluster.all(),
+        labelled(&class),
+        writer,
+        workers.clone(),
+        |node: &Node| of_name(node),
+    ));
     let writer = Writer::new(vmi::api_resource());
     let vmis = writer.as_reader();
-    tasks.spawn(run(cluster.vmis(), everything.clone(), writer, workers.clone(), |vmi: &DynamicObject| of_name(vmi)));
+    tasks.spawn(run(
+        cluster.vmis(),
+        everything.clone(),
+        writer,
+        workers.clone(),
+        |vmi: &DynamicObject| of_name(vmi),
+    ));
     let (csrs, writer) = reflector::store();
     let known: store::Store<MaroonedNode> = records.clone();
     let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
     tasks.spawn(run(cluster.all(), everything, writer, workers.clone(), of_csr));
-    Caches { pods, records, nodes, vmis, csrs }
+    Caches {
+        pods,
+        records,
+        nodes,
+        vmis,
+        csrs,
+    }
 }
 
 /// Runs one watch for ever. Errors are retried with backoff: a missing CRD may be installed later.
@@ -85,7 +115,12 @@ async fn run<K>(
 }
 
 fn of_name<K: ResourceExt>(object: &K) -> Option<String> {
-    object.meta().name.as_deref().and_then(names::pod_uid_of).map(ToOwned::to_owned)
+    object
+        .meta()
+        .name
+        .as_deref()
+        .and_then(names::pod_uid_of)
+        .map(ToOwned::to_owned)
 }
 
 /// A Node names its pod; a token is known by the record that it was minted for.
@@ -93,7 +128,8 @@ fn of_requester(csr: &CertificateSigningRequest, records: &store::Store<Marooned
     match csr::requester(csr)? {
         Requester::Node(name) => names::pod_uid_of(name).map(ToOwned::to_owned),
         Requester::Token(id) => {
-            let minted = |r: &MaroonedNode| identity::token_id(&r.uid().unwrap_or_default(), record::attempt(r)) == id;
+            let minted =
+                |r: &MaroonedNode| identity::token_id(&r.uid().unwrap_or_default(), record::attempt(r)) == id;
             records.find(minted).map(|record| record.spec.pod_ref.uid.clone())
         }
     }

@@ -83,11 +83,21 @@ impl Workers {
         loop {
             let fresh: Vec<_> = {
                 let pokes = self.lock();
-                pokes.iter().filter(|(uid, _)| !started.contains(*uid)).map(|(u, p)| (u.clone(), p.clone())).collect()
+                pokes
+                    .iter()
+                    .filter(|(uid, _)| !started.contains(*uid))
+                    .map(|(u, p)| (u.clone(), p.clone()))
+                    .collect()
             };
             for (uid, poke) in fresh {
                 started.insert(uid.clone());
-                let worker = Worker { uid, poke, shared: shared.clone(), slots: slots.clone(), workers: self.clone() };
+                let worker = Worker {
+                    uid,
+                    poke,
+                    shared: shared.clone(),
+                    slots: slots.clone(),
+                    workers: self.clone(),
+                };
                 tasks.spawn(worker.run());
             }
             tokio::select! {
@@ -123,8 +133,12 @@ impl Worker {
         self.poke.notified().await;
         loop {
             let pass = {
-                let Ok(_slot) = self.slots.acquire().await else { return self.uid };
-                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen)).await.unwrap_or(Err(CallError::Deadline))
+                let Ok(_slot) = self.slots.acquire().await else {
+                    return self.uid;
+                };
+                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen))
+                    .await
+                    .unwrap_or(Err(CallError::Deadline))
             };
             match pass {
                 Ok(Pass::Done) => {
@@ -174,22 +188,33 @@ impl Worker {
             self.count(&plan, write);
         }
         if let Some(pod) = &plan.pod {
-            plan.notes.iter().for_each(|note| self.shared.events.publish(pod, note));
+            plan.notes
+                .iter()
+                .for_each(|note| self.shared.events.publish(pod, note));
         }
-        Ok(if plan.done { Pass::Done } else { Pass::SleepUntil(plan.wake) })
+        Ok(if plan.done {
+            Pass::Done
+        } else {
+            Pass::SleepUntil(plan.wake)
+        })
     }
 
     fn count(&self, plan: &Plan, write: &Write) {
         self.shared.metrics.written(write);
         let created = plan.pod.as_ref().and_then(|pod| pod.created);
         if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
-            self.shared.metrics.lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
+            self.shared
+                .metrics
+                .lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
         }
     }
 
     /// Rights, quota and policies are for people to mend: the pod says what was refused.
     async fn report_refusal(&self, plan: &Plan, error: &CallError, seen: &mut Seen) -> Result<(), CallError> {
-        let report = plan.pod.as_ref().and_then(|pod| plan::refused(pod, &error.to_string()));
+        let report = plan
+            .pod
+            .as_ref()
+            .and_then(|pod| plan::refused(pod, &error.to_string()));
         match report {
             Some(report) => act::perform(&self.shared.cluster, &report, seen).await,
             None => Ok(()),
@@ -199,7 +224,13 @@ impl Worker {
     async fn decide(&self, seen: &mut Seen) -> Result<Plan, CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
-        let cached = observe::cached(&self.uid, &shared.caches, &shared.cluster, settings.as_ref(), seen);
+        let cached = observe::cached(
+            &self.uid,
+            &shared.caches,
+            &shared.cluster,
+            settings.as_ref(),
+            seen,
+        );
         if let Some(view) = cached {
             let plan = plan::plan(&view, Timestamp::now());
             if !plan.needs_live_view() {
@@ -217,7 +248,9 @@ fn until(at: Timestamp) -> Duration {
 }
 
 fn backoff(failures: u32) -> Duration {
-    FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_BACKOFF)
+    FIRST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
+        .min(LONGEST_BACKOFF)
 }
 
 /// A lost race is everyday life with two leaders; anything else is worth a warning.

@@ -48,7 +48,10 @@ pub struct MaroonedPodsConfigSpec {
     pub resource_overhead: ResourceOverhead,
     /// Prefix of the identity taint, `<taintKey>/dedicated=<pod uid>`.
     #[serde(default = "default_taint_key")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub taint_key: String,
     /// How a guest joins the cluster.
     pub join: Join,
@@ -104,7 +107,10 @@ pub struct BaseVmResources {
 
 impl Default for BaseVmResources {
     fn default() -> Self {
-        Self { cpu: 1, memory_mi: 1024 }
+        Self {
+            cpu: 1,
+            memory_mi: 1024,
+        }
     }
 }
 
@@ -127,7 +133,10 @@ pub struct ResourceOverhead {
 
 impl Default for ResourceOverhead {
     fn default() -> Self {
-        Self { cpu: default_overhead_cpu(), memory: default_overhead_memory() }
+        Self {
+            cpu: default_overhead_cpu(),
+            memory: default_overhead_memory(),
+        }
     }
 }
 

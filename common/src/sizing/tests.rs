@@ -161,6 +161,7 @@ fn absurd_requests_are_errors() {
 fn known_sizes() {
     let overhead = ResourceOverhead::default();
     let vm = |cpu, memory_mi, reserved_memory_mi| VmResources {
+        disk_mi: BASE_DISK_MI,
         cpu,
         memory_mi,
         reserved_memory_mi,

@@ -32,7 +32,12 @@ struct Failure {
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if c.status.phase == Phase::Failed {
-        return Plan::wait().writes(report(pod, false, reason::ATTEMPTS_EXHAUSTED, c.status.message.clone()));
+        return Plan::wait().writes(report(
+            pod,
+            false,
+            reason::ATTEMPTS_EXHAUSTED,
+            c.status.message.clone(),
+        ));
     }
     if record::condition(&c.status, condition::LAUNCHED).is_some_and(|l| l.status == "False") {
         return clean_up(c, pod);
@@ -40,17 +45,23 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     let Some(vmi) = &c.view.vmi else {
         return match &c.status.vmi_uid {
             None => launch(c, pod),
-            Some(_) => fail(c, None, &Failure {
-                reason: "VMGone",
-                message: "the VM was deleted before its node was ready".to_owned(),
-            }),
+            Some(_) => fail(
+                c,
+                None,
+                &Failure {
+                    reason: "VMGone",
+                    message: "the VM was deleted before its node was ready".to_owned(),
+                },
+            ),
         };
     };
     if vmi.owner_uid.as_deref() != Some(c.record_uid()) {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
         return Plan::wait().wake_at(c.now + FOREIGN_VMI_RETRY);
     }
-    let Some(vmi_uid) = &c.status.vmi_uid else { return Plan::wait().writes(launched(c, vmi)) };
+    let Some(vmi_uid) = &c.status.vmi_uid else {
+        return Plan::wait().writes(launched(c, vmi));
+    };
     if let Some(failure) = failure(c, vmi, vmi_uid) {
         return fail(c, Some(vmi), &failure);
     }
@@ -60,14 +71,24 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 /// Step 2.
 fn launch(c: &Context, pod: &PodView) -> Plan {
     if let Some(Time(at)) = c.status.not_before.as_ref().filter(|t| t.0 > c.now) {
-        return Plan::wait().writes(report(pod, false, reason::RETRYING, c.status.message.clone())).wake_at(*at);
+        return Plan::wait()
+            .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
+            .wake_at(*at);
     }
     let lifetime = boot_deadline(c) + join_deadline(c) + TOKEN_MARGIN;
     let record = Box::new((*c.record).clone());
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
-    let was_refused = pod.condition.as_ref().is_some_and(|(_, why)| why == reason::REFUSED);
-    let launching = report(pod, false, reason::LAUNCHING, "a virtual machine is being started for this pod");
+    let was_refused = pod
+        .condition
+        .as_ref()
+        .is_some_and(|(_, why)| why == reason::REFUSED);
+    let launching = report(
+        pod,
+        false,
+        reason::LAUNCHING,
+        "a virtual machine is being started for this pod",
+    );
     Plan::wait()
         .writes(launching.filter(|_| !was_refused))
         .write(Write::IssueCredentials {
@@ -77,7 +98,10 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
         })
         .write(Write::CreateNode(Box::new(node::new(&c.record, attempt))))
         .write(Write::CreateVmi { record, attempt })
-        .note(Note::normal("VMCreating", format!("starting VM {}", names::vmi_name(&pod.uid, attempt))))
+        .note(Note::normal(
+            "VMCreating",
+            format!("starting VM {}", names::vmi_name(&pod.uid, attempt)),
+        ))
 }
 
 fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
@@ -89,30 +113,54 @@ fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
     status.vmi_name = Some(vmi.name.clone());
     status.vmi_uid = Some(vmi.uid.clone());
     status.stages.launched = Some(Time(c.now));
-    set_condition(&mut status, condition::LAUNCHED, true, "VMCreated", "the VM exists", c.now);
+    set_condition(
+        &mut status,
+        condition::LAUNCHED,
+        true,
+        "VMCreated",
+        "the VM exists",
+        c.now,
+    );
     c.record_status(status)
 }
 
 fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<Failure> {
     let failure = |reason, message| Some(Failure { reason, message });
     if vmi.uid != expected_uid {
-        return failure("VMReplaced", "somebody replaced the VM by another of its name".to_owned());
+        return failure(
+            "VMReplaced",
+            "somebody replaced the VM by another of its name".to_owned(),
+        );
     }
     if vmi.ended() {
-        return failure("VMEnded", format!("the VM ended (phase {}) before its node was ready", vmi.phase));
+        return failure(
+            "VMEnded",
+            format!("the VM ended (phase {}) before its node was ready", vmi.phase),
+        );
     }
     let node = c.view.node.as_ref();
-    if let Some(node) = node.filter(|n| !n.system_uuid.is_empty() && !n.system_uuid.eq_ignore_ascii_case(&firmware(c)))
+    if let Some(node) =
+        node.filter(|n| !n.system_uuid.is_empty() && !n.system_uuid.eq_ignore_ascii_case(&firmware(c)))
     {
-        let message = format!("the node says it runs on machine {}, which is not its VM", node.system_uuid);
+        let message = format!(
+            "the node says it runs on machine {}, which is not its VM",
+            node.system_uuid
+        );
         return failure("IdentityMismatch", message);
     }
     let deadline = deadline(c, vmi);
     if c.now < deadline.at {
         return None;
     }
-    let blocked = vmi.blocked.as_ref().map(|b| format!(" ({b})")).unwrap_or_default();
-    failure(deadline.reason, format!("{} within {:#}{blocked}", deadline.what, deadline.allowed))
+    let blocked = vmi
+        .blocked
+        .as_ref()
+        .map(|b| format!(" ({b})"))
+        .unwrap_or_default();
+    failure(
+        deadline.reason,
+        format!("{} within {:#}{blocked}", deadline.what, deadline.allowed),
+    )
 }
 
 struct Deadline {
@@ -126,12 +174,25 @@ fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     let launched = c.status.stages.launched.as_ref().map_or(c.now, |t| t.0);
     if vmi.running() {
         // KubeVirt's clock may differ from ours; neither the past nor the future may stretch the stage.
-        let since = vmi.running_since.unwrap_or(launched).clamp(launched, c.now.max(launched));
+        let since = vmi
+            .running_since
+            .unwrap_or(launched)
+            .clamp(launched, c.now.max(launched));
         let allowed = join_deadline(c);
-        Deadline { at: since + allowed, allowed, reason: "JoinDeadline", what: "the VM's node was not ready" }
+        Deadline {
+            at: since + allowed,
+            allowed,
+            reason: "JoinDeadline",
+            what: "the VM's node was not ready",
+        }
     } else {
         let allowed = boot_deadline(c);
-        Deadline { at: launched + allowed, allowed, reason: "BootDeadline", what: "the VM did not run" }
+        Deadline {
+            at: launched + allowed,
+            allowed,
+            reason: "BootDeadline",
+            what: "the VM did not run",
+        }
     }
 }
 
@@ -156,13 +217,23 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
         return plan
             .write(revoke(c))
             .writes(registered(c, node))
-            .note(Note::normal("NodeJoined", format!("node {} has joined", names::node_name(&pod.uid))));
+            .note(Note::normal(
+                "NodeJoined",
+                format!("node {} has joined", names::node_name(&pod.uid)),
+            ));
     }
     if !node.ready || node.address.is_none() || !vmi.running() || vmi.deleting {
         return progress(c, pod, vmi, plan);
     }
     if let Err(why) = verify(c, pod, node) {
-        return fail(c, Some(vmi), &Failure { reason: "IdentityMismatch", message: why.to_owned() });
+        return fail(
+            c,
+            Some(vmi),
+            &Failure {
+                reason: "IdentityMismatch",
+                message: why.to_owned(),
+            },
+        );
     }
     lift(c, pod, node, plan)
 }
@@ -177,14 +248,22 @@ fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static st
     }
     let wanted = node::lasting_taints(&c.record);
     let carries = |w: &k8s_openapi::api::core::v1::Taint| {
-        node.taints.iter().any(|t| t.key == w.key && t.value == w.value && t.effect == w.effect)
+        node.taints
+            .iter()
+            .any(|t| t.key == w.key && t.value == w.value && t.effect == w.effect)
     };
-    if wanted.iter().all(carries) { Ok(()) } else { Err("the node lost the taints that keep other pods off") }
+    if wanted.iter().all(carries) {
+        Ok(())
+    } else {
+        Err("the node lost the taints that keep other pods off")
+    }
 }
 
 /// Step 8.
 fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
-    let Some(gate_index) = pod.gate_index else { return plan };
+    let Some(gate_index) = pod.gate_index else {
+        return plan;
+    };
     let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
     plan.writes(startup.map(|index| Write::RemoveStartupTaint {
@@ -193,14 +272,17 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         index,
         topology: c.view.topology.clone(),
     }))
-        .write(Write::LiftGate {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
-        })
-        .writes(super::serve::lifted(c, pod, Some(node)))
-        .note(Note::normal("GateLifted", format!("node {name} is ready and reserved for this pod")))
+    .write(Write::LiftGate {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
+    })
+    .writes(super::serve::lifted(c, pod, Some(node)))
+    .note(Note::normal(
+        "GateLifted",
+        format!("node {name} is ready and reserved for this pod"),
+    ))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {
@@ -210,7 +292,14 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     status.address.clone_from(&node.address);
     status.stages.registered = Some(Time(c.now));
     let message = "the kubelet speaks with its own certificate; the join credential is deleted";
-    set_condition(&mut status, condition::REGISTERED, true, "KubeletJoined", message, c.now);
+    set_condition(
+        &mut status,
+        condition::REGISTERED,
+        true,
+        "KubeletJoined",
+        message,
+        c.now,
+    );
     c.record_status(status)
 }
 
@@ -229,12 +318,19 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
         return plan.wake_at(detail_at);
     }
     let (reason, message) = match &vmi.blocked {
-        _ if vmi.running() && c.status.phase == Phase::Registered => {
-            (reason::JOINING, "the VM's node has joined and is not ready yet".to_owned())
-        }
-        _ if vmi.running() => (reason::JOINING, "the VM runs; its node has not joined yet".to_owned()),
+        _ if vmi.running() && c.status.phase == Phase::Registered => (
+            reason::JOINING,
+            "the VM's node has joined and is not ready yet".to_owned(),
+        ),
+        _ if vmi.running() => (
+            reason::JOINING,
+            "the VM runs; its node has not joined yet".to_owned(),
+        ),
         Some(blocked) => (reason::VM_BLOCKED, format!("the VM cannot start: {blocked}")),
-        None => (reason::BOOTING, format!("the VM is starting (phase {})", vmi.phase)),
+        None => (
+            reason::BOOTING,
+            format!("the VM is starting (phase {})", vmi.phase),
+        ),
     };
     plan.writes(report(pod, false, reason, message))
 }
@@ -243,31 +339,56 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
 fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Plan {
     let mut status = c.status.clone();
     status.message.clone_from(&failure.message);
-    set_condition(&mut status, condition::LAUNCHED, false, failure.reason, &failure.message, c.now);
+    set_condition(
+        &mut status,
+        condition::LAUNCHED,
+        false,
+        failure.reason,
+        &failure.message,
+        c.now,
+    );
     Plan::wait()
         .insist_on_live_view()
         .writes(c.record_status(status))
-        .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi { name: v.name.clone(), uid: v.uid.clone() }))
-        .note(Note::warning(failure.reason, format!("attempt {}: {}", c.attempt(), failure.message)))
+        .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi {
+            name: v.name.clone(),
+            uid: v.uid.clone(),
+        }))
+        .note(Note::warning(
+            failure.reason,
+            format!("attempt {}: {}", c.attempt(), failure.message),
+        ))
 }
 
 /// After a failed attempt: everything of it goes, then the next one is due after a backoff.
 fn clean_up(c: &Context, pod: &PodView) -> Plan {
     let plan = Plan::wait().insist_on_live_view();
     if let Some(vmi) = &c.view.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi { name: vmi.name.clone(), uid: vmi.uid.clone() });
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
+            name: vmi.name.clone(),
+            uid: vmi.uid.clone(),
+        });
         return plan.writes(delete);
     }
     if let Some(node) = &c.view.node {
         return plan.write(revoke(c)).writes(super::release::node_writes(c, node));
     }
     let attempt = c.attempt();
-    let allowed = c.view.settings.as_ref().map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
-    let mut status = MaroonedNodeStatus { attempts: attempt, ..MaroonedNodeStatus::default() };
+    let allowed = c
+        .view
+        .settings
+        .as_ref()
+        .map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
+    let mut status = MaroonedNodeStatus {
+        attempts: attempt,
+        ..MaroonedNodeStatus::default()
+    };
     let why = &c.status.message;
     if attempt >= allowed {
         status.phase = Phase::Failed;
-        status.message = format!("all {attempt} attempts failed, the last because {why}; delete the pod to give up or try anew");
+        status.message = format!(
+            "all {attempt} attempts failed, the last because {why}; delete the pod to give up or try anew"
+        );
         let exhausted = report(pod, false, reason::ATTEMPTS_EXHAUSTED, status.message.clone());
         let note = Note::warning(reason::ATTEMPTS_EXHAUSTED, status.message.clone());
         return plan.writes(c.record_status(status)).writes(exhausted).note(note);
@@ -277,7 +398,9 @@ fn clean_up(c: &Context, pod: &PodView) -> Plan {
     status.message = format!("attempt {attempt} of {allowed} failed: {why}; the next starts after {pause:#}");
     status.not_before = Some(Time(c.now + pause));
     let retrying = report(pod, false, reason::RETRYING, status.message.clone());
-    plan.writes(c.record_status(status)).writes(retrying).wake_at(c.now + pause)
+    plan.writes(c.record_status(status))
+        .writes(retrying)
+        .wake_at(c.now + pause)
 }
 
 fn backoff(failed_attempts: u32) -> SignedDuration {

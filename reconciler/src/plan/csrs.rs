@@ -17,7 +17,12 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
     let mut expected = expectation(c);
     let mut denials = c.view.csrs.iter().filter(|csr| denied(csr)).count();
     let mut pending: Vec<_> = c.view.csrs.iter().filter(|csr| csr::is_pending(csr)).collect();
-    pending.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
+    pending.sort_by_key(|csr| {
+        (
+            csr.metadata.creation_timestamp.clone().map(|t| t.0),
+            csr.metadata.name.clone(),
+        )
+    });
     let mut writes = Vec::new();
     for csr in pending {
         match csr::verdict(csr, Some(&expected)) {
@@ -30,7 +35,10 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
             }
             Verdict::Refuse(refusal) if denials < MAX_DENIALS => {
                 denials += 1;
-                writes.extend(decision(csr, Some((refusal.as_str(), refusal.message().to_owned()))));
+                writes.extend(decision(
+                    csr,
+                    Some((refusal.as_str(), refusal.message().to_owned())),
+                ));
             }
             Verdict::Refuse(_) | Verdict::Wait | Verdict::Ignore => {}
         }
@@ -50,7 +58,12 @@ fn expectation(c: &Context) -> Expectation {
         token_id: identity::token_id(c.record_uid(), c.attempt()),
         accepts_client: c.status.phase == Phase::Launched,
         approved_client: approved(|r| matches!(r, Requester::Token(_))) > 0,
-        address: c.view.vmi.as_ref().and_then(|v| v.address.as_ref()).and_then(|a| a.parse().ok()),
+        address: c
+            .view
+            .vmi
+            .as_ref()
+            .and_then(|v| v.address.as_ref())
+            .and_then(|a| a.parse().ok()),
         approved_serving: approved(|r| matches!(r, Requester::Node(_))),
     }
 }
@@ -64,5 +77,8 @@ fn decision(csr: &CertificateSigningRequest, deny: Option<(&'static str, String)
 }
 
 fn denied(csr: &CertificateSigningRequest) -> bool {
-    csr.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Denied")
+    csr.status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .any(|c| c.type_ == "Denied")
 }

@@ -109,7 +109,10 @@ impl Plan {
 /// Decides the next step for one pod.
 #[must_use]
 pub fn plan(view: &View, now: Timestamp) -> Plan {
-    Plan { pod: view.pod.clone(), ..step(view, now) }
+    Plan {
+        pod: view.pod.clone(),
+        ..step(view, now)
+    }
 }
 
 /// The report that the API server refused what the pod needs, or nothing where the pod says so already.
@@ -119,13 +122,24 @@ pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
 }
 
 fn step(view: &View, now: Timestamp) -> Plan {
-    let Some(record) = view.record.clone() else { return admit::plan(view) };
-    let context = Context { view, status: record.status.clone().unwrap_or_default(), record, now };
+    let Some(record) = view.record.clone() else {
+        return admit::plan(view);
+    };
+    let context = Context {
+        view,
+        status: record.status.clone().unwrap_or_default(),
+        record,
+        now,
+    };
     if let Some(why) = release::due(&context) {
         return release::plan(&context, why);
     }
     let Some(pod) = &view.pod else { return Plan::wait() };
-    if pod.lifted() { serve::plan(&context, pod) } else { attempt::plan(&context, pod) }
+    if pod.lifted() {
+        serve::plan(&context, pod)
+    } else {
+        attempt::plan(&context, pod)
+    }
 }
 
 /// A view with a record, as the steps below read it.

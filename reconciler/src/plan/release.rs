@@ -38,7 +38,9 @@ pub(super) fn due(c: &Context) -> Option<Why> {
     if c.record.metadata.deletion_timestamp.is_some() {
         return Some(Why::RecordGoing);
     }
-    let Some(pod) = &c.view.pod else { return Some(Why::PodGone) };
+    let Some(pod) = &c.view.pod else {
+        return Some(Why::PodGone);
+    };
     if pod.lifted() {
         return lifted_due(c, pod);
     }
@@ -61,19 +63,29 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         Some(_) => {}
     }
     let booted_as = c.status.boot_id.as_ref().filter(|id| !id.is_empty());
-    let boots_as = c.view.node.as_ref().map(|n| &n.boot_id).filter(|id| !id.is_empty());
+    let boots_as = c
+        .view
+        .node
+        .as_ref()
+        .map(|n| &n.boot_id)
+        .filter(|id| !id.is_empty());
     (booted_as.is_some() && boots_as.is_some() && booted_as != boots_as).then_some(Why::Rebooted)
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
-    c.view.settings.as_ref().map_or(DEFAULT_FINISHED_POD_TTL, |s| s.finished_pod_ttl)
+    c.view
+        .settings
+        .as_ref()
+        .map_or(DEFAULT_FINISHED_POD_TTL, |s| s.finished_pod_ttl)
 }
 
 pub(super) fn plan(c: &Context, why: Why) -> Plan {
     let mut plan = Plan::wait().insist_on_live_view();
     let losing = c.view.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
     if let Some(pod) = losing {
-        plan = plan.writes(tell_endpoints(pod)).writes(report(pod, false, reason::NODE_LOST, explain(why)));
+        plan = plan
+            .writes(tell_endpoints(pod))
+            .writes(report(pod, false, reason::NODE_LOST, explain(why)));
     }
     if why != Why::RecordGoing {
         plan = plan.write(Write::DeleteRecord {
@@ -85,7 +97,10 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
         }
     }
     if let Some(vmi) = &c.view.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi { name: vmi.name.clone(), uid: vmi.uid.clone() });
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
+            name: vmi.name.clone(),
+            uid: vmi.uid.clone(),
+        });
         return plan.writes(delete);
     }
     if let Some(pod) = losing {
@@ -96,7 +111,12 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
             message: "the virtual machine that the pod ran on is gone".to_owned(),
         });
     }
-    if let Some(pod) = c.view.pod.as_ref().filter(|p| p.lifted() && p.deletion_deadline.is_some()) {
+    if let Some(pod) = c
+        .view
+        .pod
+        .as_ref()
+        .filter(|p| p.lifted() && p.deletion_deadline.is_some())
+    {
         plan = plan.write(Write::DeletePod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -112,11 +132,14 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
 
 fn remove_finalizer(c: &Context) -> Option<Write> {
     let finalizers = c.record.metadata.finalizers.as_deref().unwrap_or_default();
-    finalizers.iter().position(|f| f == names::FINALIZER).map(|index| Write::RemoveFinalizer {
-        name: c.record.metadata.name.clone().unwrap_or_default(),
-        uid: c.record_uid().to_owned(),
-        index,
-    })
+    finalizers
+        .iter()
+        .position(|f| f == names::FINALIZER)
+        .map(|index| Write::RemoveFinalizer {
+            name: c.record.metadata.name.clone().unwrap_or_default(),
+            uid: c.record_uid().to_owned(),
+            index,
+        })
 }
 
 /// The Node goes, and with it the CSRs that it and its token filed.
@@ -124,7 +147,10 @@ pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
     let name = names::node_name(&c.record.spec.pod_ref.uid);
     let uid = node.uid.clone();
     match (node.deleting, node.finalizers) {
-        (false, _) => csr_writes(c).into_iter().chain([Write::DeleteNode { name, uid }]).collect(),
+        (false, _) => csr_writes(c)
+            .into_iter()
+            .chain([Write::DeleteNode { name, uid }])
+            .collect(),
         (true, true) => vec![Write::StripNodeFinalizers { name, uid }],
         (true, false) => Vec::new(),
     }
@@ -132,7 +158,10 @@ pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
 
 fn csr_writes(c: &Context) -> Vec<Write> {
     let of = |csr: &k8s_openapi::api::certificates::v1::CertificateSigningRequest| {
-        Some(Write::DeleteCsr { name: csr.metadata.name.clone()?, uid: csr.metadata.uid.clone()? })
+        Some(Write::DeleteCsr {
+            name: csr.metadata.name.clone()?,
+            uid: csr.metadata.uid.clone()?,
+        })
     };
     c.view.csrs.iter().filter_map(|csr| of(csr)).collect()
 }
@@ -159,7 +188,9 @@ fn explain(why: Why) -> &'static str {
         Why::RecordGoing => "the pod's MaroonedNode was deleted, so its VM goes",
         Why::PodGone | Why::Finished => "the pod is over, so its VM goes",
         Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM goes",
-        Why::GateRemoved => "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node",
+        Why::GateRemoved => {
+            "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node"
+        }
         Why::VmLost => "the pod's VM has ended",
         Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
     }

@@ -21,8 +21,17 @@ pub(super) mod reason {
 
 /// The write that reports `reason`, or nothing where the pod says so already. A changed message alone is not
 /// worth a write: what changes while waiting would make writes without end.
-pub(super) fn report(pod: &PodView, ready: bool, reason: &'static str, message: impl Into<String>) -> Option<Write> {
-    if pod.condition.as_ref().is_some_and(|(was, why)| *was == ready && why == reason) {
+pub(super) fn report(
+    pod: &PodView,
+    ready: bool,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Option<Write> {
+    if pod
+        .condition
+        .as_ref()
+        .is_some_and(|(was, why)| *was == ready && why == reason)
+    {
         return None;
     }
     Some(Write::PodReport(PodReport {

@@ -14,7 +14,9 @@ use crate::view::{NodeView, PodView};
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
-    let mut plan = Plan::wait().writes(lifted(c, pod, c.view.node.as_ref())).writes(super::csrs::decide(c));
+    let mut plan = Plan::wait()
+        .writes(lifted(c, pod, c.view.node.as_ref()))
+        .writes(super::csrs::decide(c));
     if pod.terminal {
         return plan.wake_at(pod.finished_at.map_or(c.now, |at| at + finished_pod_ttl(c)));
     }
@@ -48,7 +50,21 @@ fn lifted_status(c: &Context, node: Option<&NodeView>) -> Option<Write> {
     status.boot_id = node.map(|n| n.boot_id.clone());
     status.stages.ready = Some(Time(c.now));
     status.stages.lifted = Some(Time(c.now));
-    set_condition(&mut status, condition::READY, true, "NodeVerified", "the node is ready and this VM's own", c.now);
-    set_condition(&mut status, condition::LIFTED, true, "GateLifted", "the pod may be scheduled to its node", c.now);
+    set_condition(
+        &mut status,
+        condition::READY,
+        true,
+        "NodeVerified",
+        "the node is ready and this VM's own",
+        c.now,
+    );
+    set_condition(
+        &mut status,
+        condition::LIFTED,
+        true,
+        "GateLifted",
+        "the pod may be scheduled to its node",
+        c.now,
+    );
     c.record_status(status)
 }

@@ -205,7 +205,10 @@ impl Write {
     pub fn spends(&self) -> bool {
         matches!(
             self,
-            Self::CreateRecord(_) | Self::IssueCredentials { .. } | Self::CreateNode(_) | Self::CreateVmi { .. }
+            Self::CreateRecord(_)
+                | Self::IssueCredentials { .. }
+                | Self::CreateNode(_)
+                | Self::CreateVmi { .. }
         )
     }
 
@@ -271,10 +274,18 @@ pub struct Note {
 
 impl Note {
     pub(super) fn normal(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { warning: false, reason, message: message.into() }
+        Self {
+            warning: false,
+            reason,
+            message: message.into(),
+        }
     }
 
     pub(super) fn warning(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { warning: true, reason, message: message.into() }
+        Self {
+            warning: true,
+            reason,
+            message: message.into(),
+        }
     }
 }
