@@ -23,5 +23,7 @@ fn file_name(crd: &CustomResourceDefinition) -> String {
 
 fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_yaml_ng::Error> {
     let body = serde_yaml_ng::to_string(crd)?;
-    Ok(format!("# Written by hack/generate from common/src/api. Do not edit.\n{body}"))
+    Ok(format!(
+        "# Written by hack/generate from common/src/api. Do not edit.\n{body}"
+    ))
 }

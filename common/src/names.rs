@@ -80,7 +80,11 @@ pub fn node_name(pod_uid: &str) -> String {
 /// Name of the VMI of the given attempt (from 1): the node's name, and `-r<attempt>` from the second on.
 #[must_use]
 pub fn vmi_name(pod_uid: &str, attempt: u32) -> String {
-    if attempt <= 1 { node_name(pod_uid) } else { format!("{PREFIX}{pod_uid}-r{attempt}") }
+    if attempt <= 1 {
+        node_name(pod_uid)
+    } else {
+        format!("{PREFIX}{pod_uid}-r{attempt}")
+    }
 }
 
 /// Name of the join-info Secret of the given attempt (from 1).
@@ -129,7 +133,14 @@ mod tests {
 
     #[test]
     fn foreign_names_have_no_uid() {
-        for name in ["", "marooned-", "marooned-vms", "node-1", &format!("marooned-{UID}x"), "marooned-é"] {
+        for name in [
+            "",
+            "marooned-",
+            "marooned-vms",
+            "node-1",
+            &format!("marooned-{UID}x"),
+            "marooned-é",
+        ] {
             assert_eq!(pod_uid_of(name), None, "{name}");
         }
     }

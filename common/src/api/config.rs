@@ -48,7 +48,10 @@ pub struct MaroonedPodsConfigSpec {
     pub resource_overhead: ResourceOverhead,
     /// Prefix of the identity taint, `<taintKey>/dedicated=<pod uid>`.
     #[serde(default = "default_taint_key")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub taint_key: String,
     /// How a guest joins the cluster.
     pub join: Join,
@@ -104,7 +107,10 @@ pub struct BaseVmResources {
 
 impl Default for BaseVmResources {
     fn default() -> Self {
-        Self { cpu: 1, memory_mi: 1024 }
+        Self {
+            cpu: 1,
+            memory_mi: 1024,
+        }
     }
 }
 
@@ -114,20 +120,23 @@ impl Default for BaseVmResources {
 pub struct ResourceOverhead {
     /// CPU, as a Kubernetes quantity.
     #[serde(default = "default_overhead_cpu")]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0")
+    #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0")
         .message("must be a quantity of 0 or more, such as 500m"))]
     pub cpu: Quantity,
     /// Memory, as a Kubernetes quantity. The guest's kernel, the kubelet's reservation and its eviction
     /// threshold come out of it, so there is a least value.
     #[serde(default = "default_overhead_memory")]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('256Mi')) >= 0")
+    #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('256Mi')) >= 0")
         .message("must be a quantity of at least 256Mi: kernel, kubelet and container runtime live in it"))]
     pub memory: Quantity,
 }
 
 impl Default for ResourceOverhead {
     fn default() -> Self {
-        Self { cpu: default_overhead_cpu(), memory: default_overhead_memory() }
+        Self {
+            cpu: default_overhead_cpu(),
+            memory: default_overhead_memory(),
+        }
     }
 }
 
