@@ -125,3 +125,55 @@ fn event(line: &str) -> Result<AuditEvent> {
         completed: line.stage_timestamp,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CREATE: &str = concat!(
+        r#"{"kind":"Event","level":"Metadata","stage":"ResponseComplete","verb":"create","#,
+        r#""user":{"username":"admin","groups":["system:masters"]},"userAgent":"test/1","#,
+        r#""objectRef":{"resource":"pods","namespace":"default","name":"web","apiVersion":"v1"},"#,
+        r#""responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-01-01T00:00:00.000001Z","#,
+        r#""stageTimestamp":"2026-01-01T00:00:00.000002Z"}"#,
+    );
+
+    #[test]
+    fn an_unfinished_line_waits_for_its_rest() {
+        let events = parse(&format!("{CREATE}\n{}", &CREATE[..40])).unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(
+            (
+                events[0].resource.as_str(),
+                events[0].name.as_str(),
+                events[0].code
+            ),
+            ("pods", "web", 201)
+        );
+        assert!(events[0].is_write() && events[0].received < events[0].completed);
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_spoilt_line_is_an_error() {
+        assert!(parse("{}\n").is_err());
+    }
+
+    #[test]
+    fn reviews_and_token_requests_store_nothing() {
+        let create = parse(&format!("{CREATE}\n")).unwrap().remove(0);
+        let review = AuditEvent {
+            group: "authorization.k8s.io".to_owned(),
+            ..create.clone()
+        };
+        let token = AuditEvent {
+            subresource: "token".to_owned(),
+            ..create.clone()
+        };
+        let read = AuditEvent {
+            verb: "get".to_owned(),
+            ..create
+        };
+        assert!(!review.is_write() && !token.is_write() && !read.is_write());
+    }
+}

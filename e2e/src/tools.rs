@@ -4,6 +4,7 @@
 //! that cache with Go: once per machine and per content of `hack/tools`.
 
 use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -105,13 +106,8 @@ fn cache_folder(sources: &Path) -> Result<PathBuf> {
         let path = sources.join(source);
         hash.update(fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(base.join("maroonedpods").join(format!("tools-{digest}")))
+    let digest = format!("{:x}", hash.finalize());
+    Ok(base.join("maroonedpods").join(format!("tools-{}", &digest[..12])))
 }
 
 /// Builds under a lock, so that test programs that start together build once.
@@ -121,7 +117,7 @@ fn build_once(tool: Tool, sources: &Path, cache: &Path) -> Result<()> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            eprintln!("waiting for another program that is building the control plane");
+            say("waiting for another program that is building the control plane");
             lock.lock()?;
         }
         Err(TryLockError::Error(error)) => return Err(error.into()),
@@ -193,12 +189,12 @@ fn build_into(build: &mut Command, package: &str, target: &Path, what: &str) -> 
 
 fn run_with_progress(command: &mut Command, what: &str) -> Result<ExitStatus> {
     let start = Instant::now();
-    eprintln!("{what}");
+    say(what);
     let (finished, running) = mpsc::channel::<()>();
     let status = thread::scope(|scope| {
         scope.spawn(move || {
             while running.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("{what}: {} s", start.elapsed().as_secs());
+                say(&format!("{what}: {} s", start.elapsed().as_secs()));
             }
         });
         let status = command.status();
@@ -206,6 +202,12 @@ fn run_with_progress(command: &mut Command, what: &str) -> Result<ExitStatus> {
         status
     });
     Ok(status?)
+}
+
+/// Says something on stderr at once. `eprintln!` would do, but for the test runner, which withholds what a test prints.
+fn say(line: &str) {
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn require_go(sources: &Path) -> Result<()> {
