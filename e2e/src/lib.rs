@@ -1,1 +1,11 @@
-//! placeholder
+//! A real control plane for tests and for the demo, and the helpers to speak with it.
+
+pub mod audit;
+pub mod check;
+mod folder;
+pub mod install;
+mod kubeconfig;
+pub mod pki;
+pub mod plane;
+pub mod process;
+pub mod tools;

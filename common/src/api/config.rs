@@ -120,13 +120,13 @@ impl Default for BaseVmResources {
 pub struct ResourceOverhead {
     /// CPU, as a Kubernetes quantity.
     #[serde(default = "default_overhead_cpu")]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('0')) >= 0")
+    #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0")
         .message("must be a quantity of 0 or more, such as 500m"))]
     pub cpu: Quantity,
     /// Memory, as a Kubernetes quantity. The guest's kernel, the kubelet's reservation and its eviction
     /// threshold come out of it, so there is a least value.
     #[serde(default = "default_overhead_memory")]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('256Mi')) >= 0")
+    #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('256Mi')) >= 0")
         .message("must be a quantity of at least 256Mi: kernel, kubelet and container runtime live in it"))]
     pub memory: Quantity,
 }

@@ -1,0 +1,179 @@
+//! The API server's audit log: what was asked of it, by whom, as the server saw it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// The policy: every request once, when its response is complete, without bodies. A watch therefore shows up
+/// when it ends.
+pub(crate) const POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules: [{level: Metadata}]
+";
+
+/// One answered request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Who asked.
+    pub user: String,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; an HTTP verb in lower
+    /// case for a path that is no resource.
+    pub verb: String,
+    /// API group, empty for the core group.
+    pub group: String,
+    /// Resource, such as `pods`; empty for a path that is no resource.
+    pub resource: String,
+    /// Subresource, such as `status`; empty for the object itself.
+    pub subresource: String,
+    /// Namespace; empty for what has none.
+    pub namespace: String,
+    /// Name; empty for lists. A create with `generateName` has the name that it was given.
+    pub name: String,
+    /// HTTP status.
+    pub code: u16,
+    /// The client's `User-Agent`.
+    pub user_agent: String,
+    /// When the server received the request.
+    pub received: Timestamp,
+    /// When the response was complete.
+    pub completed: Timestamp,
+}
+
+impl AuditEvent {
+    /// Whether the request asked for a change of a stored object. (Reviews are creates that store nothing.)
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        let changes = matches!(
+            self.verb.as_str(),
+            "create" | "update" | "patch" | "delete" | "deletecollection"
+        );
+        changes
+            && !self.group.starts_with("authorization.")
+            && !self.group.starts_with("authentication.")
+            && self.subresource != "token"
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    user: User,
+    verb: String,
+    #[serde(default)]
+    object_ref: ObjectRef,
+    #[serde(default)]
+    response_status: ResponseStatus,
+    #[serde(default)]
+    user_agent: String,
+    request_received_timestamp: Timestamp,
+    stage_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ObjectRef {
+    api_group: String,
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ResponseStatus {
+    code: u16,
+}
+
+/// Reads the log written so far. The server appends an event shortly *after* its client has the answer, so a test
+/// that looks for one waits for it.
+pub(crate) fn read(log: &Path) -> Result<Vec<AuditEvent>> {
+    let text = fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
+    parse(&text)
+}
+
+fn parse(log: &str) -> Result<Vec<AuditEvent>> {
+    // What follows the last line break is still being written.
+    let complete = log.rfind('\n').map_or("", |end| &log[..end]);
+    complete.lines().map(event).collect()
+}
+
+fn event(line: &str) -> Result<AuditEvent> {
+    let line: Line = serde_json::from_str(line).with_context(|| format!("an audit event reads {line}"))?;
+    Ok(AuditEvent {
+        user: line.user.username,
+        verb: line.verb,
+        group: line.object_ref.api_group,
+        resource: line.object_ref.resource,
+        subresource: line.object_ref.subresource,
+        namespace: line.object_ref.namespace,
+        name: line.object_ref.name,
+        code: line.response_status.code,
+        user_agent: line.user_agent,
+        received: line.request_received_timestamp,
+        completed: line.stage_timestamp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CREATE: &str = concat!(
+        r#"{"kind":"Event","level":"Metadata","stage":"ResponseComplete","verb":"create","#,
+        r#""user":{"username":"admin","groups":["system:masters"]},"userAgent":"test/1","#,
+        r#""objectRef":{"resource":"pods","namespace":"default","name":"web","apiVersion":"v1"},"#,
+        r#""responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-01-01T00:00:00.000001Z","#,
+        r#""stageTimestamp":"2026-01-01T00:00:00.000002Z"}"#,
+    );
+
+    #[test]
+    fn an_unfinished_line_waits_for_its_rest() {
+        let events = parse(&format!("{CREATE}\n{}", &CREATE[..40])).unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(
+            (
+                events[0].resource.as_str(),
+                events[0].name.as_str(),
+                events[0].code
+            ),
+            ("pods", "web", 201)
+        );
+        assert!(events[0].is_write() && events[0].received < events[0].completed);
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_spoilt_line_is_an_error() {
+        assert!(parse("{}\n").is_err());
+    }
+
+    #[test]
+    fn reviews_and_token_requests_store_nothing() {
+        let create = parse(&format!("{CREATE}\n")).unwrap().remove(0);
+        let review = AuditEvent {
+            group: "authorization.k8s.io".to_owned(),
+            ..create.clone()
+        };
+        let token = AuditEvent {
+            subresource: "token".to_owned(),
+            ..create.clone()
+        };
+        let read = AuditEvent {
+            verb: "get".to_owned(),
+            ..create
+        };
+        assert!(!review.is_write() && !token.is_write() && !read.is_write());
+    }
+}

@@ -1,0 +1,152 @@
+//! Installs the chart the way a cluster's owner does, with helm's own rendering, and applies further YAML.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{self, ApiResource, Scope};
+use kube::runtime::{conditions, wait};
+use kube::{Api, Client};
+use maroonedpods_common::api::MaroonedPodsConfigSpec;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{process::Command, time};
+
+use crate::check::eventually;
+use crate::plane::Plane;
+use crate::tools::{self, Tool};
+
+/// Namespace of the release: where our programs' service accounts are.
+pub const SYSTEM_NAMESPACE: &str = "maroonedpods-system";
+/// Service account of the reconciler.
+pub const RECONCILER_ACCOUNT: &str = "maroonedpods-reconciler";
+/// Service account of the webhook.
+pub const WEBHOOK_ACCOUNT: &str = "maroonedpods-webhook";
+
+const RELEASE: &str = "maroonedpods";
+const FIELD_MANAGER: &str = "maroonedpods-e2e";
+const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
+
+/// The chart's values, as far as tests and the demo set them.
+#[derive(Clone, Debug)]
+pub struct InstallValues {
+    /// Base URL of the webhook, such as `https://127.0.0.1:8443`.
+    pub webhook_url: String,
+    /// PEM certificates that the webhook is verified with.
+    pub ca_bundle: String,
+    /// The configuration; none is installed when absent.
+    pub config: Option<MaroonedPodsConfigSpec>,
+}
+
+/// Renders the chart with helm and applies it. May be repeated with other values.
+pub async fn install(plane: &Plane, values: &InstallValues) -> Result<()> {
+    let client = plane.admin().await?;
+    let release_namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE},
+    });
+    let mut objects = vec![serde_json::from_value(release_namespace)?];
+    objects.extend(parse(&render(values).await?)?);
+    apply(&client, objects).await
+}
+
+/// Applies YAML documents by server-side apply: namespaces first, then CRDs until they are served, then the rest.
+pub async fn apply_yaml(client: &Client, yaml: &str) -> Result<()> {
+    apply(client, parse(yaml)?).await
+}
+
+async fn render(values: &InstallValues) -> Result<String> {
+    let values = json!({
+        "webhook": {"url": values.webhook_url, "caBundle": values.ca_bundle},
+        "config": match &values.config {
+            Some(spec) => serde_json::to_value(spec)?,
+            None => json!({}),
+        },
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(&file, &values)?;
+    let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
+    let output = Command::new(helm)
+        .args(["template", RELEASE])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/maroonedpods"))
+        .args(["--namespace", SYSTEM_NAMESPACE, "--include-crds", "--values"])
+        .arg(file.path())
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "helm template: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(yaml) {
+        let value = Value::deserialize(document)?;
+        if !value.is_null() {
+            let text = value.to_string();
+            objects.push(
+                serde_json::from_value(value).with_context(|| format!("no Kubernetes object: {text}"))?,
+            );
+        }
+    }
+    Ok(objects)
+}
+
+async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<()> {
+    objects.sort_by_key(|object| match kind(object) {
+        "Namespace" => 0,
+        "CustomResourceDefinition" => 1,
+        _ => 2,
+    });
+    for object in &objects {
+        let name = object
+            .metadata
+            .name
+            .as_deref()
+            .context("an object without a name")?;
+        let what = format!("{} {name}", kind(object));
+        let (resource, scope) = resource_of(client, object).await.with_context(|| what.clone())?;
+        let api: Api<DynamicObject> = match (&scope, &object.metadata.namespace) {
+            (Scope::Namespaced, Some(namespace)) => {
+                Api::namespaced_with(client.clone(), namespace, &resource)
+            }
+            (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+            (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+        };
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(name, &parameters, &Patch::Apply(object))
+            .await
+            .with_context(|| format!("applying {what}"))?;
+        if kind(object) == "CustomResourceDefinition" {
+            let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+            let established = wait::await_condition(crds, name, conditions::is_crd_established());
+            time::timeout(ESTABLISHED_LIMIT, established)
+                .await
+                .with_context(|| format!("{what} is not served"))??;
+        }
+    }
+    Ok(())
+}
+
+fn kind(object: &DynamicObject) -> &str {
+    object.types.as_ref().map_or("", |types| &types.kind)
+}
+
+/// A new CRD appears in discovery shortly after it is established, hence the patience.
+async fn resource_of(client: &Client, object: &DynamicObject) -> Result<(ApiResource, Scope)> {
+    let types = object
+        .types
+        .as_ref()
+        .context("an object without apiVersion and kind")?;
+    let kind = GroupVersionKind::try_from(types)?;
+    eventually("the kind in discovery", ESTABLISHED_LIMIT, || async {
+        let (resource, capabilities) = discovery::pinned_kind(client, &kind).await?;
+        Ok(Some((resource, capabilities.scope)))
+    })
+    .await
+}
