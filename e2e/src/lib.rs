@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod check;
+mod components;
 mod folder;
 pub mod install;
 mod kubeconfig;

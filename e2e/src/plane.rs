@@ -2,7 +2,6 @@
 //! kube-scheduler, on loopback, in a temporary folder.
 
 use std::future::Future;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use tokio::sync::OnceCell;
 use tokio::{task, time};
 
 use crate::audit::{self, AuditEvent};
+use crate::components::{self, Ports};
 use crate::folder::WorkFolder;
 use crate::kubeconfig::{self, Credentials};
 use crate::pki::{self, Authority};
@@ -56,12 +56,6 @@ pub struct Identity {
     pub client: Client,
     /// The same for programs: a file in the plane's folder.
     pub kubeconfig: PathBuf,
-}
-
-struct Ports {
-    etcd: u16,
-    etcd_peer: u16,
-    apiserver: u16,
 }
 
 impl Plane {
@@ -232,7 +226,7 @@ impl Plane {
         }
         let folder = WorkFolder::new()?;
         let authority = Authority::new("maroonedpods-plane")?;
-        let ports = free_ports()?;
+        let ports = Ports::free()?;
         let server_url = format!("https://127.0.0.1:{}", ports.apiserver);
         let admin = component_kubeconfig(&authority, &server_url, "admin", MASTERS)?;
         let kubeconfig = folder.write("admin.kubeconfig", &admin)?;
@@ -253,16 +247,16 @@ impl Plane {
 
     async fn run(&self, ports: &Ports, options: &PlaneOptions) -> Result<()> {
         let start = Instant::now();
-        self.launch(Tool::Etcd, &etcd_flags(ports))?;
-        self.launch(Tool::KubeApiserver, &apiserver_flags(ports))?;
+        self.launch(Tool::Etcd, &components::etcd_flags(ports))?;
+        self.launch(Tool::KubeApiserver, &components::apiserver_flags(ports))?;
         let client = self.admin().await?;
         self.wait(start, "the API server's /readyz", || is_ready(client.clone()))
             .await?;
 
-        let mut flags = controller_manager_flags();
+        let mut flags = components::controller_manager_flags();
         flags.extend(options.controller_manager_flags.iter().cloned());
         self.launch(Tool::KubeControllerManager, &flags)?;
-        self.launch(Tool::KubeScheduler, &scheduler_flags())?;
+        self.launch(Tool::KubeScheduler, &components::scheduler_flags())?;
         for namespace in ["default", "kube-system"] {
             let what = format!("the default service account of {namespace}");
             let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
@@ -364,102 +358,4 @@ fn component_kubeconfig(authority: &Authority, server_url: &str, user: &str, gro
 async fn is_ready(client: Client) -> Result<bool> {
     let request = Request::get("/readyz").body(Vec::new())?;
     Ok(client.request_text(request).await? == "ok")
-}
-
-fn free_ports() -> Result<Ports> {
-    // Held together, so that the three differ, and released together.
-    let listeners = [
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-    ];
-    let [etcd, etcd_peer, apiserver] =
-        listeners.map(|listener| listener.local_addr().map(|address| address.port()));
-    Ok(Ports {
-        etcd: etcd?,
-        etcd_peer: etcd_peer?,
-        apiserver: apiserver?,
-    })
-}
-
-fn etcd_flags(ports: &Ports) -> Vec<String> {
-    let client = format!("http://127.0.0.1:{}", ports.etcd);
-    let peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
-    vec![
-        "--data-dir=@/etcd".to_owned(),
-        format!("--listen-client-urls={client}"),
-        format!("--advertise-client-urls={client}"),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-        // The data is thrown away with the plane.
-        "--unsafe-no-fsync".to_owned(),
-    ]
-}
-
-fn apiserver_flags(ports: &Ports) -> Vec<String> {
-    let mut flags = vec![
-        format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
-        format!("--secure-port={}", ports.apiserver),
-    ];
-    flags.extend(
-        [
-            "--bind-address=127.0.0.1",
-            // A loopback address is refused as an endpoint of the `kubernetes` Service, which nobody here calls.
-            "--endpoint-reconciler-type=none",
-            "--cert-dir=@",
-            "--tls-cert-file=@/apiserver.crt",
-            "--tls-private-key-file=@/apiserver.key",
-            "--client-ca-file=@/ca.crt",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--enable-bootstrap-token-auth",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-account-key-file=@/tokens.pub",
-            "--service-account-signing-key-file=@/tokens.key",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--allow-privileged",
-            "--kubelet-client-certificate=@/kubelet-client.crt",
-            "--kubelet-client-key=@/kubelet-client.key",
-            "--kubelet-certificate-authority=@/ca.crt",
-            "--kubelet-preferred-address-types=InternalIP",
-            // Webhook Services resolve straight to their pods.
-            "--enable-aggregator-routing=true",
-            "--audit-policy-file=@/audit-policy.yaml",
-            "--audit-log-path=@/audit.log",
-            // In MB. At the default the log would be rotated away under a test that counts.
-            "--audit-log-maxsize=10000",
-        ]
-        .map(str::to_owned),
-    );
-    flags
-}
-
-fn controller_manager_flags() -> Vec<String> {
-    [
-        "--kubeconfig=@/controller-manager.kubeconfig",
-        "--secure-port=0",
-        "--leader-elect=false",
-        "--controllers=*,bootstrapsigner,tokencleaner",
-        "--use-service-account-credentials",
-        "--service-account-private-key-file=@/tokens.key",
-        "--root-ca-file=@/ca.crt",
-        "--cluster-signing-cert-file=@/ca.crt",
-        "--cluster-signing-key-file=@/ca.key",
-        // At the default limits the controllers take 5 s to start.
-        "--kube-api-qps=500",
-        "--kube-api-burst=1000",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
-fn scheduler_flags() -> Vec<String> {
-    [
-        "--kubeconfig=@/scheduler.kubeconfig",
-        "--secure-port=0",
-        "--leader-elect=false",
-    ]
-    .map(str::to_owned)
-    .to_vec()
 }
