@@ -10,3 +10,5 @@ pub mod pki;
 pub mod plane;
 pub mod process;
 pub mod tools;
+pub mod vmhost;
+pub mod world;

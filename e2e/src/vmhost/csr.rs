@@ -42,16 +42,29 @@ impl Ask {
     pub(super) async fn file(&self, client: &Client) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::OrganizationName, names::NODES_GROUP);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, names::NODES_GROUP);
         let user = format!("{}{}", names::NODE_USER_PREFIX, self.node);
         params.distinguished_name.push(DnType::CommonName, user);
         for dns in &self.dns {
-            params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into()?));
+            params
+                .subject_alt_names
+                .push(SanType::DnsName(dns.as_str().try_into()?));
         }
-        params.subject_alt_names.extend(self.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        let usage = if self.signer.ends_with("serving") { "server auth" } else { "client auth" };
+        params
+            .subject_alt_names
+            .extend(self.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        let usage = if self.signer.ends_with("serving") {
+            "server auth"
+        } else {
+            "client auth"
+        };
         let request = CertificateSigningRequest {
-            metadata: ObjectMeta { generate_name: Some("csr-".to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                generate_name: Some("csr-".to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: CertificateSigningRequestSpec {
                 request: ByteString(params.serialize_request(&key)?.pem()?.into_bytes()),
                 signer_name: self.signer.to_owned(),
@@ -70,15 +83,23 @@ pub(super) async fn answer(client: &Client, name: &str, key: String) -> Result<A
     let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
     loop {
         let found = csrs(client).list(&by_name).await?.items.into_iter().next();
-        let status = found.with_context(|| format!("{name} is gone"))?.status.unwrap_or_default();
+        let status = found
+            .with_context(|| format!("{name} is gone"))?
+            .status
+            .unwrap_or_default();
         if let Some(denied) = status.conditions.iter().flatten().find(|c| c.type_ == "Denied") {
-            return Ok(Answer::Denied { reason: denied.reason.clone().unwrap_or_default() });
+            return Ok(Answer::Denied {
+                reason: denied.reason.clone().unwrap_or_default(),
+            });
         }
         if let Some(failed) = status.conditions.iter().flatten().find(|c| c.type_ == "Failed") {
             bail!("{name} failed: {failed:?}");
         }
         if let Some(certificate) = status.certificate {
-            return Ok(Answer::Issued { certificate: certificate.0, key });
+            return Ok(Answer::Issued {
+                certificate: certificate.0,
+                key,
+            });
         }
         tokio::time::sleep(POLL).await;
     }

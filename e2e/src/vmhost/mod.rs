@@ -5,7 +5,6 @@
 //! with the certificate it was issued, and runs its pods. Simulated host nodes ([`nodes`]) run ordinary pods and
 //! the launchers. [`script`] says what goes wrong.
 
-mod clients;
 mod csr;
 mod guest;
 mod host;

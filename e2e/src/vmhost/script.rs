@@ -52,14 +52,19 @@ impl Script {
     /// The script for the VM of the given attempt (from 1).
     #[must_use]
     pub fn for_attempt(self, attempt: u32) -> Self {
-        if self.attempts == 0 || attempt <= self.attempts { self } else { Self::default() }
+        if self.attempts == 0 || attempt <= self.attempts {
+            self
+        } else {
+            Self::default()
+        }
     }
 
     /// Adds a random boot delay of up to a second, a function of seed and VM.
     #[must_use]
     pub fn jittered(mut self, seed: u64, vmi_uid: &str) -> Self {
         if seed != 0 {
-            let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{seed}/{vmi_uid}").as_bytes());
+            let digest =
+                uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{seed}/{vmi_uid}").as_bytes());
             self.boot_delay += f64::from(digest.as_bytes()[0]) / 255.0;
         }
         self
@@ -78,12 +83,20 @@ mod tests {
     #[test]
     fn unknown_fields_are_refused() {
         assert!(serde_json::from_str::<Script>(r#"{"neverBoot": true}"#).is_err());
-        assert!(serde_json::from_str::<Script>(r#"{"neverBoots": true}"#).unwrap().never_boots);
+        assert!(
+            serde_json::from_str::<Script>(r#"{"neverBoots": true}"#)
+                .unwrap()
+                .never_boots
+        );
     }
 
     #[test]
     fn later_attempts_may_behave() {
-        let script = Script { attempts: 1, never_joins: true, ..Script::default() };
+        let script = Script {
+            attempts: 1,
+            never_joins: true,
+            ..Script::default()
+        };
         assert!(script.clone().for_attempt(1).never_joins);
         assert!(!script.for_attempt(2).never_joins);
     }

@@ -19,11 +19,19 @@ struct File {
 
 /// The join info in a seed's user data, read as strictly as the guest's boot program must.
 pub(super) fn join_info(user_data: &str) -> Result<JoinInfo> {
-    let yaml = user_data.strip_prefix("#cloud-config\n").context("user data is not a #cloud-config")?;
+    let yaml = user_data
+        .strip_prefix("#cloud-config\n")
+        .context("user data is not a #cloud-config")?;
     let config: CloudConfig = serde_yaml_ng::from_str(yaml).context("user data is not a cloud-config")?;
-    let file = config.write_files.into_iter().find(|file| file.path == JOIN_INFO_PATH);
+    let file = config
+        .write_files
+        .into_iter()
+        .find(|file| file.path == JOIN_INFO_PATH);
     let file = file.with_context(|| format!("user data writes no {JOIN_INFO_PATH}"))?;
-    ensure!(file.permissions == "0600", "{JOIN_INFO_PATH} holds a token and is readable for others");
+    ensure!(
+        file.permissions == "0600",
+        "{JOIN_INFO_PATH} holds a token and is readable for others"
+    );
     serde_yaml_ng::from_str(&file.content).with_context(|| format!("{JOIN_INFO_PATH} cannot be read"))
 }
 
