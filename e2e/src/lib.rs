@@ -3,12 +3,16 @@
 pub mod audit;
 pub mod check;
 mod components;
+pub mod drafts;
 mod folder;
 pub mod install;
 mod kubeconfig;
+pub mod logs;
 pub mod pki;
 pub mod plane;
+pub mod pods;
 pub mod process;
+pub mod tenant;
 pub mod tools;
 pub mod vmhost;
 pub mod world;

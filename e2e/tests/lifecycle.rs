@@ -2,50 +2,266 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::DeleteParams;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, gone, nothing_left};
-use maroonedpods_e2e::world::World;
-use serde_json::json;
+use maroonedpods_e2e::check::{becomes, gone};
+use maroonedpods_e2e::drafts::{gates, marooned, node, ordinary, runs, spec};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::{Marooned, SOON, condition};
+use maroonedpods_e2e::tenant::Tenant;
+use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
+const TEMPLATE_LABEL: &str = "app";
 
-fn running(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+/// A pod template that opts in.
+fn template() -> Value {
+    json!({"metadata": {"labels": {TEMPLATE_LABEL: "web", names::MAROON_LABEL: "true"}}, "spec": spec()})
+}
+
+fn selector() -> Value {
+    json!({"matchLabels": {TEMPLATE_LABEL: "web"}})
+}
+
+fn own_node(pod: &Pod) -> String {
+    names::node_name(&pod.uid().unwrap())
+}
+
+/// Key, value and effect of each taint.
+fn taints(node: &Node) -> BTreeSet<(String, String, String)> {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints
+        .map(|t| {
+            (
+                t.key.clone(),
+                t.value.clone().unwrap_or_default(),
+                t.effect.clone(),
+            )
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_pod_gets_a_node_of_its_own_and_loses_it_again() {
-    tracing_subscriber::fmt()
-        .with_env_filter("info,maroonedpods_e2e=debug")
-        .init();
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
-    let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-    let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "bare", "labels": {names::MAROON_LABEL: "true"}},
-        "spec": {"containers": [{"name": "c", "image": "busybox"}]},
-    }))
-    .unwrap();
-    let created = accepts(&pods, &pod).await.unwrap();
-    let uid = created.metadata.uid.clone().unwrap();
-    let pod = becomes(&pods, "bare", "Running", SOON, running).await.unwrap();
+    logs();
+    let tenant = Tenant::shared(None).await.unwrap();
+    tenant.creates(&marooned("bare")).await.unwrap();
+    let pod = tenant.sees_running("bare").await.unwrap();
+    assert_eq!(node(&pod), own_node(&pod));
+    assert_eq!(gates(&pod), [""; 0]);
+    let ready = condition(&pod, names::NODE_READY_CONDITION);
+    assert_eq!(ready, Some(("True".to_owned(), "NodeReady".to_owned())));
+
+    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    let events: Api<Event> = tenant.api();
+    let about = ListParams::default().fields("involvedObject.name=bare");
+    let events = events.list(&about).await.unwrap();
+    let ours = |event: &&Event| event.reporting_component.as_deref() == Some("maroonedpods.io/reconciler");
+    let told: i32 = events
+        .iter()
+        .filter(ours)
+        .map(|e| e.series.as_ref().and_then(|s| s.count).unwrap_or(1))
+        .sum();
+    assert!((1..=12).contains(&told), "{told} events: {events:?}");
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_is_marked_as_the_pods_own() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    tenant.creates(&marooned("marked")).await.unwrap();
+    let pod = tenant.sees_running("marked").await.unwrap();
+    let uid = pod.uid().unwrap();
+    let node = tenant.node_of(&pod).await.unwrap();
+
+    for (label, value) in [
+        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
+        (names::IDENTITY_LABEL, uid.as_str()),
+        (names::POD_UID_LABEL, uid.as_str()),
+        ("kubernetes.io/hostname", node.name_any().as_str()),
+        ("topology.kubernetes.io/zone", "zone-a"),
+        ("topology.kubernetes.io/region", "region-1"),
+    ] {
+        assert_eq!(
+            node.labels().get(label).map(String::as_str),
+            Some(value),
+            "{label}"
+        );
+    }
+    let identity = names::identity_taint(names::DEFAULT_TAINT_KEY);
+    let lasting = names::TAINT_EFFECTS.into_iter().flat_map(|effect| {
+        [(names::CLASS_TAINT, names::CLASS_TAINT_VALUE), (&identity, &uid)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned(), effect.to_owned()))
+    });
     assert_eq!(
-        pod.spec.unwrap().node_name.as_deref(),
-        Some(names::node_name(&uid).as_str())
+        taints(&node),
+        lasting.collect(),
+        "the start-up taint must be gone too"
     );
-    pods.delete("bare", &DeleteParams::default()).await.unwrap();
-    gone(&pods, "bare", SOON).await.unwrap();
-    eventually("nothing is left", SOON, || async {
-        let left = nothing_left(&admin).await?;
-        Ok(left.is_empty().then_some(()))
-    })
-    .await
-    .unwrap();
-    namespace.close(&admin).await.unwrap();
+
+    let addresses = node.status.unwrap().addresses.unwrap();
+    let internal = addresses.iter().find(|a| a.type_ == "InternalIP").unwrap();
+    let status = pod.status.unwrap();
+    assert_eq!(status.pod_ip.as_ref(), Some(&internal.address));
+    assert_eq!(status.host_ip.as_ref(), Some(&internal.address));
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pods_own_spec_is_only_added_to() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let unmarooned = tenant.pods.create(&dry_run, &ordinary("twin")).await.unwrap();
+    tenant.creates(&marooned("twin")).await.unwrap();
+    let pod = tenant.sees_running("twin").await.unwrap();
+
+    let mut spec = pod.spec.unwrap();
+    spec.node_name = None;
+    let selected: BTreeSet<_> = spec.node_selector.take().unwrap().into_keys().collect();
+    let ours = [names::CLASS_LABEL, names::IDENTITY_LABEL].map(str::to_owned);
+    assert_eq!(selected, ours.into());
+    let tolerations = spec.tolerations.as_mut().unwrap();
+    let before = tolerations.len();
+    tolerations.retain(|t| {
+        !t.key
+            .as_ref()
+            .is_some_and(|key| key.starts_with("maroonedpods.io/"))
+    });
+    assert_eq!(before - tolerations.len(), 4, "class and identity, both effects");
+    assert_eq!(spec, unmarooned.spec.unwrap());
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_see_phase_pod_and_vm() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    tenant.creates(&marooned("printed")).await.unwrap();
+    let pod = tenant.sees_running("printed").await.unwrap();
+    let name = own_node(&pod);
+    let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
+    let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
+    becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
+
+    let table = tenant.world.plane().kubectl(&["get", "mn", &name]).await.unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        rows[0],
+        ["NAME", "PHASE", "NAMESPACE", "POD", "VM", "AGE", "REASON"]
+    );
+    let (row, vm) = (&rows[1], names::vmi_name(&pod.uid().unwrap(), 1));
+    assert_eq!(
+        row[..5],
+        [name.as_str(), "Lifted", tenant.namespace(), "printed", &vm]
+    );
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_at_once_get_a_node_each() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let (one, two) = (marooned("one"), marooned("two"));
+    let (one, two) = tokio::join!(tenant.creates(&one), tenant.creates(&two));
+    assert_ne!(own_node(&one.unwrap()), own_node(&two.unwrap()));
+    for pod in tenant.sees(2, "running", runs).await.unwrap() {
+        assert_eq!(node(&pod), own_node(&pod));
+    }
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_replica_of_a_deployment_has_its_node() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 2, "selector": selector(), "template": template()},
+    });
+    tenant.applies::<Deployment>(web).await.unwrap();
+    let replicas = tenant.sees(2, "running", runs).await.unwrap();
+    for pod in &replicas {
+        assert_eq!(node(pod), own_node(pod));
+    }
+    let deployments = tenant.api::<Deployment>();
+    deployments
+        .delete("web", &DeleteParams::background())
+        .await
+        .unwrap();
+    for pod in &replicas {
+        gone(&tenant.pods, &pod.name_any(), SOON).await.unwrap();
+        Marooned::of(&tenant.admin, pod)
+            .unwrap()
+            .leaves_nothing()
+            .await
+            .unwrap();
+    }
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_sets_pod_comes_back_by_its_name_on_another_node() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let db = json!({
+        "metadata": {"name": "db"},
+        "spec": {"serviceName": "db", "replicas": 1, "selector": selector(), "template": template()},
+    });
+    tenant.applies::<StatefulSet>(db).await.unwrap();
+    let first = becomes(&tenant.pods, "db-0", "running", SOON, runs)
+        .await
+        .unwrap();
+    tenant
+        .pods
+        .delete("db-0", &DeleteParams::default())
+        .await
+        .unwrap();
+    // The API has one object of a name: the new pod exists only once the old one is gone.
+    let anew = |pod: &Pod| pod.uid() != first.uid() && runs(pod);
+    let second = becomes(&tenant.pods, "db-0", "running anew", SOON, anew)
+        .await
+        .unwrap();
+    assert_eq!(
+        (node(&first), node(&second)),
+        (&*own_node(&first), &*own_node(&second))
+    );
+    Marooned::of(&tenant.admin, &first)
+        .unwrap()
+        .leaves_nothing()
+        .await
+        .unwrap();
+    assert!(runs(&tenant.pods.get("db-0").await.unwrap()));
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_jobs_vm_goes_after_its_time_for_logs() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let mut template = template();
+    template["spec"]["restartPolicy"] = json!("Never");
+    let batch = json!({"metadata": {"generateName": "batch-"}, "spec": {"template": template}});
+    let job = tenant.applies::<Job>(batch).await.unwrap();
+    let pods = tenant
+        .sees(1, "bound", |pod| !node(pod).is_empty())
+        .await
+        .unwrap();
+    assert_eq!(node(&pods[0]), own_node(&pods[0]));
+    let succeeded = |job: &Job| job.status.as_ref().and_then(|s| s.succeeded) == Some(1);
+    becomes(&tenant.api(), &job.name_any(), "completed", SOON, succeeded)
+        .await
+        .unwrap();
+    Marooned::of(&tenant.admin, &pods[0])
+        .unwrap()
+        .leaves_nothing()
+        .await
+        .unwrap();
+    tenant.leaves().await.unwrap();
 }

@@ -1,0 +1,57 @@
+//! While the webhook is away, who opted in is refused and everybody else goes on.
+
+#![allow(clippy::unwrap_used)]
+
+use kube::ResourceExt;
+use kube::api::PostParams;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::drafts::{labelled, marooned, node, ordinary};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::SOON;
+use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opted_in_creates_fail_closed_and_others_pass() {
+    logs();
+    let mut world = World::start(0).await.unwrap();
+    let _reconciler = world.reconciler(false).await.unwrap();
+    world.stop_webhook().await.unwrap();
+    {
+        let plain = Tenant::new(&world, None).await.unwrap();
+        let opted_in = Tenant::new(&world, Some(names::MAROON_TRUE)).await.unwrap();
+        let enforced = Tenant::new(&world, Some(names::MAROON_ENFORCED)).await.unwrap();
+        let out = labelled(ordinary("out"), names::MAROON_FALSE);
+        for (tenant, pod, entry) in [
+            (&plain, &marooned("in"), "pods.maroonedpods.io"),
+            (&opted_in, &ordinary("in"), "namespaces.maroonedpods.io"),
+            (&enforced, &out, "enforced.maroonedpods.io"),
+        ] {
+            let refused = tenant.pods.create(&PostParams::default(), pod).await.unwrap_err();
+            let named = format!("failed calling webhook \"{entry}\"");
+            assert!(refused.to_string().contains(&named), "{refused}");
+        }
+        plain.creates(&ordinary("plain")).await.unwrap();
+        opted_in.creates(&out).await.unwrap();
+        for (tenant, name) in [(&plain, "plain"), (&opted_in, "out")] {
+            let pod = tenant.sees_running(name).await.unwrap();
+            assert!(node(&pod).starts_with("host-"), "{pod:?}");
+        }
+    }
+    world.restart_webhook().await.unwrap();
+    {
+        let tenant = Tenant::new(&world, None).await.unwrap();
+        let (pods, draft) = (&tenant.pods, marooned("in"));
+        // The API server may hold a connection to the webhook that was.
+        eventually("creates to pass again", SOON, || async {
+            Ok(Some(pods.create(&PostParams::default(), &draft).await?))
+        })
+        .await
+        .unwrap();
+        let pod = tenant.sees_running("in").await.unwrap();
+        assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap()));
+        tenant.leaves().await.unwrap();
+    }
+    world.stop().await.unwrap();
+}

@@ -1,0 +1,108 @@
+//! What a pod's life costs the API server, counted by the server itself.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig, Phase};
+use maroonedpods_common::names;
+use maroonedpods_e2e::audit::AuditEvent;
+use maroonedpods_e2e::check::{becomes, eventually};
+use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::vmhost::GuestEvent;
+use maroonedpods_e2e::world::World;
+
+/// Invariant S7: writes of a cold life, events excluded.
+const MOST: usize = 24;
+/// Longer than the guest's heartbeat: its news must set off nothing.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// The reconciler's writes that the server received since `start`.
+async fn writes_since(tenant: &Tenant<'_>, start: Timestamp) -> Vec<AuditEvent> {
+    // A request of our own marks the place in the log up to which everything before is written.
+    let marker = format!("marker-{}", Timestamp::now().as_nanosecond());
+    let maps: Api<ConfigMap> = tenant.api();
+    assert!(maps.get_opt(&marker).await.unwrap().is_none());
+    let reconciler = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}");
+    let mut events = eventually("the marker in the audit log", SOON, || async {
+        let events = tenant.world.plane().audit()?;
+        Ok(events.iter().any(|event| event.name == marker).then_some(events))
+    })
+    .await
+    .unwrap();
+    events.retain(|event| event.user == reconciler && event.is_write() && event.received >= start);
+    events
+}
+
+fn shown(writes: &[AuditEvent]) -> String {
+    let line = |w: &AuditEvent| {
+        format!(
+            "  {} {} {}/{} {} {}",
+            w.received, w.verb, w.resource, w.subresource, w.name, w.code
+        )
+    };
+    writes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits until the reconciler has nothing left to do for the pod while it runs.
+async fn settled(tenant: &Tenant<'_>, name: &str) -> Pod {
+    let pod = tenant.sees_running(name).await.unwrap();
+    let node = names::node_name(&pod.uid().unwrap());
+    let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
+    let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.phase == Phase::Lifted);
+    becomes(&records, &node, "lifted", SOON, lifted).await.unwrap();
+    eventually("the serving certificate", SOON, || async {
+        let seen = tenant.world.vmhost().guests().of(&node);
+        Ok(seen.contains(&GuestEvent::ServingCertificate).then_some(()))
+    })
+    .await
+    .unwrap();
+    pod
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_takes_few_writes_and_a_running_pod_none() {
+    logs();
+    let world = World::start(0).await.unwrap();
+    let reconciler = world.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&world, None).await.unwrap();
+
+    let start = Timestamp::now();
+    tenant.creates(&marooned("counted")).await.unwrap();
+    let pod = settled(&tenant, "counted").await;
+    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    let mut writes = writes_since(&tenant, start).await;
+    // Events are for people and bounded on their own; the configuration's status is no part of a pod's life.
+    writes.retain(|w| w.resource != "events" && w.resource != "maroonedpodsconfigs");
+    assert!(
+        (1..=MOST).contains(&writes.len()),
+        "{} writes:\n{}",
+        writes.len(),
+        shown(&writes)
+    );
+    println!("{} writes:\n{}", writes.len(), shown(&writes));
+
+    tenant.creates(&marooned("steady")).await.unwrap();
+    settled(&tenant, "steady").await;
+    drop(reconciler);
+    // The counts are the last thing that a new reconciler's first sweep writes.
+    let _reconciler = world.reconciler(false).await.unwrap();
+    let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
+    let counted = |config: &MaroonedPodsConfig| config.status.as_ref().is_some_and(|s| s.nodes.ready == 1);
+    becomes(&configs, names::CONFIG_NAME, "counted", SOON, counted)
+        .await
+        .unwrap();
+    let start = Timestamp::now();
+    tokio::time::sleep(SILENCE).await;
+    let writes = writes_since(&tenant, start).await;
+    assert!(writes.is_empty(), "{} writes:\n{}", writes.len(), shown(&writes));
+    tenant.leaves().await.unwrap();
+    world.stop().await.unwrap();
+}
