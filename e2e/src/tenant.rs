@@ -89,10 +89,10 @@ impl<'w> Tenant<'w> {
         becomes(&self.pods, name, "a running pod", SOON, drafts::runs).await
     }
 
-    /// Waits until the pod says that it waits for `reason`.
-    pub async fn sees_waiting(&self, name: &str, reason: &str) -> Result<Pod> {
-        let waits = |pod: &Pod| drafts::reason(pod) == reason;
-        becomes(&self.pods, name, &format!("the reason {reason}"), SOON, waits).await
+    /// Waits until our condition on the pod gives this reason.
+    pub async fn sees_reason(&self, name: &str, reason: &str) -> Result<Pod> {
+        let says = |pod: &Pod| drafts::reason(pod) == reason;
+        becomes(&self.pods, name, &format!("the reason {reason}"), SOON, says).await
     }
 
     /// Waits until exactly `count` pods of the namespace are as `condition` says, and gives them.

@@ -67,7 +67,7 @@ async fn a_configuration_comes_changes_and_counts() {
 
 async fn a_pod_waits_for_a_configuration(tenant: &Tenant<'_>) {
     tenant.creates(&marooned("early")).await.unwrap();
-    let pod = tenant.sees_waiting("early", "NoConfig").await.unwrap();
+    let pod = tenant.sees_reason("early", "NoConfig").await.unwrap();
     assert_eq!(gates(&pod), [names::GATE]);
     assert_eq!(tenant.records().await.unwrap(), []);
 

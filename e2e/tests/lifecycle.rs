@@ -55,6 +55,8 @@ async fn a_bare_pod_gets_a_node_of_its_own_and_loses_it_again() {
     let pod = tenant.sees_running("bare").await.unwrap();
     assert_eq!(node(&pod), own_node(&pod));
     assert_eq!(gates(&pod), [""; 0]);
+    // The lift is one write, the word about it the next.
+    let pod = tenant.sees_reason("bare", "NodeReady").await.unwrap();
     let ready = condition(&pod, names::NODE_READY_CONDITION);
     assert_eq!(ready, Some(("True".to_owned(), "NodeReady".to_owned())));
 

@@ -154,7 +154,7 @@ async fn a_foreign_gate_is_waited_for() {
         .await
         .unwrap();
     let pod = tenant
-        .sees_waiting("queued", "WaitingForOtherGates")
+        .sees_reason("queued", "WaitingForOtherGates")
         .await
         .unwrap();
     assert_eq!(gates(&pod), [FOREIGN_GATE, names::GATE]);
