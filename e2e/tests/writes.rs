@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig, Phase};
 use maroonedpods_common::names;
@@ -14,10 +15,12 @@ use maroonedpods_e2e::check::{becomes, eventually};
 use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
 use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::pods::{Marooned, SOON, pod};
 use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::GuestEvent;
+use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
+use serde_json::json;
 
 /// Invariant S7: writes of a cold life, events excluded.
 const MOST: usize = 24;
@@ -67,34 +70,53 @@ async fn settled(tenant: &Tenant<'_>, name: &str) -> Pod {
     pod
 }
 
+/// One life from creation to nothing left; gives what it took.
+async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEvent> {
+    let start = Timestamp::now();
+    tenant.creates(&pod(name, script).unwrap()).await.unwrap();
+    let pod = settled(tenant, name).await;
+    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    let mut writes = writes_since(tenant, start).await;
+    // Refused ones wrote nothing. Events are for people and bounded on their own; the configuration's status is no
+    // part of a pod's life.
+    writes.retain(|w| w.code < 300 && w.resource != "events" && w.resource != "maroonedpodsconfigs");
+    writes
+}
+
+/// Counted by user, hence one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_life_takes_few_writes_and_a_running_pod_none() {
     logs();
     let world = World::start(0).await.unwrap();
     let reconciler = world.reconciler(false).await.unwrap();
     let tenant = Tenant::new(&world, None).await.unwrap();
+    let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
+    let patient = Patch::Merge(json!({"spec": {"deadlines": {"boot": "1m", "join": "1m"}}}));
+    configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patient)
+        .await
+        .unwrap();
 
-    let start = Timestamp::now();
-    tenant.creates(&marooned("counted")).await.unwrap();
-    let pod = settled(&tenant, "counted").await;
-    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
-    let mut writes = writes_since(&tenant, start).await;
-    // Events are for people and bounded on their own; the configuration's status is no part of a pod's life.
-    writes.retain(|w| w.resource != "events" && w.resource != "maroonedpodsconfigs");
-    assert!(
-        (1..=MOST).contains(&writes.len()),
-        "{} writes:\n{}",
-        writes.len(),
-        shown(&writes)
-    );
-    println!("{} writes:\n{}", writes.len(), shown(&writes));
+    // As slow as a VM is in reality: then people are told more on the way.
+    let slow = Script {
+        boot_delay: 6.0,
+        join_delay: 6.0,
+        ..Script::default()
+    };
+    for (name, script) in [("quick", Script::default()), ("slow", slow)] {
+        let writes = life(&tenant, name, &script).await;
+        let (count, list) = (writes.len(), shown(&writes));
+        assert!(
+            (1..=MOST).contains(&count),
+            "a {name} life: {count} writes:\n{list}"
+        );
+    }
 
     tenant.creates(&marooned("steady")).await.unwrap();
     settled(&tenant, "steady").await;
     drop(reconciler);
     // The counts are the last thing that a new reconciler's first sweep writes.
     let _reconciler = world.reconciler(false).await.unwrap();
-    let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
     let counted = |config: &MaroonedPodsConfig| config.status.as_ref().is_some_and(|s| s.nodes.ready == 1);
     becomes(&configs, names::CONFIG_NAME, "counted", SOON, counted)
         .await

@@ -327,8 +327,10 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
             "the VM runs; its node has not joined yet".to_owned(),
         ),
         Some(blocked) => (reason::VM_BLOCKED, format!("the VM cannot start: {blocked}")),
+        // The pod says so already since the launch, unless that was refused at first. A word of its own would be
+        // the write too many in a life as slow as a VM's.
         None => (
-            reason::BOOTING,
+            reason::LAUNCHING,
             format!("the VM is starting (phase {})", vmi.phase),
         ),
     };

@@ -11,7 +11,6 @@ pub(super) mod reason {
     pub(crate) const LAUNCHING: &str = "Launching";
     pub(crate) const REFUSED: &str = "Refused";
     pub(crate) const VM_BLOCKED: &str = "VMBlocked";
-    pub(crate) const BOOTING: &str = "Booting";
     pub(crate) const JOINING: &str = "Joining";
     pub(crate) const RETRYING: &str = "Retrying";
     pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
