@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use crate::pods::{condition, phase};
 
-/// A pod's `spec` that runs until it is stopped. No service account token, whose volume has a random name.
+/// A pod's `spec` that runs until it is stopped. No service account token, whose volume has a random name; a short
+/// grace period, by half of which a namespace waits before it looks again whether its pods are gone.
 #[must_use]
 pub fn spec() -> Value {
     json!({
         "automountServiceAccountToken": false,
-        "terminationGracePeriodSeconds": 5,
+        "terminationGracePeriodSeconds": 1,
         "containers": [{"name": "app", "image": "registry.example/app"}],
     })
 }

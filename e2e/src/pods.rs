@@ -89,7 +89,16 @@ impl Marooned {
 
     /// Waits until the pod is as `condition` says.
     pub async fn becomes(&self, what: &str, condition: impl Fn(&Pod) -> bool) -> Result<Pod> {
-        becomes(&self.pods, &self.name, what, SOON, |pod: &Pod| {
+        self.becomes_within(SOON, what, condition).await
+    }
+
+    async fn becomes_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        condition: impl Fn(&Pod) -> bool,
+    ) -> Result<Pod> {
+        becomes(&self.pods, &self.name, what, limit, |pod: &Pod| {
             pod.uid().as_ref() == Some(&self.uid) && condition(pod)
         })
         .await
@@ -97,7 +106,14 @@ impl Marooned {
 
     /// Waits until the pod runs, which it must on its own node.
     pub async fn running(&self) -> Result<Pod> {
-        let pod = self.becomes("Running", |pod| phase(pod) == "Running").await?;
+        self.running_within(SOON).await
+    }
+
+    /// The same with another limit.
+    pub async fn running_within(&self, limit: Duration) -> Result<Pod> {
+        let pod = self
+            .becomes_within(limit, "Running", |pod| phase(pod) == "Running")
+            .await?;
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         ensure!(
             node.as_ref() == Some(&self.node_name()),
