@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod check;
 mod components;
+pub mod demo;
 mod folder;
 pub mod install;
 mod kubeconfig;

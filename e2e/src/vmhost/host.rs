@@ -138,7 +138,7 @@ impl VmHost {
     }
 }
 
-fn resource() -> ApiResource {
+pub(crate) fn resource() -> ApiResource {
     ApiResource {
         group: "kubevirt.io".to_owned(),
         version: "v1".to_owned(),

@@ -15,4 +15,5 @@ pub mod script;
 mod seed;
 
 pub use guest::{GuestEvent, GuestLog};
+pub(crate) use host::resource;
 pub use host::{VmHost, VmHostOptions, install_crd};
