@@ -17,14 +17,21 @@ struct Args {
     #[arg(long)]
     keep: bool,
     /// Print the programs' logs too, filtered like RUST_LOG, for example "info".
-    #[arg(long, value_name = "FILTER", default_value = "error,kube_client=off,maroonedpods_e2e=error")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "error,kube_client=off,maroonedpods_e2e=error"
+    )]
     log: String,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt().with_env_filter(&args.log).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(&args.log)
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = tokio::select! {
         outcome = demo::run(args.keep) => outcome,
         _ = tokio::signal::ctrl_c() => {

@@ -33,8 +33,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// When anything was not seen that belongs to a marooned pod's life, or anything was left.
 pub async fn run(keep: bool) -> Result<()> {
     let start = Instant::now();
-    say(start, "starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler, then webhook,");
-    say(start, "reconciler and a played KubeVirt (its VMs are simulated; everything else is real)");
+    say(
+        start,
+        "starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler, then webhook,",
+    );
+    say(
+        start,
+        "reconciler and a played KubeVirt (its VMs are simulated; everything else is real)",
+    );
     let world = World::start(1).await?;
     let reconciler = world.reconciler(true).await?;
     let client = world.plane().admin().await?;
@@ -49,8 +55,14 @@ pub async fn run(keep: bool) -> Result<()> {
     println!();
     show(&world).await?;
     if keep {
-        println!("\nKept up, for use by hand:\n\n  export KUBECONFIG={}\n", world.plane().kubeconfig().display());
-        println!("Label a pod {}=true and watch `kubectl get mn -w`. Ctrl-C ends and cleans up.", names::MAROON_LABEL);
+        println!(
+            "\nKept up, for use by hand:\n\n  export KUBECONFIG={}\n",
+            world.plane().kubeconfig().display()
+        );
+        println!(
+            "Label a pod {}=true and watch `kubectl get mn -w`. Ctrl-C ends and cleans up.",
+            names::MAROON_LABEL
+        );
         return std::future::pending().await;
     }
     println!();
@@ -61,7 +73,10 @@ pub async fn run(keep: bool) -> Result<()> {
     reconciler.stop().await?;
     world.stop().await?;
     println!();
-    say(start, "done: each marooned pod had a node of its own, and nothing of it is left");
+    say(
+        start,
+        "done: each marooned pod had a node of its own, and nothing of it is left",
+    );
     Ok(())
 }
 
@@ -82,32 +97,54 @@ async fn create(client: &Client, start: Instant) -> Result<BTreeSet<String>> {
     let namespace = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
     let namespaces = Api::<Namespace>::all(client.clone());
     make(&namespaces, namespace(BY_POD, json!({}))).await?;
-    make(&namespaces, namespace(BY_NAMESPACE, json!({names::MAROON_LABEL: "true"}))).await?;
+    make(
+        &namespaces,
+        namespace(BY_NAMESPACE, json!({names::MAROON_LABEL: "true"})),
+    )
+    .await?;
     for name in [BY_POD, BY_NAMESPACE] {
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), name);
-        eventually("its default service account", LIMIT, || async { Ok(accounts.get_opt("default").await?) }).await?;
+        eventually("its default service account", LIMIT, || async {
+            Ok(accounts.get_opt("default").await?)
+        })
+        .await?;
     }
     let container = json!([{"name": "main", "image": "registry.example/app:1",
         "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}}}]);
-    say(start, &format!("creating Deployment {BY_POD}/web (pod label), an ordinary pod {BY_POD}/plain"));
-    say(start, &format!("and Job {BY_NAMESPACE}/report-… (namespace label)\n"));
-    make(&Api::<Deployment>::namespaced(client.clone(), BY_POD), json!({
-        "metadata": {"name": "web"},
-        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": {
-            "metadata": {"labels": {"app": "web", (names::MAROON_LABEL): "true"}},
+    say(
+        start,
+        &format!("creating Deployment {BY_POD}/web (pod label), an ordinary pod {BY_POD}/plain"),
+    );
+    say(
+        start,
+        &format!("and Job {BY_NAMESPACE}/report-… (namespace label)\n"),
+    );
+    make(
+        &Api::<Deployment>::namespaced(client.clone(), BY_POD),
+        json!({
+            "metadata": {"name": "web"},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web", (names::MAROON_LABEL): "true"}},
+                "spec": {"containers": container},
+            }},
+        }),
+    )
+    .await?;
+    make(
+        &Api::<Job>::namespaced(client.clone(), BY_NAMESPACE),
+        json!({
+            "metadata": {"generateName": "report-"},
+            "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": container}}},
+        }),
+    )
+    .await?;
+    make(
+        &Api::<Pod>::namespaced(client.clone(), BY_POD),
+        json!({
+            "metadata": {"name": "plain"},
             "spec": {"containers": container},
-        }},
-    }))
-    .await?;
-    make(&Api::<Job>::namespaced(client.clone(), BY_NAMESPACE), json!({
-        "metadata": {"generateName": "report-"},
-        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": container}}},
-    }))
-    .await?;
-    make(&Api::<Pod>::namespaced(client.clone(), BY_POD), json!({
-        "metadata": {"name": "plain"},
-        "spec": {"containers": container},
-    }))
+        }),
+    )
     .await?;
     let marooned = ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
     eventually("both marooned pods", LIMIT, || async {
@@ -122,12 +159,17 @@ async fn make<K>(api: &Api<K>, object: Value) -> Result<()>
 where
     K: Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
-    api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    api.create(&PostParams::default(), &serde_json::from_value(object)?)
+        .await?;
     Ok(())
 }
 
 /// Waits until each marooned pod has run on its own node, and the ordinary one on a host.
-async fn wait_until_up(client: &Client, watching: &watch::Receiver<Seen>, pods: &BTreeSet<String>) -> Result<()> {
+async fn wait_until_up(
+    client: &Client,
+    watching: &watch::Receiver<Seen>,
+    pods: &BTreeSet<String>,
+) -> Result<()> {
     let up = [
         Stage::Gated,
         Stage::Launched,
@@ -145,12 +187,20 @@ async fn wait_until_up(client: &Client, watching: &watch::Receiver<Seen>, pods: 
         Ok(pod.spec.and_then(|s| s.node_name).filter(|_| runs))
     })
     .await?;
-    ensure!(node.starts_with("host-"), "the ordinary pod runs on {node}, which is not a host node");
+    ensure!(
+        node.starts_with("host-"),
+        "the ordinary pod runs on {node}, which is not a host node"
+    );
     Ok(())
 }
 
 async fn wait_until_gone(watching: &watch::Receiver<Seen>, pods: &BTreeSet<String>) -> Result<()> {
-    wait_for(watching, pods, &[Stage::Deleted, Stage::VmGone, Stage::NodeGone, Stage::Released]).await
+    wait_for(
+        watching,
+        pods,
+        &[Stage::Deleted, Stage::VmGone, Stage::NodeGone, Stage::Released],
+    )
+    .await
 }
 
 async fn wait_for(watching: &watch::Receiver<Seen>, pods: &BTreeSet<String>, stages: &[Stage]) -> Result<()> {
@@ -159,7 +209,10 @@ async fn wait_for(watching: &watch::Receiver<Seen>, pods: &BTreeSet<String>, sta
         let of = |uid: &String| {
             let had = seen.get(uid).cloned().unwrap_or_default();
             let uid = uid.clone();
-            stages.iter().filter(move |s| !had.contains(s)).map(move |s| format!("{s:?} of pod {uid}"))
+            stages
+                .iter()
+                .filter(move |s| !had.contains(s))
+                .map(move |s| format!("{s:?} of pod {uid}"))
         };
         pods.iter().flat_map(of).collect()
     };
@@ -167,12 +220,24 @@ async fn wait_for(watching: &watch::Receiver<Seen>, pods: &BTreeSet<String>, sta
     if let Ok(seen) = all {
         return seen.map(drop).context("the timeline ended");
     }
-    bail!("not seen within {} s: {}", LIMIT.as_secs(), missing(&watching.borrow()).join(", "))
+    bail!(
+        "not seen within {} s: {}",
+        LIMIT.as_secs(),
+        missing(&watching.borrow()).join(", ")
+    )
 }
 
 async fn show(world: &World) -> Result<()> {
     for arguments in [
-        &["get", "pods", "-A", "-l", "kubevirt.io!=virt-launcher", "-o", "custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,STATUS:.status.phase,IP:.status.podIP,NODE:.spec.nodeName"][..],
+        &[
+            "get",
+            "pods",
+            "-A",
+            "-l",
+            "kubevirt.io!=virt-launcher",
+            "-o",
+            "custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,STATUS:.status.phase,IP:.status.podIP,NODE:.spec.nodeName",
+        ][..],
         &["get", "nodes"],
         &["get", "maroonednodes"],
         &["get", "virtualmachineinstances", "-n", names::VM_NAMESPACE],
@@ -184,7 +249,10 @@ async fn show(world: &World) -> Result<()> {
 }
 
 async fn delete(client: &Client) -> Result<()> {
-    let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    let params = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        ..DeleteParams::default()
+    };
     let namespaces = Api::<Namespace>::all(client.clone());
     for name in [BY_POD, BY_NAMESPACE] {
         namespaces.delete(name, &params).await?;
@@ -201,13 +269,25 @@ async fn prove_nothing_left(world: &World, client: &Client) -> Result<()> {
     for arguments in [
         &["get", "nodes", "-l", names::CLASS_LABEL][..],
         &["get", "maroonednodes"],
-        &["get", "virtualmachineinstances,secrets", "-n", names::VM_NAMESPACE],
+        &[
+            "get",
+            "virtualmachineinstances,secrets",
+            "-n",
+            names::VM_NAMESPACE,
+        ],
         &["get", "secrets", "-n", names::TOKEN_NAMESPACE],
         &["get", "certificatesigningrequests"],
     ] {
         println!("$ kubectl {}", arguments.join(" "));
         let listed = world.plane().kubectl(arguments).await?;
-        println!("{}", if listed.trim().is_empty() { "No resources found" } else { listed.trim_end() });
+        println!(
+            "{}",
+            if listed.trim().is_empty() {
+                "No resources found"
+            } else {
+                listed.trim_end()
+            }
+        );
     }
     Ok(())
 }

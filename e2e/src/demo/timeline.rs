@@ -49,7 +49,9 @@ pub enum Stage {
 impl Stage {
     fn says(self) -> &'static str {
         match self {
-            Self::Gated => "Gated       the webhook added gate, selector and tolerations; the scheduler waits",
+            Self::Gated => {
+                "Gated       the webhook added gate, selector and tolerations; the scheduler waits"
+            }
             Self::Launched => "Launched    token, seed, Node and VirtualMachineInstance exist",
             Self::Booted => "Booted      the VM runs",
             Self::Registered => "Registered  its kubelet has a certificate of its own; the token is deleted",
@@ -77,7 +79,9 @@ struct Timeline {
 
 impl Timeline {
     fn see(&self, uid: &str, stage: Stage) {
-        let first = self.seen.send_if_modified(|seen| seen.entry(uid.to_owned()).or_default().insert(stage));
+        let first = self
+            .seen
+            .send_if_modified(|seen| seen.entry(uid.to_owned()).or_default().insert(stage));
         if first {
             let name = self.names.get(uid).map_or(uid, String::as_str);
             println!("{} {name:<32} {}", elapsed(self.start.elapsed()), stage.says());
@@ -85,17 +89,34 @@ impl Timeline {
     }
 
     fn pod(&mut self, pod: &Pod, gone: bool) {
-        let (Some(uid), Some(spec)) = (pod.uid(), &pod.spec) else { return };
+        let (Some(uid), Some(spec)) = (pod.uid(), &pod.spec) else {
+            return;
+        };
         if pod.labels().get(names::MAROON_LABEL).map(String::as_str) != Some(names::MAROON_TRUE) {
             return;
         }
-        self.names.insert(uid.clone(), format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()));
+        self.names.insert(
+            uid.clone(),
+            format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
+        );
         if gone {
             return self.see(&uid, Stage::Deleted);
         }
-        let gated = spec.scheduling_gates.iter().flatten().any(|gate| gate.name == names::GATE);
-        let pinned = spec.node_selector.iter().flatten().any(|(key, _)| key == names::IDENTITY_LABEL);
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+        let gated = spec
+            .scheduling_gates
+            .iter()
+            .flatten()
+            .any(|gate| gate.name == names::GATE);
+        let pinned = spec
+            .node_selector
+            .iter()
+            .flatten()
+            .any(|(key, _)| key == names::IDENTITY_LABEL);
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .unwrap_or_default();
         if gated {
             self.see(&uid, Stage::Gated);
         }
@@ -111,7 +132,9 @@ impl Timeline {
 
     fn record(&mut self, record: &MaroonedNode, gone: bool) {
         let pod = &record.spec.pod_ref;
-        self.names.entry(pod.uid.clone()).or_insert_with(|| format!("{}/{}", pod.namespace, pod.name));
+        self.names
+            .entry(pod.uid.clone())
+            .or_insert_with(|| format!("{}/{}", pod.namespace, pod.name));
         let phase = record.status.as_ref().map(|s| s.phase).unwrap_or_default();
         if phase != Phase::Pending && phase != Phase::Failed {
             self.see(&pod.uid, Stage::Launched);
@@ -126,7 +149,9 @@ impl Timeline {
 
     fn vmi(&mut self, vmi: &DynamicObject, gone: bool) {
         let name = vmi.name_any();
-        let Some(uid) = names::pod_uid_of(&name) else { return };
+        let Some(uid) = names::pod_uid_of(&name) else {
+            return;
+        };
         if gone {
             self.see(uid, Stage::VmGone);
         } else if vmi.data["status"]["phase"] == "Running" {
@@ -136,11 +161,16 @@ impl Timeline {
 
     fn node(&mut self, node: &Node, gone: bool) {
         let name = node.name_any();
-        let Some(uid) = names::pod_uid_of(&name) else { return };
+        let Some(uid) = names::pod_uid_of(&name) else {
+            return;
+        };
         let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         if gone {
             self.see(uid, Stage::NodeGone);
-        } else if conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True") {
+        } else if conditions
+            .into_iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+        {
             self.see(uid, Stage::Ready);
         }
     }
@@ -153,13 +183,28 @@ pub fn elapsed(since: Duration) -> String {
 }
 
 /// Watches and prints for ever, from `start` on. What was seen is in `seen`.
-pub async fn follow(client: Client, vm_namespace: &str, start: Instant, seen: watch::Sender<Seen>) -> Result<()> {
-    let mut timeline = Timeline { start, names: BTreeMap::new(), seen };
+pub async fn follow(
+    client: Client,
+    vm_namespace: &str,
+    start: Instant,
+    seen: watch::Sender<Seen>,
+) -> Result<()> {
+    let mut timeline = Timeline {
+        start,
+        names: BTreeMap::new(),
+        seen,
+    };
     let all = watcher::Config::default;
     let vmis = Api::namespaced_with(client.clone(), vm_namespace, &vmhost::resource());
-    let mut pods = watch_objects(Api::<Pod>::all(client.clone()), all()).default_backoff().boxed();
-    let mut records = watch_objects(Api::<MaroonedNode>::all(client.clone()), all()).default_backoff().boxed();
-    let mut nodes = watch_objects(Api::<Node>::all(client), all()).default_backoff().boxed();
+    let mut pods = watch_objects(Api::<Pod>::all(client.clone()), all())
+        .default_backoff()
+        .boxed();
+    let mut records = watch_objects(Api::<MaroonedNode>::all(client.clone()), all())
+        .default_backoff()
+        .boxed();
+    let mut nodes = watch_objects(Api::<Node>::all(client), all())
+        .default_backoff()
+        .boxed();
     let mut vmis = watch_objects(vmis, all()).default_backoff().boxed();
     loop {
         tokio::select! {
