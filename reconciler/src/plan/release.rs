@@ -1,6 +1,6 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use maroonedpods_common::api::condition;
 use maroonedpods_common::names;
 
@@ -12,6 +12,8 @@ use crate::view::{NodeView, PodView};
 
 /// What a pod gets beyond its grace period before its VM is taken away.
 pub(super) const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
+/// How far a guest's clock may be ahead of ours.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
 const DEFAULT_FINISHED_POD_TTL: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a release is due.
@@ -70,6 +72,11 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         .map(|n| &n.boot_id)
         .filter(|id| !id.is_empty());
     (booted_as.is_some() && boots_as.is_some() && booted_as != boots_as).then_some(Why::Rebooted)
+}
+
+/// A finished pod's time is over. The guest writes when its containers ended: a time in the future buys it none.
+fn is_over(c: &Context, finished_at: Timestamp) -> bool {
+    finished_at > c.now + CLOCK_SKEW || finished_at + finished_pod_ttl(c) <= c.now
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
