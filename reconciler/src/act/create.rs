@@ -47,7 +47,9 @@ pub(super) async fn credentials(
     let ca = server_ca(cluster, record).await?;
     let id = identity::token_id(record.metadata.uid.as_deref().unwrap_or_default(), attempt);
     let secret_half = random_token_secret()?;
-    let expires = Timestamp::now() + SignedDuration::from_secs(lifetime_seconds);
+    let expires = Timestamp::now()
+        .saturating_add(SignedDuration::from_secs(lifetime_seconds))
+        .unwrap_or(Timestamp::MAX);
     let new = token::secret(record, &id, &secret_half, expires);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
     let stored = match call(tokens.create(&PostParams::default(), &new)).await {

@@ -10,7 +10,7 @@ use maroonedpods_common::names;
 use failure::{Failure, boot_deadline, clean_up, deadline, fail, failure, join_deadline};
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write};
+use super::{Context, Note, Plan, Write, after};
 use crate::identity;
 use crate::node;
 use crate::record::{self, set_condition};
@@ -50,7 +50,7 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     };
     if vmi.owner_uid.as_deref() != Some(c.record_uid()) {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
-        return Plan::wait().wake_at(c.now + FOREIGN_VMI_RETRY);
+        return Plan::wait().wake_at(after(c.now, FOREIGN_VMI_RETRY));
     }
     let Some(vmi_uid) = &c.status.vmi_uid else {
         return Plan::wait().writes(launched(c, vmi));
@@ -68,7 +68,9 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
             .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
             .wake_at(*at);
     }
-    let lifetime = boot_deadline(c) + join_deadline(c) + TOKEN_MARGIN;
+    let lifetime = boot_deadline(c)
+        .saturating_add(join_deadline(c))
+        .saturating_add(TOKEN_MARGIN);
     let record = Box::new((*c.record).clone());
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
@@ -234,7 +236,10 @@ fn revoke(c: &Context) -> Write {
 
 /// Says what is waited for, once the wait is worth a word.
 fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
-    let detail_at = c.status.stages.launched.as_ref().map_or(c.now, |t| t.0) + DETAIL_AFTER;
+    let detail_at = after(
+        c.status.stages.launched.as_ref().map_or(c.now, |t| t.0),
+        DETAIL_AFTER,
+    );
     if c.now < detail_at {
         return plan.wake_at(detail_at);
     }

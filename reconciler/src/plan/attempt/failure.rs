@@ -6,7 +6,7 @@ use maroonedpods_common::api::{MaroonedNodeStatus, Phase, condition};
 
 use crate::identity;
 use crate::plan::report::{reason, report};
-use crate::plan::{Context, Note, Plan, Write, release};
+use crate::plan::{Context, Note, Plan, Write, after, release};
 use crate::record::set_condition;
 use crate::view::{PodView, VmiView};
 
@@ -78,7 +78,7 @@ pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
             .clamp(launched, c.now.max(launched));
         let allowed = join_deadline(c);
         Deadline {
-            at: since + allowed,
+            at: after(since, allowed),
             allowed,
             reason: "JoinDeadline",
             what: "the VM's node was not ready",
@@ -86,7 +86,7 @@ pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     } else {
         let allowed = boot_deadline(c);
         Deadline {
-            at: launched + allowed,
+            at: after(launched, allowed),
             allowed,
             reason: "BootDeadline",
             what: "the VM did not run",
@@ -130,8 +130,10 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
         return plan.writes(delete);
     }
     if let Some(node) = &c.view.node {
-        return plan.write(super::revoke(c)).writes(release::node_writes(c, node));
+        return plan.writes(release::node_writes(c, node));
     }
+    // Only the status below forgets the attempt: until then its Secrets can be named.
+    let plan = plan.writes(release::credentials(c));
     let attempt = c.attempt();
     let allowed = c
         .view
@@ -155,11 +157,11 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
     let pause = backoff(attempt);
     status.attempts = attempt + 1;
     status.message = format!("attempt {attempt} of {allowed} failed: {why}; the next starts after {pause:#}");
-    status.not_before = Some(Time(c.now + pause));
+    status.not_before = Some(Time(after(c.now, pause)));
     let retrying = report(pod, false, reason::RETRYING, status.message.clone());
     plan.writes(c.record_status(status))
         .writes(retrying)
-        .wake_at(c.now + pause)
+        .wake_at(after(c.now, pause))
 }
 
 fn backoff(failed_attempts: u32) -> SignedDuration {

@@ -15,5 +15,5 @@ fn a_fault_free_life_is_short_and_leaves_nothing() {
     world.pod_is_deleted();
     assert_eq!(world.settle(50), Ok(Outcome::Gone));
     assert!(world.objects.csrs.is_empty());
-    assert!(world.written <= 24, "{cold_start} to start, {} in all", world.written);
+    assert!(world.written <= 24, "{cold_start} to start: {:#?}", world.log);
 }

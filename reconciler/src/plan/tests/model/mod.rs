@@ -64,6 +64,8 @@ pub(super) struct World {
     pub approvals: BTreeMap<String, usize>,
     /// Writes asked of the API server.
     pub written: usize,
+    /// Their kinds, in order.
+    pub log: Vec<&'static str>,
     /// A disruption budget holds evictions back.
     pub budget_holds: bool,
     version: u64,
@@ -95,9 +97,7 @@ impl World {
         });
         Self {
             now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
-            settings: Some(Arc::new(
-                Settings::parse(crate::settings::tests::spec()).unwrap(),
-            )),
+            settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             objects: Objects {
                 pod: Some(serde_json::from_value(pod).unwrap()),
                 ..Objects::default()
@@ -106,6 +106,7 @@ impl World {
             guests: BTreeMap::new(),
             approvals: BTreeMap::new(),
             written: 0,
+            log: Vec::new(),
             budget_holds: false,
             version: 0,
         }

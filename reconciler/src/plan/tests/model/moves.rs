@@ -17,8 +17,8 @@ impl World {
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
             Self::vm_runs,
-            |w| w.guest().is_some_and(|g| !g.certified) && w.guest_asks(Asks::Client),
             Self::certificate_is_signed,
+            |w| w.guest().is_some_and(|g| !g.certified) && w.guest_asks(Asks::Client),
             Self::kubelet_speaks,
             Self::kubelet_is_ready,
             |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_asks(Asks::Serving),
@@ -212,7 +212,8 @@ impl World {
     }
 
     pub fn kubelet_is_ready(&mut self) -> bool {
-        let can = self.guest().is_some() && self.node().is_some_and(|n| !n.system_uuid.is_empty() && !n.ready);
+        let can =
+            self.guest().is_some() && self.node().is_some_and(|n| !n.system_uuid.is_empty() && !n.ready);
         can && self.node_ready("True")
     }
 
@@ -259,7 +260,11 @@ impl World {
             .and_then(|p| p.status.as_ref()?.conditions.clone());
         let ready: k8s_openapi::api::core::v1::Pod = serde_json::from_value(ready).unwrap();
         let mut conditions = ready.status.unwrap().conditions.unwrap();
-        conditions.extend(kept.unwrap_or_default().into_iter().filter(|c| c.type_ != "Ready"));
+        conditions.extend(
+            kept.unwrap_or_default()
+                .into_iter()
+                .filter(|c| c.type_ != "Ready"),
+        );
         if let Some(pod) = &mut self.objects.pod {
             pod.status.get_or_insert_default().conditions = Some(conditions);
         }
@@ -285,8 +290,10 @@ impl World {
         if !self.pod_is_running() || self.guest().is_none() {
             return false;
         }
-        let status = serde_json::from_value(json!({"name": "main", "image": "app", "imageID": "", "ready": false,
-            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}));
+        let status = serde_json::from_value(
+            json!({"name": "main", "image": "app", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}),
+        );
         if let Some(pod) = &mut self.objects.pod {
             pod.status.get_or_insert_default().container_statuses = Some(vec![status.unwrap()]);
         }

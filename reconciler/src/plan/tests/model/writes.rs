@@ -29,6 +29,7 @@ fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
 impl World {
     /// Performs a write, as `act` and the API server do together.
     pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
+        self.log.push(write.kind());
         self.written += match write {
             Write::IssueCredentials { .. } | Write::RevokeCredentials { .. } => 2,
             _ => 1,
@@ -211,11 +212,7 @@ impl World {
         topology: &BTreeMap<String, String>,
     ) -> Result<(), Refused> {
         let node = self.node_of(uid)?;
-        let taints = node
-            .spec
-            .get_or_insert_default()
-            .taints
-            .get_or_insert_default();
+        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
         require(taints.get(index).is_some_and(|t| t.key == names::STARTUP_TAINT))?;
         taints.remove(index);
         let labels = node.metadata.labels.get_or_insert_default();
