@@ -82,7 +82,7 @@ pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Setti
             }
             // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
             Ok(Some(Event::Delete(_))) => {
-                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force")
+                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force");
             }
             Ok(Some(Event::Init | Event::InitDone)) => {}
             Ok(None) => return,

@@ -263,9 +263,9 @@ async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) 
             *stage += 1;
         }
     }
-    phases
-        .iter()
-        .for_each(|(name, count)| metrics.set_nodes(name, *count));
+    for (name, count) in phases {
+        metrics.set_nodes(name, count);
+    }
     let configs = cluster.all::<MaroonedPodsConfig>();
     let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else {
         return Ok(());

@@ -26,7 +26,7 @@ const CONCURRENT_PASSES: usize = 32;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
-const LONGEST_SLEEP: Duration = Duration::from_mins(5);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 

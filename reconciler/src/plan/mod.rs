@@ -18,7 +18,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
 
@@ -140,6 +140,12 @@ fn step(view: &View, now: Timestamp) -> Plan {
     } else {
         attempt::plan(&context, pod)
     }
+}
+
+/// `span` after `at`, at most the end of time: guests and users write times into objects, and a sum that overflows
+/// panics.
+fn after(at: Timestamp, span: SignedDuration) -> Timestamp {
+    at.saturating_add(span).unwrap_or(Timestamp::MAX)
 }
 
 /// A view with a record, as the steps below read it.

@@ -5,7 +5,7 @@ use maroonedpods_common::api::condition;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write};
+use super::{Context, Note, Plan, Write, after};
 use crate::identity;
 use crate::record;
 use crate::view::{NodeView, PodView};
@@ -53,10 +53,17 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
-    if pod.terminal && pod.finished_at.is_none_or(|at| at + finished_pod_ttl(c) <= c.now) {
+    if pod.terminal
+        && pod
+            .finished_at
+            .is_none_or(|at| after(at, finished_pod_ttl(c)) <= c.now)
+    {
         return Some(Why::Finished);
     }
-    if pod.deletion_deadline.is_some_and(|at| at + GRACE_MARGIN <= c.now) {
+    if pod
+        .deletion_deadline
+        .is_some_and(|at| after(at, GRACE_MARGIN) <= c.now)
+    {
         return Some(Why::GraceOver);
     }
     match &c.view.vmi {
@@ -174,7 +181,7 @@ fn csr_writes(c: &Context) -> Vec<Write> {
 }
 
 /// Both Secrets of the attempt, unless they went when the kubelet joined.
-fn credentials(c: &Context) -> Option<Write> {
+pub(super) fn credentials(c: &Context) -> Option<Write> {
     let registered = record::condition(&c.status, condition::REGISTERED).is_some_and(|r| r.status == "True");
     (!registered).then(|| Write::RevokeCredentials {
         token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),

@@ -6,7 +6,7 @@ use maroonedpods_common::api::{Phase, condition};
 
 use super::release::{GRACE_MARGIN, finished_pod_ttl};
 use super::report::{reason, report};
-use super::{Context, Plan, Write};
+use super::{Context, Plan, Write, after};
 use crate::record::set_condition;
 use crate::view::{NodeView, PodView};
 
@@ -18,13 +18,13 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
         .writes(lifted(c, pod, c.view.node.as_ref()))
         .writes(super::csrs::decide(c));
     if pod.terminal {
-        return plan.wake_at(pod.finished_at.map_or(c.now, |at| at + finished_pod_ttl(c)));
+        return plan.wake_at(pod.finished_at.map_or(c.now, |at| after(at, finished_pod_ttl(c))));
     }
     if let Some(at) = pod.deletion_deadline {
-        return plan.wake_at(at + GRACE_MARGIN);
+        return plan.wake_at(after(at, GRACE_MARGIN));
     }
     if c.view.vmi.as_ref().is_some_and(|v| v.evacuating) {
-        plan = plan.wake_at(c.now + EVICTION_RETRY).write(Write::EvictPod {
+        plan = plan.wake_at(after(c.now, EVICTION_RETRY)).write(Write::EvictPod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
