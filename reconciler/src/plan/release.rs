@@ -53,11 +53,7 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
-    if pod.terminal
-        && pod
-            .finished_at
-            .is_none_or(|at| after(at, finished_pod_ttl(c)) <= c.now)
-    {
+    if pod.terminal && pod.finished_at.is_none_or(|at| is_over(c, at)) {
         return Some(Why::Finished);
     }
     if pod
@@ -83,7 +79,7 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
 
 /// A finished pod's time is over. The guest writes when its containers ended: a time in the future buys it none.
 fn is_over(c: &Context, finished_at: Timestamp) -> bool {
-    finished_at > c.now + CLOCK_SKEW || finished_at + finished_pod_ttl(c) <= c.now
+    finished_at > after(c.now, CLOCK_SKEW) || after(finished_at, finished_pod_ttl(c)) <= c.now
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
