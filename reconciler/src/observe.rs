@@ -99,7 +99,11 @@ pub async fn live(
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
     // Two round trips: which VMI it is, and where the pod is, stands in the record.
-    let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.all::<Node>(), cluster.vmis());
+    let (records, nodes, vmis) = (
+        cluster.all::<MaroonedNode>(),
+        cluster.all::<Node>(),
+        cluster.vmis(),
+    );
     let (record, node) = tokio::try_join!(call(records.get_opt(&name)), call(nodes.get_opt(&name)))?;
     let (record, node) = (record.map(Arc::new), node.map(Arc::new));
     let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
@@ -173,7 +177,7 @@ fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
 }
 
 /// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
-fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
+pub(crate) fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
     let has_uid = |pod: &Pod| pod.metadata.uid.as_deref() == Some(pod_uid);
     match record {
         Some(record) => {

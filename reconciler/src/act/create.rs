@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
-use kube::api::PostParams;
+use kube::api::{Api, PostParams};
 use kube::core::{DynamicObject, Request, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
@@ -52,9 +52,9 @@ pub(super) async fn credentials(
         .unwrap_or(Timestamp::MAX);
     let new = token::secret(record, &id, &secret_half, expires);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
-    let stored = match call(tokens.create(&PostParams::default(), &new)).await {
-        Err(error) if error.is_conflict() => call(tokens.get(&new.name_any())).await?,
-        created => created?,
+    let (stored, fresh) = match call(tokens.create(&PostParams::default(), &new)).await {
+        Err(error) if error.is_conflict() => (call(tokens.get(&new.name_any())).await?, false),
+        created => (created?, true),
     };
     let token = token::read(&stored, record).ok_or_else(|| {
         CallError::Unexpected(format!(
@@ -69,11 +69,27 @@ pub(super) async fn credentials(
         &seed::join_info(record, token, ca),
     )
     .map_err(|error| CallError::Unexpected(format!("cannot write join-info.yaml: {error}")))?;
-    let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
-    match call(seeds.create(&PostParams::default(), &seed)).await {
-        Err(error) if error.is_conflict() => Ok(()),
-        created => created.map(drop),
+    create_seed(&cluster.within::<Secret>(&cluster.vm_namespace), &seed, fresh).await
+}
+
+/// A seed that is there already carries this token, unless the token is new or the seed is a former record's: then
+/// it is replaced. No VM has read it yet, for VMIs are made after their seeds.
+async fn create_seed(seeds: &Api<Secret>, seed: &Secret, token_is_new: bool) -> Result<(), CallError> {
+    match call(seeds.create(&PostParams::default(), seed)).await {
+        Err(error) if error.is_conflict() => {}
+        created => return created.map(drop),
     }
+    let found = call(seeds.get(&seed.name_any())).await?;
+    if !token_is_new && owner_uid(&found) == owner_uid(seed) {
+        return Ok(());
+    }
+    super::delete(
+        seeds,
+        &found.name_any(),
+        super::of(&found.uid().unwrap_or_default()),
+    )
+    .await?;
+    call(seeds.create(&PostParams::default(), seed)).await.map(drop)
 }
 
 fn random_token_secret() -> Result<String, CallError> {
@@ -145,11 +161,6 @@ pub(super) async fn vmi(
     }
 }
 
-fn owner_uid(node: &Node) -> Option<&str> {
-    node.metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .next()
-        .map(|owner| owner.uid.as_str())
+fn owner_uid<K: ResourceExt>(object: &K) -> Option<&str> {
+    object.owner_references().first().map(|owner| owner.uid.as_str())
 }

@@ -121,6 +121,16 @@ pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
     report::report(pod, false, report::reason::REFUSED, message)
 }
 
+/// The report that a gated pod waits for KubeVirt, or nothing where it does not wait or says so already.
+#[must_use]
+pub fn provider_missing(pod: &PodView) -> Option<Write> {
+    let waits = pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
+    let message = "the cluster has no VirtualMachineInstances: KubeVirt is not installed, or not reachable";
+    waits
+        .then(|| report::report(pod, false, report::reason::PROVIDER_MISSING, message))
+        .flatten()
+}
+
 fn step(view: &View, now: Timestamp) -> Plan {
     let Some(record) = view.record.clone() else {
         return admit::plan(view);
