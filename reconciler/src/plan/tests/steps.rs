@@ -174,6 +174,7 @@ fn only_the_expected_request_is_approved() {
     world.vm_is_scheduled();
     world.vm_runs();
     world.guest_asks(Asks::Foreign);
+    world.tick(1);
     world.guest_asks(Asks::Client);
     let plan = world.pass();
     let verdicts: Vec<_> = kinds(&plan).into_iter().filter(|k| k.ends_with("_csr")).collect();
