@@ -201,7 +201,7 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         uid: pod.uid.clone(),
         patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
     })
-    .writes(super::serve::lifted(c, pod, Some(node)))
+    .writes(super::serve::lifted(c, pod))
     .note(Note::normal(
         "GateLifted",
         format!("node {name} is ready and reserved for this pod"),
@@ -212,6 +212,7 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     let mut status = c.status.clone();
     status.phase = Phase::Registered;
     status.node_uid = Some(node.uid.clone());
+    status.boot_id = Some(node.boot_id.clone());
     status.address.clone_from(&node.address);
     status.stages.registered = Some(Time(c.now));
     let message = "the kubelet speaks with its own certificate; the join credential is deleted";

@@ -67,6 +67,11 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         Some(vmi) if vmi.ended() || Some(&vmi.uid) != c.status.vmi_uid.as_ref() => return Some(Why::VmLost),
         Some(_) => {}
     }
+    rebooted(c).then_some(Why::Rebooted)
+}
+
+/// Whether the guest has booted again since its kubelet joined.
+pub(super) fn rebooted(c: &Context) -> bool {
     let booted_as = c.status.boot_id.as_ref().filter(|id| !id.is_empty());
     let boots_as = c
         .view
@@ -74,7 +79,7 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         .as_ref()
         .map(|n| &n.boot_id)
         .filter(|id| !id.is_empty());
-    (booted_as.is_some() && boots_as.is_some() && booted_as != boots_as).then_some(Why::Rebooted)
+    booted_as.is_some() && boots_as.is_some() && booted_as != boots_as
 }
 
 /// A finished pod's time is over. The guest writes when its containers ended: a time in the future buys it none.

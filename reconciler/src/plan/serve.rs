@@ -8,15 +8,13 @@ use super::release::{GRACE_MARGIN, finished_pod_ttl};
 use super::report::{reason, report};
 use super::{Context, Plan, Write, after};
 use crate::record::set_condition;
-use crate::view::{NodeView, PodView};
+use crate::view::PodView;
 
 /// How soon to ask again when a disruption budget holds an eviction back.
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
-    let mut plan = Plan::wait()
-        .writes(lifted(c, pod, c.view.node.as_ref()))
-        .writes(super::csrs::decide(c));
+    let mut plan = Plan::wait().writes(lifted(c, pod)).writes(super::csrs::decide(c));
     if pod.terminal {
         return plan.wake_at(pod.finished_at.map_or(c.now, |at| after(at, finished_pod_ttl(c))));
     }
@@ -34,20 +32,19 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 }
 
 /// What pod and record say once the gate is lifted; nothing where they say it already.
-pub(super) fn lifted(c: &Context, pod: &PodView, node: Option<&NodeView>) -> Vec<Write> {
+pub(super) fn lifted(c: &Context, pod: &PodView) -> Vec<Write> {
     let report = (!pod.terminal && pod.deletion_deadline.is_none())
         .then(|| report(pod, true, reason::NODE_READY, "the pod's own node is ready"))
         .flatten();
-    report.into_iter().chain(lifted_status(c, node)).collect()
+    report.into_iter().chain(lifted_status(c)).collect()
 }
 
-fn lifted_status(c: &Context, node: Option<&NodeView>) -> Option<Write> {
+fn lifted_status(c: &Context) -> Option<Write> {
     if c.status.phase == Phase::Lifted {
         return None;
     }
     let mut status = c.status.clone();
     status.phase = Phase::Lifted;
-    status.boot_id = node.map(|n| n.boot_id.clone());
     status.stages.ready = Some(Time(c.now));
     status.stages.lifted = Some(Time(c.now));
     set_condition(

@@ -46,6 +46,9 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
         );
         return failure("IdentityMismatch", message);
     }
+    if release::rebooted(c) {
+        return failure("Rebooted", "the VM rebooted before its pod could run".to_owned());
+    }
     let deadline = deadline(c, vmi);
     if c.now < deadline.at {
         return None;

@@ -3,3 +3,5 @@
 mod life;
 mod model;
 mod properties;
+mod releases;
+mod steps;

@@ -27,7 +27,7 @@ impl World {
             Self::pod_is_orphaned,
             |w| std::mem::take(&mut w.budget_holds),
         ];
-        moves.iter().fold(false, |moved, step| step(self) || moved)
+        moves.iter().filter(|step| step(self)).count() > 0
     }
 
     pub fn vms_that_go_are_gone(&mut self) -> bool {
@@ -75,7 +75,7 @@ impl World {
         }
         let since = self.now.to_string();
         let uid = self.vmi().unwrap().uid;
-        self.guests.entry(uid).or_insert_with(Guest::default).boots += 1;
+        self.guests.entry(uid).or_default().boots += 1;
         self.set_vmi(|status| {
             status["phase"] = json!("Running");
             status["conditions"] = json!([]);
