@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod readable;
 pub mod record;
 pub mod seed;
 pub mod seen;

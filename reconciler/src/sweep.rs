@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::core::{Resource, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
@@ -92,7 +92,7 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     };
     // Not by the label for people: a guest may take that one off its Node.
     let by_class = ListParams::default().labels(names::CLASS_LABEL);
-    let nodes = list(&cluster.all::<Node>(), &by_class).await?;
+    let nodes = list(&cluster.nodes(), &by_class).await?;
     let seeds = list(&cluster.within::<Secret>(&cluster.vm_namespace), &by_uid).await?;
     let tokens = list(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), &by_uid).await?;
     let csrs = call(
@@ -150,7 +150,7 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     let nodes = orphans(nodes, &|name| {
         known.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
     });
-    delete(&cluster.all::<Node>(), "node", nodes, metrics).await?;
+    delete(&cluster.nodes(), "node", nodes, metrics).await?;
     let csrs = csrs
         .iter()
         .filter(|csr| is_orphan(csr, &known))

@@ -219,7 +219,7 @@ impl Worker {
         let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
         let report = pod
             .as_deref()
-            .and_then(PodView::of)
+            .and_then(|pod| PodView::of(pod))
             .as_ref()
             .and_then(plan::provider_missing);
         if let Some(report) = report {

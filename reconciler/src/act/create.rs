@@ -117,10 +117,9 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
 }
 
 pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
-    let nodes = cluster.all::<Node>();
-    match call(nodes.create(&PostParams::default(), node)).await {
+    match call(cluster.all::<Node>().create(&PostParams::default(), node)).await {
         Err(error) if error.is_conflict() => {
-            let found = call(nodes.get(&node.name_any())).await?;
+            let found = call(cluster.nodes().get(&node.name_any())).await?;
             if owner_uid(&found) != owner_uid(node) {
                 let message = format!("Node {} belongs to somebody else: delete it", node.name_any());
                 return Err(CallError::Unexpected(message));

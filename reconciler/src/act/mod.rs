@@ -9,7 +9,7 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::Resource;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
@@ -66,7 +66,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             ..
         } => {
             let patch = Patch::Json::<()>(patch.clone());
-            patch_object(&cluster.within::<Pod>(namespace), name, &patch, seen).await
+            patch_object(&cluster.pods(namespace), name, &patch, seen).await
         }
         Write::PodNotReady { namespace, name, uid } => {
             pod::not_ready(cluster, (namespace, name, uid), seen).await
@@ -79,11 +79,11 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             message,
         } => pod::fail(cluster, (namespace, name, uid), message, seen).await,
         Write::DeletePod { namespace, name, uid } => {
-            delete(&cluster.within::<Pod>(namespace), name, of(uid).grace_period(0)).await
+            delete(&cluster.pods(namespace), name, of(uid).grace_period(0)).await
         }
         Write::DeleteRecord { name, uid } => delete(&cluster.all::<MaroonedNode>(), name, of(uid)).await,
         Write::DeleteVmi { name, uid } => delete(&cluster.vmis(), name, of(uid)).await,
-        Write::DeleteNode { name, uid } => delete(&cluster.all::<Node>(), name, of(uid)).await,
+        Write::DeleteNode { name, uid } => delete(&cluster.nodes(), name, of(uid)).await,
         Write::DeleteCsr { name, uid } => {
             delete(&cluster.all::<CertificateSigningRequest>(), name, of(uid)).await
         }

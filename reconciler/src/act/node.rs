@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::api::PatchParams;
 use maroonedpods_common::names;
 use serde_json::json;
@@ -25,7 +24,7 @@ pub(super) async fn address(
         test_uid(uid),
         json!({"op": "add", "path": "/status/addresses", "value": addresses}),
     ];
-    let nodes = cluster.all::<Node>();
+    let nodes = cluster.nodes();
     seen.note(&call(nodes.patch_status(name, &PatchParams::default(), &json_patch(&patch)?)).await?);
     Ok(())
 }
@@ -48,7 +47,7 @@ pub(super) async fn open(
         let path = format!("/metadata/labels/{}", lift::escape(label));
         patch.push(json!({"op": "add", "path": path, "value": value}));
     }
-    patch_object(&cluster.all::<Node>(), name, &json_patch(&patch)?, seen).await
+    patch_object(&cluster.nodes(), name, &json_patch(&patch)?, seen).await
 }
 
 pub(super) async fn strip_finalizers(
@@ -61,5 +60,5 @@ pub(super) async fn strip_finalizers(
         test_uid(uid),
         json!({"op": "remove", "path": "/metadata/finalizers"}),
     ];
-    gone_is_fine(patch_object(&cluster.all::<Node>(), name, &json_patch(&patch)?, seen).await)
+    gone_is_fine(patch_object(&cluster.nodes(), name, &json_patch(&patch)?, seen).await)
 }

@@ -79,7 +79,7 @@ async fn patch_status(
     body: Value,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
-    let pods = cluster.within::<Pod>(namespace);
+    let pods = cluster.pods(namespace);
     match call(pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(body))).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
