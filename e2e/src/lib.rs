@@ -10,3 +10,4 @@ pub mod pki;
 pub mod plane;
 pub mod process;
 pub mod tools;
+pub mod vmhost;

@@ -1,0 +1,222 @@
+//! The played KubeVirt as a whole: hosts, and one task per VMI.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::crd::{pods, vmis};
+use super::launcher::{CREATED_BY, Launcher};
+use super::log::{GuestEvent, GuestLog};
+use super::machine::{Seen, Vm};
+use super::nodes::HostNode;
+use super::vmi::condition;
+use crate::check::becomes;
+
+const HOSTS_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the played KubeVirt is given.
+pub struct VmHostOptions {
+    /// Speaks as KubeVirt. It gets and patches VMIs, gets Secrets, creates and deletes pods in the VM namespace, gets
+    /// pods everywhere (for their scripts) and Nodes.
+    pub client: Client,
+    /// Where VMIs are. It must exist.
+    pub vm_namespace: String,
+    /// Name and client of each simulated host node; the client is that of a kubelet, `system:node:<name>`.
+    pub hosts: Vec<(String, Client)>,
+    /// Draws a boot delay of up to a second for each VM; 0 for none.
+    pub seed: u64,
+}
+
+/// The played KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
+/// tidied up.
+pub struct VmHost {
+    client: Client,
+    namespace: String,
+    log: GuestLog,
+    _tasks: JoinSet<()>,
+}
+
+impl VmHost {
+    /// Starts the hosts, waits until they are ready, and looks after VMIs from then on. The CRD must be installed
+    /// ([`super::install_crd`]), and a scheduler must run: launchers are placed by it.
+    pub async fn start(options: VmHostOptions) -> Result<Self> {
+        let VmHostOptions {
+            client,
+            vm_namespace,
+            hosts,
+            seed,
+        } = options;
+        let log = GuestLog::default();
+        let mut tasks = JoinSet::new();
+        let nodes = Api::all(client.clone());
+        let mut names = Vec::new();
+        for (index, (name, host)) in hosts.into_iter().enumerate() {
+            names.push(name.clone());
+            let host = HostNode {
+                index,
+                name,
+                client: host,
+                log: log.clone(),
+            };
+            tasks.spawn(host.run());
+        }
+        for name in &names {
+            becomes(&nodes, name, "the host to be ready", HOSTS_LIMIT, is_ready).await?;
+        }
+        let controller = Controller {
+            client: client.clone(),
+            namespace: vm_namespace.clone(),
+            seed,
+            log: log.clone(),
+            known: HashMap::new(),
+            running: JoinSet::new(),
+        };
+        tasks.spawn(controller.run());
+        Ok(Self {
+            client,
+            namespace: vm_namespace,
+            log,
+            _tasks: tasks,
+        })
+    }
+
+    /// What happened to the guests of this Node so far, in order.
+    #[must_use]
+    pub fn guest_log(&self, node_name: &str) -> Vec<GuestEvent> {
+        self.log.of(node_name)
+    }
+
+    /// What happened to all guests; the log outlives this host.
+    #[must_use]
+    pub fn guests(&self) -> &GuestLog {
+        &self.log
+    }
+
+    /// Plays a drain of the VM's host. With `evictionStrategy: External`, the launcher's eviction is refused and the
+    /// VMI is marked for evacuation; whoever made it must act.
+    pub async fn evict(&self, vmi: &str) -> Result<()> {
+        let vmis = vmis(&self.client, &self.namespace);
+        let found = vmis.get(vmi).await?;
+        let status = &found.data["status"];
+        let host = status["nodeName"]
+            .as_str()
+            .with_context(|| format!("{vmi} is on no host yet"))?;
+        let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.push(condition(
+            "EvictionRequested",
+            "True",
+            "EvictionRequested",
+            "VMI eviction was requested",
+        ));
+        let evicted = json!({"status": {"evacuationNodeName": host, "conditions": conditions}});
+        vmis.patch(vmi, &PatchParams::default(), &Patch::Merge(evicted))
+            .await?;
+        Ok(())
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let status = node.status.iter();
+    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// virt-controller: tells each VMI's task what the informers see.
+struct Controller {
+    client: Client,
+    namespace: String,
+    seed: u64,
+    log: GuestLog,
+    known: HashMap<String, Known>,
+    running: JoinSet<()>,
+}
+
+struct Known {
+    seen: watch::Sender<Seen>,
+    task: AbortHandle,
+}
+
+impl Controller {
+    async fn run(mut self) {
+        let vmis = vmis(&self.client, &self.namespace);
+        let mut vmi_events = watcher(vmis, watcher::Config::default())
+            .default_backoff()
+            .boxed();
+        let launchers = watcher::Config::default().labels(CREATED_BY);
+        let mut pod_events = watcher(pods(&self.client, &self.namespace), launchers)
+            .default_backoff()
+            .boxed();
+        loop {
+            tokio::select! {
+                Some(event) = vmi_events.next() => match event {
+                    Ok(Event::Apply(vmi) | Event::InitApply(vmi)) => self.see_vmi(vmi),
+                    Ok(Event::Delete(vmi)) => self.forget(&vmi),
+                    Ok(Event::Init | Event::InitDone) => {}
+                    Err(error) => tracing::debug!(%error, "virt-controller's watch of VMIs failed"),
+                },
+                Some(event) = pod_events.next() => match event {
+                    Ok(Event::Apply(pod) | Event::InitApply(pod)) => self.see_launcher(&pod, Launcher::of(&pod)),
+                    Ok(Event::Delete(pod)) => self.see_launcher(&pod, Launcher::Gone),
+                    Ok(Event::Init | Event::InitDone) => {}
+                    Err(error) => tracing::debug!(%error, "virt-controller's watch of launchers failed"),
+                },
+                Some(_) = self.running.join_next() => {}
+            }
+        }
+    }
+
+    fn see_vmi(&mut self, vmi: DynamicObject) {
+        let Some(uid) = vmi.uid() else { return };
+        let deleting = vmi.metadata.deletion_timestamp.is_some();
+        if let Some(known) = self.known.get(&uid) {
+            known
+                .seen
+                .send_if_modified(|seen| std::mem::replace(&mut seen.deleting, deleting) != deleting);
+            return;
+        }
+        let seen = watch::Sender::new(Seen {
+            deleting,
+            ..Seen::default()
+        });
+        let vm = Vm {
+            client: self.client.clone(),
+            namespace: self.namespace.clone(),
+            seed: self.seed,
+            log: self.log.clone(),
+            vmi,
+            seen: seen.subscribe(),
+            phases: Mutex::default(),
+        };
+        let task = self.running.spawn(vm.run());
+        self.known.insert(uid, Known { seen, task });
+    }
+
+    fn see_launcher(&self, pod: &Pod, launcher: Launcher) {
+        if let Some(known) = pod.labels().get(CREATED_BY).and_then(|uid| self.known.get(uid)) {
+            known.seen.send_if_modified(|seen| {
+                let news = seen.launcher != launcher;
+                seen.launcher = launcher;
+                news
+            });
+        }
+    }
+
+    /// The VMI's object is gone, and with it whatever was left of the VM.
+    fn forget(&mut self, vmi: &DynamicObject) {
+        if let Some(known) = vmi.uid().and_then(|uid| self.known.remove(&uid)) {
+            known.task.abort();
+        }
+    }
+}
