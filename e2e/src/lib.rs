@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod check;
 mod components;
+pub mod demo;
 mod folder;
 pub mod install;
 mod kubeconfig;
@@ -11,3 +12,4 @@ pub mod plane;
 pub mod process;
 pub mod tools;
 pub mod vmhost;
+pub mod world;

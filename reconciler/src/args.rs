@@ -46,8 +46,13 @@ pub struct Args {
     #[arg(long, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
-    #[arg(long, env = "MAROONEDPODS_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    #[arg(
+        long,
+        env = "MAROONEDPODS_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log_level: String,
 }
 
 /// How logs are written.

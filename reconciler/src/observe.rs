@@ -98,15 +98,20 @@ pub async fn live(
     settings: Option<&Arc<Settings>>,
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
-    let record = call(cluster.all::<MaroonedNode>().get_opt(&name))
-        .await?
-        .map(Arc::new);
-    let attempt = record.as_ref().map_or(1, |r| record::attempt(r));
-    let vmi = call(cluster.vmis().get_opt(&names::vmi_name(pod_uid, attempt)))
-        .await?
-        .map(Arc::new);
-    let node = call(cluster.all::<Node>().get_opt(&name)).await?.map(Arc::new);
-    let pod = live_pod(pod_uid, caches, cluster, record.as_deref()).await?;
+    // Two round trips: which VMI it is, and where the pod is, stands in the record.
+    let (records, nodes, vmis) = (
+        cluster.all::<MaroonedNode>(),
+        cluster.all::<Node>(),
+        cluster.vmis(),
+    );
+    let (record, node) = tokio::try_join!(call(records.get_opt(&name)), call(nodes.get_opt(&name)))?;
+    let (record, node) = (record.map(Arc::new), node.map(Arc::new));
+    let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
+    let (vmi, pod) = tokio::try_join!(
+        call(vmis.get_opt(&vmi_name)),
+        live_pod(pod_uid, caches, cluster, record.as_deref())
+    )?;
+    let vmi = vmi.map(Arc::new);
     let host = vmi.as_deref().and_then(VmiView::of).and_then(|v| v.host);
     let joined = record
         .as_ref()
@@ -172,7 +177,7 @@ fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
 }
 
 /// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
-fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
+pub(crate) fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
     let has_uid = |pod: &Pod| pod.metadata.uid.as_deref() == Some(pod_uid);
     match record {
         Some(record) => {

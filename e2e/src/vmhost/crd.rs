@@ -14,16 +14,20 @@ pub async fn install_crd(client: &Client) -> Result<()> {
     apply_yaml(client, CRD).await.context("installing the VMI CRD")
 }
 
-/// VMIs of a namespace.
-pub(super) fn vmis(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let resource = ApiResource {
+/// The VMI as a resource of the API.
+pub(crate) fn resource() -> ApiResource {
+    ApiResource {
         group: "kubevirt.io".to_owned(),
         version: "v1".to_owned(),
         api_version: "kubevirt.io/v1".to_owned(),
         kind: "VirtualMachineInstance".to_owned(),
         plural: "virtualmachineinstances".to_owned(),
-    };
-    Api::namespaced_with(client.clone(), namespace, &resource)
+    }
+}
+
+/// VMIs of a namespace.
+pub(super) fn vmis(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &resource())
 }
 
 /// Pods of a namespace.

@@ -30,5 +30,6 @@ mod seed;
 mod vmi;
 
 pub use crd::install_crd;
+pub(crate) use crd::resource;
 pub use host::{VmHost, VmHostOptions};
 pub use log::{GuestEvent, GuestLog};
