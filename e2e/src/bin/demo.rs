@@ -16,7 +16,7 @@ struct Args {
     /// Leave the cluster up at the end, and print the KUBECONFIG line to use it by hand.
     #[arg(long)]
     keep: bool,
-    /// Print the programs' logs too, filtered like RUST_LOG, for example "info".
+    /// Print the programs' logs too, from this level or filter on, for example "info".
     #[arg(
         long,
         value_name = "FILTER",
