@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod check;
 mod components;
+pub mod demo;
 pub mod drafts;
 mod folder;
 pub mod install;

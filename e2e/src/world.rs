@@ -108,13 +108,8 @@ impl World {
         static RUNTIME: OnceLock<Runtime> = OnceLock::new();
         static SHARED: OnceCell<(World, Running)> = OnceCell::const_new();
         let start = || async {
-            let runtime = match RUNTIME.get() {
-                Some(runtime) => runtime,
-                None => {
-                    let new = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-                    RUNTIME.get_or_init(|| new)
-                }
-            };
+            let new = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = RUNTIME.get_or_init(|| new);
             let world = runtime.spawn(async {
                 let world = Self::start(0).await?;
                 let reconciler = world.reconciler(false).await?;

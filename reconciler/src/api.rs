@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::api::Api;
 use kube::core::{ClusterResourceScope, DynamicObject, NamespaceResourceScope, Resource};
 use thiserror::Error;
 
+use crate::readable::Readable;
 use crate::vmi;
 
 /// Longest wait for one answer. kube sets none by itself: a request that is never answered would hold its pod's
@@ -104,6 +106,18 @@ impl Cluster {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The Nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Api<Readable<Node>> {
+        self.all()
+    }
+
+    /// The pods of a namespace.
+    #[must_use]
+    pub fn pods(&self, namespace: &str) -> Api<Readable<Pod>> {
+        self.within(namespace)
     }
 
     /// The VMIs in our namespace.

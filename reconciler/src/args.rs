@@ -50,9 +50,14 @@ pub struct Args {
         long,
         env = "MAROONEDPODS_LOG_LEVEL",
         value_name = "FILTER",
-        default_value = "info"
-    )]
+        default_value = "info", value_parser = filter)]
     pub log_level: String,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// How logs are written.

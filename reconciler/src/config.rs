@@ -6,21 +6,22 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
-use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigStatus};
 use maroonedpods_common::names;
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::api::{Cluster, call};
+use crate::api::{CallError, Cluster, call};
+use crate::conditions::{self, Says};
 use crate::settings::{Settings, SettingsError};
 
-/// The config accepted condition.
+/// Condition: the configuration is in force.
 const ACCEPTED: &str = "Accepted";
+const STATUS_TRIES: u32 = 5;
 
 /// A configuration file that cannot be used.
 #[derive(Debug, Error)]
@@ -82,7 +83,7 @@ pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Setti
             }
             // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
             Ok(Some(Event::Delete(_))) => {
-                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force")
+                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force");
             }
             Ok(Some(Event::Init | Event::InitDone)) => {}
             Ok(None) => return,
@@ -110,45 +111,58 @@ async fn take(
     } else {
         tracing::warn!(message = verdict.2, "MaroonedPodsConfig not accepted");
     }
-    report(cluster, config, verdict).await;
+    let generation = config.metadata.generation;
+    let written = edit_status(cluster, |stored, status| {
+        // A newer generation has, or will have, a verdict of its own.
+        if stored.metadata.generation == generation {
+            status.observed_generation = generation;
+            let (holds, reason, message) = (verdict.0, verdict.1, verdict.2.as_str());
+            let says = Says {
+                holds,
+                reason,
+                message,
+            };
+            conditions::set(
+                &mut status.conditions,
+                ACCEPTED,
+                says,
+                generation,
+                Timestamp::now(),
+            );
+        }
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "cannot write the configuration's status");
+    }
 }
 
-/// Writes the verdict to the configuration's status, where it does not stand there already.
-async fn report(
+/// Changes the configuration's status, if there is one and `edit` changes anything. Two writers that meet both get
+/// their word in: the later reads again.
+///
+/// # Errors
+/// What the API server says, but for a conflict that the next try does not meet again.
+pub async fn edit_status(
     cluster: &Cluster,
-    config: &MaroonedPodsConfig,
-    (holds, reason, message): (bool, &str, String),
-) {
-    let status = config.status.clone().unwrap_or_default();
-    let value = if holds { "True" } else { "False" };
-    let said = status.conditions.iter().find(|c| c.type_ == ACCEPTED);
-    let same = said.is_some_and(|c| c.status == value && c.message == message);
-    if same && status.observed_generation == config.metadata.generation {
-        return;
-    }
-    let since = said
-        .filter(|c| c.status == value)
-        .map_or(Time(Timestamp::now()), |c| c.last_transition_time.clone());
-    let mut conditions: Vec<_> = status
-        .conditions
-        .iter()
-        .filter(|c| c.type_ != ACCEPTED)
-        .cloned()
-        .collect();
-    conditions.push(Condition {
-        type_: ACCEPTED.to_owned(),
-        status: value.to_owned(),
-        reason: reason.to_owned(),
-        message,
-        last_transition_time: since,
-        observed_generation: config.metadata.generation,
-    });
-    let patch = Patch::Merge(
-        json!({"status": {"observedGeneration": config.metadata.generation, "conditions": conditions}}),
-    );
-    let params = PatchParams::default();
+    edit: impl Fn(&MaroonedPodsConfig, &mut MaroonedPodsConfigStatus),
+) -> Result<(), CallError> {
     let configs = cluster.all::<MaroonedPodsConfig>();
-    if let Err(error) = call(configs.patch_status(names::CONFIG_NAME, &params, &patch)).await {
-        tracing::warn!(%error, "cannot write the configuration's status");
+    let mut tries = 0;
+    loop {
+        let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else {
+            return Ok(());
+        };
+        let was = config.status.clone().unwrap_or_default();
+        let mut status = was.clone();
+        edit(&config, &mut status);
+        if status == was {
+            return Ok(());
+        }
+        let version = config.metadata.resource_version;
+        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
+        tries += 1;
+        match call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &patch)).await {
+            Err(error) if error.is_conflict() && tries < STATUS_TRIES => {}
+            patched => return patched.map(drop),
+        }
     }
 }

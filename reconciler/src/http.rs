@@ -21,7 +21,6 @@ pub struct Health {
 }
 
 /// The routes. `/livez` answers as long as the runtime turns; `/readyz` names what is waited for.
-#[must_use]
 pub fn router(health: Health) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))

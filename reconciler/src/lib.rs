@@ -6,6 +6,7 @@
 pub mod act;
 pub mod api;
 pub mod args;
+pub mod conditions;
 pub mod config;
 pub mod csr;
 pub mod events;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod readable;
 pub mod record;
 pub mod seed;
 pub mod seen;

@@ -1,5 +1,6 @@
 //! Wires the reconciler to its process: arguments, logs, signals, exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,9 +29,11 @@ async fn main() -> ExitCode {
 }
 
 fn start_logs(args: &Args) {
-    let filter = EnvFilter::try_new(&args.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The command line's parser has tried it already.
+    let filter = EnvFilter::new(&args.log_level);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => logs.init(),

@@ -103,7 +103,7 @@ impl Metrics {
         }
     }
 
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();

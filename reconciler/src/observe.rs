@@ -14,6 +14,7 @@ use crate::api::{CallError, Cluster, call};
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::plan::View;
+use crate::readable::Readable;
 use crate::record;
 use crate::seen::Seen;
 use crate::settings::Settings;
@@ -27,11 +28,11 @@ const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kub
 #[derive(Clone)]
 pub struct Caches {
     /// Pods with our label.
-    pub pods: Store<Pod>,
+    pub pods: Store<Readable<Pod>>,
     /// Our records.
     pub records: Store<MaroonedNode>,
     /// Nodes with our class label.
-    pub nodes: Store<Node>,
+    pub nodes: Store<Readable<Node>>,
     /// VMIs in our namespace.
     pub vmis: Store<DynamicObject>,
     /// CSRs.
@@ -40,9 +41,9 @@ pub struct Caches {
 
 /// The API objects of one pod, as read.
 struct Objects {
-    pod: Option<Arc<Pod>>,
+    pod: Option<Arc<Readable<Pod>>>,
     record: Option<Arc<MaroonedNode>>,
-    node: Option<Arc<Node>>,
+    node: Option<Arc<Readable<Node>>>,
     vmi: Option<Arc<DynamicObject>>,
 }
 
@@ -98,15 +99,16 @@ pub async fn live(
     settings: Option<&Arc<Settings>>,
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
-    let record = call(cluster.all::<MaroonedNode>().get_opt(&name))
-        .await?
-        .map(Arc::new);
-    let attempt = record.as_ref().map_or(1, |r| record::attempt(r));
-    let vmi = call(cluster.vmis().get_opt(&names::vmi_name(pod_uid, attempt)))
-        .await?
-        .map(Arc::new);
-    let node = call(cluster.all::<Node>().get_opt(&name)).await?.map(Arc::new);
-    let pod = live_pod(pod_uid, caches, cluster, record.as_deref()).await?;
+    // Two round trips: which VMI it is, and where the pod is, stands in the record.
+    let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
+    let (record, node) = tokio::try_join!(call(records.get_opt(&name)), call(nodes.get_opt(&name)))?;
+    let (record, node) = (record.map(Arc::new), node.map(Arc::new));
+    let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
+    let (vmi, pod) = tokio::try_join!(
+        call(vmis.get_opt(&vmi_name)),
+        live_pod(pod_uid, caches, cluster, record.as_deref())
+    )?;
+    let vmi = vmi.map(Arc::new);
     let host = vmi.as_deref().and_then(VmiView::of).and_then(|v| v.host);
     let joined = record
         .as_ref()
@@ -149,10 +151,10 @@ fn view(
     View {
         pod_uid: pod_uid.to_owned(),
         settings: settings.cloned(),
-        pod: objects.pod.as_deref().and_then(PodView::of),
+        pod: objects.pod.as_deref().and_then(|pod| PodView::of(pod)),
         size,
         record: objects.record,
-        node: objects.node.as_deref().and_then(NodeView::of),
+        node: objects.node.as_deref().and_then(|node| NodeView::of(node)),
         vmi: objects.vmi.as_deref().and_then(VmiView::of),
         csrs,
         topology: BTreeMap::new(),
@@ -172,8 +174,12 @@ fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
 }
 
 /// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
-fn cached_pod(pod_uid: &str, caches: &Caches, record: Option<&MaroonedNode>) -> Option<Arc<Pod>> {
-    let has_uid = |pod: &Pod| pod.metadata.uid.as_deref() == Some(pod_uid);
+pub(crate) fn cached_pod(
+    pod_uid: &str,
+    caches: &Caches,
+    record: Option<&MaroonedNode>,
+) -> Option<Arc<Readable<Pod>>> {
+    let has_uid = |pod: &Readable<Pod>| pod.metadata.uid.as_deref() == Some(pod_uid);
     match record {
         Some(record) => {
             let pod = &record.spec.pod_ref;
@@ -191,7 +197,7 @@ async fn live_pod(
     caches: &Caches,
     cluster: &Cluster,
     record: Option<&MaroonedNode>,
-) -> Result<Option<Arc<Pod>>, CallError> {
+) -> Result<Option<Arc<Readable<Pod>>>, CallError> {
     let cached = || {
         let pod = cached_pod(pod_uid, caches, None)?;
         Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?))
@@ -200,7 +206,7 @@ async fn live_pod(
     let Some((namespace, name)) = named.or_else(cached) else {
         return Ok(None);
     };
-    let pod = call(cluster.within::<Pod>(&namespace).get_opt(&name)).await?;
+    let pod = call(cluster.pods(&namespace).get_opt(&name)).await?;
     Ok(pod
         .filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid))
         .map(Arc::new))
@@ -226,8 +232,10 @@ fn related_csrs(
 }
 
 async fn topology(cluster: &Cluster, host: &str) -> Result<BTreeMap<String, String>, CallError> {
-    let host = call(cluster.all::<Node>().get_opt(host)).await?;
-    let labels = host.and_then(|node| node.metadata.labels).unwrap_or_default();
+    let host = call(cluster.nodes().get_opt(host)).await?;
+    let labels = host
+        .and_then(|node| node.metadata.labels.clone())
+        .unwrap_or_default();
     Ok(labels
         .into_iter()
         .filter(|(key, _)| TOPOLOGY_LABELS.contains(&key.as_str()))

@@ -1,13 +1,14 @@
 //! Our record, `MaroonedNode`: how it is made and how its status moves.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
 };
 use maroonedpods_common::names;
 
+use crate::conditions::{self, Says};
 use crate::settings::Settings;
 use crate::view::PodView;
 
@@ -56,13 +57,13 @@ pub fn owner_reference(record: &MaroonedNode) -> OwnerReference {
     }
 }
 
-/// Status and reason of a condition, if it is there.
+/// A condition of a record, if it is there.
 #[must_use]
 pub fn condition<'a>(status: &'a MaroonedNodeStatus, type_: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|c| c.type_ == type_)
+    conditions::find(&status.conditions, type_)
 }
 
-/// Sets a condition; its transition time moves only with its status (API conventions).
+/// Sets a condition of a record.
 pub fn set_condition(
     status: &mut MaroonedNodeStatus,
     type_: &str,
@@ -71,19 +72,12 @@ pub fn set_condition(
     message: &str,
     now: Timestamp,
 ) {
-    let value = if holds { "True" } else { "False" };
-    let since = condition(status, type_)
-        .filter(|c| c.status == value)
-        .map(|c| c.last_transition_time.clone());
-    status.conditions.retain(|c| c.type_ != type_);
-    status.conditions.push(Condition {
-        type_: type_.to_owned(),
-        status: value.to_owned(),
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        last_transition_time: since.unwrap_or(Time(now)),
-        observed_generation: None,
-    });
+    let says = Says {
+        holds,
+        reason,
+        message,
+    };
+    conditions::set(&mut status.conditions, type_, says, None, now);
 }
 
 /// The attempt that the record is in, from 1.
@@ -158,25 +152,5 @@ pub(crate) mod tests {
             );
         }
         assert!(patch["status"]["stages"]["lifted"].is_null());
-    }
-
-    #[test]
-    fn a_transition_time_moves_with_the_status_only() {
-        let (first, later) = (
-            "2026-01-01T00:00:00Z".parse().unwrap(),
-            "2026-01-02T00:00:00Z".parse().unwrap(),
-        );
-        let mut status = MaroonedNodeStatus::default();
-        set_condition(&mut status, "Launched", true, "A", "", first);
-        set_condition(&mut status, "Launched", true, "B", "", later);
-        assert_eq!(
-            condition(&status, "Launched").unwrap().last_transition_time.0,
-            first
-        );
-        set_condition(&mut status, "Launched", false, "C", "", later);
-        assert_eq!(
-            condition(&status, "Launched").unwrap().last_transition_time.0,
-            later
-        );
     }
 }

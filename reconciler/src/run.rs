@@ -220,11 +220,14 @@ async fn work(
         () = filled(&caches, &waiting) => {}
         ended = tasks.join_next() => return why_ended(ended),
     }
+    let (provider, provider_ready) = watch::channel(false);
+    tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
     let shared = Arc::new(Shared {
         cluster,
         caches,
         settings: in_force,
+        provider_ready,
         events,
         metrics,
     });
@@ -234,7 +237,7 @@ async fn work(
     }
 }
 
-/// Waits for every cache: an empty one would look like "there are no VMs".
+/// Waits for every cache but the provider's: an empty one would look like "there is no such thing".
 async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let wait = |what: &str| waiting.send_replace(Some(format!("the list of {what}")));
     wait("pods");
@@ -243,12 +246,26 @@ async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let _: Result<(), _> = caches.records.wait_until_ready().await;
     wait("Nodes");
     let _: Result<(), _> = caches.nodes.wait_until_ready().await;
-    wait("VirtualMachineInstances (is KubeVirt installed?)");
-    let _: Result<(), _> = caches.vmis.wait_until_ready().await;
     wait("CertificateSigningRequests");
     let _: Result<(), _> = caches.csrs.wait_until_ready().await;
+}
+
+/// KubeVirt may be installed later than we are: pods say meanwhile what they wait for.
+async fn await_provider(
+    caches: Caches,
+    provider: watch::Sender<bool>,
+    waiting: watch::Sender<Option<String>>,
+    workers: Workers,
+) {
+    waiting.send_replace(Some(
+        "the list of VirtualMachineInstances (is KubeVirt installed?)".to_owned(),
+    ));
+    let _: Result<(), _> = caches.vmis.wait_until_ready().await;
     waiting.send_replace(None);
+    provider.send_replace(true);
+    workers.poke_all();
     tracing::info!("all caches are filled; working");
+    std::future::pending::<()>().await;
 }
 
 async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics>) {

@@ -1,4 +1,4 @@
-//! The join-info Secret: a NoCloud seed (cloud-init) that carries `join-info.yaml` and nothing else.
+//! The join-info Secret: a `NoCloud` seed (cloud-init) that carries `join-info.yaml` and nothing else.
 
 use std::collections::BTreeMap;
 

@@ -28,11 +28,13 @@ impl Seen {
     }
 
     /// Whether `cached` is older than what was written by its name, or is missing though it was written.
+    #[must_use]
     pub fn is_behind<K: Resource<DynamicType = ()>>(&self, name: &str, cached: Option<&K>) -> bool {
         self.older(&K::kind(&()), name, cached.map(|c| version(c).unwrap_or(0)))
     }
 
     /// As [`Self::is_behind`], for objects without a Rust type.
+    #[must_use]
     pub fn is_behind_dynamic(&self, kind: &str, name: &str, cached: Option<&DynamicObject>) -> bool {
         self.older(kind, name, cached.map(|c| version(c).unwrap_or(0)))
     }

@@ -92,11 +92,12 @@ fn duration(field: &'static str, value: &str) -> Result<SignedDuration, Settings
 fn fingerprint(spec: &MaroonedPodsConfigSpec) -> String {
     // Serializing plain data to a string cannot fail; an empty text would still be a usable, if odd, hash.
     let text = serde_json::to_string(spec).unwrap_or_default();
-    Sha256::digest(text)
+    let digest = Sha256::digest(text);
+    let head = digest
         .iter()
         .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(0_u64, |head, byte| (head << 8) | u64::from(*byte));
+    format!("{head:016x}")
 }
 
 #[cfg(test)]

@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, ListParams};
 use kube::core::{Resource, ResourceExt};
-use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig, NodeCounts, Phase};
+use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
 use maroonedpods_common::names;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 use crate::act;
 use crate::api::{CallError, Cluster, call};
+use crate::conditions::{self, Says};
+use crate::config;
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::metrics::Metrics;
@@ -25,6 +27,9 @@ use crate::workers::Workers;
 
 /// From the end of one sweep to the start of the next.
 pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Condition of the configuration: VMs can be made.
+const PROVIDER_READY: &str = "ProviderReady";
 
 /// A live object, by what the sweep needs of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,10 +86,13 @@ impl Known {
 /// The first call that fails; the next sweep begins anew.
 pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> Result<(), CallError> {
     let by_uid = ListParams::default().labels(names::POD_UID_LABEL);
-    let vmis = call(cluster.vmis().list(&by_uid)).await?.items;
+    let vmis = match call(cluster.vmis().list(&by_uid)).await {
+        Err(error) if error.is_gone() => return report_missing_provider(cluster).await,
+        listed => listed?.items,
+    };
     // Not by the label for people: a guest may take that one off its Node.
     let by_class = ListParams::default().labels(names::CLASS_LABEL);
-    let nodes = list(&cluster.all::<Node>(), &by_class).await?;
+    let nodes = list(&cluster.nodes(), &by_class).await?;
     let seeds = list(&cluster.within::<Secret>(&cluster.vm_namespace), &by_uid).await?;
     let tokens = list(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), &by_uid).await?;
     let csrs = call(
@@ -142,7 +150,7 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     let nodes = orphans(nodes, &|name| {
         known.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
     });
-    delete(&cluster.all::<Node>(), "node", nodes, metrics).await?;
+    delete(&cluster.nodes(), "node", nodes, metrics).await?;
     let csrs = csrs
         .iter()
         .filter(|csr| is_orphan(csr, &known))
@@ -152,6 +160,31 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
 
     poke(cluster, &records, workers).await?;
     report(cluster, &records, metrics).await
+}
+
+fn provider_ready(status: &mut MaroonedPodsConfigStatus, holds: bool, reason: &str, message: &str) {
+    let says = Says {
+        holds,
+        reason,
+        message,
+    };
+    let generation = status.observed_generation;
+    conditions::set(
+        &mut status.conditions,
+        PROVIDER_READY,
+        says,
+        generation,
+        Timestamp::now(),
+    );
+}
+
+async fn report_missing_provider(cluster: &Cluster) -> Result<(), CallError> {
+    tracing::warn!("KubeVirt is not installed: there are no VirtualMachineInstances in this cluster");
+    config::edit_status(cluster, |_, status| {
+        let missing = "the cluster has no VirtualMachineInstances: install KubeVirt";
+        provider_ready(status, false, "NotInstalled", missing);
+    })
+    .await
 }
 
 /// Filed by one of our Nodes, or by a token of our group, and no record stands behind it.
@@ -263,18 +296,12 @@ async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) 
             *stage += 1;
         }
     }
-    phases
-        .iter()
-        .for_each(|(name, count)| metrics.set_nodes(name, *count));
-    let configs = cluster.all::<MaroonedPodsConfig>();
-    let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else {
-        return Ok(());
-    };
-    if config.status.as_ref().map(|s| s.nodes) == Some(counts) {
-        return Ok(());
+    for (name, count) in phases {
+        metrics.set_nodes(name, count);
     }
-    let patch = Patch::Merge(json!({"status": {"nodes": counts}}));
-    call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &patch))
-        .await
-        .map(drop)
+    config::edit_status(cluster, |_, status| {
+        status.nodes = counts;
+        provider_ready(status, true, "Listed", "VirtualMachineInstances can be listed");
+    })
+    .await
 }

@@ -10,6 +10,10 @@ use crate::lift::Placement;
 
 /// What decisions need of a pod.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that hold or not independently of one another, each asked for alone"
+)]
 pub struct PodView {
     /// Namespace.
     pub namespace: String,

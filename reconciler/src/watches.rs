@@ -20,6 +20,7 @@ use crate::api::Cluster;
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::observe::Caches;
+use crate::readable::Readable;
 use crate::record;
 use crate::vmi;
 use crate::workers::Workers;
@@ -35,7 +36,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
     let class = format!("{}={}", names::CLASS_LABEL, names::CLASS_LABEL_VALUE);
     let everything = watcher::Config::default().timeout(WATCH_SECONDS);
     let labelled = |selector: &str| everything.clone().labels(selector);
-    let all_pods = Api::<Pod>::all(cluster.client.clone());
+    let all_pods = Api::<Readable<Pod>>::all(cluster.client.clone());
 
     let (pods, writer) = reflector::store();
     tasks.spawn(run(
@@ -43,7 +44,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         labelled(&marooned),
         writer,
         workers.clone(),
-        |pod: &Pod| pod.uid(),
+        |pod: &Readable<Pod>| pod.uid(),
     ));
     let (records, writer) = reflector::store();
     let of_record = |record: &MaroonedNode| Some(record.spec.pod_ref.uid.clone());
@@ -60,7 +61,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         labelled(&class),
         writer,
         workers.clone(),
-        |node: &Node| of_name(node),
+        |node: &Readable<Node>| of_name(node),
     ));
     let writer = Writer::new(vmi::api_resource());
     let vmis = writer.as_reader();

@@ -20,13 +20,14 @@ use crate::observe::{self, Caches};
 use crate::plan::{self, Plan, Write};
 use crate::seen::Seen;
 use crate::settings::Settings;
+use crate::view::PodView;
 
 /// Passes under way at once; more only makes the API server's queue longer.
 const CONCURRENT_PASSES: usize = 32;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
-const LONGEST_SLEEP: Duration = Duration::from_mins(5);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -38,6 +39,8 @@ pub struct Shared {
     pub caches: Caches,
     /// The configuration in force.
     pub settings: watch::Receiver<Option<Arc<Settings>>>,
+    /// VMs can be listed. Until then nothing is decided: no VM known would look like no VM there.
+    pub provider_ready: watch::Receiver<bool>,
     /// Events for people.
     pub events: Events,
     /// Metrics.
@@ -176,6 +179,9 @@ impl Worker {
     }
 
     async fn pass(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+        if !*self.shared.provider_ready.borrow() {
+            return self.report_missing_provider(seen).await;
+        }
         let plan = self.decide(seen).await?;
         for write in &plan.writes {
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
@@ -207,6 +213,19 @@ impl Worker {
                 .metrics
                 .lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
         }
+    }
+
+    async fn report_missing_provider(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+        let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
+        let report = pod
+            .as_deref()
+            .and_then(|pod| PodView::of(pod))
+            .as_ref()
+            .and_then(plan::provider_missing);
+        if let Some(report) = report {
+            act::perform(&self.shared.cluster, &report, seen).await?;
+        }
+        Ok(Pass::SleepUntil(None))
     }
 
     /// Rights, quota and policies are for people to mend: the pod says what was refused.

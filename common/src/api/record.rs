@@ -114,7 +114,7 @@ pub struct MaroonedNodeStatus {
     /// The Node's InternalIP: the VMI's interface address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The guest's boot id when the gate was lifted; another one later is a reboot.
+    /// The guest's boot id when its kubelet joined; another one later is a reboot.
     #[serde(skip_serializing_if = "Option::is_none", rename = "bootID")]
     pub boot_id: Option<String>,
     /// When each stage was reached.

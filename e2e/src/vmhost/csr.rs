@@ -1,107 +1,155 @@
 //! Certificate requests as a kubelet files them.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::pin::pin;
 
 use anyhow::{Context, Result, bail};
+use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use maroonedpods_common::names;
-use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
-const POLL: Duration = Duration::from_millis(100);
+use crate::pki::Pair;
+
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 
 /// What is asked for.
 pub(super) struct Ask {
-    pub(super) signer: &'static str,
-    pub(super) node: String,
-    pub(super) dns: Vec<String>,
-    pub(super) ips: Vec<IpAddr>,
+    signer: &'static str,
+    usage: &'static str,
+    node: String,
+    /// Subject alternative names: addresses where they read as such, else DNS names.
+    sans: Vec<String>,
+}
+
+/// A request that was filed. The key stays here.
+pub(super) struct Filed {
+    name: String,
+    key: String,
 }
 
 /// How a request ended.
 pub(super) enum Answer {
-    Issued { certificate: Vec<u8>, key: String },
-    Denied { reason: String },
+    Issued(Pair),
+    Denied(String),
 }
 
 impl Ask {
-    pub(super) fn client(node: &str) -> Self {
+    /// A client certificate; a kubelet asks for one without subject alternative names.
+    pub(super) fn client(node: &str, sans: &[String]) -> Self {
         Self {
-            signer: "kubernetes.io/kube-apiserver-client-kubelet",
+            signer: CLIENT_SIGNER,
+            usage: "client auth",
             node: node.to_owned(),
-            dns: Vec::new(),
-            ips: Vec::new(),
+            sans: sans.to_vec(),
         }
     }
 
-    /// Draws a key and files the request. The key stays here.
-    pub(super) async fn file(&self, client: &Client) -> Result<(String, String)> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, names::NODES_GROUP);
-        let user = format!("{}{}", names::NODE_USER_PREFIX, self.node);
-        params.distinguished_name.push(DnType::CommonName, user);
-        for dns in &self.dns {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(dns.as_str().try_into()?));
+    /// A serving certificate for the Node's name and addresses.
+    pub(super) fn serving(node: &str, sans: Vec<String>) -> Self {
+        Self {
+            signer: SERVING_SIGNER,
+            usage: "server auth",
+            node: node.to_owned(),
+            sans,
         }
-        params
-            .subject_alt_names
-            .extend(self.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        let usage = if self.signer.ends_with("serving") {
-            "server auth"
-        } else {
-            "client auth"
-        };
+    }
+
+    /// Draws a key and files the request.
+    pub(super) async fn file(&self, client: &Client) -> Result<Filed> {
+        let key = KeyPair::generate()?;
         let request = CertificateSigningRequest {
             metadata: ObjectMeta {
                 generate_name: Some("csr-".to_owned()),
                 ..ObjectMeta::default()
             },
             spec: CertificateSigningRequestSpec {
-                request: ByteString(params.serialize_request(&key)?.pem()?.into_bytes()),
+                request: ByteString(self.pem(&key)?.into_bytes()),
                 signer_name: self.signer.to_owned(),
-                usages: Some(vec!["digital signature".to_owned(), usage.to_owned()]),
+                usages: Some(vec!["digital signature".to_owned(), self.usage.to_owned()]),
                 ..CertificateSigningRequestSpec::default()
             },
             status: None,
         };
         let filed = csrs(client).create(&PostParams::default(), &request).await?;
-        Ok((filed.name_any(), key.serialize_pem()))
+        Ok(Filed {
+            name: filed.name_any(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    fn pem(&self, key: &KeyPair) -> Result<String> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, names::NODES_GROUP);
+        params.distinguished_name.push(
+            DnType::CommonName,
+            format!("{}{}", names::NODE_USER_PREFIX, self.node),
+        );
+        for san in &self.sans {
+            params.subject_alt_names.push(match san.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => SanType::DnsName(san.as_str().try_into()?),
+            });
+        }
+        Ok(params.serialize_request(key)?.pem()?)
     }
 }
 
-/// Waits for the answer by listing, as a kubelet does; a request that vanishes is an error.
-pub(super) async fn answer(client: &Client, name: &str, key: String) -> Result<Answer> {
-    let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
-    loop {
-        let found = csrs(client).list(&by_name).await?.items.into_iter().next();
-        let status = found
-            .with_context(|| format!("{name} is gone"))?
-            .status
-            .unwrap_or_default();
-        if let Some(denied) = status.conditions.iter().flatten().find(|c| c.type_ == "Denied") {
-            return Ok(Answer::Denied {
-                reason: denied.reason.clone().unwrap_or_default(),
-            });
+impl Filed {
+    /// Waits for the answer as a kubelet does: list and watch by name. It is an error that the request vanishes,
+    /// and that the API server answers with one.
+    pub(super) async fn answer(self, client: &Client) -> Result<Answer> {
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let mut events = pin!(watcher(csrs(client), only));
+        let mut listed = false;
+        while let Some(event) = events.next().await {
+            match event? {
+                Event::Apply(csr) | Event::InitApply(csr) => {
+                    listed = true;
+                    if let Some(answer) = self.read(csr)? {
+                        return Ok(answer);
+                    }
+                }
+                Event::Init => listed = false,
+                Event::InitDone if listed => {}
+                Event::InitDone | Event::Delete(_) => bail!("{} is gone", self.name),
+            }
         }
-        if let Some(failed) = status.conditions.iter().flatten().find(|c| c.type_ == "Failed") {
-            bail!("{name} failed: {failed:?}");
+        bail!("the watch of {} ended", self.name)
+    }
+
+    fn read(&self, csr: CertificateSigningRequest) -> Result<Option<Answer>> {
+        let status = csr.status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        let found = |type_: &str| conditions.iter().find(|c| c.type_ == type_);
+        if let Some(denied) = found("Denied") {
+            let (reason, message) = (denied.reason.as_deref(), denied.message.as_deref());
+            let text = [reason, message].into_iter().flatten().collect::<Vec<_>>();
+            return Ok(Some(Answer::Denied(text.join(": "))));
         }
-        if let Some(certificate) = status.certificate {
-            return Ok(Answer::Issued {
-                certificate: certificate.0,
-                key,
-            });
+        if let Some(failed) = found("Failed") {
+            bail!(
+                "{} failed: {}",
+                self.name,
+                failed.message.as_deref().unwrap_or_default()
+            );
         }
-        tokio::time::sleep(POLL).await;
+        let Some(certificate) = status.certificate else {
+            return Ok(None);
+        };
+        Ok(Some(Answer::Issued(Pair {
+            certificate: String::from_utf8(certificate.0).context("a certificate is not PEM")?,
+            key: self.key.clone(),
+        })))
     }
 }
 

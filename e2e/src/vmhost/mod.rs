@@ -1,18 +1,35 @@
 //! KubeVirt and its guests, played honestly against a real API server.
 //!
-//! [`host`] plays virt-controller and virt-handler: phases, launcher pods, interfaces, deletion. A guest
-//! ([`guest`]) has only what a guest has: the seed, a firmware UUID and its size; it joins with the token, speaks
-//! with the certificate it was issued, and runs its pods. Simulated host nodes ([`nodes`]) run ordinary pods and
-//! the launchers. [`script`] says what goes wrong.
+//! Who plays whom, and with which rights:
+//!
+//! | file | plays | speaks as |
+//! |---|---|---|
+//! | [`host`], [`machine`], [`launcher`] | virt-api's mutator, virt-controller, virt-handler | KubeVirt |
+//! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
+//! | [`guest`], [`join`] | the node image's boot program | nobody, then its bootstrap token |
+//! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
+//!
+//! A guest is given what a machine has, its seed and its hardware, and no client. [`script`] says what goes wrong.
 
+mod admission;
+mod crd;
 mod csr;
 mod guest;
 mod host;
+mod join;
 mod kubelet;
+mod launcher;
+mod log;
+mod machine;
 mod nodes;
+mod pod_status;
 mod pods;
+mod retry;
 pub mod script;
 mod seed;
+mod vmi;
 
-pub use guest::{GuestEvent, GuestLog};
-pub use host::{VmHost, VmHostOptions, install_crd};
+pub use crd::install_crd;
+pub(crate) use crd::resource;
+pub use host::{VmHost, VmHostOptions};
+pub use log::{GuestEvent, GuestLog};

@@ -1,90 +1,96 @@
-//! Simulated host nodes: they register themselves and run ordinary pods and launchers.
+//! Simulated host nodes: kubelets that register themselves, and run launchers and ordinary pods.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
-use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Node;
-use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, Error};
 use serde_json::json;
+use tokio::sync::watch;
+use uuid::Uuid;
 
-use super::kubelet::{self, HEARTBEAT, Machine};
-use super::pods::{Pods, Room};
+use super::admission::Room;
+use super::kubelet::{self, Kubelet, Machine};
+use super::launcher::SCHEDULABLE;
+use super::log::GuestLog;
+use super::pods::Addresses;
+use super::retry::persist;
 
-const CPUS: u32 = 256;
-const MEMORY_GI: u32 = 1024;
+/// More than any test asks for.
+const ROOM: Room = Room {
+    cpu_milli: 256_000,
+    memory_bytes: 1 << 40,
+    pods: 2000,
+};
+const DISK_MI: u64 = 16 << 20;
 const KUBELET_PORT: u16 = 10250;
 
-/// Registers the host node and runs its pods, for ever.
-pub(super) async fn run(index: usize, name: String, client: Client) -> Result<()> {
-    let host_ip = format!("10.98.0.{}", 10 + index);
-    let resources = json!({"cpu": CPUS.to_string(), "memory": format!("{MEMORY_GI}Gi"), "pods": "2000",
-        "ephemeral-storage": "16Ti"});
-    let machine = Machine {
-        node: name.clone(),
-        system_uuid: uuid::Uuid::new_v4().to_string(),
-        port: KUBELET_PORT,
-        capacity: resources.clone(),
-        allocatable: resources,
-    };
-    let boot_id = uuid::Uuid::new_v4().to_string();
-    let node = register(&client, &machine, &boot_id, &host_ip)
-        .await
-        .with_context(|| format!("host node {name}"))?;
-    kubelet::create_csi_node(&client, &node).await?;
-    let next = AtomicU32::new(2);
-    let pod_ip = Arc::new(move || {
-        let n = next.fetch_add(1, Ordering::Relaxed);
-        format!("10.{}.{}.{}", 100 + index, n / 250 % 250, n % 250 + 1)
-    });
-    let room = Room {
-        cpu_milli: u64::from(CPUS) * 1000,
-        memory_bytes: u64::from(MEMORY_GI) << 30,
-    };
-    let pods = Pods {
-        client: client.clone(),
-        node: name,
-        host_ip,
-        pod_ip,
-        room,
-    };
-    tokio::select! {
-        () = pods.run() => Ok(()),
-        ended = heartbeat(&client, &machine, &boot_id) => ended,
+/// One host.
+pub(super) struct HostNode {
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) client: Client,
+    pub(super) log: GuestLog,
+}
+
+impl HostNode {
+    /// Registers the Node and works for ever.
+    pub(super) async fn run(self) {
+        let uuid =
+            |what: &str| Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{what}.{}", self.name).as_bytes());
+        let machine = Machine {
+            system_uuid: uuid("system").to_string(),
+            boot_id: uuid("boot").to_string(),
+            kubelet_port: KUBELET_PORT,
+            capacity: ROOM,
+            allocatable: ROOM,
+            disk_mi: DISK_MI,
+        };
+        persist("registering a host node", || self.register(&machine)).await;
+        let kubelet = Kubelet {
+            client: self.client,
+            name: self.name,
+            machine,
+            addresses: Addresses::OfAHost {
+                number: self.index,
+                next: Arc::new(AtomicU32::new(1)),
+            },
+            log: self.log,
+        };
+        let ready = watch::Sender::new(true);
+        kubelet.run(ready.subscribe(), &watch::Sender::new(None)).await;
     }
-}
 
-async fn register(client: &Client, machine: &Machine, boot_id: &str, host_ip: &str) -> Result<Node> {
-    let mut status = machine.status(boot_id, true);
-    status["addresses"] =
-        json!([{"type": "InternalIP", "address": host_ip}, {"type": "Hostname", "address": machine.node}]);
-    let node: Node = serde_json::from_value(json!({
-        "metadata": {"name": machine.node, "labels": {
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64",
-            "kubernetes.io/hostname": machine.node,
-            "topology.kubernetes.io/zone": "zone-a",
-            "topology.kubernetes.io/region": "region-1",
-        }},
-        "status": status,
-    }))?;
-    let nodes = Api::<Node>::all(client.clone());
-    let made = nodes.create(&PostParams::default(), &node).await?;
-    // Creation as a node identity is made not ready by admission until the first status report.
-    let patch = Patch::Strategic(json!({"status": node.status}));
-    nodes
-        .patch_status(&machine.node, &PatchParams::default(), &patch)
-        .await?;
-    Ok(made)
-}
-
-async fn heartbeat(client: &Client, machine: &Machine, boot_id: &str) -> Result<()> {
-    loop {
-        match kubelet::report(client, machine, boot_id, true).await {
-            Ok(node) => kubelet::renew_lease(client, &node).await?,
-            Err(error) => tracing::debug!(node = machine.node, %error, "a host's heartbeat failed"),
+    async fn register(&self, machine: &Machine) -> anyhow::Result<()> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let addresses = json!([
+            {"type": "InternalIP", "address": format!("10.98.0.{}", 10 + self.index)},
+            {"type": "Hostname", "address": self.name},
+        ]);
+        let mut status = kubelet::status(machine, true);
+        status["addresses"] = addresses.clone();
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": self.name, "labels": {
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+                "kubernetes.io/hostname": self.name,
+                "topology.kubernetes.io/zone": "zone-a",
+                "topology.kubernetes.io/region": "region-1",
+                SCHEDULABLE: "true",
+            }},
+            "status": status,
+        }))?;
+        match nodes.create(&PostParams::default(), &node).await {
+            // It was here before: its address is all that a kubelet's reports do not say.
+            Err(Error::Api(status)) if status.code == 409 => {
+                let patch = Patch::Strategic(json!({"status": {"addresses": addresses}}));
+                nodes
+                    .patch_status(&self.name, &PatchParams::default(), &patch)
+                    .await?;
+            }
+            created => drop(created?),
         }
-        tokio::time::sleep(HEARTBEAT).await;
+        Ok(())
     }
 }

@@ -1,67 +1,89 @@
 //! The pods of one node, run as a kubelet does: to Running and Ready, to their end, and away within their grace.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
-use serde_json::{Value, json};
+use maroonedpods_common::sizing::{self, Request};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use super::script::{EXIT_AFTER_ANNOTATION, seconds};
+use super::admission::{Refusal, Room, refusal};
+use super::kubelet::internal_ip;
+use super::log::{GuestEvent, GuestLog};
+use super::pod_status::{self, Containers, Place};
+use super::retry::persist;
+use super::script::{EXIT_AFTER_ANNOTATION, STOP_AFTER_ANNOTATION, seconds};
 
-/// What a container's process takes to stop once it is told to.
-const STOP_TIME: Duration = Duration::from_millis(50);
-const RETRY: Duration = Duration::from_millis(200);
+/// When the containers of a pod that is not to be restarted exit, in seconds.
 const DEFAULT_EXIT: f64 = 1.0;
+/// Exit code of a process that SIGTERM ended.
+const TERMINATED: i32 = 143;
+/// Default of `deletionGracePeriodSeconds`.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
-/// What a node can give to pods.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    pub(super) cpu_milli: u64,
-    pub(super) memory_bytes: u64,
+/// How pods get their addresses.
+#[derive(Clone)]
+pub(super) enum Addresses {
+    /// The one pod has the Node's own address (pass-through); until the Node has one, no sandbox can be made.
+    OfTheNode,
+    /// Each pod gets the next one of the host with this number.
+    OfAHost { number: usize, next: Arc<AtomicU32> },
 }
-
-/// Gives a pod its address.
-pub(super) type Addresses = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// The pods of one node.
 #[derive(Clone)]
 pub(super) struct Pods {
     pub(super) client: Client,
-    pub(super) node: String,
-    pub(super) host_ip: String,
-    pub(super) pod_ip: Addresses,
+    pub(super) node_name: String,
+    pub(super) node: watch::Receiver<Option<Node>>,
+    pub(super) addresses: Addresses,
     pub(super) room: Room,
+    pub(super) log: GuestLog,
 }
 
-type Deletions = Arc<Mutex<HashMap<String, watch::Sender<bool>>>>;
+/// `Some` once the pod is being deleted: its grace.
+type Deletion = Option<Duration>;
+
+/// A pod that this node knows.
+struct Known {
+    deletion: watch::Sender<Deletion>,
+    request: Request,
+    /// Admitted, and not over: it counts.
+    active: bool,
+}
 
 impl Pods {
     /// Runs every pod that is bound to this node, for ever.
     pub(super) async fn run(self) {
-        let bound = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
-        let mut events = watch_objects(Api::<Pod>::all(self.client.clone()), bound)
+        let bound = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
+        let mut events = watcher(Api::<Pod>::all(self.client.clone()), bound)
             .default_backoff()
             .boxed();
-        let deletions = Deletions::default();
+        let mut known = HashMap::new();
+        let mut listed = HashSet::new();
         let mut running = JoinSet::new();
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => self.see(&pod, &deletions, &mut running),
-                    Some(Ok(Event::Delete(pod))) => {
-                        lock(&deletions).remove(&pod.uid().unwrap_or_default());
+                    Some(Ok(Event::Init)) => listed.clear(),
+                    Some(Ok(Event::InitApply(pod))) => {
+                        listed.extend(pod.uid());
+                        self.see(pod, &mut known, &mut running);
                     }
-                    Some(Ok(Event::Init | Event::InitDone)) => {}
-                    Some(Err(error)) => tracing::debug!(node = self.node, %error, "a kubelet's pod watch failed"),
+                    Some(Ok(Event::InitDone)) => known.retain(|uid, _| listed.contains(uid)),
+                    Some(Ok(Event::Apply(pod))) => self.see(pod, &mut known, &mut running),
+                    Some(Ok(Event::Delete(pod))) => drop(pod.uid().and_then(|uid| known.remove(&uid))),
+                    Some(Err(error)) => tracing::debug!(node = self.node_name, %error, "a pod watch failed"),
                     None => return,
                 },
                 Some(_) = running.join_next() => {}
@@ -69,119 +91,169 @@ impl Pods {
         }
     }
 
-    fn see(&self, pod: &Pod, deletions: &Deletions, running: &mut JoinSet<()>) {
+    fn see(&self, pod: Pod, known: &mut HashMap<String, Known>, running: &mut JoinSet<()>) {
         let Some(uid) = pod.uid() else { return };
-        let deleting = pod.metadata.deletion_timestamp.is_some();
-        let mut known = lock(deletions);
-        if let Some(deletion) = known.get(&uid) {
-            deletion.send_if_modified(|told| std::mem::replace(told, deleting) != deleting);
+        let deletion = deletion(&pod);
+        let over = is_over(&pod);
+        if let Some(pod) = known.get_mut(&uid) {
+            pod.active &= !over;
+            pod.deletion
+                .send_if_modified(|told| std::mem::replace(told, deletion) != deletion);
             return;
         }
-        let (sender, deletion) = watch::channel(deleting);
-        known.insert(uid, sender);
-        let (this, pod) = (self.clone(), pod.clone());
-        running.spawn(async move { this.live(pod, deletion).await });
+        let request = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| sizing::effective_request(spec).ok())
+            .unwrap_or_default();
+        let present: Vec<_> = known
+            .values()
+            .filter(|pod| pod.active)
+            .map(|pod| pod.request)
+            .collect();
+        let refusal = if over {
+            None
+        } else {
+            refusal(request, &present, self.room)
+        };
+        let (sender, receiver) = watch::channel(deletion);
+        let active = !over && refusal.is_none();
+        known.insert(
+            uid,
+            Known {
+                deletion: sender,
+                request,
+                active,
+            },
+        );
+        let pods = self.clone();
+        running.spawn(async move { pods.live(pod, refusal, receiver).await });
     }
 
-    /// One pod's whole life on this node.
-    async fn live(&self, pod: Pod, mut deletion: watch::Receiver<bool>) {
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.phase.as_deref())
-            .unwrap_or_default();
-        let mut over = matches!(phase, "Succeeded" | "Failed");
-        if !over && let Some(reason) = self.refusal(&pod) {
-            self.report(
-                &pod,
-                json!({"phase": "Failed", "reason": reason,
-                "message": format!("Pod was rejected: node didn't have enough resource ({reason})")}),
-            )
-            .await;
+    /// One pod's whole life on this node. Ends early when the pod's object is gone.
+    async fn live(&self, pod: Pod, refusal: Option<Refusal>, mut deletion: watch::Receiver<Deletion>) {
+        let mut over = is_over(&pod);
+        if let Some(refusal) = refusal {
+            self.log.note(
+                &self.node_name,
+                GuestEvent::PodRejected {
+                    pod: format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
+                    reason: refusal.reason.to_owned(),
+                },
+            );
+            self.report(&pod, &pod_status::rejected(&pod, &refusal)).await;
             over = true;
         }
-        let ip = (self.pod_ip)();
-        if !over && !*deletion.borrow() {
-            self.report(&pod, status(&pod, &self.host_ip, &ip, &State::Running))
+        let mut place = None;
+        if !over && deletion.borrow().is_none() {
+            let work = async {
+                place = Some(self.place(&pod).await);
+                self.report(
+                    &pod,
+                    &pod_status::patch(&pod, place.as_ref(), Containers::Running),
+                )
                 .await;
-            tokio::select! {
-                () = exit(&pod) => {
-                    self.report(&pod, status(&pod, &self.host_ip, &ip, &State::Exited(0))).await;
-                    over = true;
-                }
-                _ = told_to_stop(&mut deletion) => {}
-            }
+                exit(&pod).await;
+                self.report(
+                    &pod,
+                    &pod_status::patch(&pod, place.as_ref(), Containers::Exited(0)),
+                )
+                .await;
+            };
+            over = tokio::select! {
+                () = work => true,
+                _ = deletion.wait_for(Option::is_some) => false,
+            };
         }
-        if !told_to_stop(&mut deletion).await {
+        let Ok(grace) = deletion
+            .wait_for(Option::is_some)
+            .await
+            .map(|grace| grace.unwrap_or_default())
+        else {
             return;
-        }
+        };
         if !over {
-            tokio::time::sleep(STOP_TIME).await;
-            self.report(&pod, status(&pod, &self.host_ip, &ip, &State::Exited(143)))
-                .await;
+            sleep(stop_time(&pod).min(grace)).await;
+            let stopped = pod_status::patch(&pod, place.as_ref(), Containers::Exited(TERMINATED));
+            self.report(&pod, &stopped).await;
         }
         self.confirm(&pod).await;
     }
 
-    /// What a kubelet's admission says to a pod that is bound and does not fit.
-    fn refusal(&self, pod: &Pod) -> Option<&'static str> {
-        let request = maroonedpods_common::sizing::effective_request(pod.spec.as_ref()?).ok()?;
-        if request.cpu_milli > self.room.cpu_milli {
-            return Some("OutOfcpu");
-        }
-        (request.memory_bytes > self.room.memory_bytes).then_some("OutOfmemory")
+    async fn place(&self, pod: &Pod) -> Place {
+        let host_ip = internal_ip(&self.node).await;
+        let on_host_network = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.host_network)
+            .unwrap_or_default();
+        let pod_ip = match &self.addresses {
+            Addresses::OfAHost { number, next } if !on_host_network => {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                format!("10.{}.{}.{}", 100 + number, n / 250 % 250, n % 250 + 1)
+            }
+            _ => host_ip.clone(),
+        };
+        Place { host_ip, pod_ip }
     }
 
-    /// Writes the pod's status until it is taken or the pod is gone.
-    async fn report(&self, pod: &Pod, status: Value) {
-        let body = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
-        let (pods, params) = (self.pods(pod), PatchParams::default());
-        retry(&self.node, || async {
+    /// Writes the pod's status until it is taken, refused for good, or the pod is gone.
+    async fn report(&self, pod: &Pod, body: &Value) {
+        let (pods, params, body) = (self.api(pod), PatchParams::default(), Patch::Strategic(body));
+        self.write("writing a pod's status", || async {
             pods.patch_status(&pod.name_any(), &params, &body).await.map(drop)
         })
         .await;
     }
 
-    /// Confirms that the containers are gone, which ends a graceful deletion.
+    /// Says that the containers are gone, which ends a graceful deletion.
     async fn confirm(&self, pod: &Pod) {
-        let preconditions = Preconditions {
+        let this_one = Preconditions {
             uid: pod.uid(),
             ..Preconditions::default()
         };
-        let now = DeleteParams::default()
-            .grace_period(0)
-            .preconditions(preconditions);
-        let pods = self.pods(pod);
-        retry(&self.node, || async {
+        let now = DeleteParams::default().grace_period(0).preconditions(this_one);
+        let pods = self.api(pod);
+        self.write("confirming a pod's deletion", || async {
             pods.delete(&pod.name_any(), &now).await.map(drop)
         })
         .await;
     }
 
-    fn pods(&self, pod: &Pod) -> Api<Pod> {
+    async fn write<F: Future<Output = kube::Result<()>>>(&self, what: &str, mut write: impl FnMut() -> F) {
+        persist(what, || {
+            let written = write();
+            async {
+                match written.await {
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+                    Err(error) => {
+                        self.log.note_if_forbidden(&self.node_name, what, &error);
+                        Err(error)
+                    }
+                    Ok(()) => Ok(()),
+                }
+            }
+        })
+        .await;
+    }
+
+    fn api(&self, pod: &Pod) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default())
     }
 }
 
-/// Repeats a write until it is taken, refused for good, or what it is for is gone.
-async fn retry<F: Future<Output = kube::Result<()>>>(node: &str, mut write: impl FnMut() -> F) {
-    loop {
-        match write().await {
-            Ok(()) => return,
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => return,
-            Err(error) => tracing::debug!(node, %error, "a kubelet's write failed"),
-        }
-        tokio::time::sleep(RETRY).await;
-    }
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn lock(deletions: &Deletions) -> std::sync::MutexGuard<'_, HashMap<String, watch::Sender<bool>>> {
-    deletions.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits until the pod's deletion is asked for; `false` when the object is gone instead.
-async fn told_to_stop(deletion: &mut watch::Receiver<bool>) -> bool {
-    deletion.wait_for(|deleting| *deleting).await.is_ok()
+fn deletion(pod: &Pod) -> Deletion {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let grace = pod
+        .metadata
+        .deletion_grace_period_seconds
+        .and_then(|s| u64::try_from(s).ok());
+    Some(grace.map_or(DEFAULT_GRACE, Duration::from_secs))
 }
 
 /// Resolves when the pod's containers exit by themselves.
@@ -189,56 +261,23 @@ async fn exit(pod: &Pod) {
     let policy = pod
         .spec
         .as_ref()
-        .and_then(|s| s.restart_policy.as_deref())
+        .and_then(|spec| spec.restart_policy.as_deref())
         .unwrap_or("Always");
     let annotated = pod.annotations().get(EXIT_AFTER_ANNOTATION).map(String::as_str);
     match (annotated, policy) {
         (Some("never"), _) | (None, "Always") => std::future::pending().await,
         (after, _) => {
             let after = after.and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_EXIT);
-            tokio::time::sleep(seconds(after)).await;
+            sleep(seconds(after)).await;
         }
     }
 }
 
-enum State {
-    Running,
-    Exited(i32),
-}
-
-/// A pod's status as a kubelet writes it.
-fn status(pod: &Pod, host_ip: &str, pod_ip: &str, state: &State) -> Value {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let (phase, ready, container) = match state {
-        State::Running => ("Running", "True", json!({"running": {"startedAt": now}})),
-        State::Exited(code) => {
-            let reason = if *code == 0 { "Completed" } else { "Error" };
-            let ended = json!({"terminated": {"exitCode": code, "reason": reason, "finishedAt": now}});
-            (if *code == 0 { "Succeeded" } else { "Failed" }, "False", ended)
-        }
-    };
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let containers: Vec<_> = containers
-        .map(|c| {
-            json!({"name": c.name, "image": c.image, "imageID": "", "restartCount": 0,
-                "ready": ready == "True", "started": ready == "True", "state": container})
-        })
-        .collect();
-    let condition =
-        |type_: &str, status: &str| json!({"type": type_, "status": status, "lastTransitionTime": now});
-    json!({
-        "phase": phase,
-        "hostIP": host_ip,
-        "hostIPs": [{"ip": host_ip}],
-        "podIP": pod_ip,
-        "podIPs": [{"ip": pod_ip}],
-        "startTime": now,
-        "conditions": [
-            condition("PodReadyToStartContainers", "True"),
-            condition("Initialized", "True"),
-            condition("ContainersReady", ready),
-            condition("Ready", ready),
-        ],
-        "containerStatuses": containers,
-    })
+/// What the pod's processes take to stop once they are told to.
+fn stop_time(pod: &Pod) -> Duration {
+    let annotated = pod
+        .annotations()
+        .get(STOP_AFTER_ANNOTATION)
+        .and_then(|text| text.parse().ok());
+    annotated.map_or(Duration::ZERO, seconds)
 }

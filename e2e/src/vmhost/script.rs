@@ -9,10 +9,15 @@ pub const SCRIPT_ANNOTATION: &str = "vmhost.test/script";
 /// Annotation on a pod: seconds after which its containers exit with 0, or `never`. Without it, pods that are not
 /// restarted exit after one second and others run on.
 pub const EXIT_AFTER_ANNOTATION: &str = "vmhost.test/exit-after";
+/// Annotation on a pod: seconds that its processes take to stop when they are told to, at most the pod's grace. None
+/// without it.
+pub const STOP_AFTER_ANNOTATION: &str = "vmhost.test/stop-after";
 
 /// How a VM and its guest behave. The default is well, and fast. Times are seconds.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+// Each is a fault of its own: any two may be asked for at once.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Script {
     /// Only the first so many VMs of the pod follow the script; 0 is all of them.
     pub attempts: u32,
@@ -28,9 +33,9 @@ pub struct Script {
     pub never_joins: bool,
     /// Asks for a client certificate of this Node.
     pub wrong_node_name: Option<String>,
-    /// DNS names in the request for a client certificate, where there must be none.
+    /// DNS names or addresses in the request for a client certificate, where there must be none.
     pub extra_sans: Vec<String>,
-    /// Foreign DNS names in the request for a serving certificate.
+    /// Foreign DNS names or addresses in the request for a serving certificate.
     pub serving_sans: Vec<String>,
     /// Files a second request for a client certificate, with another key, at once.
     pub second_csr: bool,
@@ -38,13 +43,13 @@ pub struct Script {
     pub reuse_token: bool,
     /// The VM fails so long after it ran.
     pub dies_at: Option<f64>,
-    /// The kubelet reports that it is not ready so long after it joined.
+    /// The kubelet reports that it is not ready so long after the VM ran.
     pub not_ready_at: Option<f64>,
-    /// The kubelet falls silent so long after it joined, and stops nothing any more.
+    /// The guest hangs so long after the VM ran: its kubelet is silent and does nothing, the VM runs on.
     pub silent_at: Option<f64>,
-    /// The guest reboots so long after it joined: same disk, same VM.
+    /// The guest reboots so long after the VM ran: same disk, same VM.
     pub reboot_at: Option<f64>,
-    /// The VM is gone so long after its deletion was asked for.
+    /// The guest does not heed ACPI: it lives on for so long after its VM's deletion was asked for.
     pub slow_delete: f64,
 }
 
@@ -69,6 +74,14 @@ impl Script {
         }
         self
     }
+}
+
+/// The attempt (from 1) that a VMI is, by its name.
+pub(super) fn attempt_of(vmi_name: &str) -> u32 {
+    vmi_name
+        .rsplit_once("-r")
+        .and_then(|(_, attempt)| attempt.parse().ok())
+        .unwrap_or(1)
 }
 
 /// A delay of a script as a duration; nonsense is none.
@@ -99,6 +112,17 @@ mod tests {
         };
         assert!(script.clone().for_attempt(1).never_joins);
         assert!(!script.for_attempt(2).never_joins);
+    }
+
+    #[test]
+    fn a_vmi_is_named_after_its_attempt() {
+        let uid = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+        for attempt in [1, 2, 13] {
+            assert_eq!(
+                attempt_of(&maroonedpods_common::names::vmi_name(uid, attempt)),
+                attempt
+            );
+        }
     }
 
     #[test]

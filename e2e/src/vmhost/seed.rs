@@ -1,4 +1,4 @@
-//! What cloud-init does with a NoCloud seed, as far as a node image needs it: files.
+//! What cloud-init does with a `NoCloud` seed, as far as a node image needs it: files.
 
 use anyhow::{Context, Result, ensure};
 use maroonedpods_common::join_info::JoinInfo;
@@ -38,6 +38,21 @@ pub(super) fn join_info(user_data: &str) -> Result<JoinInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GOOD: &str = "#cloud-config\nwrite_files:\n- path: /etc/marooned/join-info.yaml\n  permissions: '0600'\n  \
+        content: |\n    server_url: https://192.0.2.1\n    token: abcdef.0123456789abcdef\n    pod_uid: u\n    \
+        taint_key: maroonedpods.io\n    node_name: marooned-u\n    ca: c\n    mode: Kubelet\n    kubelet: \
+        {port: 1, reserved_cpu_milli: 2, reserved_memory_mi: 3, eviction_memory_mi: 4}\n";
+
+    #[test]
+    fn a_seed_is_read_strictly() {
+        assert_eq!(join_info(GOOD).unwrap().node_name, "marooned-u");
+        let error = join_info(&GOOD.replace("taint_key", "taintKey")).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("unknown field `taintKey`"),
+            "{error:#}"
+        );
+    }
 
     #[test]
     fn what_is_no_seed_is_refused_with_a_reason() {

@@ -1,34 +1,27 @@
 //! Steps 2 to 8: from a record to a lifted gate, one VM at a time, at most `maxAttempts` of them.
 
-use jiff::{SignedDuration, Timestamp};
+mod failure;
+
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{MaroonedNodeStatus, Phase, condition};
+use maroonedpods_common::api::{Phase, condition};
 use maroonedpods_common::names;
 
+use failure::{Failure, boot_deadline, clean_up, deadline, fail, failure, join_deadline};
+
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write};
+use super::{Context, Note, Plan, Write, after};
 use crate::identity;
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
 
-/// Deadlines of a stage while no configuration is there to ask.
-const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
-const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// A token outlives the deadlines by this, so that the deadline is what people see.
 const TOKEN_MARGIN: SignedDuration = SignedDuration::from_secs(60);
-const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
-const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
 /// A launch younger than this is reported as one; naming each short step would cost a write apiece.
 const DETAIL_AFTER: SignedDuration = SignedDuration::from_secs(5);
 /// How soon to look again while a former owner's VMI is collected.
 const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
-
-/// Why an attempt failed.
-struct Failure {
-    reason: &'static str,
-    message: String,
-}
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if c.status.phase == Phase::Failed {
@@ -57,7 +50,7 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     };
     if vmi.owner_uid.as_deref() != Some(c.record_uid()) {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
-        return Plan::wait().wake_at(c.now + FOREIGN_VMI_RETRY);
+        return Plan::wait().wake_at(after(c.now, FOREIGN_VMI_RETRY));
     }
     let Some(vmi_uid) = &c.status.vmi_uid else {
         return Plan::wait().writes(launched(c, vmi));
@@ -75,7 +68,9 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
             .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
             .wake_at(*at);
     }
-    let lifetime = boot_deadline(c) + join_deadline(c) + TOKEN_MARGIN;
+    let lifetime = boot_deadline(c)
+        .saturating_add(join_deadline(c))
+        .saturating_add(TOKEN_MARGIN);
     let record = Box::new((*c.record).clone());
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
@@ -122,78 +117,6 @@ fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
         c.now,
     );
     c.record_status(status)
-}
-
-fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<Failure> {
-    let failure = |reason, message| Some(Failure { reason, message });
-    if vmi.uid != expected_uid {
-        return failure(
-            "VMReplaced",
-            "somebody replaced the VM by another of its name".to_owned(),
-        );
-    }
-    if vmi.ended() {
-        return failure(
-            "VMEnded",
-            format!("the VM ended (phase {}) before its node was ready", vmi.phase),
-        );
-    }
-    let node = c.view.node.as_ref();
-    if let Some(node) =
-        node.filter(|n| !n.system_uuid.is_empty() && !n.system_uuid.eq_ignore_ascii_case(&firmware(c)))
-    {
-        let message = format!(
-            "the node says it runs on machine {}, which is not its VM",
-            node.system_uuid
-        );
-        return failure("IdentityMismatch", message);
-    }
-    let deadline = deadline(c, vmi);
-    if c.now < deadline.at {
-        return None;
-    }
-    let blocked = vmi
-        .blocked
-        .as_ref()
-        .map(|b| format!(" ({b})"))
-        .unwrap_or_default();
-    failure(
-        deadline.reason,
-        format!("{} within {:#}{blocked}", deadline.what, deadline.allowed),
-    )
-}
-
-struct Deadline {
-    at: Timestamp,
-    allowed: SignedDuration,
-    reason: &'static str,
-    what: &'static str,
-}
-
-fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
-    let launched = c.status.stages.launched.as_ref().map_or(c.now, |t| t.0);
-    if vmi.running() {
-        // KubeVirt's clock may differ from ours; neither the past nor the future may stretch the stage.
-        let since = vmi
-            .running_since
-            .unwrap_or(launched)
-            .clamp(launched, c.now.max(launched));
-        let allowed = join_deadline(c);
-        Deadline {
-            at: since + allowed,
-            allowed,
-            reason: "JoinDeadline",
-            what: "the VM's node was not ready",
-        }
-    } else {
-        let allowed = boot_deadline(c);
-        Deadline {
-            at: launched + allowed,
-            allowed,
-            reason: "BootDeadline",
-            what: "the VM did not run",
-        }
-    }
 }
 
 /// Steps 4 to 8, whichever are due.
@@ -278,7 +201,7 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         uid: pod.uid.clone(),
         patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
     })
-    .writes(super::serve::lifted(c, pod, Some(node)))
+    .writes(super::serve::lifted(c, pod))
     .note(Note::normal(
         "GateLifted",
         format!("node {name} is ready and reserved for this pod"),
@@ -289,6 +212,7 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     let mut status = c.status.clone();
     status.phase = Phase::Registered;
     status.node_uid = Some(node.uid.clone());
+    status.boot_id = Some(node.boot_id.clone());
     status.address.clone_from(&node.address);
     status.stages.registered = Some(Time(c.now));
     let message = "the kubelet speaks with its own certificate; the join credential is deleted";
@@ -313,7 +237,10 @@ fn revoke(c: &Context) -> Write {
 
 /// Says what is waited for, once the wait is worth a word.
 fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
-    let detail_at = c.status.stages.launched.as_ref().map_or(c.now, |t| t.0) + DETAIL_AFTER;
+    let detail_at = after(
+        c.status.stages.launched.as_ref().map_or(c.now, |t| t.0),
+        DETAIL_AFTER,
+    );
     if c.now < detail_at {
         return plan.wake_at(detail_at);
     }
@@ -335,89 +262,4 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
         ),
     };
     plan.writes(report(pod, false, reason, message))
-}
-
-/// Marks the attempt as failed, for good: what follows reads the mark, whatever the clock says later.
-fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Plan {
-    let mut status = c.status.clone();
-    status.message.clone_from(&failure.message);
-    set_condition(
-        &mut status,
-        condition::LAUNCHED,
-        false,
-        failure.reason,
-        &failure.message,
-        c.now,
-    );
-    Plan::wait()
-        .insist_on_live_view()
-        .writes(c.record_status(status))
-        .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi {
-            name: v.name.clone(),
-            uid: v.uid.clone(),
-        }))
-        .note(Note::warning(
-            failure.reason,
-            format!("attempt {}: {}", c.attempt(), failure.message),
-        ))
-}
-
-/// After a failed attempt: everything of it goes, then the next one is due after a backoff.
-fn clean_up(c: &Context, pod: &PodView) -> Plan {
-    let plan = Plan::wait().insist_on_live_view();
-    if let Some(vmi) = &c.view.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
-            name: vmi.name.clone(),
-            uid: vmi.uid.clone(),
-        });
-        return plan.writes(delete);
-    }
-    if let Some(node) = &c.view.node {
-        return plan.write(revoke(c)).writes(super::release::node_writes(c, node));
-    }
-    let attempt = c.attempt();
-    let allowed = c
-        .view
-        .settings
-        .as_ref()
-        .map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
-    let mut status = MaroonedNodeStatus {
-        attempts: attempt,
-        ..MaroonedNodeStatus::default()
-    };
-    let why = &c.status.message;
-    if attempt >= allowed {
-        status.phase = Phase::Failed;
-        status.message = format!(
-            "all {attempt} attempts failed, the last because {why}; delete the pod to give up or try anew"
-        );
-        let exhausted = report(pod, false, reason::ATTEMPTS_EXHAUSTED, status.message.clone());
-        let note = Note::warning(reason::ATTEMPTS_EXHAUSTED, status.message.clone());
-        return plan.writes(c.record_status(status)).writes(exhausted).note(note);
-    }
-    let pause = backoff(attempt);
-    status.attempts = attempt + 1;
-    status.message = format!("attempt {attempt} of {allowed} failed: {why}; the next starts after {pause:#}");
-    status.not_before = Some(Time(c.now + pause));
-    let retrying = report(pod, false, reason::RETRYING, status.message.clone());
-    plan.writes(c.record_status(status))
-        .writes(retrying)
-        .wake_at(c.now + pause)
-}
-
-fn backoff(failed_attempts: u32) -> SignedDuration {
-    let factor = 2_i32.saturating_pow(failed_attempts.saturating_sub(1).min(16));
-    FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF)
-}
-
-fn firmware(c: &Context) -> String {
-    identity::firmware_uuid(c.record_uid(), c.attempt()).to_string()
-}
-
-fn boot_deadline(c: &Context) -> SignedDuration {
-    c.view.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.boot)
-}
-
-fn join_deadline(c: &Context) -> SignedDuration {
-    c.view.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.join)
 }

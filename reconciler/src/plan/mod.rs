@@ -18,7 +18,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
 
@@ -121,6 +121,16 @@ pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
     report::report(pod, false, report::reason::REFUSED, message)
 }
 
+/// The report that a gated pod waits for KubeVirt, or nothing where it does not wait or says so already.
+#[must_use]
+pub fn provider_missing(pod: &PodView) -> Option<Write> {
+    let waits = pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
+    let message = "the cluster has no VirtualMachineInstances: KubeVirt is not installed, or not reachable";
+    waits
+        .then(|| report::report(pod, false, report::reason::PROVIDER_MISSING, message))
+        .flatten()
+}
+
 fn step(view: &View, now: Timestamp) -> Plan {
     let Some(record) = view.record.clone() else {
         return admit::plan(view);
@@ -140,6 +150,12 @@ fn step(view: &View, now: Timestamp) -> Plan {
     } else {
         attempt::plan(&context, pod)
     }
+}
+
+/// `span` after `at`, at most the end of time: guests and users write times into objects, and a sum that overflows
+/// panics.
+fn after(at: Timestamp, span: SignedDuration) -> Timestamp {
+    at.saturating_add(span).unwrap_or(Timestamp::MAX)
 }
 
 /// A view with a record, as the steps below read it.

@@ -1,17 +1,19 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use maroonedpods_common::api::condition;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write};
+use super::{Context, Note, Plan, Write, after};
 use crate::identity;
 use crate::record;
 use crate::view::{NodeView, PodView};
 
 /// What a pod gets beyond its grace period before its VM is taken away.
 pub(super) const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
+/// How far a guest's clock may be ahead of ours.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
 const DEFAULT_FINISHED_POD_TTL: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a release is due.
@@ -51,10 +53,13 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
-    if pod.terminal && pod.finished_at.is_none_or(|at| at + finished_pod_ttl(c) <= c.now) {
+    if pod.terminal && pod.finished_at.is_none_or(|at| is_over(c, at)) {
         return Some(Why::Finished);
     }
-    if pod.deletion_deadline.is_some_and(|at| at + GRACE_MARGIN <= c.now) {
+    if pod
+        .deletion_deadline
+        .is_some_and(|at| after(at, GRACE_MARGIN) <= c.now)
+    {
         return Some(Why::GraceOver);
     }
     match &c.view.vmi {
@@ -62,6 +67,11 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         Some(vmi) if vmi.ended() || Some(&vmi.uid) != c.status.vmi_uid.as_ref() => return Some(Why::VmLost),
         Some(_) => {}
     }
+    rebooted(c).then_some(Why::Rebooted)
+}
+
+/// Whether the guest has booted again since its kubelet joined.
+pub(super) fn rebooted(c: &Context) -> bool {
     let booted_as = c.status.boot_id.as_ref().filter(|id| !id.is_empty());
     let boots_as = c
         .view
@@ -69,7 +79,12 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
         .as_ref()
         .map(|n| &n.boot_id)
         .filter(|id| !id.is_empty());
-    (booted_as.is_some() && boots_as.is_some() && booted_as != boots_as).then_some(Why::Rebooted)
+    booted_as.is_some() && boots_as.is_some() && booted_as != boots_as
+}
+
+/// A finished pod's time is over. The guest writes when its containers ended: a time in the future buys it none.
+fn is_over(c: &Context, finished_at: Timestamp) -> bool {
+    finished_at > after(c.now, CLOCK_SKEW) || after(finished_at, finished_pod_ttl(c)) <= c.now
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
@@ -167,7 +182,7 @@ fn csr_writes(c: &Context) -> Vec<Write> {
 }
 
 /// Both Secrets of the attempt, unless they went when the kubelet joined.
-fn credentials(c: &Context) -> Option<Write> {
+pub(super) fn credentials(c: &Context) -> Option<Write> {
     let registered = record::condition(&c.status, condition::REGISTERED).is_some_and(|r| r.status == "True");
     (!registered).then(|| Write::RevokeCredentials {
         token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),

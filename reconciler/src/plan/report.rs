@@ -10,6 +10,7 @@ pub(super) mod reason {
     pub(crate) const UNSIZABLE: &str = "Unsizable";
     pub(crate) const LAUNCHING: &str = "Launching";
     pub(crate) const REFUSED: &str = "Refused";
+    pub(crate) const PROVIDER_MISSING: &str = "ProviderMissing";
     pub(crate) const VM_BLOCKED: &str = "VMBlocked";
     pub(crate) const JOINING: &str = "Joining";
     pub(crate) const RETRYING: &str = "Retrying";

@@ -6,25 +6,23 @@ use maroonedpods_common::api::{Phase, condition};
 
 use super::release::{GRACE_MARGIN, finished_pod_ttl};
 use super::report::{reason, report};
-use super::{Context, Plan, Write};
+use super::{Context, Plan, Write, after};
 use crate::record::set_condition;
-use crate::view::{NodeView, PodView};
+use crate::view::PodView;
 
 /// How soon to ask again when a disruption budget holds an eviction back.
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
-    let mut plan = Plan::wait()
-        .writes(lifted(c, pod, c.view.node.as_ref()))
-        .writes(super::csrs::decide(c));
+    let mut plan = Plan::wait().writes(lifted(c, pod)).writes(super::csrs::decide(c));
     if pod.terminal {
-        return plan.wake_at(pod.finished_at.map_or(c.now, |at| at + finished_pod_ttl(c)));
+        return plan.wake_at(pod.finished_at.map_or(c.now, |at| after(at, finished_pod_ttl(c))));
     }
     if let Some(at) = pod.deletion_deadline {
-        return plan.wake_at(at + GRACE_MARGIN);
+        return plan.wake_at(after(at, GRACE_MARGIN));
     }
     if c.view.vmi.as_ref().is_some_and(|v| v.evacuating) {
-        plan = plan.wake_at(c.now + EVICTION_RETRY).write(Write::EvictPod {
+        plan = plan.wake_at(after(c.now, EVICTION_RETRY)).write(Write::EvictPod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
@@ -34,20 +32,19 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 }
 
 /// What pod and record say once the gate is lifted; nothing where they say it already.
-pub(super) fn lifted(c: &Context, pod: &PodView, node: Option<&NodeView>) -> Vec<Write> {
+pub(super) fn lifted(c: &Context, pod: &PodView) -> Vec<Write> {
     let report = (!pod.terminal && pod.deletion_deadline.is_none())
         .then(|| report(pod, true, reason::NODE_READY, "the pod's own node is ready"))
         .flatten();
-    report.into_iter().chain(lifted_status(c, node)).collect()
+    report.into_iter().chain(lifted_status(c)).collect()
 }
 
-fn lifted_status(c: &Context, node: Option<&NodeView>) -> Option<Write> {
+fn lifted_status(c: &Context) -> Option<Write> {
     if c.status.phase == Phase::Lifted {
         return None;
     }
     let mut status = c.status.clone();
     status.phase = Phase::Lifted;
-    status.boot_id = node.map(|n| n.boot_id.clone());
     status.stages.ready = Some(Time(c.now));
     status.stages.lifted = Some(Time(c.now));
     set_condition(

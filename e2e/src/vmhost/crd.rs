@@ -1,0 +1,52 @@
+//! The VMI's API as KubeVirt serves it: the CRD's schema, and the part of virt-api's verdicts that CEL can speak.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+
+use crate::install::apply_yaml;
+
+const CRD: &str = include_str!("vmi-crd.yaml");
+
+/// Installs the VMI CRD and waits until it is served. `client` must be an admin's.
+pub async fn install_crd(client: &Client) -> Result<()> {
+    apply_yaml(client, CRD).await.context("installing the VMI CRD")
+}
+
+/// The VMI as a resource of the API.
+pub(crate) fn resource() -> ApiResource {
+    ApiResource {
+        group: "kubevirt.io".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "kubevirt.io/v1".to_owned(),
+        kind: "VirtualMachineInstance".to_owned(),
+        plural: "virtualmachineinstances".to_owned(),
+    }
+}
+
+/// VMIs of a namespace.
+pub(super) fn vmis(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &resource())
+}
+
+/// Pods of a namespace.
+pub(super) fn pods(client: &Client, namespace: &str) -> Api<Pod> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_spec_is_frozen_and_there_is_no_status_subresource() {
+        let crd: Value = serde_yaml_ng::from_str(CRD).unwrap();
+        let version = &crd["spec"]["versions"][0];
+        assert!(version.get("subresources").is_none());
+        let rules = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"];
+        assert_eq!(rules[0]["rule"], "self == oldSelf");
+    }
+}

@@ -1,0 +1,165 @@
+//! Steps 1 and 2: the record, the credentials, the Node, the VMI. Each may be there already, and is ours then or
+//! an error.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+use kube::api::{Api, PostParams};
+use kube::core::{DynamicObject, Request, Resource, ResourceExt};
+use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::names;
+
+use crate::api::{CallError, Cluster, call};
+use crate::seen::Seen;
+use crate::{identity, seed, token, vmi};
+
+/// ConfigMap that kube-controller-manager publishes in every namespace, and the key of the CA in it.
+const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
+
+pub(super) async fn record(cluster: &Cluster, new: &MaroonedNode, seen: &mut Seen) -> Result<(), CallError> {
+    let records = cluster.all::<MaroonedNode>();
+    match call(records.create(&PostParams::default(), new)).await {
+        Err(error) if error.is_conflict() => {
+            let found = call(records.get(&new.name_any())).await?;
+            // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no
+            // ground to build on.
+            if found.spec.pod_ref.uid != new.spec.pod_ref.uid {
+                let message = format!("MaroonedNode {} belongs to another pod", new.name_any());
+                return Err(CallError::Unexpected(message));
+            }
+            seen.note(&found);
+            Ok(())
+        }
+        created => {
+            seen.note(&created?);
+            Ok(())
+        }
+    }
+}
+
+/// The token's Secret is created first and read back where it exists, so that seed and token agree whoever
+/// created which.
+pub(super) async fn credentials(
+    cluster: &Cluster,
+    record: &MaroonedNode,
+    attempt: u32,
+    lifetime_seconds: i64,
+) -> Result<(), CallError> {
+    let ca = server_ca(cluster, record).await?;
+    let id = identity::token_id(record.metadata.uid.as_deref().unwrap_or_default(), attempt);
+    let secret_half = random_token_secret()?;
+    let expires = Timestamp::now()
+        .saturating_add(SignedDuration::from_secs(lifetime_seconds))
+        .unwrap_or(Timestamp::MAX);
+    let new = token::secret(record, &id, &secret_half, expires);
+    let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
+    let (stored, fresh) = match call(tokens.create(&PostParams::default(), &new)).await {
+        Err(error) if error.is_conflict() => (call(tokens.get(&new.name_any())).await?, false),
+        created => (created?, true),
+    };
+    let token = token::read(&stored, record).ok_or_else(|| {
+        CallError::Unexpected(format!(
+            "Secret {} is not this record's bootstrap token",
+            new.name_any()
+        ))
+    })?;
+    let seed = seed::secret(
+        record,
+        attempt,
+        &cluster.vm_namespace,
+        &seed::join_info(record, token, ca),
+    )
+    .map_err(|error| CallError::Unexpected(format!("cannot write join-info.yaml: {error}")))?;
+    create_seed(&cluster.within::<Secret>(&cluster.vm_namespace), &seed, fresh).await
+}
+
+/// A seed that is there already carries this token, unless the token is new or the seed is a former record's: then
+/// it is replaced. No VM has read it yet, for VMIs are made after their seeds.
+async fn create_seed(seeds: &Api<Secret>, seed: &Secret, token_is_new: bool) -> Result<(), CallError> {
+    match call(seeds.create(&PostParams::default(), seed)).await {
+        Err(error) if error.is_conflict() => {}
+        created => return created.map(drop),
+    }
+    let found = call(seeds.get(&seed.name_any())).await?;
+    if !token_is_new && owner_uid(&found) == owner_uid(seed) {
+        return Ok(());
+    }
+    super::delete(
+        seeds,
+        &found.name_any(),
+        super::of(&found.uid().unwrap_or_default()),
+    )
+    .await?;
+    call(seeds.create(&PostParams::default(), seed)).await.map(drop)
+}
+
+fn random_token_secret() -> Result<String, CallError> {
+    let mut bytes = [0; identity::TOKEN_SECRET_LENGTH];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| CallError::Unexpected(format!("no randomness from the system: {error}")))?;
+    Ok(identity::token_text(&bytes))
+}
+
+async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, CallError> {
+    if let Some(bundle) = &record.spec.vm.join.ca_bundle {
+        return Ok(bundle.clone());
+    }
+    let (name, key) = ROOT_CA;
+    let published = call(cluster.within::<ConfigMap>(&cluster.vm_namespace).get(name)).await?;
+    published
+        .data
+        .and_then(|mut data| data.remove(key))
+        .ok_or_else(|| {
+            let namespace = &cluster.vm_namespace;
+            CallError::Unexpected(format!(
+                "ConfigMap {namespace}/{name} has no {key}: set spec.join.caBundle"
+            ))
+        })
+}
+
+pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
+    match call(cluster.all::<Node>().create(&PostParams::default(), node)).await {
+        Err(error) if error.is_conflict() => {
+            let found = call(cluster.nodes().get(&node.name_any())).await?;
+            if owner_uid(&found) != owner_uid(node) {
+                let message = format!("Node {} belongs to somebody else: delete it", node.name_any());
+                return Err(CallError::Unexpected(message));
+            }
+            seen.note(&found);
+            Ok(())
+        }
+        created => {
+            seen.note(&created?);
+            Ok(())
+        }
+    }
+}
+
+/// Strict, so that a field which this KubeVirt does not know is an error and not silently dropped.
+pub(super) async fn vmi(
+    cluster: &Cluster,
+    record: &MaroonedNode,
+    attempt: u32,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let new = vmi::new(record, attempt, &cluster.vm_namespace);
+    let body = serde_json::to_vec(&new).map_err(kube::Error::SerdeError)?;
+    let url = DynamicObject::url_path(&vmi::api_resource(), Some(&cluster.vm_namespace));
+    let mut request = Request::new(url)
+        .create(&PostParams::default(), body)
+        .map_err(kube::Error::BuildRequest)?;
+    let strict = format!("{}&fieldValidation=Strict", request.uri());
+    *request.uri_mut() = strict
+        .parse()
+        .map_err(|_| CallError::Unexpected(format!("bad URL {strict}")))?;
+    match call(cluster.client.request::<DynamicObject>(request)).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        created => {
+            seen.note_dynamic(&created?);
+            Ok(())
+        }
+    }
+}
+
+fn owner_uid<K: ResourceExt>(object: &K) -> Option<&str> {
+    object.owner_references().first().map(|owner| owner.uid.as_str())
+}

@@ -1,0 +1,37 @@
+//! Steps 4 and 6: verdicts on certificate signing requests.
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::api::PatchParams;
+use serde_json::json;
+
+use super::{json_patch, now};
+use crate::api::{CallError, Cluster, call};
+use crate::seen::Seen;
+
+pub(super) async fn decide(
+    cluster: &Cluster,
+    name: &str,
+    resource_version: &str,
+    deny: Option<&(&'static str, String)>,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let (type_, reason, message) = match deny {
+        None => (
+            "Approved",
+            "MaroonedNode",
+            "it is the one request expected of this VM",
+        ),
+        Some((reason, message)) => ("Denied", *reason, message.as_str()),
+    };
+    let condition = json!({"type": type_, "status": "True", "reason": reason, "message": message,
+        "lastUpdateTime": now()});
+    let patch = [
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": resource_version}),
+        json!({"op": "add", "path": "/status/conditions", "value": [condition]}),
+    ];
+    let csrs = cluster.all::<CertificateSigningRequest>();
+    let patched =
+        call(csrs.patch_subresource("approval", name, &PatchParams::default(), &json_patch(&patch)?)).await?;
+    seen.note(&patched);
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Performs writes, and nothing else: what to write was decided by [`crate::plan`].
+
+mod create;
+mod csr;
+mod node;
+mod pod;
+
+use std::fmt::Debug;
+
+use jiff::Timestamp;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Resource;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::names;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::api::{CallError, Cluster, call};
+use crate::plan::Write;
+use crate::record;
+use crate::seen::Seen;
+
+/// Performs one write. What it wrote is noted in `seen`, so that an older cache is not believed.
+///
+/// # Errors
+/// The API server's refusal, a precondition that does not hold any more included.
+pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Result<(), CallError> {
+    match write {
+        Write::CreateRecord(new) => create::record(cluster, new, seen).await,
+        Write::IssueCredentials {
+            record,
+            attempt,
+            lifetime_seconds,
+        } => create::credentials(cluster, record, *attempt, *lifetime_seconds).await,
+        Write::CreateNode(new) => create::node(cluster, new, seen).await,
+        Write::CreateVmi { record, attempt } => create::vmi(cluster, record, *attempt, seen).await,
+        Write::RecordStatus {
+            name,
+            resource_version,
+            status,
+        } => record_status(cluster, name, resource_version, status, seen).await,
+        Write::PodReport(report) => pod::report(cluster, report, seen).await,
+        Write::DecideCsr {
+            name,
+            resource_version,
+            deny,
+        } => csr::decide(cluster, name, resource_version, deny.as_ref(), seen).await,
+        Write::NodeAddress { name, uid, address } => node::address(cluster, name, uid, address, seen).await,
+        Write::RevokeCredentials {
+            token_secret,
+            join_secret,
+        } => revoke(cluster, token_secret, join_secret).await,
+        Write::RemoveStartupTaint {
+            name,
+            uid,
+            index,
+            topology,
+        } => node::open(cluster, (name, uid), *index, topology, seen).await,
+        Write::LiftGate {
+            namespace,
+            name,
+            patch,
+            ..
+        } => {
+            let patch = Patch::Json::<()>(patch.clone());
+            patch_object(&cluster.pods(namespace), name, &patch, seen).await
+        }
+        Write::PodNotReady { namespace, name, uid } => {
+            pod::not_ready(cluster, (namespace, name, uid), seen).await
+        }
+        Write::EvictPod { namespace, name, uid } => pod::evict(cluster, namespace, name, uid).await,
+        Write::FailPod {
+            namespace,
+            name,
+            uid,
+            message,
+        } => pod::fail(cluster, (namespace, name, uid), message, seen).await,
+        Write::DeletePod { namespace, name, uid } => {
+            delete(&cluster.pods(namespace), name, of(uid).grace_period(0)).await
+        }
+        Write::DeleteRecord { name, uid } => delete(&cluster.all::<MaroonedNode>(), name, of(uid)).await,
+        Write::DeleteVmi { name, uid } => delete(&cluster.vmis(), name, of(uid)).await,
+        Write::DeleteNode { name, uid } => delete(&cluster.nodes(), name, of(uid)).await,
+        Write::DeleteCsr { name, uid } => {
+            delete(&cluster.all::<CertificateSigningRequest>(), name, of(uid)).await
+        }
+        Write::StripNodeFinalizers { name, uid } => node::strip_finalizers(cluster, name, uid, seen).await,
+        Write::RemoveFinalizer { name, uid, index } => {
+            remove_finalizer(cluster, name, uid, *index, seen).await
+        }
+    }
+}
+
+async fn record_status(
+    cluster: &Cluster,
+    name: &str,
+    resource_version: &str,
+    status: &MaroonedNodeStatus,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let patch = Patch::Merge(record::status_patch(resource_version, status));
+    let records = cluster.all::<MaroonedNode>();
+    seen.note(&call(records.patch_status(name, &PatchParams::default(), &patch)).await?);
+    Ok(())
+}
+
+async fn revoke(cluster: &Cluster, token_secret: &str, join_secret: &str) -> Result<(), CallError> {
+    let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
+    delete(&tokens, token_secret, DeleteParams::default()).await?;
+    let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
+    delete(&seeds, join_secret, DeleteParams::default()).await
+}
+
+async fn remove_finalizer(
+    cluster: &Cluster,
+    name: &str,
+    uid: &str,
+    index: usize,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let path = format!("/metadata/finalizers/{index}");
+    let patch = [
+        test_uid(uid),
+        json!({"op": "test", "path": path, "value": names::FINALIZER}),
+        json!({"op": "remove", "path": path}),
+    ];
+    gone_is_fine(patch_object(&cluster.all::<MaroonedNode>(), name, &json_patch(&patch)?, seen).await)
+}
+
+async fn patch_object<K, P>(
+    api: &Api<K>,
+    name: &str,
+    patch: &Patch<P>,
+    seen: &mut Seen,
+) -> Result<(), CallError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    P: Serialize + Debug,
+{
+    seen.note(&call(api.patch(name, &PatchParams::default(), patch)).await?);
+    Ok(())
+}
+
+/// Nothing to delete, or something else by that name, is what a deletion wants to find.
+pub(crate) async fn delete<K>(api: &Api<K>, name: &str, params: DeleteParams) -> Result<(), CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match call(api.delete(name, &params)).await {
+        Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
+        deleted => deleted.map(drop),
+    }
+}
+
+fn gone_is_fine(result: Result<(), CallError>) -> Result<(), CallError> {
+    match result {
+        Err(error) if error.is_gone() => Ok(()),
+        other => other,
+    }
+}
+
+pub(crate) fn of(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        ..Preconditions::default()
+    };
+    DeleteParams::background().preconditions(preconditions)
+}
+
+fn test_uid(uid: &str) -> Value {
+    json!({"op": "test", "path": "/metadata/uid", "value": uid})
+}
+
+fn json_patch(operations: &[Value]) -> Result<Patch<()>, CallError> {
+    let patch = serde_json::from_value(Value::Array(operations.to_vec())).map_err(kube::Error::SerdeError)?;
+    Ok(Patch::Json(patch))
+}
+
+/// The time of a write, in the API's whole seconds.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

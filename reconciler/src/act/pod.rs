@@ -1,0 +1,90 @@
+//! Writes to the user's pod: what it is told, and how it ends.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{EvictParams, Patch, PatchParams};
+use maroonedpods_common::names;
+use serde_json::{Value, json};
+
+use super::{now, of};
+use crate::api::{CallError, Cluster, call};
+use crate::plan::PodReport;
+use crate::seen::Seen;
+
+/// Reason on a pod whose VM is gone.
+const VM_GONE: &str = "VirtualMachineGone";
+
+pub(super) async fn report(cluster: &Cluster, report: &PodReport, seen: &mut Seen) -> Result<(), CallError> {
+    let mut condition = json!({
+        "type": names::NODE_READY_CONDITION,
+        "status": if report.ready { "True" } else { "False" },
+        "reason": report.reason,
+        "message": report.message,
+    });
+    if report.transition {
+        condition["lastTransitionTime"] = json!(now());
+    }
+    let body = json!({"metadata": {"uid": report.uid}, "status": {"conditions": [condition]}});
+    patch_status(cluster, &report.namespace, &report.name, body, seen).await
+}
+
+/// What endpoints go by.
+pub(super) async fn not_ready(
+    cluster: &Cluster,
+    (namespace, name, uid): (&str, &str, &str),
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let conditions = ["Ready", "ContainersReady"].map(
+        |type_| json!({"type": type_, "status": "False", "reason": VM_GONE, "lastTransitionTime": now()}),
+    );
+    let body = json!({"metadata": {"uid": uid}, "status": {"conditions": conditions}});
+    patch_status(cluster, namespace, name, body, seen).await
+}
+
+pub(super) async fn fail(
+    cluster: &Cluster,
+    (namespace, name, uid): (&str, &str, &str),
+    message: &str,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": VM_GONE,
+        "message": message, "lastTransitionTime": now()});
+    let body = json!({"metadata": {"uid": uid}, "status": {
+        "phase": "Failed", "reason": VM_GONE, "message": message, "conditions": [disrupted]}});
+    patch_status(cluster, namespace, name, body, seen).await
+}
+
+/// 429 is a disruption budget that holds: asked again at the next pass.
+pub(super) async fn evict(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+) -> Result<(), CallError> {
+    let params = EvictParams {
+        delete_options: Some(of(uid)),
+        ..EvictParams::default()
+    };
+    match call(cluster.within::<Pod>(namespace).evict(name, &params)).await {
+        Err(error) if error.is_gone() || error.is_too_many_requests() => Ok(()),
+        evicted => evicted.map(drop),
+    }
+}
+
+/// A strategic merge patch: pod conditions merge by type, so everybody else's stay. A UID in the body that is not
+/// the stored one is answered 409.
+async fn patch_status(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    body: Value,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let pods = cluster.pods(namespace);
+    match call(pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(body))).await {
+        Err(error) if error.is_gone() => Ok(()),
+        patched => {
+            seen.note(&patched?);
+            Ok(())
+        }
+    }
+}

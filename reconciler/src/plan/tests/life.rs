@@ -1,0 +1,19 @@
+//! A life without faults: what is written, and in which order.
+
+use maroonedpods_common::api::Phase;
+
+use super::model::{Outcome, World, kinds};
+
+#[test]
+fn a_fault_free_life_is_short_and_leaves_nothing() {
+    let mut world = World::new();
+    assert_eq!(world.settle(50), Ok(Outcome::Lifted));
+    assert_eq!(world.status().phase, Phase::Lifted);
+    assert!(world.pod().unwrap().ready);
+    assert!(kinds(&world.plan()).is_empty());
+    let cold_start = world.written;
+    world.pod_is_deleted();
+    assert_eq!(world.settle(50), Ok(Outcome::Gone));
+    assert!(world.objects.csrs.is_empty());
+    assert!(world.written <= 24, "{cold_start} to start: {:#?}", world.log);
+}

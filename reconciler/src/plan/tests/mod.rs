@@ -1,0 +1,7 @@
+//! The plan against a control plane in memory: step by step, and in any order.
+
+mod life;
+mod model;
+mod properties;
+mod releases;
+mod steps;

@@ -1,0 +1,78 @@
+//! Requests for certificates, with real PKCS#10 in them. One key serves all: nothing here depends on whose it is.
+
+use std::sync::LazyLock;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use maroonedpods_common::names;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+use super::{ADDRESS, POD_UID};
+use crate::csr::{CLIENT_SIGNER, SERVING_SIGNER};
+
+/// What a guest asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Its Node's client certificate, with its token.
+    Client,
+    /// Its Node's serving certificate.
+    Serving,
+    /// Another Node's client certificate, with its token.
+    Foreign,
+}
+
+static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| pem(&names::node_name(POD_UID), &[]));
+static SERVING: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let node = names::node_name(POD_UID);
+    let own = [
+        SanType::DnsName(node.as_str().try_into().unwrap()),
+        SanType::IpAddress(ADDRESS.parse().unwrap()),
+    ];
+    pem(&node, &own)
+});
+static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
+
+fn pem(node: &str, names: &[SanType]) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, names::NODES_GROUP);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("system:node:{node}"));
+    params.subject_alt_names = names.to_vec();
+    let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+    request.pem().unwrap().into_bytes()
+}
+
+impl Asks {
+    pub(super) fn request(self, token_id: &str) -> CertificateSigningRequest {
+        let (pem, signer, usage) = match self {
+            Self::Client => (&CLIENT, CLIENT_SIGNER, "client auth"),
+            Self::Foreign => (&FOREIGN, CLIENT_SIGNER, "client auth"),
+            Self::Serving => (&SERVING, SERVING_SIGNER, "server auth"),
+        };
+        let (user, group) = match self {
+            Self::Client | Self::Foreign => (
+                format!("{}{token_id}", names::BOOTSTRAP_USER_PREFIX),
+                names::BOOTSTRAP_GROUP,
+            ),
+            Self::Serving => (
+                format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID)),
+                names::NODES_GROUP,
+            ),
+        };
+        CertificateSigningRequest {
+            spec: CertificateSigningRequestSpec {
+                signer_name: signer.to_owned(),
+                username: Some(user),
+                groups: Some(vec![group.to_owned()]),
+                usages: Some(vec!["digital signature".to_owned(), usage.to_owned()]),
+                request: ByteString(pem.to_vec()),
+                ..CertificateSigningRequestSpec::default()
+            },
+            ..CertificateSigningRequest::default()
+        }
+    }
+}

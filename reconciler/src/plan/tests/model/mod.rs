@@ -1,0 +1,330 @@
+//! A control plane in memory, for one pod: what the API server does with our writes, and ([`moves`]) what KubeVirt,
+//! the guest and people do meanwhile. Only the semantics that the plan relies on.
+
+mod certificates;
+mod moves;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::core::DynamicObject;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
+use maroonedpods_common::names;
+use serde_json::json;
+
+use crate::csr::{self, Requester};
+use crate::identity;
+use crate::plan::{self, Plan, View, Write};
+use crate::record;
+use crate::settings::Settings;
+use crate::view::{NodeView, PodView, VmiView};
+
+pub(super) use certificates::Asks;
+pub(super) use record::tests::POD_UID;
+
+pub(super) const ADDRESS: &str = "10.42.0.7";
+pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// The objects that a watch cache holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Objects {
+    pub pod: Option<Pod>,
+    pub record: Option<MaroonedNode>,
+    pub node: Option<Node>,
+    pub vmis: BTreeMap<String, DynamicObject>,
+    pub csrs: BTreeMap<String, CertificateSigningRequest>,
+}
+
+/// What only the guest knows of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guest {
+    /// It holds a client certificate.
+    pub certified: bool,
+    /// It has asked for a serving certificate.
+    pub asked_serving: bool,
+    /// How often it has booted.
+    pub boots: u32,
+}
+
+/// The API server's state, the guests' memory, and a clock.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub now: Timestamp,
+    pub settings: Option<Arc<Settings>>,
+    pub objects: Objects,
+    /// Both kinds of Secret, by name, with the UID of the owner.
+    pub secrets: BTreeMap<String, String>,
+    /// By UID of the VMI.
+    pub guests: BTreeMap<String, Guest>,
+    /// CSRs that were approved, by requesting user.
+    pub approvals: BTreeMap<String, usize>,
+    /// Writes asked of the API server.
+    pub written: usize,
+    /// Their kinds, in order.
+    pub log: Vec<&'static str>,
+    /// A disruption budget holds evictions back.
+    pub budget_holds: bool,
+    version: u64,
+}
+
+/// What a world has come to once nothing moves any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The pod runs on its own node.
+    Lifted,
+    /// The attempts are used up; the pod says so.
+    Exhausted,
+    /// Nothing but perhaps the pod exists.
+    Gone,
+}
+
+impl World {
+    /// A pod as the webhook leaves it, and a configuration.
+    pub fn new() -> Self {
+        let pod = json!({
+            "metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {(names::MAROON_LABEL): "true"}},
+            "spec": {
+                "containers": [{"name": "main", "image": "app"}],
+                "schedulingGates": [{"name": names::GATE}],
+                "nodeSelector": {(names::CLASS_LABEL): names::CLASS_LABEL_VALUE},
+            },
+            "status": {"phase": "Pending"},
+        });
+        Self {
+            now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
+            settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
+            objects: Objects {
+                pod: Some(serde_json::from_value(pod).unwrap()),
+                ..Objects::default()
+            },
+            secrets: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            approvals: BTreeMap::new(),
+            written: 0,
+            log: Vec::new(),
+            budget_holds: false,
+            version: 0,
+        }
+    }
+
+    /// What a read of everything at the API server gives; CSRs come from `cache`, as in `observe::live`.
+    pub fn live_view(&self, cache: &Objects) -> View {
+        View {
+            live: true,
+            csrs: self.objects.related_csrs(&cache.csrs),
+            ..self.cached_view(&self.objects)
+        }
+    }
+
+    pub fn cached_view(&self, cache: &Objects) -> View {
+        let pod = cache
+            .pod
+            .as_ref()
+            .and_then(PodView::of)
+            .filter(|p| p.uid == POD_UID);
+        let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
+        View {
+            pod_uid: POD_UID.to_owned(),
+            settings: self.settings.clone(),
+            pod,
+            size: sized.then_some(Ok(SIZE)),
+            record: cache.record.clone().map(Arc::new),
+            node: cache.node.as_ref().and_then(NodeView::of),
+            vmi: cache.vmis.get(&cache.vmi_name()).and_then(VmiView::of),
+            csrs: cache.related_csrs(&cache.csrs),
+            topology: BTreeMap::from([("topology.kubernetes.io/zone".to_owned(), "z".to_owned())]),
+            live: false,
+        }
+    }
+
+    /// What is decided now by one whose caches are up to date.
+    pub fn plan(&self) -> Plan {
+        self.decide(&self.objects)
+    }
+
+    /// As the workers decide: from the cache where that will do, else from a live read.
+    pub fn decide(&self, cache: &Objects) -> Plan {
+        let plan = plan::plan(&self.cached_view(cache), self.now);
+        if plan.needs_live_view() {
+            plan::plan(&self.live_view(cache), self.now)
+        } else {
+            plan
+        }
+    }
+
+    /// One pass by one whose caches are up to date; the plan, for a look at it.
+    pub fn pass(&mut self) -> Plan {
+        let plan = self.plan();
+        for write in &plan.writes {
+            self.apply(write).unwrap();
+        }
+        plan
+    }
+
+    pub fn status(&self) -> MaroonedNodeStatus {
+        self.objects
+            .record
+            .as_ref()
+            .and_then(|r| r.status.clone())
+            .unwrap_or_default()
+    }
+
+    pub fn record_uid(&self) -> String {
+        let uid = self.objects.record.as_ref().and_then(|r| r.metadata.uid.clone());
+        uid.unwrap_or_default()
+    }
+
+    pub fn attempt(&self) -> u32 {
+        self.objects.record.as_ref().map_or(1, record::attempt)
+    }
+
+    pub fn pod(&self) -> Option<PodView> {
+        self.objects.pod.as_ref().and_then(PodView::of)
+    }
+
+    pub fn node(&self) -> Option<NodeView> {
+        self.objects.node.as_ref().and_then(NodeView::of)
+    }
+
+    /// The VMI of the current attempt.
+    pub fn vmi(&self) -> Option<VmiView> {
+        self.objects
+            .vmis
+            .get(&self.objects.vmi_name())
+            .and_then(VmiView::of)
+    }
+
+    pub fn token_id(&self) -> String {
+        identity::token_id(&self.record_uid(), self.attempt())
+    }
+
+    pub fn tick(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    /// Lets everybody behave, one pass after the other, until nothing moves; what it has come to.
+    ///
+    /// # Errors
+    /// What is wrong with the end, or that there is none within `passes`.
+    pub fn settle(&mut self, passes: usize) -> Result<Outcome, String> {
+        for _ in 0..passes {
+            let moved = self.behave();
+            let plan = self.plan();
+            let refused = plan
+                .writes
+                .iter()
+                .map(|w| self.apply(w))
+                .find_map(Result::err)
+                .is_some();
+            if refused {
+                self.tick(1);
+            } else if plan.writes.is_empty() && !moved {
+                match plan.wake {
+                    Some(at) => self.now = at.max(self.now + SignedDuration::from_secs(1)),
+                    None => return self.outcome(),
+                }
+            }
+        }
+        Err(format!("no end after {passes} passes: {:?}", self.plan().writes))
+    }
+
+    /// Judges a world in which nothing moves.
+    fn outcome(&self) -> Result<Outcome, String> {
+        let left: Vec<_> = self
+            .objects
+            .vmis
+            .keys()
+            .chain(self.secrets.keys())
+            .map(String::as_str)
+            .chain(self.objects.node.as_ref().map(|_| "the node"))
+            .collect();
+        let status = self.status();
+        let pod = self.pod().filter(|p| p.uid == POD_UID);
+        match (&self.objects.record, pod) {
+            (None, Some(pod)) if pod.gate_index.is_some() && !pod.terminal => {
+                Err("the pod waits and nobody works for it".to_owned())
+            }
+            (None, _) if left.is_empty() => Ok(Outcome::Gone),
+            (None, _) => Err(format!("left behind: {left:?}")),
+            (Some(_), Some(pod)) if pod.lifted() && status.vmi_uid.is_some() && self.secrets.is_empty() => {
+                Ok(Outcome::Lifted)
+            }
+            (Some(_), Some(pod))
+                if status.phase == maroonedpods_common::api::Phase::Failed && left.is_empty() =>
+            {
+                let says = pod.condition.map(|(_, reason)| reason);
+                (says.as_deref() == Some("AttemptsExhausted"))
+                    .then_some(Outcome::Exhausted)
+                    .ok_or_else(|| "attempts exhausted, and the pod does not say so".to_owned())
+            }
+            (Some(_), pod) => Err(format!(
+                "stuck in {:?}, pod {}, left {left:?}",
+                status.phase,
+                pod.is_some()
+            )),
+        }
+    }
+
+    /// UIDs of the VMs that live: neither ended nor told to go.
+    pub fn living_vms(&self) -> BTreeSet<String> {
+        self.objects
+            .vmis
+            .values()
+            .filter_map(VmiView::of)
+            .filter(|v| !v.ended() && !v.deleting)
+            .map(|v| v.uid)
+            .collect()
+    }
+
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    fn next_uid(&mut self) -> String {
+        format!("00000000-0000-4000-8000-{:012}", self.next_version())
+    }
+}
+
+impl Objects {
+    fn vmi_name(&self) -> String {
+        names::vmi_name(POD_UID, self.record.as_ref().map_or(1, record::attempt))
+    }
+
+    fn related_csrs(
+        &self,
+        csrs: &BTreeMap<String, CertificateSigningRequest>,
+    ) -> Vec<Arc<CertificateSigningRequest>> {
+        let Some(record) = &self.record else {
+            return Vec::new();
+        };
+        let uid = record.metadata.uid.as_deref().unwrap_or_default();
+        let tokens: Vec<_> = (1..=record::attempt(record))
+            .map(|n| identity::token_id(uid, n))
+            .collect();
+        let related = |csr: &&CertificateSigningRequest| match csr::requester(csr) {
+            Some(Requester::Token(id)) => tokens.iter().any(|own| own == id),
+            Some(Requester::Node(name)) => name == names::node_name(POD_UID),
+            None => false,
+        };
+        csrs.values().filter(related).cloned().map(Arc::new).collect()
+    }
+}
+
+pub(super) const SIZE: VmResources = VmResources {
+    cpu: 1,
+    memory_mi: 1024,
+    disk_mi: 10240,
+    reserved_memory_mi: 366,
+    reserved_cpu_milli: 500,
+};
+
+/// Kinds of writes, for assertions on their order.
+pub(super) fn kinds(plan: &Plan) -> Vec<&'static str> {
+    plan.writes.iter().map(Write::kind).collect()
+}

@@ -1,0 +1,362 @@
+//! What KubeVirt, the guest, Kubernetes and people do. Each move says whether it changed anything.
+
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSystemInfo};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::core::DynamicObject;
+use maroonedpods_common::names;
+use serde_json::{Value, json};
+
+use super::{ADDRESS, Asks, Guest, POD_UID, World};
+use crate::record;
+
+impl World {
+    /// Everybody who is honest does what is due, once; whether anything was.
+    pub fn behave(&mut self) -> bool {
+        let moves: [fn(&mut Self) -> bool; 13] = [
+            Self::vms_that_go_are_gone,
+            Self::garbage_is_collected,
+            Self::vm_is_scheduled,
+            Self::vm_runs,
+            Self::certificate_is_signed,
+            |w| w.guest().is_some_and(|g| !g.certified) && w.guest_asks(Asks::Client),
+            Self::kubelet_speaks,
+            Self::kubelet_is_ready,
+            |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_asks(Asks::Serving),
+            Self::pod_runs,
+            Self::kubelet_stops_pod,
+            Self::pod_is_orphaned,
+            |w| std::mem::take(&mut w.budget_holds),
+        ];
+        moves.iter().filter(|step| step(self)).count() > 0
+    }
+
+    pub fn vms_that_go_are_gone(&mut self) -> bool {
+        let before = self.objects.vmis.len();
+        self.objects
+            .vmis
+            .retain(|_, v| v.metadata.deletion_timestamp.is_none());
+        before != self.objects.vmis.len()
+    }
+
+    /// Kubernetes collects what a gone record owned, and our sweep VMs of other attempts.
+    pub fn garbage_is_collected(&mut self) -> bool {
+        let record = self.record_uid();
+        let owned = |meta: &ObjectMeta| {
+            let owners = meta.owner_references.as_deref().unwrap_or_default();
+            owners.iter().any(|o| o.uid == record)
+        };
+        let now = Time(self.now);
+        let current = names::vmi_name(POD_UID, self.objects.record.as_ref().map_or(1, record::attempt));
+        let secrets = self.secrets.len();
+        self.secrets.retain(|_, owner| *owner == record);
+        let mut moved = secrets != self.secrets.len();
+        for (name, vmi) in &mut self.objects.vmis {
+            if vmi.metadata.deletion_timestamp.is_none() && (!owned(&vmi.metadata) || *name != current) {
+                vmi.metadata.deletion_timestamp = Some(now.clone());
+                moved = true;
+            }
+        }
+        if let Some(node) = self.objects.node.take_if(|n| !owned(&n.metadata)) {
+            // Nobody strips a finalizer from it any more but kube-controller-manager's own Node lifecycle.
+            drop(node);
+            moved = true;
+        }
+        moved
+    }
+
+    pub fn vm_is_scheduled(&mut self) -> bool {
+        self.vmi().is_some_and(|v| v.phase.is_empty())
+            && self.set_vmi(|status| status["phase"] = json!("Scheduling"))
+    }
+
+    pub fn vm_runs(&mut self) -> bool {
+        if !self.vmi().is_some_and(|v| v.phase == "Scheduling" && !v.deleting) {
+            return false;
+        }
+        let since = self.now.to_string();
+        let uid = self.vmi().unwrap().uid;
+        self.guests.entry(uid).or_default().boots += 1;
+        self.set_vmi(|status| {
+            status["phase"] = json!("Running");
+            status["conditions"] = json!([]);
+            status["interfaces"] = json!([{"name": "cni0", "ipAddress": "10.9.9.9"},
+                {"name": names::VM_INTERFACE, "ipAddress": ADDRESS}]);
+            status["phaseTransitionTimestamps"] =
+                json!([{"phase": "Running", "phaseTransitionTimestamp": since}]);
+        })
+    }
+
+    pub fn vm_is_blocked(&mut self) -> bool {
+        self.set_vmi(|status| {
+            status["conditions"] = json!([{"type": "PodScheduled", "status": "False",
+                "reason": "Unschedulable", "message": "0/3 nodes"}]);
+        })
+    }
+
+    pub fn vm_ends(&mut self) -> bool {
+        self.set_vmi(|status| status["phase"] = json!("Failed"))
+    }
+
+    pub fn vm_vanishes(&mut self) -> bool {
+        self.objects.vmis.remove(&self.objects.vmi_name()).is_some()
+    }
+
+    /// Somebody deletes the VMI and makes one of the same name.
+    pub fn vm_is_replaced(&mut self) -> bool {
+        let uid = self.next_uid();
+        self.change_vmi(|vmi| {
+            vmi.metadata.uid = Some(uid);
+            vmi.data["status"] = Value::Null;
+        })
+    }
+
+    pub fn host_is_drained(&mut self) -> bool {
+        self.set_vmi(|status| status["evacuationNodeName"] = json!("host-1"))
+    }
+
+    /// The guest reboots; its kubelet comes back with another boot id.
+    pub fn guest_reboots(&mut self) -> bool {
+        let Some(vmi) = self.vmi().filter(super::VmiView::running) else {
+            return false;
+        };
+        let boots = {
+            let guest = self.guests.entry(vmi.uid).or_default();
+            guest.boots += 1;
+            guest.boots
+        };
+        self.change_node(|node| {
+            if let Some(info) = node.status.as_mut().and_then(|s| s.node_info.as_mut()) {
+                info.boot_id = format!("boot-{boots}");
+            }
+        })
+    }
+
+    fn guest(&self) -> Option<Guest> {
+        let vmi = self.vmi().filter(|v| v.running() && !v.deleting)?;
+        self.guests.get(&vmi.uid).cloned()
+    }
+
+    /// The guest files a request, with what it can authenticate by.
+    pub fn guest_asks(&mut self, asks: Asks) -> bool {
+        let Some(guest) = self.guest() else { return false };
+        let token = self.token_id();
+        let joined = self.node().is_some_and(|n| !n.system_uuid.is_empty());
+        let may = match asks {
+            Asks::Client | Asks::Foreign => self.secrets.contains_key(&names::token_secret_name(&token)),
+            Asks::Serving => guest.certified && joined && self.node().is_some_and(|n| n.address.is_some()),
+        };
+        let mut csr = asks.request(&token);
+        let same = |other: &&k8s_openapi::api::certificates::v1::CertificateSigningRequest| {
+            other.spec == csr.spec && crate::csr::is_pending(other)
+        };
+        if !may || self.objects.csrs.values().any(|other| same(&other)) {
+            return false;
+        }
+        if asks == Asks::Serving {
+            let uid = self.vmi().unwrap().uid;
+            self.guests.entry(uid).or_default().asked_serving = true;
+        }
+        let version = self.next_version();
+        csr.metadata = ObjectMeta {
+            name: Some(format!("csr-{version}")),
+            uid: Some(self.next_uid()),
+            resource_version: Some(version.to_string()),
+            creation_timestamp: Some(Time(self.now)),
+            ..ObjectMeta::default()
+        };
+        self.objects.csrs.insert(format!("csr-{version}"), csr);
+        true
+    }
+
+    /// An approved client request of this attempt is signed, and the guest fetches it.
+    pub fn certificate_is_signed(&mut self) -> bool {
+        let user = format!("{}{}", names::BOOTSTRAP_USER_PREFIX, self.token_id());
+        let approved = self
+            .objects
+            .csrs
+            .values()
+            .any(|c| c.spec.username.as_ref() == Some(&user) && crate::csr::is_approved(c));
+        if !approved || self.guest().is_none_or(|g| g.certified) {
+            return false;
+        }
+        let uid = self.vmi().unwrap().uid;
+        self.guests.entry(uid).or_default().certified = true;
+        true
+    }
+
+    /// The kubelet's first status.
+    pub fn kubelet_speaks(&mut self) -> bool {
+        let firmware = self
+            .objects
+            .vmis
+            .get(&self.objects.vmi_name())
+            .map(|v| v.data["spec"]["domain"]["firmware"]["uuid"].clone());
+        self.kubelet_claims(firmware.as_ref().and_then(Value::as_str).unwrap_or_default())
+    }
+
+    /// A kubelet speaks and claims to run on `machine`.
+    pub fn kubelet_claims(&mut self, machine: &str) -> bool {
+        let Some(guest) = self.guest().filter(|g| g.certified) else {
+            return false;
+        };
+        if self.node().is_none_or(|n| !n.system_uuid.is_empty()) {
+            return false;
+        }
+        self.change_node(|node| {
+            node.status.get_or_insert_default().node_info = Some(NodeSystemInfo {
+                system_uuid: machine.to_owned(),
+                boot_id: format!("boot-{}", guest.boots),
+                ..NodeSystemInfo::default()
+            });
+        })
+    }
+
+    pub fn kubelet_is_ready(&mut self) -> bool {
+        let can =
+            self.guest().is_some() && self.node().is_some_and(|n| !n.system_uuid.is_empty() && !n.ready);
+        can && self.node_ready("True")
+    }
+
+    pub fn kubelet_is_unready(&mut self) -> bool {
+        self.node_ready("Unknown")
+    }
+
+    fn node_ready(&mut self, status: &str) -> bool {
+        self.change_node(|node| {
+            node.status.get_or_insert_default().conditions = Some(vec![NodeCondition {
+                type_: "Ready".to_owned(),
+                status: status.to_owned(),
+                ..NodeCondition::default()
+            }]);
+        })
+    }
+
+    /// The guest puts a finalizer on its Node.
+    pub fn guest_holds_node(&mut self) -> bool {
+        self.change_node(|node| node.metadata.finalizers = Some(vec!["evil/hold".to_owned()]))
+    }
+
+    /// Somebody deletes the Node.
+    pub fn node_is_deleted(&mut self) -> bool {
+        let uid = self.node().map(|n| n.uid);
+        uid.inspect(|uid| self.delete_node(uid)).is_some()
+    }
+
+    /// The scheduler binds a lifted pod to its Node, and the kubelet starts it.
+    pub fn pod_runs(&mut self) -> bool {
+        let open = self
+            .node()
+            .is_some_and(|n| n.ready && n.taints.iter().all(|t| t.key != names::STARTUP_TAINT));
+        let waiting = self.pod().is_some_and(|p| p.lifted() && !p.terminal && !p.ready);
+        open && waiting && self.guest().is_some() && self.pod_phase("Running") && self.pod_ready()
+    }
+
+    fn pod_ready(&mut self) -> bool {
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let kept = self
+            .objects
+            .pod
+            .as_ref()
+            .and_then(|p| p.status.as_ref()?.conditions.clone());
+        let ready: k8s_openapi::api::core::v1::Pod = serde_json::from_value(ready).unwrap();
+        let mut conditions = ready.status.unwrap().conditions.unwrap();
+        conditions.extend(
+            kept.unwrap_or_default()
+                .into_iter()
+                .filter(|c| c.type_ != "Ready"),
+        );
+        if let Some(pod) = &mut self.objects.pod {
+            pod.status.get_or_insert_default().conditions = Some(conditions);
+        }
+        true
+    }
+
+    fn pod_phase(&mut self, phase: &str) -> bool {
+        let Some(pod) = &mut self.objects.pod else {
+            return false;
+        };
+        pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+        true
+    }
+
+    fn pod_is_running(&self) -> bool {
+        let status = self.objects.pod.as_ref().and_then(|p| p.status.as_ref());
+        status.and_then(|s| s.phase.as_deref()) == Some("Running")
+    }
+
+    /// Its containers ended by themselves.
+    pub fn pod_finishes(&mut self) -> bool {
+        let ended = Time(self.now);
+        if !self.pod_is_running() || self.guest().is_none() {
+            return false;
+        }
+        let status = serde_json::from_value(
+            json!({"name": "main", "image": "app", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}),
+        );
+        if let Some(pod) = &mut self.objects.pod {
+            pod.status.get_or_insert_default().container_statuses = Some(vec![status.unwrap()]);
+        }
+        self.pod_phase("Succeeded")
+    }
+
+    pub fn pod_is_deleted(&mut self) -> bool {
+        let uid = self.pod().map(|p| p.uid);
+        uid.inspect(|uid| self.pod_goes(uid)).is_some()
+    }
+
+    /// The kubelet in the VM has stopped the containers of a pod that goes.
+    pub fn kubelet_stops_pod(&mut self) -> bool {
+        let goes = self.pod().is_some_and(|p| p.deletion_deadline.is_some());
+        (goes && self.guest().is_some() && self.node().is_some()) && self.objects.pod.take().is_some()
+    }
+
+    /// `PodGC`: the Node that the pod runs on does not exist.
+    pub fn pod_is_orphaned(&mut self) -> bool {
+        (self.pod_is_running() && self.objects.node.is_none()) && self.objects.pod.take().is_some()
+    }
+
+    /// A new pod takes the old one's name, as a StatefulSet's does.
+    pub fn pod_is_recreated(&mut self) -> bool {
+        let uid = self.next_uid();
+        let fresh = Self::new().objects.pod;
+        if self.objects.pod.is_some() {
+            return false;
+        }
+        self.objects.pod = fresh;
+        if let Some(pod) = &mut self.objects.pod {
+            pod.metadata.uid = Some(uid);
+        }
+        true
+    }
+
+    /// Somebody with the right to it takes our gate off.
+    pub fn gate_is_taken(&mut self) -> bool {
+        let spec = self.objects.pod.as_mut().and_then(|p| p.spec.as_mut());
+        let gates = spec.and_then(|s| s.scheduling_gates.as_mut());
+        gates.is_some_and(|gates| {
+            let before = gates.len();
+            gates.retain(|g| g.name != names::GATE);
+            before != gates.len()
+        })
+    }
+
+    pub fn record_is_deleted(&mut self) -> bool {
+        let uid = self.record_uid();
+        self.delete_record(&uid);
+        !uid.is_empty()
+    }
+
+    pub fn change_node(&mut self, change: impl FnOnce(&mut Node)) -> bool {
+        self.objects.node.as_mut().map(change).is_some()
+    }
+
+    fn set_vmi(&mut self, change: impl FnOnce(&mut Value)) -> bool {
+        self.change_vmi(|vmi| change(&mut vmi.data["status"]))
+    }
+
+    fn change_vmi(&mut self, change: impl FnOnce(&mut DynamicObject)) -> bool {
+        let name = self.objects.vmi_name();
+        self.objects.vmis.get_mut(&name).map(change).is_some()
+    }
+}

@@ -1,0 +1,295 @@
+//! What the API server does with each write: its precondition first.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
+use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::names;
+use serde_json::Value;
+
+use super::{GRACE, World};
+use crate::identity;
+use crate::plan::Write;
+use crate::{record, vmi};
+
+/// A write that was refused: its precondition does not hold.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+fn require(holds: bool) -> Result<(), Refused> {
+    if holds { Ok(()) } else { Err(Refused) }
+}
+
+fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.uid.as_deref() == Some(uid)
+}
+
+impl World {
+    /// Performs a write, as `act` and the API server do together.
+    pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
+        self.log.push(write.kind());
+        self.written += match write {
+            Write::IssueCredentials { .. } | Write::RevokeCredentials { .. } => 2,
+            _ => 1,
+        };
+        match write {
+            Write::CreateRecord(new) => self.create_record(new),
+            Write::IssueCredentials { record, attempt, .. } => self.issue(record, *attempt),
+            Write::CreateNode(new) => return self.create_node(new),
+            Write::CreateVmi { record, attempt } => self.create_vmi(record, *attempt),
+            Write::RecordStatus {
+                resource_version,
+                status,
+                ..
+            } => return self.record_status(resource_version, status),
+            Write::PodReport(report) => {
+                let status = if report.ready { "True" } else { "False" };
+                return self.pod_condition(&report.uid, names::NODE_READY_CONDITION, status, report.reason);
+            }
+            Write::PodNotReady { uid, .. } => return self.pod_condition(uid, "Ready", "False", "Gone"),
+            Write::FailPod { uid, .. } => {
+                self.pod_condition(uid, "DisruptionTarget", "True", "Gone")?;
+                if let Some(pod) = &mut self.objects.pod {
+                    pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+                }
+            }
+            Write::DecideCsr {
+                name,
+                resource_version,
+                deny,
+            } => return self.decide_csr(name, resource_version, deny.is_some()),
+            Write::NodeAddress { uid, address, .. } => return self.node_address(uid, address),
+            Write::RevokeCredentials {
+                token_secret,
+                join_secret,
+            } => {
+                self.secrets.remove(token_secret);
+                self.secrets.remove(join_secret);
+            }
+            Write::RemoveStartupTaint {
+                uid, index, topology, ..
+            } => return self.open_node(uid, *index, topology),
+            Write::LiftGate { patch, .. } => return self.patch_pod(patch),
+            Write::EvictPod { uid, .. } if !self.budget_holds => self.pod_goes(uid),
+            Write::EvictPod { .. } => {}
+            Write::DeletePod { uid, .. } => {
+                self.objects.pod.take_if(|p| has_uid(&p.metadata, uid));
+            }
+            Write::DeleteRecord { uid, .. } => self.delete_record(uid),
+            Write::DeleteVmi { name, uid } => {
+                let at = Time(self.now);
+                let found = self.objects.vmis.get_mut(name);
+                if let Some(vmi) = found.filter(|v| has_uid(&v.metadata, uid)) {
+                    vmi.metadata.deletion_timestamp.get_or_insert(at);
+                }
+            }
+            Write::DeleteNode { uid, .. } => self.delete_node(uid),
+            Write::StripNodeFinalizers { uid, .. } => self.strip_finalizers(uid)?,
+            Write::DeleteCsr { name, uid } => {
+                let found = self.objects.csrs.get(name);
+                if found.is_some_and(|c| has_uid(&c.metadata, uid)) {
+                    self.objects.csrs.remove(name);
+                }
+            }
+            Write::RemoveFinalizer { uid, index, .. } => return self.remove_finalizer(uid, *index),
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, meta: &mut ObjectMeta) {
+        meta.uid = Some(self.next_uid());
+        meta.resource_version = Some(self.next_version().to_string());
+        meta.creation_timestamp = Some(Time(self.now));
+    }
+
+    /// A name that is taken is this pod's own record: the CRD ties the name to the UID.
+    fn create_record(&mut self, new: &MaroonedNode) {
+        if self.objects.record.is_none() {
+            let mut new = new.clone();
+            self.stored(&mut new.metadata);
+            self.objects.record = Some(new);
+        }
+    }
+
+    fn issue(&mut self, record: &MaroonedNode, attempt: u32) {
+        let owner = record.metadata.uid.clone().unwrap();
+        let token = names::token_secret_name(&identity::token_id(&owner, attempt));
+        let join = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
+        for name in [token, join] {
+            self.secrets.entry(name).or_insert_with(|| owner.clone());
+        }
+    }
+
+    fn create_node(&mut self, new: &Node) -> Result<(), Refused> {
+        let owner = |node: &Node| node.metadata.owner_references.clone();
+        if let Some(found) = &self.objects.node {
+            return require(owner(found) == owner(new));
+        }
+        let mut new = new.clone();
+        self.stored(&mut new.metadata);
+        self.objects.node = Some(new);
+        Ok(())
+    }
+
+    fn create_vmi(&mut self, record: &MaroonedNode, attempt: u32) {
+        let mut new = vmi::new(record, attempt, "marooned-vms");
+        let name = new.metadata.name.clone().unwrap();
+        if !self.objects.vmis.contains_key(&name) {
+            self.stored(&mut new.metadata);
+            self.objects.vmis.insert(name, new);
+        }
+    }
+
+    fn record_status(&mut self, version: &str, status: &MaroonedNodeStatus) -> Result<(), Refused> {
+        let next = self.next_version().to_string();
+        let record = self.objects.record.as_mut().ok_or(Refused)?;
+        require(record.metadata.resource_version.as_deref() == Some(version))?;
+        let mut stored = serde_json::to_value(&*record).unwrap();
+        json_patch::merge(&mut stored, &record::status_patch(version, status));
+        *record = serde_json::from_value(stored).unwrap();
+        record.metadata.resource_version = Some(next);
+        Ok(())
+    }
+
+    /// A pod that is gone is fine; another of its name is not.
+    fn pod_condition(&mut self, uid: &str, type_: &str, status: &str, reason: &str) -> Result<(), Refused> {
+        let Some(pod) = &mut self.objects.pod else {
+            return Ok(());
+        };
+        require(has_uid(&pod.metadata, uid))?;
+        let conditions = pod
+            .status
+            .get_or_insert_default()
+            .conditions
+            .get_or_insert_default();
+        conditions.retain(|c| c.type_ != type_);
+        conditions.push(PodCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            ..PodCondition::default()
+        });
+        Ok(())
+    }
+
+    fn decide_csr(&mut self, name: &str, version: &str, denied: bool) -> Result<(), Refused> {
+        let next = self.next_version().to_string();
+        let csr = self.objects.csrs.get_mut(name).ok_or(Refused)?;
+        require(csr.metadata.resource_version.as_deref() == Some(version))?;
+        csr.metadata.resource_version = Some(next);
+        csr.status.get_or_insert_default().conditions = Some(vec![CertificateSigningRequestCondition {
+            type_: if denied { "Denied" } else { "Approved" }.to_owned(),
+            status: "True".to_owned(),
+            ..CertificateSigningRequestCondition::default()
+        }]);
+        if !denied {
+            let user = csr.spec.username.clone().unwrap_or_default();
+            *self.approvals.entry(user).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn node_of(&mut self, uid: &str) -> Result<&mut Node, Refused> {
+        let node = self.objects.node.as_mut();
+        node.filter(|n| has_uid(&n.metadata, uid)).ok_or(Refused)
+    }
+
+    fn node_address(&mut self, uid: &str, address: &str) -> Result<(), Refused> {
+        let status = self.node_of(uid)?.status.get_or_insert_default();
+        status.addresses = Some(vec![NodeAddress {
+            type_: "InternalIP".to_owned(),
+            address: address.to_owned(),
+        }]);
+        Ok(())
+    }
+
+    fn open_node(
+        &mut self,
+        uid: &str,
+        index: usize,
+        topology: &BTreeMap<String, String>,
+    ) -> Result<(), Refused> {
+        let node = self.node_of(uid)?;
+        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
+        require(taints.get(index).is_some_and(|t| t.key == names::STARTUP_TAINT))?;
+        taints.remove(index);
+        let labels = node.metadata.labels.get_or_insert_default();
+        labels.extend(topology.clone());
+        Ok(())
+    }
+
+    fn patch_pod(&mut self, patch: &json_patch::Patch) -> Result<(), Refused> {
+        let mut stored: Value = serde_json::to_value(self.objects.pod.as_ref().ok_or(Refused)?).unwrap();
+        json_patch::patch(&mut stored, patch).map_err(|_| Refused)?;
+        let patched: Pod = serde_json::from_value(stored).unwrap();
+        self.objects.pod = Some(patched);
+        Ok(())
+    }
+
+    /// A pod that runs gets its grace period; one that nobody runs is gone at once.
+    pub(super) fn pod_goes(&mut self, uid: &str) {
+        let at = Time(self.now + GRACE);
+        let Some(pod) = self.objects.pod.as_mut().filter(|p| has_uid(&p.metadata, uid)) else {
+            return;
+        };
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if phase == Some("Running") {
+            pod.metadata.deletion_timestamp.get_or_insert(at);
+        } else {
+            self.objects.pod = None;
+        }
+    }
+
+    pub(super) fn delete_record(&mut self, uid: &str) {
+        let (now, next) = (Time(self.now), self.next_version().to_string());
+        let Some(record) = self.objects.record.as_mut().filter(|r| has_uid(&r.metadata, uid)) else {
+            return;
+        };
+        if record.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+            self.objects.record = None;
+        } else if record.metadata.deletion_timestamp.is_none() {
+            record.metadata.deletion_timestamp = Some(now);
+            record.metadata.resource_version = Some(next);
+        }
+    }
+
+    pub(super) fn delete_node(&mut self, uid: &str) {
+        let now = Time(self.now);
+        let Some(node) = self.objects.node.as_mut().filter(|n| has_uid(&n.metadata, uid)) else {
+            return;
+        };
+        if node.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+            self.objects.node = None;
+        } else {
+            node.metadata.deletion_timestamp.get_or_insert(now);
+        }
+    }
+
+    fn strip_finalizers(&mut self, uid: &str) -> Result<(), Refused> {
+        if self.objects.node.is_none() {
+            return Ok(());
+        }
+        let node = self.node_of(uid)?;
+        require(node.metadata.finalizers.take().is_some())?;
+        if node.metadata.deletion_timestamp.is_some() {
+            self.objects.node = None;
+        }
+        Ok(())
+    }
+
+    fn remove_finalizer(&mut self, uid: &str, index: usize) -> Result<(), Refused> {
+        let Some(record) = &mut self.objects.record else {
+            return Ok(());
+        };
+        require(has_uid(&record.metadata, uid))?;
+        let finalizers = record.metadata.finalizers.get_or_insert_default();
+        require(finalizers.get(index).is_some_and(|f| f == names::FINALIZER))?;
+        finalizers.remove(index);
+        if finalizers.is_empty() && record.metadata.deletion_timestamp.is_some() {
+            self.objects.record = None;
+        }
+        Ok(())
+    }
+}

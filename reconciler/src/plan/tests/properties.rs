@@ -1,0 +1,321 @@
+//! Any interleaving of users, KubeVirt, guests, lagging caches, two leaders and crashes between writes.
+
+use maroonedpods_common::names;
+use proptest::prelude::*;
+
+use super::model::{Asks, Objects, POD_UID, World};
+use crate::identity;
+use crate::plan::{self, View, Write};
+use crate::view::VmiView;
+
+/// More than any sound run needs: three attempts, each with a deadline, and a release.
+const PASSES: usize = 150;
+
+type Act = fn(&mut World) -> bool;
+
+/// What KubeVirt, guests and people may do, at any time.
+const MOVES: &[(&str, Act)] = &[
+    ("everybody behaves", World::behave),
+    ("vms_that_go_are_gone", World::vms_that_go_are_gone),
+    ("garbage_is_collected", World::garbage_is_collected),
+    ("vm_is_scheduled", World::vm_is_scheduled),
+    ("vm_runs", World::vm_runs),
+    ("vm_is_blocked", World::vm_is_blocked),
+    ("vm_ends", World::vm_ends),
+    ("vm_vanishes", World::vm_vanishes),
+    ("vm_is_replaced", World::vm_is_replaced),
+    ("host_is_drained", World::host_is_drained),
+    ("guest_reboots", World::guest_reboots),
+    ("guest asks for its client certificate", |w| {
+        w.guest_asks(Asks::Client)
+    }),
+    ("guest asks for another's certificate", |w| {
+        w.guest_asks(Asks::Foreign)
+    }),
+    ("guest asks for its serving certificate", |w| {
+        w.guest_asks(Asks::Serving)
+    }),
+    ("certificate_is_signed", World::certificate_is_signed),
+    ("kubelet_speaks", World::kubelet_speaks),
+    ("kubelet lies", |w| w.kubelet_claims("another machine")),
+    ("kubelet_is_ready", World::kubelet_is_ready),
+    ("kubelet_is_unready", World::kubelet_is_unready),
+    ("guest_holds_node", World::guest_holds_node),
+    ("node_is_deleted", World::node_is_deleted),
+    ("pod_runs", World::pod_runs),
+    ("pod_finishes", World::pod_finishes),
+    ("pod_is_deleted", World::pod_is_deleted),
+    ("kubelet_stops_pod", World::kubelet_stops_pod),
+    ("pod_is_recreated", World::pod_is_recreated),
+    ("gate_is_taken", World::gate_is_taken),
+    ("record_is_deleted", World::record_is_deleted),
+    ("budget holds", |w| !std::mem::replace(&mut w.budget_holds, true)),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// One of [`MOVES`].
+    Move(usize),
+    /// A leader passes and crashes after so many writes.
+    Pass { leader: usize, writes: usize },
+    /// A leader's caches catch up.
+    Refresh(usize),
+    /// Time goes by.
+    Tick(i64),
+}
+
+impl Step {
+    fn name(self) -> String {
+        match self {
+            Self::Move(at) => MOVES[at].0.to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+/// Mostly progress, so that late stages are reached, and every fault often enough.
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Move(0)),
+        4 => (0..MOVES.len()).prop_map(Step::Move),
+        3 => (0..2_usize).prop_map(|leader| Step::Pass { leader, writes: usize::MAX }),
+        3 => (0..2_usize, 0..6_usize).prop_map(|(leader, writes)| Step::Pass { leader, writes }),
+        4 => (0..2_usize).prop_map(Step::Refresh),
+        1 => prop_oneof![Just(1), Just(6), Just(31), Just(61), Just(301)].prop_map(Step::Tick),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 0..70)
+}
+
+/// A world with two leaders, each with caches of its own.
+struct Run {
+    world: World,
+    caches: [Objects; 2],
+    history: Vec<World>,
+}
+
+impl Run {
+    fn of(steps: &[Step]) -> Result<Self, TestCaseError> {
+        let world = World::new();
+        let caches = [world.objects.clone(), world.objects.clone()];
+        let mut run = Self {
+            world,
+            caches,
+            history: Vec::new(),
+        };
+        for step in steps {
+            run.history.push(run.world.clone());
+            run.step(*step)
+                .map_err(|why| TestCaseError::fail(format!("{why}, at {}", step.name())))?;
+        }
+        Ok(run)
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Move(at) => {
+                MOVES[at].1(&mut self.world);
+            }
+            Step::Refresh(leader) => self.caches[leader] = self.world.objects.clone(),
+            Step::Tick(seconds) => self.world.tick(seconds),
+            Step::Pass { leader, writes } => self.pass(leader, writes)?,
+        }
+        let living = self.world.living_vms();
+        if living.len() > 1 {
+            return Err(format!("S2: these VMs live at once: {living:?}"));
+        }
+        let twice = self
+            .world
+            .approvals
+            .iter()
+            .find(|(user, n)| user.starts_with(names::BOOTSTRAP_USER_PREFIX) && **n > 1);
+        twice.map_or(Ok(()), |(user, n)| {
+            Err(format!("S4: {user} had {n} client requests approved"))
+        })
+    }
+
+    fn pass(&mut self, leader: usize, writes: usize) -> Result<(), String> {
+        let cache = &self.caches[leader];
+        let stale = plan::plan(&self.world.cached_view(cache), self.world.now);
+        if stale.writes.iter().any(destroys) && !stale.needs_live_view() {
+            return Err(format!("S6: planned from a cache: {:?}", stale.writes));
+        }
+        let plan = self.world.decide(cache);
+        for write in plan.writes.iter().take(writes) {
+            if matches!(write, Write::LiftGate { .. }) {
+                verified(&self.world).map_err(|why| format!("S1: {why}"))?;
+            }
+            let gated = self.world.pod().is_some_and(|p| p.gate_index.is_some());
+            let existed = self.world.objects.pod.is_some();
+            if self.world.apply(write).is_err() {
+                break;
+            }
+            let after = self.world.pod();
+            let lost = gated && existed && after.as_ref().is_some_and(|p| p.gate_index.is_none());
+            if lost && !after.is_some_and(|p| p.lifted()) {
+                return Err(format!("S1: {} took the gate without pinning", write.kind()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Told apart here on purpose, not by `Write::needs_live_view`.
+fn destroys(write: &Write) -> bool {
+    matches!(
+        write,
+        Write::DeletePod { .. }
+            | Write::DeleteRecord { .. }
+            | Write::DeleteVmi { .. }
+            | Write::DeleteNode { .. }
+            | Write::DeleteCsr { .. }
+            | Write::StripNodeFinalizers { .. }
+            | Write::RemoveFinalizer { .. }
+            | Write::FailPod { .. }
+            | Write::EvictPod { .. }
+            | Write::LiftGate { .. }
+    )
+}
+
+/// Whether the pod's own Node is there, ready, and its VM's.
+fn verified(world: &World) -> Result<(), &'static str> {
+    let node = world.node().ok_or("no node")?;
+    let vmi = world.vmi().ok_or("no VM")?;
+    let status = world.status();
+    let firmware = identity::firmware_uuid(&world.record_uid(), world.attempt()).to_string();
+    let all = [
+        (node.ready, "the node is not ready"),
+        (node.system_uuid == firmware, "the node runs elsewhere"),
+        (vmi.running() && !vmi.deleting, "the VM does not run"),
+        (status.vmi_uid.as_ref() == Some(&vmi.uid), "the VM was replaced"),
+        (
+            status.node_uid.as_ref() == Some(&node.uid),
+            "the node was replaced",
+        ),
+        (
+            node.labelled_for.as_deref() == Some(POD_UID),
+            "the labels are gone",
+        ),
+        (world.secrets.is_empty(), "the join credential still works"),
+    ];
+    all.iter()
+        .find(|(holds, _)| !holds)
+        .map_or(Ok(()), |(_, why)| Err(why))
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    /// S1, S2, S4 and S6 on the way; L3 at its end.
+    #[test]
+    fn whatever_happens_nothing_unsafe_does_and_it_ends_well(steps in steps()) {
+        let mut world = Run::of(&steps)?.world;
+        let outcome = world.settle(PASSES).map_err(TestCaseError::fail)?;
+        let silent = world.written;
+        world.tick(3600);
+        prop_assert_eq!(world.settle(PASSES), Ok(outcome));
+        prop_assert_eq!(world.written, silent, "an end is silent");
+    }
+
+    /// A plan from an old cache is refused, or changes nothing of how it ends.
+    #[test]
+    fn a_stale_plan_does_no_harm(steps in steps(), back in 0..30_usize) {
+        let run = Run::of(&steps)?;
+        let Some(past) = run.history.iter().rev().nth(back) else { return Ok(()) };
+        let (mut disturbed, mut left_alone) = (run.world.clone(), run.world);
+        let stale = plan::plan(&past.cached_view(&past.objects), disturbed.now);
+        prop_assume!(!stale.needs_live_view());
+        for write in &stale.writes {
+            if disturbed.apply(write).is_err() {
+                break;
+            }
+        }
+        let left_alone = left_alone.settle(PASSES).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(disturbed.settle(PASSES), Ok(left_alone), "after {:?}", stale.writes);
+    }
+}
+
+fn phases() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        Just("Running".to_owned()),
+        Just("Failed".to_owned()),
+        ".{0,4}"
+    ]
+}
+
+fn timestamps() -> impl Strategy<Value = jiff::Timestamp> {
+    prop_oneof![
+        Just(jiff::Timestamp::MIN),
+        Just(jiff::Timestamp::MAX),
+        (1_700_000_000..1_800_000_000_i64).prop_map(|s| jiff::Timestamp::from_second(s).unwrap()),
+    ]
+}
+
+/// Parts of worlds that never were together, with times and words of anybody's choosing.
+fn views() -> impl Strategy<Value = View> {
+    let parts = (steps(), steps(), steps());
+    let times = (
+        prop::option::of(timestamps()),
+        prop::option::of(timestamps()),
+        prop::option::of(timestamps()),
+        prop::option::of(timestamps()),
+    );
+    (parts, times, phases(), any::<[bool; 3]>()).prop_filter_map(
+        "a reachable world",
+        |(
+            (one, two, three),
+            (finished, deadline, running, not_before),
+            phase,
+            [live, settings, terminal],
+        )| {
+            let one = Run::of(&one).ok()?.world;
+            let two = Run::of(&two).ok()?.world;
+            let three = Run::of(&three).ok()?.world;
+            let mut view = one.cached_view(&one.objects);
+            view.live = live;
+            view.node = two.node();
+            view.vmi = three.vmi().map(|v| VmiView {
+                phase,
+                running_since: running,
+                ..v
+            });
+            if !settings {
+                view.settings = None;
+            }
+            if let Some(pod) = &mut view.pod {
+                pod.finished_at = finished;
+                pod.deletion_deadline = deadline;
+                pod.terminal = terminal;
+            }
+            if let (Some(record), Some(at)) = (&mut view.record, not_before) {
+                let status = std::sync::Arc::make_mut(record).status.get_or_insert_default();
+                let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at);
+                status.not_before = Some(at.clone());
+                status.stages.launched = status.stages.launched.take().map(|_| at);
+            }
+            Some(view)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    /// Times in objects are written by guests and users; no value of theirs stops the reconciler.
+    #[test]
+    fn no_view_makes_it_panic(view in views(), now in timestamps()) {
+        let plan = plan::plan(&view, now);
+        prop_assert!(plan.pod.is_none() || view.pod.is_some());
+    }
+}

@@ -1,0 +1,342 @@
+//! Each step of the protocol and each of its branches, by name.
+
+use std::sync::Arc;
+
+use maroonedpods_common::api::{Phase, condition};
+use maroonedpods_common::names;
+
+use super::model::{Asks, Outcome, World, kinds};
+use crate::plan::{self, Write};
+use crate::record;
+
+/// A world in which everybody has behaved until `stage` holds.
+fn until(stage: impl Fn(&World) -> bool) -> World {
+    let mut world = World::new();
+    for _ in 0..40 {
+        if stage(&world) {
+            return world;
+        }
+        world.pass();
+        if stage(&world) {
+            return world;
+        }
+        world.behave();
+    }
+    panic!("the stage was never reached: {:?}", world.status());
+}
+
+/// Recorded, and KubeVirt has not begun.
+fn launched() -> World {
+    let mut world = World::new();
+    while world.status().phase != Phase::Launched {
+        world.pass();
+    }
+    world
+}
+
+fn registered() -> World {
+    until(|w| w.status().phase == Phase::Registered)
+}
+
+/// All that the lift waits for is there.
+fn about_to_lift() -> World {
+    let world = until(|w| w.status().phase == Phase::Registered && w.node().is_some_and(|n| n.ready));
+    assert!(kinds(&world.plan()).contains(&"lift_gate"));
+    world
+}
+
+fn says(world: &World) -> String {
+    world
+        .pod()
+        .and_then(|p| p.condition)
+        .map(|(_, reason)| reason)
+        .unwrap_or_default()
+}
+
+fn launched_condition(world: &World) -> Option<(String, String)> {
+    record::condition(&world.status(), condition::LAUNCHED).map(|c| (c.status.clone(), c.reason.clone()))
+}
+
+/// The next pass fails the attempt for `reason` and takes its VM.
+#[track_caller]
+fn fails(mut world: World, reason: &str) {
+    world.pass();
+    assert_eq!(
+        launched_condition(&world),
+        Some(("False".to_owned(), reason.to_owned()))
+    );
+    assert!(world.living_vms().is_empty(), "the VM must go");
+    assert!(world.pod().unwrap().gate_index.is_some(), "the pod must wait");
+}
+
+#[test]
+fn a_gated_pod_gets_its_record_and_nothing_else() {
+    assert_eq!(kinds(&World::new().plan()), ["create_record"]);
+}
+
+#[test]
+fn without_a_config_the_pod_says_so() {
+    let mut world = World::new();
+    world.settings = None;
+    world.pass();
+    assert_eq!(says(&world), "NoConfig");
+    assert!(kinds(&world.plan()).is_empty(), "said once");
+}
+
+#[test]
+fn a_foreign_gate_is_waited_for_unless_told_otherwise() {
+    let mut world = World::new();
+    let pod = world.objects.pod.as_mut().unwrap();
+    let gates = pod.spec.as_mut().unwrap().scheduling_gates.as_mut().unwrap();
+    gates.push(serde_json::from_value(serde_json::json!({"name": "kueue"})).unwrap());
+    world.pass();
+    assert_eq!(says(&world), "WaitingForOtherGates");
+    let mut overlapping = (*world.settings.clone().unwrap()).clone();
+    overlapping.spec.provision_while_gated = true;
+    world.settings = Some(Arc::new(overlapping));
+    assert_eq!(kinds(&world.plan()), ["create_record"]);
+}
+
+#[test]
+fn a_pod_that_fits_no_vm_says_so() {
+    let world = World::new();
+    let mut view = world.live_view(&world.objects);
+    view.size = Some(Err("too large".to_owned()));
+    let plan = plan::plan(&view, world.now);
+    let [Write::PodReport(report)] = plan.writes.as_slice() else {
+        panic!("{:?}", plan.writes)
+    };
+    assert_eq!(
+        (report.reason, report.message.as_str()),
+        ("Unsizable", "too large")
+    );
+}
+
+#[test]
+fn pods_that_are_not_ours_or_over_are_left_alone() {
+    type Edit = fn(&mut crate::view::PodView);
+    let edits: [Edit; 4] = [
+        |p| p.exempt = true,
+        |p| p.terminal = true,
+        |p| p.deletion_deadline = Some(jiff::Timestamp::UNIX_EPOCH),
+        |p| p.gate_index = None,
+    ];
+    for (nth, edit) in edits.iter().enumerate() {
+        let world = World::new();
+        let mut view = world.live_view(&world.objects);
+        edit(view.pod.as_mut().unwrap());
+        let plan = plan::plan(&view, world.now);
+        assert!(plan.writes.is_empty() && !plan.done, "case {nth}");
+    }
+}
+
+#[test]
+fn without_pod_and_record_the_worker_may_go() {
+    let mut world = World::new();
+    world.objects.pod = None;
+    assert!(world.plan().done);
+}
+
+#[test]
+fn the_vmi_comes_last_and_from_a_live_view() {
+    let mut world = World::new();
+    world.pass();
+    let plan = world.plan();
+    let order = ["pod_report", "issue_credentials", "create_node", "create_vmi"];
+    assert_eq!(kinds(&plan), order);
+    assert!(plan.needs_live_view());
+}
+
+#[test]
+fn a_vm_is_recorded_before_anything_else_is_done_for_it() {
+    let mut world = until(|w| w.vmi().is_some());
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.guest_asks(Asks::Client);
+    assert_eq!(kinds(&world.plan()), ["record_status"]);
+}
+
+#[test]
+fn the_address_is_the_named_interfaces() {
+    let mut world = launched();
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.pass();
+    assert_eq!(
+        world.node().unwrap().address.as_deref(),
+        Some(super::model::ADDRESS)
+    );
+}
+
+#[test]
+fn only_the_expected_request_is_approved() {
+    let mut world = launched();
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.guest_asks(Asks::Foreign);
+    world.tick(1);
+    world.guest_asks(Asks::Client);
+    let plan = world.pass();
+    let verdicts: Vec<_> = kinds(&plan).into_iter().filter(|k| k.ends_with("_csr")).collect();
+    assert_eq!(verdicts, ["deny_csr", "approve_csr"]);
+    world.guest_asks(Asks::Client);
+    assert_eq!(kinds(&world.plan()), ["deny_csr"], "one certificate per attempt");
+}
+
+#[test]
+fn the_credential_goes_once_the_kubelet_has_spoken() {
+    let world = until(|w| w.node().is_some_and(|n| !n.system_uuid.is_empty()));
+    let kinds = kinds(&world.plan());
+    let at = |kind| kinds.iter().position(|k| *k == kind).unwrap();
+    assert!(at("revoke_credentials") < at("record_status"));
+    assert!(registered().secrets.is_empty());
+}
+
+#[test]
+fn the_gate_is_lifted_in_one_patch_that_pins() {
+    let mut world = about_to_lift();
+    let plan = world.pass();
+    assert_eq!(
+        kinds(&plan)[kinds(&plan).len() - 4..],
+        ["remove_startup_taint", "lift_gate", "pod_report", "record_status"]
+    );
+    assert!(world.pod().unwrap().lifted());
+    let tolerations = world.objects.pod.unwrap().spec.unwrap().tolerations.unwrap();
+    let own = tolerations
+        .iter()
+        .filter(|t| t.key.as_deref() == Some("maroonedpods.io/dedicated"));
+    assert_eq!(own.count(), 2);
+}
+
+#[test]
+fn no_lift_while_anything_is_missing() {
+    type Spoil = fn(&mut World) -> bool;
+    let spoils: [(&str, Spoil); 4] = [
+        ("not ready", World::kubelet_is_unready),
+        ("no address", |w| {
+            w.change_node(|n| n.status.as_mut().unwrap().addresses = None)
+        }),
+        ("the VM goes", |w| {
+            let vmi = w.vmi().unwrap();
+            let (name, uid) = (vmi.name, vmi.uid);
+            w.apply(&Write::DeleteVmi { name, uid }).is_ok()
+        }),
+        ("not registered", |w| {
+            let status = w.objects.record.as_mut().unwrap().status.as_mut().unwrap();
+            status.phase = Phase::Launched;
+            true
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let mut world = about_to_lift();
+        assert!(spoil(&mut world));
+        assert!(!kinds(&world.plan()).contains(&"lift_gate"), "{what}");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_the_vms_own_fails_the_attempt() {
+    type Forge = fn(&mut World) -> bool;
+    let forgeries: [Forge; 5] = [
+        |w| w.change_node(|n| n.metadata.uid = Some("another".to_owned())),
+        |w| w.change_node(|n| drop(n.metadata.labels.as_mut().unwrap().remove(names::CLASS_LABEL))),
+        |w| w.change_node(|n| drop(n.metadata.labels.as_mut().unwrap().remove(names::IDENTITY_LABEL))),
+        |w| w.change_node(|n| drop(n.spec.as_mut().unwrap().taints.as_mut().unwrap().remove(0))),
+        |w| {
+            w.change_node(|n| {
+                "another".clone_into(&mut n.status.as_mut().unwrap().node_info.as_mut().unwrap().system_uuid);
+            })
+        },
+    ];
+    for forge in forgeries {
+        let mut world = about_to_lift();
+        assert!(forge(&mut world));
+        fails(world, "IdentityMismatch");
+    }
+}
+
+#[test]
+fn deadlines_fail_the_attempt() {
+    let mut slow_to_boot = launched();
+    assert_eq!(
+        slow_to_boot.plan().wake.map(|at| at > slow_to_boot.now),
+        Some(true)
+    );
+    slow_to_boot.tick(299);
+    slow_to_boot.pass();
+    assert_eq!(launched_condition(&slow_to_boot).unwrap().0, "True");
+    slow_to_boot.tick(2);
+    fails(slow_to_boot, "BootDeadline");
+    let mut slow_to_join = launched();
+    slow_to_join.tick(200);
+    slow_to_join.vm_is_scheduled();
+    slow_to_join.vm_runs();
+    slow_to_join.tick(200);
+    slow_to_join.pass();
+    assert_eq!(launched_condition(&slow_to_join).unwrap().0, "True");
+    slow_to_join.tick(101);
+    fails(slow_to_join, "JoinDeadline");
+}
+
+#[test]
+fn a_vm_that_ends_goes_or_is_replaced_fails_the_attempt() {
+    let mut rebooted = about_to_lift();
+    rebooted.guest_reboots();
+    fails(rebooted, "Rebooted");
+    let mut ended = launched();
+    ended.vm_ends();
+    fails(ended, "VMEnded");
+    let mut gone = launched();
+    gone.vm_vanishes();
+    fails(gone, "VMGone");
+    let mut replaced = launched();
+    replaced.vm_is_replaced();
+    fails(replaced, "VMReplaced");
+}
+
+#[test]
+fn a_blocked_vm_is_explained_once() {
+    let mut world = launched();
+    world.vm_is_blocked();
+    world.tick(6);
+    world.pass();
+    assert_eq!(says(&world), "VMBlocked");
+    assert!(kinds(&world.plan()).is_empty());
+}
+
+#[test]
+fn a_failed_attempt_leaves_nothing_and_the_next_waits() {
+    let mut world = launched();
+    world.vm_ends();
+    world.pass();
+    assert!(kinds(&world.plan()).is_empty(), "the VM is not gone yet");
+    world.vms_that_go_are_gone();
+    while world.attempt() == 1 {
+        world.pass();
+    }
+    assert!(world.secrets.is_empty() && world.node().is_none() && world.objects.vmis.is_empty());
+    assert_eq!(says(&world), "Retrying");
+    let waiting = world.plan();
+    assert!(waiting.writes.is_empty());
+    world.now = waiting.wake.unwrap();
+    world.pass();
+    assert!(world.vmi().unwrap().name.ends_with("-r2"));
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+#[test]
+fn attempts_run_out() {
+    let mut world = World::new();
+    for _ in 0..100 {
+        world.pass();
+        if world.vmi().is_some_and(|v| !v.ended()) {
+            world.vm_ends();
+        }
+        world.vms_that_go_are_gone();
+        world.tick(10);
+    }
+    assert_eq!(world.attempt(), 3);
+    assert_eq!(world.settle(10), Ok(Outcome::Exhausted));
+    world.pod_is_deleted();
+    assert_eq!(world.settle(20), Ok(Outcome::Gone));
+}
