@@ -56,6 +56,8 @@ pub enum GuestEvent {
     ServingCertificate,
     /// Its request for a serving certificate was denied, for this reason.
     ServingRequestDenied(String),
+    /// Its kubelet says and does nothing any more.
+    FellSilent,
 }
 
 /// What happened to each guest, by its Node's name.
@@ -176,7 +178,7 @@ impl Guest {
         };
         tokio::select! {
             _ = alive => {}
-            () = after(silent) => {}
+            () = after(silent) => self.log.note(&info.node_name, GuestEvent::FellSilent),
         }
     }
 
@@ -205,7 +207,7 @@ impl Guest {
 
     async fn report(&self, client: &Client, machine: &Machine, mut boot_id: watch::Receiver<String>) {
         let mut unready = std::pin::pin!(after(self.script.not_ready_at));
-        let mut ready = true;
+        let mut ready = self.script.not_ready_at.is_none_or(|at| at > 0.0);
         loop {
             let boot = boot_id.borrow_and_update().clone();
             let node = persist(|| kubelet::report(client, machine, &boot, ready)).await;

@@ -38,7 +38,7 @@ pub struct Script {
     pub reuse_token: bool,
     /// The VM fails so long after it ran.
     pub dies_at: Option<f64>,
-    /// The kubelet reports that it is not ready so long after it joined.
+    /// The kubelet reports that it is not ready so long after it joined; 0 is from its first word on.
     pub not_ready_at: Option<f64>,
     /// The kubelet falls silent so long after it joined, and stops nothing any more.
     pub silent_at: Option<f64>,
