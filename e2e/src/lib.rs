@@ -7,6 +7,7 @@ mod folder;
 pub mod install;
 mod kubeconfig;
 pub mod line;
+pub mod logs;
 pub mod pki;
 pub mod plane;
 pub mod pods;

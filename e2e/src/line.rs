@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 use axum::Router;
@@ -14,15 +13,16 @@ use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use kube::Client;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 const MAX_BODY: usize = 8 << 20;
 
 /// The line. Whoever speaks over it is the line's client to the API server.
 ///
-/// The last write reaches the API server and its answer reaches nobody; nothing passes after that. Writes for people
-/// to read (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
+/// The last write reaches the API server and its answer reaches nobody; nothing passes after that. What the API
+/// server refuses is no write: a repeated one is answered "exists already" or "not found". Writes for people to read
+/// (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
 pub struct Line {
     /// A kubeconfig that leads over the line.
     pub kubeconfig: PathBuf,
@@ -32,12 +32,12 @@ pub struct Line {
 
 struct Wire {
     client: Client,
-    writes_left: AtomicU32,
+    writes_left: Mutex<u32>,
     cut: watch::Sender<bool>,
 }
 
 impl Line {
-    /// Opens a line that carries `writes` writes, with its kubeconfig in `folder`.
+    /// Opens a line that carries `writes` writes (at least 1), with its kubeconfig in `folder`.
     pub async fn open(client: Client, folder: &Path, writes: u32) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -53,7 +53,7 @@ impl Line {
         std::fs::write(&kubeconfig, config.to_string())?;
         let wire = Arc::new(Wire {
             client,
-            writes_left: AtomicU32::new(writes),
+            writes_left: Mutex::new(writes),
             cut: watch::Sender::new(false),
         });
         let app = Router::new().fallback(carry).with_state(wire.clone());
@@ -84,23 +84,22 @@ impl Drop for Line {
 }
 
 async fn carry(State(wire): State<Arc<Wire>>, request: Request) -> Result<Response<Body>, Infallible> {
-    let is_last = if is_write(&request) {
-        let took = wire
-            .writes_left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        match took {
-            Ok(left) => left == 1,
-            Err(_) => return std::future::pending().await,
+    let answer = if is_write(&request) {
+        // One at a time, and never let go by the last one: what comes later waits for ever.
+        let mut writes_left = wire.writes_left.lock().await;
+        let answer = forward(&wire.client, request).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            *writes_left -= 1;
         }
+        if *writes_left == 0 {
+            wire.cut.send_replace(true);
+            return std::future::pending().await;
+        }
+        answer
     } else {
-        false
+        forward(&wire.client, request).await
     };
     if *wire.cut.borrow() {
-        return std::future::pending().await;
-    }
-    let answer = forward(&wire.client, request).await;
-    if is_last {
-        wire.cut.send_replace(true);
         return std::future::pending().await;
     }
     Ok(answer.unwrap_or_else(|error| {

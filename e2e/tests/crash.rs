@@ -11,6 +11,7 @@ use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, eventually, nothing_left};
 use maroonedpods_e2e::line::Line;
+use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON};
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::{Running, World};
@@ -21,6 +22,7 @@ const LIFE: Duration = Duration::from_secs(180);
 
 /// A world of its own, in which no deadline passes while reconcilers come and go.
 async fn patient_world() -> (World, Client, TestNamespace) {
+    logs();
     let world = World::start(0).await.unwrap();
     let admin = world.plane().admin().await.unwrap();
     let configs: Api<MaroonedPodsConfig> = Api::all(admin.clone());
