@@ -274,7 +274,8 @@ impl Running {
         }
     }
 
-    /// The value of one of its metrics, written as in the OpenMetrics text with its labels; 0 where there is none.
+    /// The value of one of its metrics, named with its labels as in the `OpenMetrics` text; 0 where there is
+    /// none.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let mut stream = TcpStream::connect(self.metrics).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
