@@ -8,6 +8,7 @@ pub mod drafts;
 mod folder;
 pub mod install;
 mod kubeconfig;
+pub mod line;
 pub mod logs;
 pub mod pki;
 pub mod plane;

@@ -16,13 +16,15 @@ use maroonedpods_reconciler::args::LogFormat;
 use maroonedpods_webhook::Server;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::check::eventually;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
-use crate::plane::{Plane, PlaneOptions};
+use crate::plane::{Identity, Plane, PlaneOptions};
 use crate::vmhost::{VmHost, VmHostOptions, install_crd};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -105,6 +107,11 @@ impl World {
 
     /// The one world of this process, with one reconciler at work, on a runtime that outlives each test's own.
     pub async fn shared() -> Result<&'static Self> {
+        Ok(&Self::shared_with_reconciler().await?.0)
+    }
+
+    /// [`World::shared`] and the reconciler in it.
+    pub async fn shared_with_reconciler() -> Result<&'static (Self, Running)> {
         static RUNTIME: OnceLock<Runtime> = OnceLock::new();
         static SHARED: OnceCell<(World, Running)> = OnceCell::const_new();
         let start = || async {
@@ -117,7 +124,7 @@ impl World {
             });
             world.await?
         };
-        Ok(&SHARED.get_or_try_init(start).await?.0)
+        SHARED.get_or_try_init(start).await
     }
 
     /// The control plane.
@@ -135,12 +142,21 @@ impl World {
     /// Starts one more reconciler, under its own service account, and waits until it works (or, with
     /// `leader_elect`, until it serves).
     pub async fn reconciler(&self, leader_elect: bool) -> Result<Running> {
-        let identity = self
-            .plane
+        let identity = self.reconciler_identity().await?;
+        Self::reconciler_with(identity.kubeconfig, leader_elect).await
+    }
+
+    /// The reconciler's own service account.
+    pub async fn reconciler_identity(&self) -> Result<Identity> {
+        self.plane
             .service_account(SYSTEM_NAMESPACE, RECONCILER_ACCOUNT)
-            .await?;
+            .await
+    }
+
+    /// Starts a reconciler that reaches the API server by this kubeconfig.
+    pub async fn reconciler_with(kubeconfig: PathBuf, leader_elect: bool) -> Result<Running> {
         let reconciler = Reconciler::new(maroonedpods_reconciler::Args {
-            kubeconfig: Some(identity.kubeconfig),
+            kubeconfig: Some(kubeconfig),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             config: None,
             metrics_bind: ANY_PORT,
@@ -251,6 +267,19 @@ impl Running {
             Some(task) => task.await.context("it ended in a panic")?,
             None => Ok(()),
         }
+    }
+
+    /// The value of one of its metrics, named with its labels as in the `OpenMetrics` text; 0 where there is
+    /// none.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(self.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let line = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map_or(Ok(0.0), str::parse)?)
     }
 
     /// Whether it has ended by itself.

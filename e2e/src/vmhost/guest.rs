@@ -50,7 +50,7 @@ impl Guest {
     pub(super) async fn live(&self) {
         tokio::select! {
             () = self.up() => {}
-            () = self.at(self.script.silent_at) => {}
+            () = self.at(self.script.silent_at) => self.log.note(self.name(), GuestEvent::FellSilent),
         }
         std::future::pending::<()>().await;
     }
@@ -118,7 +118,7 @@ impl Guest {
 
     async fn be_kubelet(&self, info: &JoinInfo, boot_id: String, client: Client, disk: &mut Disk) {
         let node = watch::Sender::new(None);
-        let ready = watch::Sender::new(true);
+        let ready = watch::Sender::new(self.script.not_ready_at.is_none_or(|at| at > 0.0));
         let kubelet = Kubelet {
             client: client.clone(),
             name: info.node_name.clone(),

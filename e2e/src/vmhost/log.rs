@@ -34,6 +34,8 @@ pub enum GuestEvent {
     ServingCertificate,
     /// Its request for a serving certificate was denied, for this reason.
     ServingRequestDenied(String),
+    /// It hangs: its kubelet says and does nothing any more.
+    FellSilent,
     /// Its kubelet refused to run a pod that is bound to its Node.
     PodRejected {
         /// `namespace/name`.

@@ -43,7 +43,7 @@ pub struct Script {
     pub reuse_token: bool,
     /// The VM fails so long after it ran.
     pub dies_at: Option<f64>,
-    /// The kubelet reports that it is not ready so long after the VM ran.
+    /// The kubelet reports that it is not ready so long after the VM ran; 0 is from its first word on.
     pub not_ready_at: Option<f64>,
     /// The guest hangs so long after the VM ran: its kubelet is silent and does nothing, the VM runs on.
     pub silent_at: Option<f64>,

@@ -1,0 +1,143 @@
+//! A line to the API server that is cut after so many writes, so that a program can be killed at each of them.
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use kube::Client;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+const MAX_BODY: usize = 8 << 20;
+
+/// The line. Whoever speaks over it is the line's client to the API server.
+///
+/// The last write reaches the API server and its answer reaches nobody; nothing passes after that. What the API
+/// server refuses is no write: a repeated one is answered "exists already" or "not found". Writes for people to read
+/// (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
+pub struct Line {
+    /// A kubeconfig that leads over the line.
+    pub kubeconfig: PathBuf,
+    wire: Arc<Wire>,
+    serving: JoinHandle<()>,
+}
+
+struct Wire {
+    client: Client,
+    writes_left: Mutex<u32>,
+    cut: watch::Sender<bool>,
+}
+
+impl Line {
+    /// Opens a line that carries `writes` writes (at least 1), with its kubeconfig in `folder`.
+    pub async fn open(client: Client, folder: &Path, writes: u32) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let kubeconfig = folder.join(format!("line-{}.kubeconfig", address.port()));
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "line", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "line", "user": {}}],
+            "contexts": [{"name": "line", "context": {"cluster": "line", "user": "line"}}],
+            "current-context": "line",
+        });
+        std::fs::write(&kubeconfig, config.to_string())?;
+        let wire = Arc::new(Wire {
+            client,
+            writes_left: Mutex::new(writes),
+            cut: watch::Sender::new(false),
+        });
+        let app = Router::new().fallback(carry).with_state(wire.clone());
+        let serving = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::error!(%error, "a line failed");
+            }
+        });
+        Ok(Self {
+            kubeconfig,
+            wire,
+            serving,
+        })
+    }
+
+    /// Resolves when the last write was made.
+    pub async fn cut(&self) {
+        // The sender lives as long as the line.
+        let _: Result<_, _> = self.wire.cut.subscribe().wait_for(|cut| *cut).await;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.wire.cut.send_replace(true);
+        self.serving.abort();
+    }
+}
+
+async fn carry(State(wire): State<Arc<Wire>>, request: Request) -> Result<Response<Body>, Infallible> {
+    let answer = if is_write(&request) {
+        // One at a time, and never let go by the last one: what comes later waits for ever.
+        let mut writes_left = wire.writes_left.lock().await;
+        let answer = forward(&wire.client, request).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            *writes_left -= 1;
+        }
+        if *writes_left == 0 {
+            wire.cut.send_replace(true);
+            return std::future::pending().await;
+        }
+        answer
+    } else {
+        forward(&wire.client, request).await
+    };
+    if *wire.cut.borrow() {
+        return std::future::pending().await;
+    }
+    Ok(answer.unwrap_or_else(|error| {
+        let mut bad = Response::new(Body::from(format!("{error:#}")));
+        *bad.status_mut() = StatusCode::BAD_GATEWAY;
+        bad
+    }))
+}
+
+fn is_write(request: &Request) -> bool {
+    let path = request.uri().path();
+    let stores_nothing = path.starts_with("/apis/authorization.k8s.io/");
+    let for_people = path.contains("/events") || path.contains("/maroonedpodsconfigs/");
+    request.method() != Method::GET && !stores_nothing && !for_people
+}
+
+async fn forward(client: &Client, request: Request) -> Result<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut onward = http::Request::builder().method(parts.method).uri(target);
+    if let Some(headers) = onward.headers_mut() {
+        *headers = end_to_end(parts.headers);
+    }
+    let body = to_bytes(body, MAX_BODY).await?;
+    let (mut parts, body) = client.send(onward.body(body.into())?).await?.into_parts();
+    parts.headers = end_to_end(parts.headers);
+    Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+/// Without what belongs to one connection, or to the message's form on it.
+fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
+    for hop in [
+        header::HOST,
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+    ] {
+        headers.remove(hop);
+    }
+    headers
+}

@@ -1,0 +1,152 @@
+//! Reconcilers die, and there are two of them: nothing is done twice, nothing is forgotten.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, eventually, nothing_left};
+use maroonedpods_e2e::line::Line;
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::world::{Running, World};
+use serde_json::json;
+
+/// More than a pod's whole life takes, with a restart at each write.
+const LIFE: Duration = Duration::from_secs(180);
+
+/// A world of its own, in which no deadline passes while reconcilers come and go.
+async fn patient_world() -> (World, Client, TestNamespace) {
+    logs();
+    let world = World::start(0).await.unwrap();
+    let admin = world.plane().admin().await.unwrap();
+    let configs: Api<MaroonedPodsConfig> = Api::all(admin.clone());
+    let patience = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
+    configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patience)
+        .await
+        .unwrap();
+    let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
+    (world, admin, namespace)
+}
+
+async fn is_clean(admin: &Client) {
+    eventually("nothing to be left", SOON, || async {
+        let left = nothing_left(admin).await?;
+        anyhow::ensure!(left.is_empty(), "left: {}", left.join(", "));
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_reconcilers_at_once_do_nothing_twice() {
+    let (world, admin, namespace) = patient_world().await;
+    let _first = world.reconciler(false).await.unwrap();
+    let _second = world.reconciler(false).await.unwrap();
+    let names: Vec<_> = (0..10).map(|n| format!("pod-{n}")).collect();
+    let script = Script::default();
+    let create = |name| Marooned::create(&admin, &namespace.name, name, &script);
+    let pods = try_join_all(names.iter().map(|name| create(name))).await.unwrap();
+    try_join_all(pods.iter().map(Marooned::running)).await.unwrap();
+    try_join_all(pods.iter().map(Marooned::ends)).await.unwrap();
+    is_clean(&admin).await;
+    let mut created: Vec<_> = world
+        .plane()
+        .audit()
+        .unwrap()
+        .into_iter()
+        .filter(|e| e.verb == "create" && e.resource == "virtualmachineinstances" && e.code == 201)
+        .map(|e| e.name)
+        .collect();
+    created.sort();
+    let mut expected: Vec<_> = pods.iter().map(Marooned::node_name).collect();
+    expected.sort();
+    assert_eq!(created, expected);
+}
+
+async fn leads(reconciler: &Running) {
+    eventually("leadership", SOON, || async {
+        Ok((reconciler.metric("maroonedpods_leader").await? > 0.0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_passes_on_when_the_leader_stops_and_when_it_dies() {
+    let (world, admin, namespace) = patient_world().await;
+    let runs = async |name: &str| {
+        let pod = Marooned::create(&admin, &namespace.name, name, &Script::default()).await?;
+        pod.running().await?;
+        anyhow::Ok(pod)
+    };
+    let first = world.reconciler(true).await.unwrap();
+    leads(&first).await;
+    let second = world.reconciler(true).await.unwrap();
+    let one = runs("one").await.unwrap();
+    assert!(second.metric("maroonedpods_leader").await.unwrap() < 1.0);
+
+    first.stop().await.unwrap();
+    leads(&second).await;
+    let third = world.reconciler(true).await.unwrap();
+    let two = runs("two").await.unwrap();
+    assert!(third.metric("maroonedpods_leader").await.unwrap() < 1.0);
+
+    drop(second);
+    leads(&third).await;
+    let three = runs("three").await.unwrap();
+    try_join_all([&one, &two, &three].map(Marooned::ends))
+        .await
+        .unwrap();
+    is_clean(&admin).await;
+}
+
+/// Runs reconciler after reconciler, each for so many writes, until `goal` is reached. Returns how many died.
+async fn lives(world: &World, writes: u32, goal: impl Future<Output = anyhow::Result<()>>) -> u32 {
+    let identity = world.reconciler_identity().await.unwrap();
+    let mut deaths = 0;
+    let live = async {
+        loop {
+            let line = Line::open(identity.client.clone(), world.plane().folder(), writes)
+                .await
+                .unwrap();
+            let reconciler = World::reconciler_with(line.kubeconfig.clone(), false)
+                .await
+                .unwrap();
+            line.cut().await;
+            drop(reconciler);
+            deaths += 1;
+        }
+    };
+    tokio::select! {
+        () = live => {}
+        reached = tokio::time::timeout(LIFE, goal) => reached.unwrap().unwrap(),
+    }
+    deaths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconciler_that_dies_after_each_of_its_writes_gets_there() {
+    let (world, admin, namespace) = patient_world().await;
+    for (writes, fewest_deaths) in [(1, 10), (2, 5), (3, 3)] {
+        let name = format!("pod-{writes}");
+        let pod = Marooned::create(&admin, &namespace.name, &name, &Script::default())
+            .await
+            .unwrap();
+        let deaths = lives(&world, writes, async { pod.running_within(LIFE).await.map(drop) }).await;
+        assert!(
+            deaths >= fewest_deaths,
+            "only {deaths} deaths at {writes} writes each"
+        );
+        pod.delete().await.unwrap();
+        lives(&world, writes, async { pod.leaves_nothing().await }).await;
+    }
+    is_clean(&admin).await;
+}

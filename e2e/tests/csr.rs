@@ -1,0 +1,289 @@
+//! Certificate requests that are not the expected one: refused with a reason, and counted. Each refusal's reason is
+//! provoked by one test only, so that its counter is that test's alone.
+
+#![allow(clippy::unwrap_used)]
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::api::{DeleteParams, ListParams, ObjectMeta};
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
+use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::vmhost::GuestEvent;
+use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_reconciler::identity::token_id;
+use rcgen::{CertificateParams, DnType, KeyPair};
+use serde_json::json;
+
+struct Test {
+    world: &'static World,
+    reconciler: &'static Running,
+    admin: Client,
+    namespace: TestNamespace,
+}
+
+impl Test {
+    async fn new() -> Self {
+        let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
+        let admin = world.plane().admin().await.unwrap();
+        let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
+        Self {
+            world,
+            reconciler,
+            admin,
+            namespace,
+        }
+    }
+
+    async fn pod(&self, name: &str, script: &Script) -> Marooned {
+        Marooned::create(&self.admin, &self.namespace.name, name, script)
+            .await
+            .unwrap()
+    }
+
+    fn log(&self, pod: &Marooned) -> Vec<GuestEvent> {
+        self.world.vmhost().guests().of(&pod.node_name())
+    }
+
+    async fn logged(&self, pod: &Marooned, event: &GuestEvent) {
+        eventually(&format!("{event:?}"), SOON, || async {
+            Ok(self.log(pod).contains(event).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn refused(&self, reason: &str) -> f64 {
+        let name = format!("maroonedpods_csr_refused_total{{reason=\"{reason}\"}}");
+        self.reconciler.metric(&name).await.unwrap()
+    }
+
+    /// Waits until as many refusals were counted; more would be one too many, of which `assert_eq` tells.
+    async fn counts(&self, reason: &str, denials: usize) {
+        let denials = denials.to_string();
+        let counted = eventually("the count of refusals", SOON, || async {
+            let count = self.refused(reason).await;
+            Ok((count >= denials.parse()?).then_some(count))
+        })
+        .await
+        .unwrap();
+        assert_eq!(counted.to_string(), denials, "{reason}");
+    }
+
+    /// No certificate was ever worth anything: the pod waits for ever, and its guest never joined.
+    async fn never_lifted(&self, pod: &Marooned) {
+        pod.reports("AttemptsExhausted").await.unwrap();
+        let stored = pod.pods.get(&pod.name).await.unwrap().spec.unwrap();
+        assert_eq!(stored.scheduling_gates.unwrap()[0].name, names::GATE);
+        assert!(!self.log(pod).contains(&GuestEvent::Joined));
+    }
+}
+
+fn denials(log: &[GuestEvent], reason: &str) -> usize {
+    let denied = [
+        GuestEvent::ClientRequestDenied(reason.to_owned()),
+        GuestEvent::SecondRequestDenied(reason.to_owned()),
+        GuestEvent::ServingRequestDenied(reason.to_owned()),
+    ];
+    log.iter().filter(|event| denied.contains(event)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_asks_to_be_another_node_is_refused() {
+    let test = Test::new().await;
+    let victim = test.pod("victim", &Script::default()).await;
+    victim.running().await.unwrap();
+    let script = Script {
+        wrong_node_name: Some(victim.node_name()),
+        ..Script::default()
+    };
+    let thief = test.pod("thief", &script).await;
+    test.never_lifted(&thief).await;
+    let denied = denials(&test.log(&thief), "WrongSubject");
+    assert!(denied > 0);
+    test.counts("WrongSubject", denied).await;
+    assert!(
+        victim
+            .running()
+            .await
+            .unwrap()
+            .metadata
+            .deletion_timestamp
+            .is_none()
+    );
+    thief.ends().await.unwrap();
+    victim.ends().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_names_are_refused_in_either_kind_of_request() {
+    let test = Test::new().await;
+    let foreign = vec!["kubernetes.default.svc".to_owned()];
+    let serving = Script {
+        serving_sans: foreign.clone(),
+        ..Script::default()
+    };
+    let serves = test.pod("serving", &serving).await;
+    serves.running().await.unwrap();
+    test.logged(
+        &serves,
+        &GuestEvent::ServingRequestDenied("ForeignName".to_owned()),
+    )
+    .await;
+    test.counts("ForeignName", 1).await;
+    let client = Script {
+        extra_sans: foreign,
+        ..Script::default()
+    };
+    let joins = test.pod("client", &client).await;
+    test.never_lifted(&joins).await;
+    let denied = denials(&test.log(&joins), "ForeignName");
+    assert!(denied > 0);
+    test.counts("ForeignName", denied + 1).await;
+    assert!(!test.log(&serves).contains(&GuestEvent::ServingCertificate));
+    serves.ends().await.unwrap();
+    joins.ends().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_gets_one_certificate() {
+    let test = Test::new().await;
+    // Which of two requests made at once is the first is not ours to say: the other one is refused.
+    let second = Script {
+        attempts: 1,
+        second_csr: true,
+        ..Script::default()
+    };
+    let twice = test.pod("twice", &second).await;
+    twice.running().await.unwrap();
+    eventually("a refused request", SOON, || async {
+        Ok((denials(&test.log(&twice), "SecondClient") > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(!test.log(&twice).contains(&GuestEvent::SecondRequestGranted));
+    let denied = denials(&test.log(&twice), "SecondClient");
+    test.counts("SecondClient", denied).await;
+    twice.ends().await.unwrap();
+
+    let reuse = Script {
+        reuse_token: true,
+        ..Script::default()
+    };
+    let reuser = test.pod("again", &reuse).await;
+    reuser.running().await.unwrap();
+    test.logged(&reuser, &GuestEvent::TokenRefused).await;
+    let record = reuser.record("there", |_| true).await.unwrap().uid().unwrap();
+    let user = format!("{}{}", names::BOOTSTRAP_USER_PREFIX, token_id(&record, 1));
+    let csrs: Api<CertificateSigningRequest> = Api::all(test.admin.clone());
+    let by_token: Vec<_> = csrs
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|csr| csr.spec.username.as_ref() == Some(&user))
+        .collect();
+    let signed =
+        |csr: &&CertificateSigningRequest| csr.status.as_ref().is_some_and(|s| s.certificate.is_some());
+    assert!(by_token.len() > 1, "the token was not used again");
+    assert_eq!(by_token.iter().filter(signed).count(), 1);
+    let refused = by_token.iter().filter(|csr| is_denied(csr)).count();
+    assert!(refused > 0);
+    test.counts("SecondClient", denied + refused).await;
+    reuser.ends().await.unwrap();
+}
+
+fn is_denied(csr: &CertificateSigningRequest) -> bool {
+    let conditions = csr.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Denied")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_strangers_are_left_alone() {
+    let test = Test::new().await;
+    let group = "system:bootstrappers:kubeadm:default-node-token";
+    let binding = serde_json::from_value(json!({
+        "metadata": {"name": "kubeadm:kubelet-bootstrap"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-bootstrapper"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
+    }));
+    let bindings: Api<ClusterRoleBinding> = Api::all(test.admin.clone());
+    accepts(&bindings, &binding.unwrap()).await.unwrap();
+    let token = serde_json::from_value(json!({
+        "metadata": {"name": "bootstrap-token-abcdef"},
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {"token-id": "abcdef", "token-secret": "0123456789abcdef",
+            "usage-bootstrap-authentication": "true", "auth-extra-groups": group},
+    }));
+    let tokens: Api<Secret> = Api::namespaced(test.admin.clone(), names::TOKEN_NAMESPACE);
+    accepts(&tokens, &token.unwrap()).await.unwrap();
+    let kubeadm = test
+        .world
+        .plane()
+        .bearer("abcdef.0123456789abcdef")
+        .await
+        .unwrap();
+
+    let held = Script {
+        never_joins: true,
+        ..Script::default()
+    };
+    let pod = test.pod("pod", &held).await;
+    pod.vmi(1, "Running").await.unwrap();
+    // Both ask to be our Node, which does not make them ours to judge.
+    let signers = [
+        (&kubeadm, "kubernetes.io/kube-apiserver-client-kubelet"),
+        (&test.admin, "kubernetes.io/kube-apiserver-client"),
+    ];
+    let mut filed = Vec::new();
+    for (client, signer) in signers {
+        let csrs = Api::all(client.clone());
+        filed.push(accepts(&csrs, &request(&pod.node_name(), signer)).await.unwrap());
+    }
+    pod.ends().await.unwrap();
+    let after = test.pod("after", &Script::default()).await;
+    after.running().await.unwrap();
+    after.ends().await.unwrap();
+
+    let csrs: Api<CertificateSigningRequest> = Api::all(test.admin.clone());
+    for csr in filed {
+        let now = csrs.get(&csr.name_any()).await.unwrap();
+        assert_eq!(now.resource_version(), csr.resource_version(), "{now:?}");
+        csrs.delete(&csr.name_any(), &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+    tokens
+        .delete("bootstrap-token-abcdef", &DeleteParams::default())
+        .await
+        .unwrap();
+}
+
+fn request(node: &str, signer: &str) -> CertificateSigningRequest {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, names::NODES_GROUP);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("{}{node}", names::NODE_USER_PREFIX));
+    let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+    CertificateSigningRequest {
+        metadata: ObjectMeta {
+            generate_name: Some("stranger-".to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(pem.into_bytes()),
+            signer_name: signer.to_owned(),
+            usages: Some(vec!["digital signature".to_owned(), "client auth".to_owned()]),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    }
+}
