@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, DynamicObject};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
@@ -169,11 +169,16 @@ impl Marooned {
 
     /// Cuts the power of an attempt's VM: its launcher is gone at once, as when the host fails.
     pub async fn power_off(&self, attempt: u32) -> Result<()> {
-        let launcher = format!("virt-launcher-{}", names::vmi_name(&self.uid, attempt));
+        let vmi = names::vmi_name(&self.uid, attempt);
         let launchers = Api::<Pod>::namespaced(self.admin.clone(), names::VM_NAMESPACE);
-        launchers
-            .delete(&launcher, &DeleteParams::default().grace_period(0))
-            .await?;
+        let of_pod = ListParams::default().labels(&format!("{}={}", names::POD_UID_LABEL, self.uid));
+        let found = launchers.list(&of_pod).await?.items.into_iter();
+        let launcher = found
+            .filter(|pod| pod.owner_references().iter().any(|owner| owner.name == vmi))
+            .find_map(|pod| pod.metadata.name)
+            .with_context(|| format!("{vmi} has no launcher"))?;
+        let at_once = DeleteParams::default().grace_period(0);
+        launchers.delete(&launcher, &at_once).await?;
         Ok(())
     }
 

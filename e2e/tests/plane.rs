@@ -70,7 +70,7 @@ fn record(name: &str, uid: &str) -> MaroonedNode {
         "metadata": {"name": name},
         "spec": {
             "podRef": {"namespace": "default", "name": "web-0", "uid": uid},
-            "resources": {"cpu": 1, "memoryMi": 1024, "reservedMemoryMi": 256, "reservedCpuMilli": 100},
+            "resources": {"cpu": 1, "memoryMi": 1024, "diskMi": 10240, "reservedMemoryMi": 256, "reservedCpuMilli": 100},
             "configHash": "0",
             "vm": {
                 "nodeImage": "registry.example/node@sha256:0",
@@ -642,37 +642,39 @@ async fn stopping_leaves_no_process_and_no_folder() {
     assert!(!folder.exists());
 }
 
-/// Not a test by itself: the program that the next test kills.
-#[tokio::test]
-#[ignore = "started by being_killed_leaves_no_process_and_no_folder"]
-async fn hold_a_plane() {
-    let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-    println!("plane {} {:?}", plane.folder().display(), plane.process_ids());
-    std::future::pending::<()>().await;
+/// Processes whose command line names `folder`, as those of a plane do.
+fn processes_of(folder: &Path) -> Vec<u32> {
+    let folder = folder.to_string_lossy().into_owned();
+    let process = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {
+        let entry = entry.ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let named = String::from_utf8_lossy(&command).contains(&folder);
+        named.then(|| entry.file_name().to_str()?.parse().ok())?
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(process).collect()
 }
 
 #[tokio::test]
 async fn being_killed_leaves_no_process_and_no_folder() {
-    let mut holder = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "hold_a_plane", "--nocapture"])
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_demo"))
+        .arg("--keep")
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-    let line = loop {
-        let line = lines.next_line().await.unwrap().expect("the holder ended early");
-        if let Some(start) = line.find("plane /") {
-            break line[start..].to_owned();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let kubeconfig = loop {
+        let line = lines.next_line().await.unwrap().expect("the demo ended early");
+        if let Some((_, path)) = line.split_once("export KUBECONFIG=") {
+            break PathBuf::from(path);
         }
     };
-    let (folder, processes) = line.strip_prefix("plane ").unwrap().split_once(' ').unwrap();
-    let folder = PathBuf::from(folder);
-    let processes: Vec<u32> = serde_json::from_str(processes).unwrap();
-    assert!(processes.len() == 4 && processes.iter().all(|&process| alive(process)) && folder.exists());
+    let folder = kubeconfig.parent().unwrap();
+    let processes = processes_of(folder);
+    assert!(processes.len() >= 4, "{processes:?}");
 
     // SIGKILL: nothing of ours runs in the dying process.
-    holder.kill().await.unwrap();
+    demo.kill().await.unwrap();
     eventually("the processes and the folder to be gone", SOON, || async {
         let rest = processes.iter().any(|&process| alive(process)) || folder.exists();
         Ok((!rest).then_some(()))

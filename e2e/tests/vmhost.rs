@@ -512,10 +512,7 @@ async fn a_script_is_followed(world: &World) {
         .await;
     world.judge("client-kubelet", "Denied").await;
     world
-        .logs(
-            &denied,
-            GuestEvent::ClientRequestDenied("Test: by hand".to_owned()),
-        )
+        .logs(&denied, GuestEvent::ClientRequestDenied("Test".to_owned()))
         .await;
     vmis(&world.admin)
         .delete(&denied.name, &DeleteParams::default())

@@ -132,9 +132,7 @@ impl Filed {
         let conditions = status.conditions.unwrap_or_default();
         let found = |type_: &str| conditions.iter().find(|c| c.type_ == type_);
         if let Some(denied) = found("Denied") {
-            let (reason, message) = (denied.reason.as_deref(), denied.message.as_deref());
-            let text = [reason, message].into_iter().flatten().collect::<Vec<_>>();
-            return Ok(Some(Answer::Denied(text.join(": "))));
+            return Ok(Some(Answer::Denied(denied.reason.clone().unwrap_or_default())));
         }
         if let Some(failed) = found("Failed") {
             bail!(
