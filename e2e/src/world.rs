@@ -32,9 +32,6 @@ const HOSTS: u32 = 3;
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// A configuration whose deadlines are short enough to be waited for.
-///
-/// # Panics
-/// Never: the text is a constant.
 pub fn quick_config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
     Ok(serde_json::from_value(json!({
         "nodeImage": "registry.example/marooned-node@sha256:0000",

@@ -17,7 +17,6 @@ use maroonedpods_e2e::tools;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const SOON: Duration = Duration::from_secs(30);
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
