@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::check::{eventually, nothing_left};
+use crate::tools::{self, Tool};
 use crate::world::World;
 use timeline::{Seen, Stage, elapsed};
 
@@ -32,6 +33,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// When anything was not seen that belongs to a marooned pod's life, or anything was left.
 pub async fn run(keep: bool) -> Result<()> {
+    tokio::task::spawn_blocking(tools::prepare).await??;
     let start = Instant::now();
     say(
         start,
@@ -58,6 +60,10 @@ pub async fn run(keep: bool) -> Result<()> {
         println!(
             "\nKept up, for use by hand:\n\n  export KUBECONFIG={}\n",
             world.plane().kubeconfig().display()
+        );
+        println!(
+            "kubectl, if you have none: {}",
+            tools::find(Tool::Kubectl)?.display()
         );
         println!(
             "Label a pod {}=true and watch `kubectl get mn -w`. Ctrl-C ends and cleans up.",
