@@ -424,7 +424,7 @@ async fn service_accounts_have_the_charts_rights_and_no_more() {
         ),
         ("create", "", "secrets", Some(names::TOKEN_NAMESPACE)),
         (
-            "update",
+            "patch",
             "certificates.k8s.io",
             "certificatesigningrequests/approval",
             None,
