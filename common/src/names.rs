@@ -68,6 +68,10 @@ pub const JOIN_INFO_PATH: &str = "/etc/marooned/join-info.yaml";
 /// Name of the VMI's one interface; its address is looked up by this name, never by position.
 pub const VM_INTERFACE: &str = "default";
 
+/// Annotation on a VMI: `<namespace>/<name>` of the pod that it is for. For people.
+pub const POD_ANNOTATION: &str = "maroonedpods.io/pod";
+
+const TOKEN_SECRET_PREFIX: &str = "bootstrap-token-";
 const PREFIX: &str = "marooned-";
 const UID_LENGTH: usize = 36;
 
@@ -96,7 +100,13 @@ pub fn join_secret_name(pod_uid: &str, attempt: u32) -> String {
 /// Name of the Secret that makes `token_id` a bootstrap token.
 #[must_use]
 pub fn token_secret_name(token_id: &str) -> String {
-    format!("bootstrap-token-{token_id}")
+    format!("{TOKEN_SECRET_PREFIX}{token_id}")
+}
+
+/// The token id inside the name of a bootstrap token's Secret, `None` for another name.
+#[must_use]
+pub fn token_id_of(secret_name: &str) -> Option<&str> {
+    secret_name.strip_prefix(TOKEN_SECRET_PREFIX)
 }
 
 /// The pod UID inside any name made by this module, `None` for a foreign name.

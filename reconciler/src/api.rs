@@ -44,6 +44,12 @@ impl CallError {
         self.code() == Some(404)
     }
 
+    /// 403: rights, quota or policy.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.code() == Some(403)
+    }
+
     /// 409, `AlreadyExists` among them: a precondition did not hold.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

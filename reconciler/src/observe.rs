@@ -68,11 +68,9 @@ pub fn cached(
         vmi: caches.vmis.get(&vmi_ref),
         record,
     };
-    let pod_name = objects
-        .record
-        .as_ref()
-        .map(|r| r.spec.pod_ref.name.as_str())
-        .unwrap_or_default();
+    let recorded = objects.record.as_ref().map(|r| r.spec.pod_ref.name.as_str());
+    let named = || objects.pod.as_ref().and_then(|pod| pod.metadata.name.as_deref());
+    let pod_name = recorded.or_else(named).unwrap_or_default();
     let behind = seen.distrusts_caches()
         || seen.is_behind(&name, objects.record.as_deref())
         || seen.is_behind(&name, objects.node.as_deref())
@@ -212,7 +210,7 @@ async fn live_pod(
         .map(Arc::new))
 }
 
-/// CSRs filed by the current attempt's token or by the Node itself.
+/// CSRs filed by the tokens of this attempt and of those before it, or by the Node itself.
 fn related_csrs(
     pod_uid: &str,
     caches: &Caches,

@@ -11,10 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A `K` as it was sent; or, where its status cannot be read, the same object with nothing in its status but the
-/// phase. Decisions then take it for one whose kubelet has not spoken.
+/// phase and what its conditions say.
 #[derive(Clone, Debug)]
 pub struct Readable<K>(K);
 
@@ -25,13 +25,28 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Readable<K> {
             .or_else(|error| {
                 let name = &object["metadata"]["name"];
                 tracing::warn!(%name, %error, "a status cannot be read and counts as empty");
-                let phase = object["status"]["phase"].take();
-                object["status"] = serde_json::json!({"phase": phase.as_str()});
+                if let Some(fields) = object.as_object_mut() {
+                    let status = fields.remove("status").unwrap_or_default();
+                    fields.insert("status".to_owned(), essence(&status));
+                }
                 K::deserialize(&object)
             })
             .map(Self)
             .map_err(D::Error::custom)
     }
+}
+
+/// Phase, and type, status and reason of each condition: what decisions go by that is no time and no number.
+fn essence(status: &Value) -> Value {
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let conditions: Vec<_> = conditions
+        .filter_map(|c| {
+            let (type_, holds) = (text(&c["type"])?, text(&c["status"])?);
+            Some(json!({"type": type_, "status": holds, "reason": text(&c["reason"])}))
+        })
+        .collect();
+    json!({"phase": text(&status["phase"]), "conditions": conditions})
 }
 
 impl<K> Deref for Readable<K> {
@@ -75,7 +90,6 @@ impl<K: Resource> Resource for Readable<K> {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{Node, Pod};
-    use serde_json::json;
 
     /// The last second that the API server takes.
     const TOO_LATE: &str = "9999-12-31T23:59:59Z";

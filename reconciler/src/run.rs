@@ -162,7 +162,7 @@ impl Reconciler {
             loss = lost(held.as_ref()) => Err(Error::LeaseLost(loss)),
             error = work => Err(error),
         };
-        // Whatever the lease protects has ended before the lease is given up.
+        // What acts is stopped before the lease is given up; a request under way may still arrive, and is safe.
         tasks.shutdown().await;
         metrics.set_leader(false);
         if let (Ok(()), Some(held)) = (&outcome, held)

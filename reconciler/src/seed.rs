@@ -52,7 +52,7 @@ pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
 /// The Secret of an attempt. Immutable, owned by the record, deleted when the kubelet has joined.
 ///
 /// # Errors
-/// None in practice: the types serialize to YAML whatever they hold.
+/// The YAML writer's, for a type that it cannot write; these types have none such.
 pub fn secret(
     record: &MaroonedNode,
     attempt: u32,

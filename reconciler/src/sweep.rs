@@ -11,7 +11,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::core::{Resource, ResourceExt};
-use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
+use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase, condition};
 use maroonedpods_common::names;
 use serde::de::DeserializeOwned;
 
@@ -39,44 +39,73 @@ struct Found {
     deleting: bool,
 }
 
-/// Which records exist, and what of an attempt is theirs.
+/// Which records exist, by pod UID, and what of an attempt is theirs.
 struct Known {
-    /// Current attempt and UID, by pod UID.
-    records: HashMap<String, (u32, String)>,
+    records: HashMap<String, Owner>,
+}
+
+/// What the sweep needs of a record.
+struct Owner {
+    uid: String,
+    attempt: u32,
+    /// The kubelet has joined: credentials that turn up now are a stalled leader's, and must go.
+    joined: bool,
 }
 
 impl Known {
     fn of(records: &[MaroonedNode]) -> Self {
         let entry = |r: &MaroonedNode| {
-            (
-                r.spec.pod_ref.uid.clone(),
-                (record::attempt(r), r.uid().unwrap_or_default()),
-            )
+            let joined = r
+                .status
+                .as_ref()
+                .and_then(|status| record::condition(status, condition::REGISTERED))
+                .is_some_and(|registered| registered.status == "True");
+            let owner = Owner {
+                uid: r.uid().unwrap_or_default(),
+                attempt: record::attempt(r),
+                joined,
+            };
+            (r.spec.pod_ref.uid.clone(), owner)
         };
         Self {
             records: records.iter().map(entry).collect(),
         }
     }
 
-    /// A VMI or Secret belongs to the attempt that its name says.
-    fn owns_attempt(&self, name: &str) -> bool {
-        let Some(uid) = names::pod_uid_of(name) else {
-            return false;
-        };
-        let current = self.records.get(uid);
-        current.is_some_and(|(attempt, _)| {
-            name == names::vmi_name(uid, *attempt) || name == names::join_secret_name(uid, *attempt)
-        })
+    /// Names that this program does not give are somebody else's, whatever their labels say.
+    fn is_foreign(name: &str) -> bool {
+        names::pod_uid_of(name).is_none()
+    }
+
+    fn owner<'n>(&self, name: &'n str) -> Option<(&'n str, &Owner)> {
+        let uid = names::pod_uid_of(name)?;
+        self.records.get(uid).map(|owner| (uid, owner))
+    }
+
+    /// A VMI belongs to the attempt that its name says.
+    fn owns_vmi(&self, name: &str) -> bool {
+        self.owner(name)
+            .is_some_and(|(uid, owner)| name == names::vmi_name(uid, owner.attempt))
+    }
+
+    fn owns_seed(&self, name: &str) -> bool {
+        self.owner(name)
+            .is_some_and(|(uid, owner)| !owner.joined && name == names::join_secret_name(uid, owner.attempt))
     }
 
     fn owns_node(&self, name: &str) -> bool {
-        names::pod_uid_of(name).is_some_and(|uid| self.records.contains_key(uid))
+        self.owner(name).is_some()
     }
 
     fn owns_token(&self, id: &str) -> bool {
-        self.records
-            .values()
-            .any(|(attempt, uid)| identity::token_id(uid, *attempt) == id)
+        let is_its_own = |owner: &Owner| !owner.joined && identity::token_id(&owner.uid, owner.attempt) == id;
+        self.records.values().any(is_its_own)
+    }
+
+    /// The token of any attempt so far, whatever became of it.
+    fn knows_token(&self, id: &str) -> bool {
+        let minted = |owner: &Owner| (1..=owner.attempt).any(|n| identity::token_id(&owner.uid, n) == id);
+        self.records.values().any(minted)
     }
 }
 
@@ -121,11 +150,11 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     delete(
         &cluster.vmis(),
         "vmi",
-        orphans(vmis, &|name| known.owns_attempt(name)),
+        orphans(vmis, &|name| Known::is_foreign(name) || known.owns_vmi(name)),
         metrics,
     )
     .await?;
-    let seeds = orphans(seeds, &|name| known.owns_attempt(name));
+    let seeds = orphans(seeds, &|name| Known::is_foreign(name) || known.owns_seed(name));
     delete(
         &cluster.within::<Secret>(&cluster.vm_namespace),
         "join_secret",
@@ -133,12 +162,9 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
         metrics,
     )
     .await?;
-    let token_id = |name: &str| {
-        name.strip_prefix("bootstrap-token-")
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let tokens = orphans(tokens, &|name| known.owns_token(&token_id(name)));
+    let tokens = orphans(tokens, &|name| {
+        names::token_id_of(name).is_none_or(|id| known.owns_token(id))
+    });
     delete(
         &cluster.within::<Secret>(names::TOKEN_NAMESPACE),
         "token",
@@ -198,23 +224,11 @@ fn is_orphan(csr: &CertificateSigningRequest, known: &Known) -> bool {
                 .iter()
                 .flatten()
                 .any(|group| group == names::BOOTSTRAP_GROUP);
-            // A former attempt's request goes with its record.
-            ours && !known.owns_token(id) && !names_known_node(csr, known)
+            // A request of an attempt that is known goes with its record.
+            ours && !known.knows_token(id)
         }
         None => false,
     }
-}
-
-fn names_known_node(csr: &CertificateSigningRequest, known: &Known) -> bool {
-    let id = csr
-        .spec
-        .username
-        .as_deref()
-        .and_then(|u| u.strip_prefix(names::BOOTSTRAP_USER_PREFIX));
-    let of_record = |(attempt, uid): &(u32, String)| {
-        (1..*attempt).any(|n| Some(identity::token_id(uid, n).as_str()) == id)
-    };
-    known.records.values().any(of_record)
 }
 
 async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<Found>, CallError>

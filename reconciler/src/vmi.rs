@@ -42,7 +42,7 @@ pub fn new(record: &MaroonedNode, attempt: u32, vm_namespace: &str) -> DynamicOb
     vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into());
     vmi.metadata.annotations = Some(
         [(
-            "maroonedpods.io/pod".to_owned(),
+            names::POD_ANNOTATION.to_owned(),
             format!("{}/{}", pod.namespace, pod.name),
         )]
         .into(),

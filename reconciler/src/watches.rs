@@ -129,8 +129,11 @@ fn of_requester(csr: &CertificateSigningRequest, records: &store::Store<Marooned
     match csr::requester(csr)? {
         Requester::Node(name) => names::pod_uid_of(name).map(ToOwned::to_owned),
         Requester::Token(id) => {
-            let minted =
-                |r: &MaroonedNode| identity::token_id(&r.uid().unwrap_or_default(), record::attempt(r)) == id;
+            // The guest of a fresh attempt may be quicker than the watch that tells us of the attempt.
+            let minted = |r: &MaroonedNode| {
+                let uid = r.uid().unwrap_or_default();
+                (1..=record::attempt(r) + 1).any(|attempt| identity::token_id(&uid, attempt) == id)
+            };
             records.find(minted).map(|record| record.spec.pod_ref.uid.clone())
         }
     }

@@ -28,6 +28,8 @@ const CONCURRENT_PASSES: usize = 32;
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
+/// So many failed passes in a row are worth a word on the pod.
+const FAILURES_TO_TELL: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -139,7 +141,7 @@ impl Worker {
                 let Ok(_slot) = self.slots.acquire().await else {
                     return self.uid;
                 };
-                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen))
+                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen, failures))
                     .await
                     .unwrap_or(Err(CallError::Deadline))
             };
@@ -178,14 +180,14 @@ impl Worker {
         true
     }
 
-    async fn pass(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+    async fn pass(&self, seen: &mut Seen, failures: u32) -> Result<Pass, CallError> {
         if !*self.shared.provider_ready.borrow() {
             return self.report_missing_provider(seen).await;
         }
         let plan = self.decide(seen).await?;
         for write in &plan.writes {
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
-                if error.is_refusal() && write.spends() {
+                if must_be_told(write, &error, failures) {
                     self.report_refusal(&plan, &error, seen).await?;
                 }
                 return Err(error);
@@ -259,6 +261,19 @@ impl Worker {
         let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
         seen.clear();
         Ok(plan::plan(&view, Timestamp::now()))
+    }
+}
+
+/// Whether a failed write keeps the pod waiting for somebody else: it was refused, or fails again and again. A lost
+/// race is neither, and a failed `test` of the lift patch is one.
+fn must_be_told(write: &Write, error: &CallError, failures: u32) -> bool {
+    if error.is_conflict() {
+        return false;
+    }
+    let lasting = error.is_refusal() || error.is_gone() || matches!(error, CallError::Unexpected(_));
+    match write {
+        Write::LiftGate { .. } => error.is_forbidden(),
+        _ => write.spends() && (lasting || failures >= FAILURES_TO_TELL),
     }
 }
 

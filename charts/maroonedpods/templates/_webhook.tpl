@@ -3,7 +3,7 @@
 admissionReviewVersions: [v1]
 clientConfig:
   {{- with .root.Values.webhook }}
-  caBundle: {{ .caBundle | b64enc }}
+  caBundle: {{ required "webhook.caBundle: the PEM certificates that the API server verifies the webhook with" .caBundle | b64enc }}
   {{- if .url }}
   url: {{ .url }}{{ $.path }}
   {{- else }}

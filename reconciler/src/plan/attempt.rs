@@ -50,7 +50,10 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     };
     if vmi.owner_uid.as_deref() != Some(c.record_uid()) {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
-        return Plan::wait().wake_at(after(c.now, FOREIGN_VMI_RETRY));
+        let message = "a VM of an earlier record still has this pod's name; waiting until it is gone";
+        return Plan::wait()
+            .writes(report(pod, false, reason::VM_BLOCKED, message))
+            .wake_at(after(c.now, FOREIGN_VMI_RETRY));
     }
     let Some(vmi_uid) = &c.status.vmi_uid else {
         return Plan::wait().writes(launched(c, vmi));
@@ -165,6 +168,9 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
 fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static str> {
     if Some(&node.uid) != c.status.node_uid.as_ref() {
         return Err("the node was deleted and made again by somebody else");
+    }
+    if node.deleting {
+        return Err("the node is being deleted by somebody else");
     }
     if node.labelled_for.as_ref() != Some(&pod.uid) {
         return Err("the node lost the labels that make it this pod's own");

@@ -47,24 +47,25 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
 }
 
 fn expectation(c: &Context) -> Expectation {
-    let approved = |wanted: fn(&Requester) -> bool| {
-        let matches = |csr: &&std::sync::Arc<CertificateSigningRequest>| {
-            csr::is_approved(csr) && csr::requester(csr).as_ref().is_some_and(wanted)
-        };
-        c.view.csrs.iter().filter(matches).count()
+    let token_id = identity::token_id(c.record_uid(), c.attempt());
+    let approved = |wanted: &dyn Fn(&Requester) -> bool| {
+        let requesters = c.view.csrs.iter().filter(|csr| csr::is_approved(csr));
+        let requesters = requesters.filter_map(|csr| csr::requester(csr));
+        requesters.filter(|requester| wanted(requester)).count()
     };
     Expectation {
         node_name: names::node_name(&c.record.spec.pod_ref.uid),
-        token_id: identity::token_id(c.record_uid(), c.attempt()),
         accepts_client: c.status.phase == Phase::Launched,
-        approved_client: approved(|r| matches!(r, Requester::Token(_))) > 0,
+        // A former attempt's request may still be there; its approval says nothing of this one.
+        approved_client: approved(&|r| matches!(r, Requester::Token(id) if *id == token_id)) > 0,
         address: c
             .view
             .vmi
             .as_ref()
             .and_then(|v| v.address.as_ref())
             .and_then(|a| a.parse().ok()),
-        approved_serving: approved(|r| matches!(r, Requester::Node(_))),
+        approved_serving: approved(&|r| matches!(r, Requester::Node(_))),
+        token_id,
     }
 }
 

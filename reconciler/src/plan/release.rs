@@ -102,6 +102,9 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
             .writes(tell_endpoints(pod))
             .writes(report(pod, false, reason::NODE_LOST, explain(why)));
     }
+    if let Some(pod) = c.view.pod.as_ref().filter(|_| why == Why::GateRemoved) {
+        plan = plan.writes(report(pod, false, reason::GATE_REMOVED, explain(why)));
+    }
     if why != Why::RecordGoing {
         plan = plan.write(Write::DeleteRecord {
             name: c.record.metadata.name.clone().unwrap_or_default(),
@@ -215,7 +218,7 @@ fn note(c: &Context, why: Why) -> Option<Note> {
     c.view.pod.as_ref()?;
     match why {
         Why::VmLost | Why::Rebooted | Why::GraceOver => Some(Note::warning(reason::NODE_LOST, explain(why))),
-        Why::GateRemoved => Some(Note::warning("GateRemoved", explain(why))),
+        Why::GateRemoved => Some(Note::warning(reason::GATE_REMOVED, explain(why))),
         Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }
 }

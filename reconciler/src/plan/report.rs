@@ -16,6 +16,7 @@ pub(super) mod reason {
     pub(crate) const RETRYING: &str = "Retrying";
     pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
     pub(crate) const NODE_READY: &str = "NodeReady";
+    pub(crate) const GATE_REMOVED: &str = "GateRemoved";
     pub(crate) const NODE_LOST: &str = "NodeLost";
 }
 

@@ -124,16 +124,17 @@ pub(super) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Pla
 
 /// After a failed attempt: everything of it goes, then the next one is due after a backoff.
 pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
+    let going = report(pod, false, reason::RETRYING, c.status.message.clone());
     let plan = Plan::wait().insist_on_live_view();
     if let Some(vmi) = &c.view.vmi {
         let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
             name: vmi.name.clone(),
             uid: vmi.uid.clone(),
         });
-        return plan.writes(delete);
+        return plan.writes(delete).writes(going);
     }
     if let Some(node) = &c.view.node {
-        return plan.writes(release::node_writes(c, node));
+        return plan.writes(release::node_writes(c, node)).writes(going);
     }
     // Only the status below forgets the attempt: until then its Secrets can be named.
     let plan = plan.writes(release::credentials(c));

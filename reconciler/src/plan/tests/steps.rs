@@ -309,6 +309,9 @@ fn a_failed_attempt_leaves_nothing_and_the_next_waits() {
     let mut world = launched();
     world.vm_ends();
     world.pass();
+    assert_eq!(kinds(&world.plan()), ["pod_report"], "the VM is not gone yet");
+    world.pass();
+    assert_eq!(says(&world), "Retrying");
     assert!(kinds(&world.plan()).is_empty(), "the VM is not gone yet");
     world.vms_that_go_are_gone();
     while world.attempt() == 1 {
