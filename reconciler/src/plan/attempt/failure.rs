@@ -124,7 +124,20 @@ pub(super) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Pla
 
 /// After a failed attempt: everything of it goes, then the next one is due after a backoff.
 pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
-    let going = report(pod, false, reason::RETRYING, c.status.message.clone());
+    let attempt = c.attempt();
+    let allowed = c
+        .view
+        .settings
+        .as_ref()
+        .map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
+    let why = &c.status.message;
+    let failed = format!("attempt {attempt} of {allowed} failed: {why}");
+    let going = report(
+        pod,
+        false,
+        reason::RETRYING,
+        format!("{failed}; what is left of it goes first"),
+    );
     let plan = Plan::wait().insist_on_live_view();
     if let Some(vmi) = &c.view.vmi {
         let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
@@ -138,17 +151,10 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
     }
     // Only the status below forgets the attempt: until then its Secrets can be named.
     let plan = plan.writes(release::credentials(c));
-    let attempt = c.attempt();
-    let allowed = c
-        .view
-        .settings
-        .as_ref()
-        .map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
     let mut status = MaroonedNodeStatus {
         attempts: attempt,
         ..MaroonedNodeStatus::default()
     };
-    let why = &c.status.message;
     if attempt >= allowed {
         status.phase = Phase::Failed;
         status.message = format!(
@@ -160,7 +166,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
     }
     let pause = backoff(attempt);
     status.attempts = attempt + 1;
-    status.message = format!("attempt {attempt} of {allowed} failed: {why}; the next starts after {pause:#}");
+    status.message = format!("{failed}; the next starts after {pause:#}");
     status.not_before = Some(Time(after(c.now, pause)));
     let retrying = report(pod, false, reason::RETRYING, status.message.clone());
     plan.writes(c.record_status(status))
