@@ -6,7 +6,7 @@ use kube::Resource;
 use maroonedpods_common::api::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
 };
-use maroonedpods_common::names;
+use maroonedpods_common::{api, names};
 
 use crate::conditions::{self, Says};
 use crate::settings::Settings;
@@ -78,6 +78,12 @@ pub fn set_condition(
         message,
     };
     conditions::set(&mut status.conditions, type_, says, None, now);
+}
+
+/// Whether this attempt's kubelet has joined, and the join credential went with that.
+#[must_use]
+pub fn has_joined(status: &MaroonedNodeStatus) -> bool {
+    condition(status, api::condition::REGISTERED).is_some_and(|registered| registered.status == "True")
 }
 
 /// The attempt that the record is in, from 1.

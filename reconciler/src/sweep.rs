@@ -11,7 +11,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::core::{Resource, ResourceExt};
-use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase, condition};
+use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
 use maroonedpods_common::names;
 use serde::de::DeserializeOwned;
 
@@ -55,15 +55,10 @@ struct Owner {
 impl Known {
     fn of(records: &[MaroonedNode]) -> Self {
         let entry = |r: &MaroonedNode| {
-            let joined = r
-                .status
-                .as_ref()
-                .and_then(|status| record::condition(status, condition::REGISTERED))
-                .is_some_and(|registered| registered.status == "True");
             let owner = Owner {
                 uid: r.uid().unwrap_or_default(),
                 attempt: record::attempt(r),
-                joined,
+                joined: r.status.as_ref().is_some_and(record::has_joined),
             };
             (r.spec.pod_ref.uid.clone(), owner)
         };

@@ -11,7 +11,6 @@ use failure::{Failure, boot_deadline, clean_up, deadline, fail, failure, join_de
 
 use super::report::{reason, report};
 use super::{Context, Note, Plan, Write, after};
-use crate::identity;
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -141,7 +140,7 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
     }
     if c.status.phase != Phase::Registered {
         return plan
-            .write(revoke(c))
+            .write(super::release::revoke(c))
             .writes(registered(c, node))
             .note(Note::normal(
                 "NodeJoined",
@@ -231,14 +230,6 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
         c.now,
     );
     c.record_status(status)
-}
-
-fn revoke(c: &Context) -> Write {
-    let uid = &c.record.spec.pod_ref.uid;
-    Write::RevokeCredentials {
-        token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),
-        join_secret: names::join_secret_name(uid, c.attempt()),
-    }
 }
 
 /// Says what is waited for, once the wait is worth a word.

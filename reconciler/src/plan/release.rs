@@ -1,7 +1,6 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
 use jiff::{SignedDuration, Timestamp};
-use maroonedpods_common::api::condition;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
@@ -186,11 +185,15 @@ fn csr_writes(c: &Context) -> Vec<Write> {
 
 /// Both Secrets of the attempt, unless they went when the kubelet joined.
 pub(super) fn credentials(c: &Context) -> Option<Write> {
-    let registered = record::condition(&c.status, condition::REGISTERED).is_some_and(|r| r.status == "True");
-    (!registered).then(|| Write::RevokeCredentials {
+    (!record::has_joined(&c.status)).then(|| revoke(c))
+}
+
+/// Both Secrets of the attempt.
+pub(super) fn revoke(c: &Context) -> Write {
+    Write::RevokeCredentials {
         token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),
         join_secret: names::join_secret_name(&c.record.spec.pod_ref.uid, c.attempt()),
-    })
+    }
 }
 
 fn tell_endpoints(pod: &PodView) -> Option<Write> {
