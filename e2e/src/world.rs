@@ -13,6 +13,7 @@ use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
 use maroonedpods_reconciler::Reconciler;
 use maroonedpods_reconciler::args::LogFormat;
+use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
 use maroonedpods_webhook::Server;
 use serde_json::json;
 use tempfile::TempDir;
@@ -160,6 +161,12 @@ impl World {
             metrics_bind: ANY_PORT,
             leader_elect,
             lease_namespace: SYSTEM_NAMESPACE.to_owned(),
+            certs: CertsArgs {
+                mode: Mode::None,
+                lifetime: Duration::ZERO,
+                renew_before: Duration::ZERO,
+                settle: Duration::ZERO,
+            },
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         })

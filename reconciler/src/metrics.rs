@@ -1,5 +1,6 @@
 //! What operators watch. No pod names in labels; every label has few values.
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +38,8 @@ pub struct Metrics {
     leader: Gauge,
     lift_seconds: Histogram,
     nodes: Family<Phase, Gauge>,
+    certificate_end: Gauge,
+    certificate_rotations: Counter,
 }
 
 impl Default for Metrics {
@@ -90,6 +93,18 @@ impl Metrics {
         );
         let nodes = Family::default();
         registry.register("nodes", "Records, by phase", nodes.clone());
+        let certificate_end = Gauge::default();
+        registry.register(
+            "webhook_certificate_not_after_seconds",
+            "When the webhook's certificate ends, in Unix seconds; 0 where this replica does not keep it",
+            certificate_end.clone(),
+        );
+        let certificate_rotations = Counter::default();
+        registry.register(
+            "webhook_certificate_rotations",
+            "Pairs that webhook pods were given",
+            certificate_rotations.clone(),
+        );
         Self {
             registry,
             writes,
@@ -100,6 +115,8 @@ impl Metrics {
             leader,
             lift_seconds,
             nodes,
+            certificate_end,
+            certificate_rotations,
         }
     }
 
@@ -154,6 +171,16 @@ impl Metrics {
     /// Observes the time from a pod's creation to its lifted gate, in seconds.
     pub fn lifted(&self, seconds: f64) {
         self.lift_seconds.observe(seconds);
+    }
+
+    /// Says when the webhook's certificate ends.
+    pub fn set_certificate_end(&self, end: Timestamp) {
+        self.certificate_end.set(end.as_second());
+    }
+
+    /// Counts a pair that webhook pods were given.
+    pub fn certificate_rotated(&self) {
+        self.certificate_rotations.inc();
     }
 
     /// Sets how many records are in a phase.
