@@ -154,6 +154,21 @@ impl World {
 
     /// Starts a reconciler that reaches the API server by this kubeconfig.
     pub async fn reconciler_with(kubeconfig: PathBuf, leader_elect: bool) -> Result<Running> {
+        let hands_off = CertsArgs {
+            mode: Mode::None,
+            lifetime: Duration::ZERO,
+            renew_before: Duration::ZERO,
+            settle: Duration::ZERO,
+        };
+        Self::reconciler_that_keeps(kubeconfig, leader_elect, hands_off).await
+    }
+
+    /// The same for one that keeps the webhook's certificate.
+    pub async fn reconciler_that_keeps(
+        kubeconfig: PathBuf,
+        leader_elect: bool,
+        certs: CertsArgs,
+    ) -> Result<Running> {
         let reconciler = Reconciler::new(maroonedpods_reconciler::Args {
             kubeconfig: Some(kubeconfig),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
@@ -161,12 +176,7 @@ impl World {
             metrics_bind: ANY_PORT,
             leader_elect,
             lease_namespace: SYSTEM_NAMESPACE.to_owned(),
-            certs: CertsArgs {
-                mode: Mode::None,
-                lifetime: Duration::ZERO,
-                renew_before: Duration::ZERO,
-                settle: Duration::ZERO,
-            },
+            certs,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         })
@@ -234,7 +244,7 @@ pub struct Running {
 }
 
 impl Running {
-    fn spawn<F>(
+    pub(crate) fn spawn<F>(
         metrics: SocketAddr,
         run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
     ) -> Self

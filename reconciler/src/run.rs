@@ -159,7 +159,12 @@ impl Reconciler {
         };
         metrics.set_leader(true);
         let namespace = args.lease_namespace.clone();
-        tasks.spawn(keep_certificates(cluster.clone(), namespace, certs, metrics.clone()));
+        tasks.spawn(keep_certificates(
+            cluster.clone(),
+            namespace,
+            certs,
+            metrics.clone(),
+        ));
         let follow_cluster = args.config.is_none();
         let work = work(
             cluster,
@@ -302,7 +307,9 @@ async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics
 fn why_ended(ended: Option<Result<(), JoinError>>) -> Error {
     match ended {
         Some(Err(error)) => Error::Task(error),
-        Some(Ok(())) | None => Error::Ended("a watch, the sweep, the certificates, the events or the metrics server"),
+        Some(Ok(())) | None => {
+            Error::Ended("a watch, the sweep, the certificates, the events or the metrics server")
+        }
     }
 }
 

@@ -37,8 +37,17 @@ pub fn issue(dns_name: &str, now: SystemTime, lifetime: Duration) -> Result<Issu
     };
     let key = KeyPair::generate()?;
     // Named after the leaf: a client that trusts several finds the right one by name.
-    let serial: String = key.public_key_raw().iter().skip(1).take(8).map(|byte| format!("{byte:02x}")).collect();
-    let mut ca = valid(CertificateParams::default(), format!("maroonedpods-webhook-ca-{serial}"));
+    let serial: String = key
+        .public_key_raw()
+        .iter()
+        .skip(1)
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut ca = valid(
+        CertificateParams::default(),
+        format!("maroonedpods-webhook-ca-{serial}"),
+    );
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;

@@ -206,9 +206,12 @@ impl Keeper {
     async fn change(&self, stored: &Secret, mut change: Value) -> Result<(), CallError> {
         change["metadata"]["resourceVersion"] = json!(version(stored));
         let patch = Patch::Merge(change);
-        call(self.secrets().patch(secret::NAME, &PatchParams::default(), &patch))
-            .await
-            .map(drop)
+        call(
+            self.secrets()
+                .patch(secret::NAME, &PatchParams::default(), &patch),
+        )
+        .await
+        .map(drop)
     }
 
     /// Entries are merged by their names, so nothing but the bundles is touched.
@@ -229,7 +232,9 @@ impl Keeper {
         let api = self.cluster.all::<MutatingWebhookConfiguration>();
         call(api.patch(WEBHOOKS, &PatchParams::default(), &patch)).await?;
         tracing::info!(certificates = bundle.len(), "told the API servers whom to trust");
-        Ok(Report::Rotating("the API servers are told of the new CA".to_owned()))
+        Ok(Report::Rotating(
+            "the API servers are told of the new CA".to_owned(),
+        ))
     }
 
     /// Asks every webhook pod, and remembers for how long all of them have served the pair in the Secret.

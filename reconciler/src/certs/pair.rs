@@ -154,8 +154,7 @@ impl Pair {
         let chain = CertificateDer::pem_slice_iter(part(keys.certificate)?)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| Flaw::Malformed(keys.certificate))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(part(keys.key)?).map_err(|_| Flaw::Malformed(keys.key))?;
+        let key = PrivateKeyDer::from_pem_slice(part(keys.key)?).map_err(|_| Flaw::Malformed(keys.key))?;
         let (leaf, between) = chain.split_first().ok_or(Flaw::Malformed(keys.certificate))?;
         verify(leaf, between, &trust, dns_name, now)?;
         let ends = not_after(leaf).ok_or(Flaw::Malformed(keys.certificate))?;

@@ -62,7 +62,11 @@ fn addresses(slices: &[EndpointSlice]) -> BTreeSet<SocketAddr> {
         let port = ports
             .filter(|port| port.name.as_deref() == Some(PORT_NAME))
             .find_map(|port| u16::try_from(port.port?).ok());
-        let ips = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+        let ips = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .flat_map(|endpoint| &endpoint.addresses);
         for ip in ips.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
             found.extend(port.map(|port| SocketAddr::new(ip, port)));
         }

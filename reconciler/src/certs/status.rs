@@ -53,9 +53,11 @@ impl Reporter {
 
 async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
     let (holds, reason, message) = match report {
-        Report::Resting { until: Some(until) } => {
-            (true, "Issued", format!("the webhook's certificate is valid until {until}"))
-        }
+        Report::Resting { until: Some(until) } => (
+            true,
+            "Issued",
+            format!("the webhook's certificate is valid until {until}"),
+        ),
         Report::Resting { until: None } => (false, "Missing", "the webhook has no certificate".to_owned()),
         Report::Rotating(message) => (true, "Rotating", message.clone()),
         Report::Failed(error) => (false, "Failed", format!("{error}; it is tried again")),

@@ -81,10 +81,7 @@ fn a_next_pair_waits_beside_the_current_one_and_takes_its_place() {
     secret.metadata.annotations = Some(BTreeMap::from([
         (secret::ROTATE_ANNOTATION.to_owned(), "now".to_owned()),
         ("user".to_owned(), "kept".to_owned()),
-        (
-            "cert-manager.io/certificate-name".to_owned(),
-            "former".to_owned(),
-        ),
+        ("cert-manager.io/certificate-name".to_owned(), "former".to_owned()),
     ]));
     let staged = changed(&secret, &secret::beside(&new));
     let read = |secret: &Secret, keys| Pair::read(data(secret), keys, NAME, Timestamp::now());

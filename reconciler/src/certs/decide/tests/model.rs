@@ -119,9 +119,7 @@ impl World {
                 .map(|cas| bundle(&cas.iter().copied().collect::<Vec<_>>()))
                 .collect(),
             unchanged_for: leader.bundles.note(webhooks, now),
-            served_for: secret
-                .as_ref()
-                .and_then(|s| leader.served.lasts(&s.version, now)),
+            served_for: secret.as_ref().and_then(|s| leader.served.lasts(&s.version, now)),
         };
         let step = decide(&seen, at(0), &RULES);
         if let (Step::Probe, Some(secret)) = (&step, &secret) {
@@ -221,7 +219,9 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         self.secret.as_ref().is_some_and(|secret| {
-            let Some(current) = secret.current else { return false };
+            let Some(current) = secret.current else {
+                return false;
+            };
             let only = |bundles: &[BTreeSet<Ca>]| bundles.iter().all(|b| *b == BTreeSet::from([current]));
             secret.next.is_none()
                 && !secret.asked

@@ -1,0 +1,119 @@
+//! Our webhook behind its Service: each in this process, each with the Secret mounted and an `EndpointSlice` of its
+//! own, so that the API server and the reconciler find it as they find a pod.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use maroonedpods_reconciler::certs::secret;
+use maroonedpods_webhook::Server;
+use serde_json::json;
+
+use crate::install::SYSTEM_NAMESPACE;
+use crate::secret_volume::SecretVolume;
+use crate::world::Running;
+
+const SERVICE: &str = "maroonedpods-webhook";
+const PORT_NAME: &str = "https";
+
+/// One webhook that serves behind the Service.
+pub struct WebhookPod {
+    /// The server.
+    pub serving: Running,
+    /// Where it listens.
+    pub address: SocketAddr,
+    name: String,
+    slices: Api<EndpointSlice>,
+    _volume: SecretVolume,
+}
+
+impl WebhookPod {
+    /// Waits for the Secret, starts the webhook and adds it to the Service. Changes of the Secret reach it `lag`
+    /// later.
+    pub async fn start(client: &Client, name: &str, lag: Duration) -> Result<Self> {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+        let volume = SecretVolume::mount(secrets, secret::NAME, lag).await?;
+        let server = Server::bind(maroonedpods_webhook::Args {
+            bind: SocketAddr::new(own_address()?, 0),
+            metrics_bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls_dir: PathBuf::from(volume.path()),
+            reload_interval: Duration::from_millis(50),
+            max_connections: 1024,
+            shutdown_delay: Duration::ZERO,
+        })
+        .await?;
+        let address = server.addr();
+        let serving = Running::spawn(server.metrics_addr(), |stop| async move {
+            server.run(stop).await.map_err(|error| anyhow!(error))
+        });
+        let slices = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+        let pod = Self {
+            serving,
+            address,
+            name: format!("{SERVICE}-{name}"),
+            slices,
+            _volume: volume,
+        };
+        pod.join_service().await?;
+        Ok(pod)
+    }
+
+    async fn join_service(&self) -> Result<()> {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": self.name, "labels": {
+                "kubernetes.io/service-name": SERVICE,
+                "endpointslice.kubernetes.io/managed-by": "maroonedpods-e2e",
+            }},
+            "addressType": if self.address.is_ipv4() { "IPv4" } else { "IPv6" },
+            "ports": [{"name": PORT_NAME, "port": self.address.port(), "protocol": "TCP"}],
+            "endpoints": [{
+                "addresses": [self.address.ip().to_string()],
+                "conditions": {"ready": true, "serving": true},
+            }],
+        });
+        let params = PatchParams::apply("maroonedpods-e2e").force();
+        self.slices
+            .patch(&self.name, &params, &Patch::Apply(slice))
+            .await?;
+        Ok(())
+    }
+
+    /// Takes it out of the Service; it goes on serving whoever has a connection.
+    pub async fn leave_service(&self) -> Result<()> {
+        self.slices.delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+}
+
+/// Makes the Service that webhook pods are behind, without a selector: they join it by themselves.
+pub async fn make_service(client: &Client) -> Result<()> {
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": SERVICE},
+        "spec": {"ports": [{"name": PORT_NAME, "port": 443, "protocol": "TCP"}]},
+    });
+    let services: Api<Service> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let params = PatchParams::apply("maroonedpods-e2e").force();
+    services.patch(SERVICE, &params, &Patch::Apply(service)).await?;
+    Ok(())
+}
+
+/// An address of this machine. An `EndpointSlice` takes none of loopback.
+fn own_address() -> Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // No packet is sent: this asks the routing table for the address that one would come from.
+    socket
+        .connect("198.51.100.1:9")
+        .context("this machine has no route, hence no address to serve on but loopback")?;
+    let address = socket.local_addr()?.ip();
+    ensure!(!address.is_loopback(), "this machine has no address but loopback");
+    Ok(address)
+}
