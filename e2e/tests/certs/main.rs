@@ -80,6 +80,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
         .await
         .unwrap();
     let third = stage.rests_on_another(&second).await;
+    load.stop().await.is_flawless("garbage, then no Secret");
 
     // A webhook that hangs keeps the former CA trusted, until it is no endpoint any more.
     drop(webhooks);
@@ -92,11 +93,9 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
             .into_iter()
             .any(|c| c.type_ == "CertificatesReady" && c.message.starts_with(status))
     };
-    let outcome = load.stop().await;
     becomes(&configs, names::CONFIG_NAME, status, SOON, says_so)
         .await
         .unwrap();
-    outcome.is_flawless("garbage, then no Secret");
     let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> =
         Api::namespaced(stage.admin.clone(), SYSTEM_NAMESPACE);
     slices
