@@ -6,9 +6,6 @@ enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{ toJson . }}
 {{- end }}
-{{- with .root.Values.priorityClass.name }}
-priorityClassName: {{ . }}
-{{- end }}
 {{- with .program.nodeSelector }}
 nodeSelector: {{ toJson . }}
 {{- end }}
@@ -34,9 +31,13 @@ securityContext:
   readOnlyRootFilesystem: true
 {{- end }}
 
-{{- /* Keeps replicas apart where the cluster has room, and never keeps one from running. Takes (dict "root" $
-"component" "webhook" "program" .Values.webhook). */ -}}
-{{- define "maroonedpods.spread" -}}
+{{- /* What pods of a Deployment add: they go before ordinary workloads (a hook's pod cannot: before an upgrade, the
+class may not be there yet), and keep apart where the cluster has room. Takes (dict "root" $ "component" "webhook"
+"program" .Values.webhook). */ -}}
+{{- define "maroonedpods.replica" -}}
+{{- with .root.Values.priorityClass.name -}}
+priorityClassName: {{ . }}
+{{ end -}}
 affinity:
   {{- with .program.affinity }}
   {{- toYaml . | nindent 2 }}

@@ -1,4 +1,5 @@
-{{- /* The pod of a hook: the reconciler's image, once. Takes (dict "root" $ "account" … "args" list). */ -}}
+{{- /* The pod of a hook: the reconciler's image, once. Takes (dict "root" $ "account" … "args" list), and
+"env", YAML, if it needs more than its namespace. */ -}}
 {{- define "maroonedpods.hookPod" -}}
 {{- $context := dict "root" .root "program" .root.Values.reconciler -}}
 serviceAccountName: {{ .account }}
@@ -18,6 +19,9 @@ containers:
         valueFrom:
           fieldRef:
             fieldPath: metadata.namespace
+      {{- with .env }}
+      {{- . | nindent 6 }}
+      {{- end }}
 {{- end }}
 
 {{- /* The Job of a hook. Takes (dict "root" $ "on" "pre-delete" "account" … "args" list). It is named after its
