@@ -29,3 +29,15 @@ down, and launcher pods are what VMs run in. */ -}}
 {{- define "maroonedpods.excludedNamespaces" -}}
 {{ concat (list "kube-system" "marooned-vms" .Release.Namespace) .Values.webhook.excludedNamespaces | uniq | toJson }}
 {{- end }}
+
+{{- /* How the reconciler treats the webhook's certificates. Outside the cluster, and with cert-manager, they are
+somebody else's. */ -}}
+{{- define "maroonedpods.certsArgs" -}}
+{{- if and (eq .Values.certs.mode "builtin") (not .Values.webhook.external.url) -}}
+- --certs=builtin
+- --certs-lifetime={{ .Values.certs.lifetime }}
+- --certs-renew-before={{ .Values.certs.renewBefore }}
+{{- else -}}
+- --certs=none
+{{- end }}
+{{- end }}
