@@ -1,4 +1,4 @@
-//! Our webhook behind its Service: each in this process, each with the Secret mounted and an `EndpointSlice` of its
+//! Our webhook behind the chart's Service: each in this process, each with the Secret mounted and an `EndpointSlice` of its
 //! own, so that the API server and the reconciler find it as they find a pod.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_reconciler::certs::secret;
 use maroonedpods_webhook::Server;
@@ -25,10 +25,6 @@ const PORT_NAME: &str = "https";
 pub struct WebhookPod {
     /// The server.
     pub serving: Running,
-    /// Where it listens.
-    pub address: SocketAddr,
-    name: String,
-    slices: Api<EndpointSlice>,
     _volume: SecretVolume,
 }
 
@@ -51,58 +47,33 @@ impl WebhookPod {
         let serving = Running::spawn(server.metrics_addr(), |stop| async move {
             server.run(stop).await.map_err(|error| anyhow!(error))
         });
-        let slices = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        let pod = Self {
+        join_service(client, name, address).await?;
+        Ok(Self {
             serving,
-            address,
-            name: format!("{SERVICE}-{name}"),
-            slices,
             _volume: volume,
-        };
-        pod.join_service().await?;
-        Ok(pod)
-    }
-
-    async fn join_service(&self) -> Result<()> {
-        let slice = json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": self.name, "labels": {
-                "kubernetes.io/service-name": SERVICE,
-                "endpointslice.kubernetes.io/managed-by": "maroonedpods-e2e",
-            }},
-            "addressType": if self.address.is_ipv4() { "IPv4" } else { "IPv6" },
-            "ports": [{"name": PORT_NAME, "port": self.address.port(), "protocol": "TCP"}],
-            "endpoints": [{
-                "addresses": [self.address.ip().to_string()],
-                "conditions": {"ready": true, "serving": true},
-            }],
-        });
-        let params = PatchParams::apply("maroonedpods-e2e").force();
-        self.slices
-            .patch(&self.name, &params, &Patch::Apply(slice))
-            .await?;
-        Ok(())
-    }
-
-    /// Takes it out of the Service; it goes on serving whoever has a connection.
-    pub async fn leave_service(&self) -> Result<()> {
-        self.slices.delete(&self.name, &DeleteParams::default()).await?;
-        Ok(())
+        })
     }
 }
 
-/// Makes the Service that webhook pods are behind, without a selector: they join it by themselves.
-pub async fn make_service(client: &Client) -> Result<()> {
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": SERVICE},
-        "spec": {"ports": [{"name": PORT_NAME, "port": 443, "protocol": "TCP"}]},
+async fn join_service(client: &Client, name: &str, address: SocketAddr) -> Result<()> {
+    let name = format!("{SERVICE}-{name}");
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/service-name": SERVICE,
+            "endpointslice.kubernetes.io/managed-by": "maroonedpods-e2e",
+        }},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "ports": [{"name": PORT_NAME, "port": address.port(), "protocol": "TCP"}],
+        "endpoints": [{
+            "addresses": [address.ip().to_string()],
+            "conditions": {"ready": true, "serving": true},
+        }],
     });
-    let services: Api<Service> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
     let params = PatchParams::apply("maroonedpods-e2e").force();
-    services.patch(SERVICE, &params, &Patch::Apply(service)).await?;
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    slices.patch(&name, &params, &Patch::Apply(slice)).await?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use maroonedpods_e2e::check::eventually;
 use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::webhooks::{WebhookPod, make_service};
+use maroonedpods_e2e::webhooks::WebhookPod;
 use maroonedpods_e2e::world::{Running, World, quick_config};
 use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
 use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
@@ -52,7 +52,6 @@ impl Stage {
         };
         install(&plane, &values).await.unwrap();
         let admin = plane.admin().await.unwrap();
-        make_service(&admin).await.unwrap();
         Self {
             plane,
             admin,
