@@ -6,7 +6,9 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use maroonedpods_e2e::check::eventually;
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{becomes, eventually};
 use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::plane::{Plane, PlaneOptions};
@@ -116,7 +118,8 @@ impl Stage {
                 .collect();
             let only = bundles.len() == 3 && bundles.iter().all(|bundle| *bundle == ca.as_bytes());
             let over = only && !rotate && !data.contains_key("next-tls.crt");
-            Ok((over && !certificate.is_empty() && certificate != former).then_some(certificate))
+            let is_new = certificate.starts_with("-----BEGIN CERTIFICATE-----") && certificate != former;
+            Ok((over && is_new).then_some(certificate))
         })
         .await
         .unwrap()
@@ -131,6 +134,20 @@ impl Stage {
     pub async fn change_secret(&self, change: Value) {
         self.secrets()
             .patch(secret::NAME, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
+    }
+
+    /// Waits until the condition on the configuration says this.
+    pub async fn says(&self, reason: &str, message: &str) {
+        let configs: Api<MaroonedPodsConfig> = Api::all(self.admin.clone());
+        let says_so = |config: &MaroonedPodsConfig| {
+            let mut conditions = config.status.iter().flat_map(|status| &status.conditions);
+            conditions.any(|c| {
+                c.type_ == "CertificatesReady" && c.reason == reason && c.message.starts_with(message)
+            })
+        };
+        becomes(&configs, names::CONFIG_NAME, message, SOON, says_so)
             .await
             .unwrap();
     }

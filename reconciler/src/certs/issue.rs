@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose,
@@ -27,36 +28,35 @@ pub struct Issued {
 ///
 /// # Errors
 /// The system has no randomness, or the name is none.
-pub fn issue(dns_name: &str, now: SystemTime, lifetime: Duration) -> Result<Issued, rcgen::Error> {
+pub fn issue(dns_name: &str, now: Timestamp, lifetime: Duration) -> Result<Issued, rcgen::Error> {
+    let clock = SystemTime::from(now);
     let valid = |mut params: CertificateParams, common_name: String| {
-        params.not_before = (now - BACKDATED).into();
-        params.not_after = (now + lifetime).into();
+        params.not_before = (clock - BACKDATED).into();
+        params.not_after = (clock + lifetime).into();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params
     };
-    let key = KeyPair::generate()?;
-    // Named after the leaf: a client that trusts several finds the right one by name.
-    let serial: String = key
-        .public_key_raw()
-        .iter()
-        .skip(1)
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let mut ca = valid(
+    // Each CA has a name of its own: a client that trusts several finds the right one by it.
+    let ca = valid(
         CertificateParams::default(),
-        format!("maroonedpods-webhook-ca-{serial}"),
+        format!("maroonedpods-webhook-ca {now}"),
     );
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let ca = CertificateParams {
+        is_ca: IsCa::Ca(BasicConstraints::Constrained(0)),
+        key_usages: vec![KeyUsagePurpose::KeyCertSign],
+        ..ca
+    };
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
 
     let leaf = CertificateParams::new(vec![dns_name.to_owned()])?;
-    let mut leaf = valid(leaf, format!("maroonedpods-webhook-{serial}"));
-    leaf.use_authority_key_identifier_extension = true;
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let leaf = CertificateParams {
+        use_authority_key_identifier_extension: true,
+        key_usages: vec![KeyUsagePurpose::DigitalSignature],
+        extended_key_usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
+        ..valid(leaf, "maroonedpods-webhook".to_owned())
+    };
+    let key = KeyPair::generate()?;
     Ok(Issued {
         certificate: leaf.signed_by(&key, &ca)?.pem(),
         key: key.serialize_pem(),

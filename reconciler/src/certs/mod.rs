@@ -25,7 +25,7 @@ mod status;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -110,7 +110,7 @@ impl Keeper {
             self.metrics.set_certificate_end(pair.not_after);
         }
         match decide(&seen, now, &self.rules) {
-            Step::Issue { overlap } => self.issue(stored.as_ref(), &seen, overlap).await,
+            Step::Issue { overlap } => self.issue(stored.as_ref(), &seen, overlap, now).await,
             Step::Publish(bundle) => self.publish(&webhooks, &bundle).await,
             Step::Settle => Ok(Report::Rotating(
                 "waiting until every API server knows the new CA".to_owned(),
@@ -164,21 +164,21 @@ impl Keeper {
         stored: Option<&Secret>,
         seen: &Observed,
         overlap: bool,
+        now: Timestamp,
     ) -> Result<Report, CallError> {
-        let issued = issue::issue(&self.dns_name, SystemTime::now(), self.rules.lifetime)
+        let issued = issue::issue(&self.dns_name, now, self.rules.lifetime)
             .map_err(|error| CallError::Unexpected(format!("cannot make a certificate: {error}")))?;
         let change = if overlap {
             secret::beside(&issued)
         } else {
             secret::instead(&issued, &self.dns_name)
         };
-        match stored {
-            Some(stored) => self.change(stored, change).await?,
-            None => {
-                let new = secret::created(change)
-                    .map_err(|error| CallError::Unexpected(format!("cannot make the Secret: {error}")))?;
-                call(self.secrets().create(&PostParams::default(), &new)).await?;
-            }
+        if let Some(stored) = stored {
+            self.change(stored, change).await?;
+        } else {
+            let new = secret::created(&change)
+                .map_err(|error| CallError::Unexpected(format!("cannot make the Secret: {error}")))?;
+            call(self.secrets().create(&PostParams::default(), &new)).await?;
         }
         let why = match &seen.current {
             Ok(pair) if seen.asked => format!("asked for, before {}", pair.not_after),

@@ -20,7 +20,7 @@ pub const ROTATE_ANNOTATION: &str = "maroonedpods.io/rotate";
 pub fn beside(issued: &Issued) -> Value {
     let mut data = Map::new();
     put(&mut data, NEXT, issued);
-    change(data, json!({ROTATE_ANNOTATION: null}))
+    change(&data, &json!({ROTATE_ANNOTATION: null}))
 }
 
 /// A change that puts a new pair in the current one's place.
@@ -30,7 +30,7 @@ pub fn instead(issued: &Issued, dns_name: &str) -> Value {
     put(&mut data, CURRENT, issued);
     let mut annotations = origin(dns_name);
     annotations[ROTATE_ANNOTATION] = Value::Null;
-    change(data, annotations)
+    change(&data, &annotations)
 }
 
 /// A change that puts the next pair in the current one's place.
@@ -44,24 +44,24 @@ pub fn promoted(stored: &BTreeMap<String, ByteString>, dns_name: &str) -> Value 
     ] {
         data.insert(to.to_owned(), json!(stored.get(from)));
     }
-    change(data, origin(dns_name))
+    change(&data, &origin(dns_name))
 }
 
 /// A new Secret with a change made to it. Its type wants both parts of the current pair, be they empty.
 ///
 /// # Errors
 /// Never, unless the change is none of this module's.
-pub fn created(mut change: Value) -> Result<Secret, serde_json::Error> {
+pub fn created(change: &Value) -> Result<Secret, serde_json::Error> {
     let mut secret = json!({
         "metadata": {"name": NAME},
         "type": "kubernetes.io/tls",
         "data": {CURRENT.certificate: "", CURRENT.key: ""},
     });
-    json_patch::merge(&mut secret, &change.take());
+    json_patch::merge(&mut secret, change);
     serde_json::from_value(secret)
 }
 
-fn change(data: Map<String, Value>, annotations: Value) -> Value {
+fn change(data: &Map<String, Value>, annotations: &Value) -> Value {
     json!({"metadata": {"annotations": annotations}, "data": data})
 }
 

@@ -1,7 +1,7 @@
 //! Pairs as they are made, stored and read again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -16,11 +16,11 @@ const NAME: &str = "maroonedpods-webhook.maroonedpods-system.svc";
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 fn issued() -> Issued {
-    issue(NAME, SystemTime::now(), LIFETIME).unwrap()
+    issue(NAME, Timestamp::now(), LIFETIME).unwrap()
 }
 
 fn stored(issued: &Issued) -> Secret {
-    secret::created(secret::instead(issued, NAME)).unwrap()
+    secret::created(&secret::instead(issued, NAME)).unwrap()
 }
 
 fn changed(secret: &Secret, change: &serde_json::Value) -> Secret {
@@ -101,7 +101,7 @@ fn a_next_pair_waits_beside_the_current_one_and_takes_its_place() {
 
 #[test]
 fn a_secret_that_was_lost_is_made_anew_without_a_pair_to_serve() {
-    let secret = secret::created(secret::beside(&issued())).unwrap();
+    let secret = secret::created(&secret::beside(&issued())).unwrap();
     assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
     let read = |keys| Pair::read(data(&secret), keys, NAME, Timestamp::now());
     assert_eq!(read(CURRENT), Err(Flaw::Missing("ca.crt")));
