@@ -38,24 +38,19 @@ pub fn issue(dns_name: &str, now: Timestamp, lifetime: Duration) -> Result<Issue
         params
     };
     // Each CA has a name of its own: a client that trusts several finds the right one by it.
-    let ca = valid(
+    let mut ca = valid(
         CertificateParams::default(),
         format!("maroonedpods-webhook-ca {now}"),
     );
-    let ca = CertificateParams {
-        is_ca: IsCa::Ca(BasicConstraints::Constrained(0)),
-        key_usages: vec![KeyUsagePurpose::KeyCertSign],
-        ..ca
-    };
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
 
     let leaf = CertificateParams::new(vec![dns_name.to_owned()])?;
-    let leaf = CertificateParams {
-        use_authority_key_identifier_extension: true,
-        key_usages: vec![KeyUsagePurpose::DigitalSignature],
-        extended_key_usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
-        ..valid(leaf, "maroonedpods-webhook".to_owned())
-    };
+    let mut leaf = valid(leaf, "maroonedpods-webhook".to_owned());
+    leaf.use_authority_key_identifier_extension = true;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     Ok(Issued {
         certificate: leaf.signed_by(&key, &ca)?.pem(),
