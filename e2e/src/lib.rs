@@ -10,6 +10,7 @@ pub mod install;
 mod kubeconfig;
 pub mod line;
 pub mod logs;
+pub mod oci;
 pub mod pki;
 pub mod plane;
 pub mod pods;
