@@ -6,6 +6,7 @@ mod components;
 pub mod demo;
 pub mod drafts;
 mod folder;
+pub mod images;
 pub mod install;
 mod kubeconfig;
 pub mod line;
