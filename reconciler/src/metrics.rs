@@ -1,15 +1,37 @@
 //! What operators watch. No pod names in labels; every label has few values.
 
+mod census;
+mod progress;
+
+use std::time::Duration;
+
+use maroonedpods_common::api::MaroonedNode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::api::CallError;
+use crate::observe::Caches;
 use crate::plan::Write;
+
+use census::Watched;
+use progress::{Progress, progress};
+
+/// Why the plan gives an attempt up.
+const FAILURES: [&str; 7] = [
+    "BootDeadline",
+    "JoinDeadline",
+    "VMEnded",
+    "VMGone",
+    "VMReplaced",
+    "Rebooted",
+    "IdentityMismatch",
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -26,6 +48,17 @@ struct Phase {
     phase: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+/// Why an attempt failed, as the record says it: few words, all of them the plan's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    reason: String,
+}
+
 /// All of the reconciler's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -37,6 +70,11 @@ pub struct Metrics {
     leader: Gauge,
     lift_seconds: Histogram,
     nodes: Family<Phase, Gauge>,
+    pass_seconds: Histogram,
+    stage_seconds: Family<Stage, Histogram>,
+    failed_attempts: Family<Failure, Counter>,
+    watch_failures: Family<Kind, Counter>,
+    watched: Watched,
 }
 
 impl Default for Metrics {
@@ -90,7 +128,34 @@ impl Metrics {
         );
         let nodes = Family::default();
         registry.register("nodes", "Records, by phase", nodes.clone());
-        Self {
+        // From a pass that only looked to one that ran into the deadline of a call.
+        let pass_seconds = Histogram::new(exponential_buckets(0.001, 4.0, 9));
+        registry.register("pass_seconds", "Time that passes took", pass_seconds.clone());
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
+        let stage_seconds = Family::new_with_constructor(histogram);
+        registry.register(
+            "stage_seconds",
+            "Time that a pod's VM took from stage to stage: launch (record to VM), join (VM to kubelet), lift \
+             (kubelet to lifted gate)",
+            stage_seconds.clone(),
+        );
+        let failed_attempts = Family::default();
+        registry.register(
+            "failed_attempts",
+            "VMs that did not become their pod's node, by reason",
+            failed_attempts.clone(),
+        );
+        let watch_failures = Family::default();
+        registry.register(
+            "watch_failures",
+            "Watches that failed and were made anew, by what they watch",
+            watch_failures.clone(),
+        );
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What this program was built from", build);
+        let watched = Watched::default();
+        registry.register_collector(Box::new(watched.clone()));
+        let metrics = Self {
             registry,
             writes,
             failed_passes,
@@ -100,6 +165,40 @@ impl Metrics {
             leader,
             lift_seconds,
             nodes,
+            pass_seconds,
+            stage_seconds,
+            failed_attempts,
+            watch_failures,
+            watched,
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Alerts on increases need the zero before the first one.
+    fn begin_at_zero(&self) {
+        for kind in ["create_vmi", "deny_csr"] {
+            self.writes.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for reason in [
+            "deadline",
+            "unexpected",
+            "precondition",
+            "throttled",
+            "refused",
+            "api",
+        ] {
+            self.failed_passes.get_or_create(&Reason { reason }).inc_by(0);
+        }
+        for kind in ["vmi", "join_secret", "token", "node", "csr"] {
+            self.orphans_deleted.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for kind in ["pods", "maroonednodes", "nodes", "vmis", "csrs"] {
+            self.watch_failures.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for reason in FAILURES {
+            let reason = reason.to_owned();
+            self.failed_attempts.get_or_create(&Failure { reason }).inc_by(0);
         }
     }
 
@@ -112,8 +211,13 @@ impl Metrics {
         text
     }
 
-    /// Counts a write that succeeded.
-    pub fn written(&self, write: &Write) {
+    /// Counts pods and VMs from these caches, whenever metrics are read.
+    pub fn count_from(&self, caches: &Caches) {
+        self.watched.attach(caches);
+    }
+
+    /// Counts a write that succeeded, and what it says of the record as it was before.
+    pub fn written(&self, write: &Write, record: Option<&MaroonedNode>) {
         self.writes.get_or_create(&Kind { kind: write.kind() }).inc();
         if let Write::DecideCsr {
             deny: Some((reason, _)),
@@ -122,6 +226,30 @@ impl Metrics {
         {
             self.csr_refused.get_or_create(&Reason { reason }).inc();
         }
+        if let (Write::RecordStatus { status, .. }, Some(record)) = (write, record) {
+            self.progressed(progress(record, status));
+        }
+    }
+
+    fn progressed(&self, progress: Progress) {
+        for (stage, seconds) in progress.stages {
+            self.stage_seconds
+                .get_or_create(&Stage { stage })
+                .observe(seconds);
+        }
+        if let Some(reason) = progress.failed {
+            self.failed_attempts.get_or_create(&Failure { reason }).inc();
+        }
+    }
+
+    /// Observes how long a pass took.
+    pub fn passed(&self, time: Duration) {
+        self.pass_seconds.observe(time.as_secs_f64());
+    }
+
+    /// Counts a watch that failed.
+    pub fn watch_failed(&self, kind: &'static str) {
+        self.watch_failures.get_or_create(&Kind { kind }).inc();
     }
 
     /// Counts a pass that failed.
@@ -130,6 +258,7 @@ impl Metrics {
             CallError::Deadline => "deadline",
             CallError::Unexpected(_) => "unexpected",
             e if e.is_conflict() || e.is_invalid() => "precondition",
+            e if e.is_too_many_requests() => "throttled",
             e if e.is_refusal() => "refused",
             CallError::Kube(_) => "api",
         };

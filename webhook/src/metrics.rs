@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 const PREFIX: &str = "maroonedpods_webhook";
@@ -101,6 +102,8 @@ impl Metrics {
             "Changes of the certificate files by result",
             metrics.reloads.clone(),
         );
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What this program was built from", build);
         metrics
     }
 
