@@ -39,6 +39,37 @@ pub struct InstallValues {
     pub ca_bundle: String,
     /// The configuration; none is installed when absent.
     pub config: Option<MaroonedPodsConfigSpec>,
+    /// Further values of the chart, which win over what the fields above set. `null` for none.
+    pub more: Value,
+}
+
+impl InstallValues {
+    /// The values of a chart whose programs run outside the cluster, as the harness runs them.
+    fn to_json(&self) -> Result<Value> {
+        let mut values = json!({
+            "webhook": {"external": {"url": self.webhook_url, "caBundle": self.ca_bundle}},
+            "reconciler": {"enabled": false},
+            "config": match &self.config {
+                Some(spec) => serde_json::to_value(spec)?,
+                None => json!({}),
+            },
+        });
+        merge(&mut values, &self.more);
+        Ok(values)
+    }
+}
+
+/// Lays `more` over `base`, object by object, as helm lays one values file over another.
+fn merge(base: &mut Value, more: &Value) {
+    match (base, more) {
+        (_, Value::Null) => {}
+        (Value::Object(base), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, more) => *base = more.clone(),
+    }
 }
 
 /// Renders the chart with helm and applies it. May be repeated with other values.
@@ -58,20 +89,19 @@ pub async fn apply_yaml(client: &Client, yaml: &str) -> Result<()> {
 }
 
 async fn render(values: &InstallValues) -> Result<String> {
-    let values = json!({
-        "webhook": {"url": values.webhook_url, "caBundle": values.ca_bundle},
-        "config": match &values.config {
-            Some(spec) => serde_json::to_value(spec)?,
-            None => json!({}),
-        },
-    });
     let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, &values)?;
+    serde_json::to_writer(&file, &values.to_json()?)?;
     let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
     let output = Command::new(helm)
         .args(["template", RELEASE])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/maroonedpods"))
-        .args(["--namespace", SYSTEM_NAMESPACE, "--include-crds", "--values"])
+        .args([
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--include-crds",
+            "--no-hooks",
+            "--values",
+        ])
         .arg(file.path())
         .output()
         .await?;

@@ -82,6 +82,7 @@ impl World {
             webhook_url: format!("https://{}", webhook.address),
             ca_bundle: plane.ca_pem(),
             config: Some(quick_config(plane.server_url())?),
+            more: json!(null),
         };
         install(plane, &values).await?;
         let mut hosts = Vec::new();

@@ -46,6 +46,7 @@ fn values(plane: &Plane, config: Option<MaroonedPodsConfigSpec>) -> InstallValue
         webhook_url: "https://127.0.0.1:1".to_owned(),
         ca_bundle: plane.ca_pem(),
         config,
+        more: json!(null),
     }
 }
 

@@ -1,0 +1,72 @@
+{{- /* What every pod of ours has in common. */ -}}
+
+{{- /* Pod-level settings. Takes (dict "root" $ "program" .Values.webhook). */ -}}
+{{- define "maroonedpods.pod" -}}
+enableServiceLinks: false
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+{{- with .program.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .program.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+# No user or group id: the images name an unprivileged one, and OpenShift gives one of its own choice.
+securityContext:
+  runAsNonRoot: true
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{- /* Container-level settings. Takes (dict "root" $ "program" .Values.webhook). */ -}}
+{{- define "maroonedpods.container" -}}
+image: {{ include "maroonedpods.image" (dict "root" .root "image" .program.image) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+resources: {{ toJson .program.resources }}
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+  readOnlyRootFilesystem: true
+{{- end }}
+
+{{- /* What pods of a Deployment add: they go before ordinary workloads (a hook's pod cannot: before an upgrade, the
+class may not be there yet), and keep apart where the cluster has room. Takes (dict "root" $ "component" "webhook"
+"program" .Values.webhook). */ -}}
+{{- define "maroonedpods.replica" -}}
+{{- with .root.Values.priorityClass.name -}}
+priorityClassName: {{ . }}
+{{ end -}}
+affinity:
+  {{- with .program.affinity }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "maroonedpods.selectorLabels" . | nindent 14 }}
+  {{- end }}
+topologySpreadConstraints:
+  - topologyKey: topology.kubernetes.io/zone
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    # Of one rollout each, or the pods that are on their way out would count.
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "maroonedpods.selectorLabels" . | nindent 8 }}
+{{- end }}
+
+{{- /* Annotations of a helm hook. Takes (dict "on" "pre-delete" "weight" 0). A hook that failed stays for a look
+at it until the next run; its output is shown by helm itself (4.0 and later). */ -}}
+{{- define "maroonedpods.hook" -}}
+helm.sh/hook: {{ .on }}
+helm.sh/hook-weight: {{ .weight | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-failed,hook-succeeded
+{{- end }}
