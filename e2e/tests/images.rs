@@ -67,7 +67,10 @@ fn run(image: &Built, argument: &str) -> String {
 #[test]
 fn both_images_run_with_nothing_around_them() {
     let images = images().unwrap();
-    for (image, flag) in [(&images.webhook, "--tls-dir"), (&images.reconciler, "--kubeconfig")] {
+    for (image, flag) in [
+        (&images.webhook, "--tls-dir"),
+        (&images.reconciler, "--kubeconfig"),
+    ] {
         let help = run(image, "--help");
         assert!(help.contains(flag), "{}: {help}", image.name);
     }

@@ -81,6 +81,11 @@ impl Metrics {
         for result in [ReloadResult::Success, ReloadResult::Error] {
             metrics.reloads.get_or_create(&ReloadLabels { result }).inc_by(0);
         }
+        let result = AdmissionResult::Invalid;
+        metrics
+            .requests
+            .get_or_create(&AdmissionLabels { result })
+            .inc_by(0);
         let registry = registry.sub_registry_with_prefix(PREFIX);
         registry.register(
             "admission_requests",
