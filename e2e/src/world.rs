@@ -13,6 +13,7 @@ use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
 use maroonedpods_reconciler::Reconciler;
 use maroonedpods_reconciler::args::LogFormat;
+use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
 use maroonedpods_webhook::Server;
 use serde_json::json;
 use tempfile::TempDir;
@@ -159,6 +160,21 @@ impl World {
 
     /// Starts a reconciler that reaches the API server by this kubeconfig.
     pub async fn reconciler_with(kubeconfig: PathBuf, leader_elect: bool) -> Result<Running> {
+        let hands_off = CertsArgs {
+            mode: Mode::None,
+            lifetime: Duration::ZERO,
+            renew_before: Duration::ZERO,
+            settle: Duration::ZERO,
+        };
+        Self::reconciler_that_keeps(kubeconfig, leader_elect, hands_off).await
+    }
+
+    /// The same for one that keeps the webhook's certificate.
+    pub async fn reconciler_that_keeps(
+        kubeconfig: PathBuf,
+        leader_elect: bool,
+        certs: CertsArgs,
+    ) -> Result<Running> {
         let reconciler = Reconciler::new(maroonedpods_reconciler::Args {
             kubeconfig: Some(kubeconfig),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
@@ -166,6 +182,7 @@ impl World {
             metrics_bind: ANY_PORT,
             leader_elect,
             lease_namespace: SYSTEM_NAMESPACE.to_owned(),
+            certs,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         })
@@ -233,7 +250,7 @@ pub struct Running {
 }
 
 impl Running {
-    fn spawn<F>(
+    pub(crate) fn spawn<F>(
         metrics: SocketAddr,
         run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
     ) -> Self

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use maroonedpods_common::names;
 
+use crate::certs::args::CertsArgs;
+
 /// Gives each marooned pod a virtual machine of its own as its node, and takes it away with the pod.
 ///
 /// Watches pods that the webhook gated, makes a KubeVirt VirtualMachineInstance for each, lets it join the cluster
@@ -42,6 +44,9 @@ pub struct Args {
         default_value = "maroonedpods-system"
     )]
     pub lease_namespace: String,
+    /// How the webhook gets its certificate.
+    #[command(flatten)]
+    pub certs: CertsArgs,
     /// How logs are written.
     #[arg(long, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -6,6 +6,7 @@
 pub mod act;
 pub mod api;
 pub mod args;
+pub mod certs;
 pub mod conditions;
 pub mod config;
 pub mod csr;

@@ -5,6 +5,7 @@ mod progress;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use maroonedpods_common::api::MaroonedNode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -13,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::api::CallError;
 use crate::observe::Caches;
@@ -70,6 +71,8 @@ pub struct Metrics {
     leader: Gauge,
     lift_seconds: Histogram,
     nodes: Family<Phase, Gauge>,
+    certificate_end: Gauge,
+    certificate_rotations: Counter,
     pass_seconds: Histogram,
     stage_seconds: Family<Stage, Histogram>,
     failed_attempts: Family<Failure, Counter>,
@@ -88,88 +91,90 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("maroonedpods");
-        let writes = Family::default();
-        registry.register(
-            "writes",
-            "Writes to the API server that succeeded, by kind",
-            writes.clone(),
-        );
-        let failed_passes = Family::default();
-        registry.register(
-            "failed_passes",
-            "Passes that ended in an error",
-            failed_passes.clone(),
-        );
-        let csr_refused = Family::default();
-        registry.register(
-            "csr_refused",
-            "Certificate requests refused, by reason",
-            csr_refused.clone(),
-        );
-        let events_dropped = Counter::default();
-        registry.register(
-            "events_dropped",
-            "Events that found the queue full",
-            events_dropped.clone(),
-        );
-        let orphans_deleted = Family::default();
-        registry.register(
-            "orphans_deleted",
-            "Leftovers that the sweep deleted",
-            orphans_deleted.clone(),
-        );
-        let leader = Gauge::default();
-        registry.register("leader", "1 while this replica acts", leader.clone());
-        let lift_seconds = Histogram::new(exponential_buckets(0.25, 2.0, 12));
-        registry.register(
-            "gate_to_lift_seconds",
-            "From a pod's creation to its lifted gate",
-            lift_seconds.clone(),
-        );
-        let nodes = Family::default();
-        registry.register("nodes", "Records, by phase", nodes.clone());
-        // From a pass that only looked to one that ran into the deadline of a call.
-        let pass_seconds = Histogram::new(exponential_buckets(0.001, 4.0, 9));
-        registry.register("pass_seconds", "Time that passes took", pass_seconds.clone());
-        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
-        let stage_seconds = Family::new_with_constructor(histogram);
-        registry.register(
-            "stage_seconds",
-            "Time that a pod's VM took from stage to stage: launch (record to VM), join (VM to kubelet), lift \
-             (kubelet to lifted gate)",
-            stage_seconds.clone(),
-        );
-        let failed_attempts = Family::default();
-        registry.register(
-            "failed_attempts",
-            "VMs that did not become their pod's node, by reason",
-            failed_attempts.clone(),
-        );
-        let watch_failures = Family::default();
-        registry.register(
-            "watch_failures",
-            "Watches that failed and were made anew, by what they watch",
-            watch_failures.clone(),
-        );
+        let r = &mut registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What this program was built from", build);
+        r.register("build", "What this program was built from", build);
         let watched = Watched::default();
-        registry.register_collector(Box::new(watched.clone()));
+        r.register_collector(Box::new(watched.clone()));
+        let stage: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
         let metrics = Self {
-            registry,
-            writes,
-            failed_passes,
-            csr_refused,
-            events_dropped,
-            orphans_deleted,
-            leader,
-            lift_seconds,
-            nodes,
-            pass_seconds,
-            stage_seconds,
-            failed_attempts,
-            watch_failures,
+            writes: add(
+                r,
+                "writes",
+                "Writes to the API server that succeeded, by kind",
+                Family::default(),
+            ),
+            failed_passes: add(
+                r,
+                "failed_passes",
+                "Passes that ended in an error",
+                Family::default(),
+            ),
+            csr_refused: add(
+                r,
+                "csr_refused",
+                "Certificate requests refused, by reason",
+                Family::default(),
+            ),
+            events_dropped: add(
+                r,
+                "events_dropped",
+                "Events that found the queue full",
+                Counter::default(),
+            ),
+            orphans_deleted: add(
+                r,
+                "orphans_deleted",
+                "Leftovers that the sweep deleted",
+                Family::default(),
+            ),
+            leader: add(r, "leader", "1 while this replica acts", Gauge::default()),
+            lift_seconds: add(
+                r,
+                "gate_to_lift_seconds",
+                "From a pod's creation to its lifted gate",
+                Histogram::new(exponential_buckets(0.25, 2.0, 12)),
+            ),
+            nodes: add(r, "nodes", "Records, by phase", Family::default()),
+            certificate_end: add(
+                r,
+                "webhook_certificate_not_after_seconds",
+                "When the webhook's certificate ends, in Unix seconds; 0 where this replica does not keep it",
+                Gauge::default(),
+            ),
+            certificate_rotations: add(
+                r,
+                "webhook_certificate_rotations",
+                "Pairs that webhook pods were given",
+                Counter::default(),
+            ),
+            // From a pass that only looked to one that waited for calls that were never answered.
+            pass_seconds: add(
+                r,
+                "pass_seconds",
+                "Time that passes took",
+                Histogram::new(exponential_buckets(0.001, 4.0, 9)),
+            ),
+            stage_seconds: add(
+                r,
+                "stage_seconds",
+                "Time from stage to stage: launch (record to VM), join (VM to kubelet), lift (kubelet to lifted gate)",
+                Family::new_with_constructor(stage),
+            ),
+            failed_attempts: add(
+                r,
+                "failed_attempts",
+                "VMs that did not become their pod's node, by reason",
+                Family::default(),
+            ),
+            watch_failures: add(
+                r,
+                "watch_failures",
+                "Watches that failed and were made anew, by what they watch",
+                Family::default(),
+            ),
             watched,
+            registry,
         };
         metrics.begin_at_zero();
         metrics
@@ -285,8 +290,23 @@ impl Metrics {
         self.lift_seconds.observe(seconds);
     }
 
+    /// Says when the webhook's certificate ends.
+    pub fn set_certificate_end(&self, end: Timestamp) {
+        self.certificate_end.set(end.as_second());
+    }
+
+    /// Counts a pair that webhook pods were given.
+    pub fn certificate_rotated(&self) {
+        self.certificate_rotations.inc();
+    }
+
     /// Sets how many records are in a phase.
     pub fn set_nodes(&self, phase: &'static str, count: u32) {
         self.nodes.get_or_create(&Phase { phase }).set(i64::from(count));
     }
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }

@@ -12,6 +12,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::api::Cluster;
 use crate::args::Args;
+use crate::certs;
+use crate::certs::args::RulesError;
+use crate::certs::decide::Rules;
 use crate::events::Events;
 use crate::http::{self, Health};
 use crate::lease::{self, Held, Loss, Timings};
@@ -39,6 +42,9 @@ pub enum Error {
     /// The file of `--config` cannot be used.
     #[error(transparent)]
     Config(#[from] config::FileError),
+    /// The durations of `--certs` do not fit together.
+    #[error(transparent)]
+    Certs(#[from] RulesError),
     /// The metrics address cannot be used.
     #[error("cannot listen on --metrics-bind {address}: {error}")]
     Bind {
@@ -71,6 +77,7 @@ pub struct Reconciler {
     args: Args,
     cluster: Cluster,
     listener: TcpListener,
+    certs: Option<Rules>,
     settings: watch::Sender<Option<Arc<Settings>>>,
     metrics: Arc<Metrics>,
 }
@@ -92,6 +99,7 @@ impl Reconciler {
         kubeconfig.default_retry = false;
         let client = Client::try_from(kubeconfig)?;
         let from_file = args.config.as_deref().map(config::from_file).transpose()?;
+        let certs = args.certs.rules()?;
         let listener = TcpListener::bind(args.metrics_bind)
             .await
             .map_err(|error| Error::Bind {
@@ -104,6 +112,7 @@ impl Reconciler {
                 vm_namespace: args.vm_namespace.clone(),
             },
             listener,
+            certs,
             settings: watch::Sender::new(from_file.map(Arc::new)),
             metrics: Arc::new(Metrics::new()),
             args,
@@ -127,6 +136,7 @@ impl Reconciler {
             args,
             cluster,
             listener,
+            certs,
             settings,
             metrics,
         } = self;
@@ -148,6 +158,13 @@ impl Reconciler {
             ended = tasks.join_next() => return Err(why_ended(ended)),
         };
         metrics.set_leader(true);
+        let namespace = args.lease_namespace.clone();
+        tasks.spawn(keep_certificates(
+            cluster.clone(),
+            namespace,
+            certs,
+            metrics.clone(),
+        ));
         let follow_cluster = args.config.is_none();
         let work = work(
             cluster,
@@ -238,6 +255,16 @@ async fn work(
     }
 }
 
+/// The webhook needs its certificate whether or not there is anything else to do.
+async fn keep_certificates(cluster: Cluster, namespace: String, rules: Option<Rules>, metrics: Arc<Metrics>) {
+    if let Some(rules) = rules {
+        certs::keep(cluster, namespace, rules, metrics).await;
+    } else {
+        certs::forget(&cluster).await;
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Waits for every cache but the provider's: an empty one would look like "there is no such thing".
 async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let wait = |what: &str| waiting.send_replace(Some(format!("the list of {what}")));
@@ -281,7 +308,9 @@ async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics
 fn why_ended(ended: Option<Result<(), JoinError>>) -> Error {
     match ended {
         Some(Err(error)) => Error::Task(error),
-        Some(Ok(())) | None => Error::Ended("a watch, the sweep, the events or the metrics server"),
+        Some(Ok(())) | None => {
+            Error::Ended("a watch, the sweep, the certificates, the events or the metrics server")
+        }
     }
 }
 

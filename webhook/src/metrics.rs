@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use jiff::Timestamp;
 use maroonedpods_common::admission::Reason;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -54,6 +55,7 @@ pub struct Metrics {
     duration: Histogram,
     inflight: Gauge,
     reloads: Family<ReloadLabels, Counter>,
+    not_after: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +78,7 @@ impl Metrics {
             duration,
             inflight: Gauge::default(),
             reloads: Family::default(),
+            not_after: Gauge::default(),
         };
         // An alert on errors needs the zero before the first one.
         for result in [ReloadResult::Success, ReloadResult::Error] {
@@ -107,6 +110,11 @@ impl Metrics {
             "Changes of the certificate files by result",
             metrics.reloads.clone(),
         );
+        registry.register(
+            "tls_cert_not_after_seconds",
+            "When the certificate in service ends, in Unix seconds",
+            metrics.not_after.clone(),
+        );
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What this program was built from", build);
         metrics
@@ -120,6 +128,11 @@ impl Metrics {
             metrics: self,
             started: Instant::now(),
         }
+    }
+
+    /// Says when the certificate in service ends.
+    pub fn serving_until(&self, not_after: Timestamp) {
+        self.not_after.set(not_after.as_second());
     }
 
     /// Counts a change of the certificate files.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::tls_rustls::RustlsConfig;
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::metrics::{Metrics, ReloadResult};
 
@@ -42,6 +45,13 @@ pub enum TlsError {
     Unusable(#[from] rustls::Error),
 }
 
+/// A pair that can be served.
+struct Good {
+    config: Arc<ServerConfig>,
+    /// When the certificate ends.
+    not_after: Timestamp,
+}
+
 /// The content of the two files.
 #[derive(PartialEq, Eq)]
 struct Pair {
@@ -53,6 +63,7 @@ struct Pair {
 pub struct Reloader {
     dir: PathBuf,
     config: RustlsConfig,
+    not_after: Timestamp,
     /// What was last looked at, good or bad; for files that cannot be read, the message.
     seen: Result<Pair, String>,
 }
@@ -61,10 +72,11 @@ impl Reloader {
     /// Loads and validates the certificate in `dir`.
     pub async fn load(dir: PathBuf) -> Result<Self, TlsError> {
         let pair = read(&dir).await?;
-        let config = RustlsConfig::from_config(server_config(&pair)?);
+        let good = judge(&pair)?;
         Ok(Self {
             dir,
-            config,
+            config: RustlsConfig::from_config(good.config),
+            not_after: good.not_after,
             seen: Ok(pair),
         })
     }
@@ -74,10 +86,12 @@ impl Reloader {
         self.config.clone()
     }
 
-    /// Looks at the files every `interval`, for ever. Each distinct content is judged, logged and counted once.
+    /// Looks at the files every `interval`, for ever. Each distinct content is judged, logged and counted once. When
+    /// the certificate in service ends is a metric.
     ///
     /// Polled, since inotify misses what the kubelet does: it swaps a symlink two levels up.
     pub async fn follow(mut self, interval: Duration, metrics: &Metrics) {
+        metrics.serving_until(self.not_after);
         loop {
             tokio::time::sleep(interval).await;
             let pair = read(&self.dir).await;
@@ -85,9 +99,10 @@ impl Reloader {
             if now == self.seen.as_ref().map_err(Clone::clone) {
                 continue;
             }
-            let result = match pair.as_ref().map(server_config) {
-                Ok(Ok(config)) => {
-                    self.config.reload_from_config(config);
+            let result = match pair.as_ref().map(judge) {
+                Ok(Ok(good)) => {
+                    self.config.reload_from_config(good.config);
+                    metrics.serving_until(good.not_after);
                     tracing::info!(dir = %self.dir.display(), "serving the new certificate");
                     ReloadResult::Success
                 }
@@ -139,16 +154,15 @@ async fn read_pair(dir: &Path) -> Result<Pair, TlsError> {
 }
 
 /// TLS 1.2 and 1.3 with the ring provider, whatever the process's default provider is.
-fn server_config(pair: &Pair) -> Result<Arc<ServerConfig>, TlsError> {
+fn judge(pair: &Pair) -> Result<Good, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&pair.certificate)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| TlsError::Pem {
             file: CERTIFICATE,
             source,
         })?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate);
-    }
+    let not_after = chain.first().and_then(|leaf| not_after(leaf));
+    let not_after = not_after.ok_or(TlsError::NoCertificate)?;
     let key =
         PrivateKeyDer::from_pem_slice(&pair.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -156,5 +170,13 @@ fn server_config(pair: &Pair) -> Result<Arc<ServerConfig>, TlsError> {
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Good {
+        config: Arc::new(config),
+        not_after,
+    })
+}
+
+fn not_after(leaf: &[u8]) -> Option<Timestamp> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Timestamp::from_second(leaf.validity().not_after.timestamp()).ok()
 }

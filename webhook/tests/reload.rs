@@ -14,12 +14,19 @@ mod support;
 use support::UID;
 use support::server::{Identity, Running, SecretVolume, mutate, until};
 
+const NOT_AFTER: &str = "maroonedpods_webhook_tls_cert_not_after_seconds";
+
 #[tokio::test]
 async fn a_renewed_certificate_is_served_without_a_restart() {
-    let (old, new) = (Identity::new(), Identity::new());
+    let (old, new) = (Identity::new(), Identity::until(2050));
     let mut volume = SecretVolume::of(&old);
     let webhook = Running::start(volume.args()).await;
     assert_eq!(webhook.certificate(&[&old, &new]).await, old.certificate);
+    let ends = async |second: f64| (webhook.metric(NOT_AFTER).await - second).abs() < 1.0;
+    until("the end of the old one is shown", async || {
+        ends(4_102_444_800.0).await
+    })
+    .await;
 
     volume.write(&new.certificate_pem, &new.key_pem);
     until("the new certificate is served", async || {
@@ -27,6 +34,10 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     })
     .await;
     assert!(mutate(webhook.addr, &new).await.contains(UID));
+    until("the end of the new one is shown", async || {
+        ends(2_524_608_000.0).await
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -233,7 +233,7 @@ pub enum NetworkBinding {
 pub struct MaroonedPodsConfigStatus {
     /// The generation that `conditions` speak of.
     pub observed_generation: Option<i64>,
-    /// `Accepted` and `ProviderReady`.
+    /// `Accepted`, `ProviderReady` and, where the reconciler keeps them, `CertificatesReady`.
     pub conditions: Vec<Condition>,
     /// How many marooned nodes are in which stage.
     pub nodes: NodeCounts,

@@ -31,11 +31,19 @@ pub struct Identity {
 
 impl Identity {
     pub fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        Self::until(2100)
+    }
+
+    /// Ends when that year begins.
+    pub fn until(year: i32) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
         Self {
-            certificate: made.cert.der().clone(),
-            certificate_pem: made.cert.pem(),
-            key_pem: made.signing_key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
         }
     }
 }

@@ -1,0 +1,261 @@
+//! The webhook's certificate changes under the API server's eyes, and no create is lost.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod load;
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::ByteString;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
+use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
+use maroonedpods_e2e::pki::Authority;
+use maroonedpods_reconciler::certs::args::CertsArgs;
+use maroonedpods_reconciler::certs::secret;
+use serde_json::{Value, json};
+
+use load::Load;
+use stage::{SOON, Stage, usual};
+
+const ROTATIONS: u32 = 100;
+const RATE: u32 = 200;
+/// For what has its weight elsewhere.
+const LIGHT_RATE: u32 = 50;
+const RELOADED: &str = "maroonedpods_webhook_tls_reloads_total{result=\"success\"}";
+const SPOILT: &str = "maroonedpods_webhook_tls_reloads_total{result=\"error\"}";
+const ROTATED: &str = "maroonedpods_webhook_certificate_rotations_total";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_rotations_lose_no_create() {
+    let stage = Stage::start().await;
+    let reconciler = stage.reconciler(usual()).await;
+    let webhooks = stage.webhooks().await;
+    let mut certificate = stage.rests_on_another("").await;
+    let load = Load::start(&stage.admin, RATE).await;
+    let start = Instant::now();
+    for _ in 0..ROTATIONS {
+        stage.ask().await;
+        certificate = stage.rests_on_another(&certificate).await;
+    }
+    println!("{ROTATIONS} rotations in {:.1} s", start.elapsed().as_secs_f64());
+    load.stop().await.is_flawless("100 rotations");
+    for webhook in &webhooks {
+        let reloaded = webhook.serving.metric(RELOADED).await.unwrap();
+        assert!(reloaded >= f64::from(ROTATIONS), "{reloaded} reloads");
+    }
+    let rotated = reconciler.metric(ROTATED).await.unwrap();
+    assert!(rotated >= f64::from(ROTATIONS), "{rotated} rotations");
+    stage.plane.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
+    let stage = Stage::start().await;
+    let _reconciler = stage.reconciler(usual()).await;
+    let webhooks = stage.webhooks().await;
+    let first = stage.rests_on_another("").await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+
+    let garbage = json!(ByteString(b"garbage".to_vec()));
+    stage
+        .change_secret(json!({"data": {"tls.crt": garbage, "tls.key": garbage}}))
+        .await;
+    eventually("the garbage to be counted", SOON, || async {
+        Ok((webhooks[0].serving.metric(SPOILT).await? >= 1.0).then_some(()))
+    })
+    .await
+    .unwrap();
+    let second = stage.rests_on_another(&first).await;
+    assert!(second.starts_with("-----BEGIN CERTIFICATE-----"));
+
+    stage
+        .secrets()
+        .delete(secret::NAME, &DeleteParams::default())
+        .await
+        .unwrap();
+    let third = stage.rests_on_another(&second).await;
+    load.stop().await.is_flawless("garbage, then no Secret");
+
+    // A webhook that hangs keeps the former CA trusted, until it is no endpoint any more.
+    drop(webhooks);
+    stage.ask().await;
+    let status = "the former CA is trusted until every webhook pod serves the new pair";
+    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
+    let says_so = |config: &MaroonedPodsConfig| {
+        let conditions = config.status.iter().flat_map(|s| &s.conditions);
+        conditions
+            .into_iter()
+            .any(|c| c.type_ == "CertificatesReady" && c.message.starts_with(status))
+    };
+    becomes(&configs, names::CONFIG_NAME, status, SOON, says_so)
+        .await
+        .unwrap();
+    let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> =
+        Api::namespaced(stage.admin.clone(), SYSTEM_NAMESPACE);
+    slices
+        .delete_collection(&DeleteParams::default(), &kube::api::ListParams::default())
+        .await
+        .unwrap();
+    stage.rests_on_another(&third).await;
+    let ready = |config: &MaroonedPodsConfig| {
+        let conditions = config.status.iter().flat_map(|s| &s.conditions);
+        conditions
+            .into_iter()
+            .any(|c| c.type_ == "CertificatesReady" && c.reason == "Issued")
+    };
+    becomes(&configs, names::CONFIG_NAME, "CertificatesReady", SOON, ready)
+        .await
+        .unwrap();
+    stage.plane.stop().await.unwrap();
+}
+
+/// The clock is the real one: the certificate's life is short, and nobody renews it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_recovers_by_itself() {
+    let stage = Stage::start().await;
+    let brief = CertsArgs {
+        lifetime: Duration::from_secs(8),
+        renew_before: Duration::from_secs(2),
+        ..usual()
+    };
+    let reconciler = stage.reconciler(brief.clone()).await;
+    let _webhooks = stage.webhooks().await;
+    stage.rests_on_another("").await;
+    drop(reconciler);
+    let namespace = TestNamespace::new(&stage.admin, &[]).await.unwrap();
+    let pods = Api::namespaced(stage.admin.clone(), &namespace.name);
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let create = async || pods.create(&dry_run, &marooned("pod")).await;
+    create().await.unwrap();
+    // A connection outlives the certificate that it was made with: only a new one shows what has expired.
+    let expired = stage.file("tls.crt").await;
+    stage.forget_connections().await;
+    eventually("the certificate to expire", SOON, || async {
+        stage.forget_connections().await;
+        let refused = create().await.err().map(|error| error.to_string());
+        Ok(refused.filter(|message| message.contains("expired")))
+    })
+    .await
+    .unwrap();
+
+    let _reconciler = stage.reconciler(usual()).await;
+    stage.rests_on_another(&expired).await;
+    eventually("creates to pass again", SOON, || async {
+        Ok(create().await.ok())
+    })
+    .await
+    .unwrap();
+    stage.plane.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_leaders_that_rotate_at_once_converge() {
+    let stage = Stage::start().await;
+    let leaders = [stage.reconciler(usual()).await, stage.reconciler(usual()).await];
+    let _webhooks = stage.webhooks().await;
+    let mut certificate = stage.rests_on_another("").await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    for _ in 0..10 {
+        stage.ask().await;
+        certificate = stage.rests_on_another(&certificate).await;
+    }
+    load.stop().await.is_flawless("10 rotations by two leaders");
+    // Each pair was given out once, by one of them.
+    let mut rotated = 0.0;
+    for leader in &leaders {
+        assert!(!leader.has_ended());
+        rotated += leader.metric(ROTATED).await.unwrap();
+    }
+    assert!((10.5..11.5).contains(&rotated), "{rotated} pairs were given out");
+    assert_eq!(stage.rests_on_another("").await, certificate);
+    stage.plane.stop().await.unwrap();
+}
+
+/// cert-manager is played: its one write of the Secret (server-side apply, its own CA, its annotations), then its
+/// cainjector's of the bundle. What the real one does beside that is not seen here.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_change_hands_in_place() {
+    let stage = Stage::start().await;
+    let reconciler = stage.reconciler(usual()).await;
+    let webhooks = stage.webhooks().await;
+    let builtin = stage.rests_on_another("").await;
+    drop(reconciler);
+
+    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let ca = Authority::new("cert-manager").unwrap();
+    let pair = ca
+        .server(&[&format!("maroonedpods-webhook.{SYSTEM_NAMESPACE}.svc")])
+        .unwrap();
+    let data = |text: &str| json!(ByteString(text.as_bytes().to_vec()));
+    let issued = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": secret::NAME, "annotations": {
+            "cert-manager.io/certificate-name": "maroonedpods-webhook",
+            "cert-manager.io/issuer-name": "maroonedpods-ca",
+            "cert-manager.io/issuer-kind": "Issuer",
+            "cert-manager.io/issuer-group": "cert-manager.io",
+        }},
+        "type": "kubernetes.io/tls",
+        "data": {"ca.crt": data(&ca.pem()), "tls.crt": data(&pair.certificate), "tls.key": data(&pair.key)},
+    });
+    let params = PatchParams::apply("cert-manager-certificates-issuing").force();
+    stage
+        .secrets()
+        .patch(secret::NAME, &params, &Patch::Apply(issued))
+        .await
+        .unwrap();
+    let registered = stage.registrations().get("maroonedpods").await.unwrap();
+    let entries = registered.webhooks.iter().flatten();
+    let injected: Vec<Value> = entries
+        .map(|entry| json!({"name": entry.name, "clientConfig": {"caBundle": data(&ca.pem())}}))
+        .collect();
+    let injected = Patch::Strategic(json!({"webhooks": injected}));
+    stage
+        .registrations()
+        .patch("maroonedpods", &PatchParams::default(), &injected)
+        .await
+        .unwrap();
+    let theirs = stage.rests_on_another(&builtin).await;
+    assert_eq!(theirs, pair.certificate);
+    for webhook in &webhooks {
+        eventually("the webhook to serve cert-manager's pair", SOON, || async {
+            Ok((webhook.serving.metric(RELOADED).await? >= 1.0).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+    let switch = load.stop().await;
+    // Nobody can hold both CAs in the bundle for cert-manager: until each pod has the new pair, it is refused.
+    println!(
+        "builtin to cert-manager: {} of {} creates were refused",
+        switch.failures.len(),
+        switch.creates
+    );
+    for failure in &switch.failures {
+        assert!(failure.contains("signed by unknown authority"), "{failure}");
+    }
+
+    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let _reconciler = stage.reconciler(usual()).await;
+    stage.ask().await;
+    let ours = stage.rests_on_another(&theirs).await;
+    load.stop().await.is_flawless("cert-manager to builtin");
+    assert_ne!(ours, theirs);
+    let secret = stage.secrets().get(secret::NAME).await.unwrap();
+    assert!(
+        !secret
+            .annotations()
+            .contains_key("cert-manager.io/certificate-name")
+    );
+    stage.plane.stop().await.unwrap();
+}

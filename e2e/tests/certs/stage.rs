@@ -1,0 +1,150 @@
+//! A plane on which our webhooks are behind their Service, and reconcilers keep their certificate.
+
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::webhooks::WebhookPod;
+use maroonedpods_e2e::world::{Running, World, quick_config};
+use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
+use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// How long tests wait for what should take a few seconds.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The load needs the machine for itself: a settling time is real time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+pub struct Stage {
+    pub plane: Plane,
+    pub admin: Client,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Seldom due, quick to settle.
+pub fn usual() -> CertsArgs {
+    CertsArgs {
+        mode: Mode::Builtin,
+        lifetime: Duration::from_secs(3600),
+        renew_before: Duration::from_secs(600),
+        settle: Duration::from_millis(500),
+    }
+}
+
+impl Stage {
+    pub async fn start() -> Self {
+        logs();
+        let turn = ONE_AT_A_TIME.lock().await;
+        let plane = Plane::start(PlaneOptions::default()).await.unwrap();
+        let values = InstallValues {
+            webhook_url: String::new(),
+            ca_bundle: String::new(),
+            config: Some(quick_config(plane.server_url()).unwrap()),
+            more: Value::Null,
+        };
+        install(&plane, &values).await.unwrap();
+        let admin = plane.admin().await.unwrap();
+        Self {
+            plane,
+            admin,
+            _turn: turn,
+        }
+    }
+
+    /// A reconciler under its own service account, whether or not another one is at work.
+    pub async fn reconciler(&self, certs: CertsArgs) -> Running {
+        let identity = self
+            .plane
+            .service_account(SYSTEM_NAMESPACE, RECONCILER_ACCOUNT)
+            .await
+            .unwrap();
+        World::reconciler_that_keeps(identity.kubeconfig, false, certs)
+            .await
+            .unwrap()
+    }
+
+    /// Two webhooks. What the Secret holds reaches the second one later.
+    pub async fn webhooks(&self) -> [WebhookPod; 2] {
+        let lag = Duration::from_millis(400);
+        [
+            WebhookPod::start(&self.admin, "1", Duration::ZERO).await.unwrap(),
+            WebhookPod::start(&self.admin, "2", lag).await.unwrap(),
+        ]
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE)
+    }
+
+    pub fn registrations(&self) -> Api<MutatingWebhookConfiguration> {
+        Api::all(self.admin.clone())
+    }
+
+    /// The file of the Secret that has this name.
+    pub async fn file(&self, name: &str) -> String {
+        let secret = self.secrets().get(secret::NAME).await.unwrap();
+        let content = secret.data.unwrap_or_default().remove(name).unwrap_or_default();
+        String::from_utf8(content.0).unwrap()
+    }
+
+    /// Waits until a pair other than `former` is served and alone trusted; gives its certificate.
+    pub async fn rests_on_another(&self, former: &str) -> String {
+        eventually("a rotation to be over", SOON, || async {
+            let Some(secret) = self.secrets().get_opt(secret::NAME).await? else {
+                return Ok(None);
+            };
+            let rotate = secret.annotations().contains_key(ROTATE_ANNOTATION);
+            let data = secret.data.unwrap_or_default();
+            let text = |name: &str| {
+                let content = data.get(name).cloned().unwrap_or_default();
+                String::from_utf8_lossy(&content.0).into_owned()
+            };
+            let (certificate, ca) = (text("tls.crt"), text("ca.crt"));
+            let webhooks = self.registrations().get("maroonedpods").await?.webhooks;
+            let bundles: Vec<_> = webhooks
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.client_config.ca_bundle.unwrap_or_default().0)
+                .collect();
+            let only = bundles.len() == 3 && bundles.iter().all(|bundle| *bundle == ca.as_bytes());
+            let over = only && !rotate && !data.contains_key("next-tls.crt");
+            Ok((over && !certificate.is_empty() && certificate != former).then_some(certificate))
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Asks for a new pair as an operator does.
+    pub async fn ask(&self) {
+        let asked = json!({"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}});
+        self.change_secret(asked).await;
+    }
+
+    pub async fn change_secret(&self, change: Value) {
+        self.secrets()
+            .patch(secret::NAME, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
+    }
+
+    /// Has the API server connect to the webhooks anew: it keeps a client for each content of a `clientConfig`.
+    pub async fn forget_connections(&self) {
+        let mut registered = self.registrations().get("maroonedpods").await.unwrap();
+        for entry in registered.webhooks.iter_mut().flatten() {
+            let bundle = entry.client_config.ca_bundle.get_or_insert_default();
+            bundle.0.push(b'\n');
+        }
+        self.registrations()
+            .replace("maroonedpods", &PostParams::default(), &registered)
+            .await
+            .unwrap();
+    }
+}
