@@ -78,8 +78,7 @@ impl Workspace {
     pub(super) fn build(&self, program: &str, profile: Profile) -> Result<PathBuf> {
         let profile = profile.cargo_name();
         let status = cargo(&self.root)
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("RUSTFLAGS", self.compiler_flags()?)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags()?)
             // With --target the flags are not for what runs while it is built (procedural macros cannot be static).
             .args(["build", "--locked", "--target", TARGET, "--profile", profile])
             .args(["--package", program, "--bin", program])
@@ -148,9 +147,10 @@ impl Workspace {
                 .context("set CARGO_HOME or HOME: cargo keeps crates' sources there")?
                 .join(".cargo"),
         };
-        let mut flags = OsString::from("-C target-feature=+crt-static");
+        // Parted by the unit separator, as cargo asks: a folder's name may have spaces.
+        let mut flags = OsString::from("-C\u{1f}target-feature=+crt-static");
         for (folder, name) in [(&cargo_home, "/cargo"), (&self.root, "/maroonedpods")] {
-            flags.push(" --remap-path-prefix=");
+            flags.push("\u{1f}--remap-path-prefix=");
             flags.push(folder);
             flags.push("=");
             flags.push(name);
