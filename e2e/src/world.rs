@@ -138,6 +138,12 @@ impl World {
         &self.vmhost
     }
 
+    /// Our webhook.
+    #[must_use]
+    pub fn webhook(&self) -> &Running {
+        &self.webhook.serving
+    }
+
     /// Starts one more reconciler, under its own service account, and waits until it works (or, with
     /// `leader_elect`, until it serves).
     pub async fn reconciler(&self, leader_elect: bool) -> Result<Running> {
@@ -287,14 +293,20 @@ impl Running {
     /// The value of one of its metrics, named with its labels as in the `OpenMetrics` text; 0 where there is
     /// none.
     pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.scrape().await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map_or(Ok(0.0), str::parse)?)
+    }
+
+    /// All of its metrics, as the `OpenMetrics` text (below the answer's head).
+    pub async fn scrape(&self) -> Result<String> {
         let mut stream = TcpStream::connect(self.metrics).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        let line = answer
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.map_or(Ok(0.0), str::parse)?)
+        Ok(answer)
     }
 
     /// Whether it has ended by itself.

@@ -1,16 +1,38 @@
 //! What operators watch. No pod names in labels; every label has few values.
 
+mod census;
+mod progress;
+
+use std::time::Duration;
+
 use jiff::Timestamp;
+use maroonedpods_common::api::MaroonedNode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::api::CallError;
+use crate::observe::Caches;
 use crate::plan::Write;
+
+use census::Watched;
+use progress::{Progress, progress};
+
+/// Why the plan gives an attempt up.
+const FAILURES: [&str; 7] = [
+    "BootDeadline",
+    "JoinDeadline",
+    "VMEnded",
+    "VMGone",
+    "VMReplaced",
+    "Rebooted",
+    "IdentityMismatch",
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -27,6 +49,17 @@ struct Phase {
     phase: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+/// Why an attempt failed, as the record says it: few words, all of them the plan's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    reason: String,
+}
+
 /// All of the reconciler's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -40,6 +73,11 @@ pub struct Metrics {
     nodes: Family<Phase, Gauge>,
     certificate_end: Gauge,
     certificate_rotations: Counter,
+    pass_seconds: Histogram,
+    stage_seconds: Family<Stage, Histogram>,
+    failed_attempts: Family<Failure, Counter>,
+    watch_failures: Family<Kind, Counter>,
+    watched: Watched,
 }
 
 impl Default for Metrics {
@@ -53,70 +91,119 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("maroonedpods");
-        let writes = Family::default();
-        registry.register(
-            "writes",
-            "Writes to the API server that succeeded, by kind",
-            writes.clone(),
-        );
-        let failed_passes = Family::default();
-        registry.register(
-            "failed_passes",
-            "Passes that ended in an error",
-            failed_passes.clone(),
-        );
-        let csr_refused = Family::default();
-        registry.register(
-            "csr_refused",
-            "Certificate requests refused, by reason",
-            csr_refused.clone(),
-        );
-        let events_dropped = Counter::default();
-        registry.register(
-            "events_dropped",
-            "Events that found the queue full",
-            events_dropped.clone(),
-        );
-        let orphans_deleted = Family::default();
-        registry.register(
-            "orphans_deleted",
-            "Leftovers that the sweep deleted",
-            orphans_deleted.clone(),
-        );
-        let leader = Gauge::default();
-        registry.register("leader", "1 while this replica acts", leader.clone());
-        let lift_seconds = Histogram::new(exponential_buckets(0.25, 2.0, 12));
-        registry.register(
-            "gate_to_lift_seconds",
-            "From a pod's creation to its lifted gate",
-            lift_seconds.clone(),
-        );
-        let nodes = Family::default();
-        registry.register("nodes", "Records, by phase", nodes.clone());
-        let certificate_end = Gauge::default();
-        registry.register(
-            "webhook_certificate_not_after_seconds",
-            "When the webhook's certificate ends, in Unix seconds; 0 where this replica does not keep it",
-            certificate_end.clone(),
-        );
-        let certificate_rotations = Counter::default();
-        registry.register(
-            "webhook_certificate_rotations",
-            "Pairs that webhook pods were given",
-            certificate_rotations.clone(),
-        );
-        Self {
+        let r = &mut registry;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "What this program was built from", build);
+        let watched = Watched::default();
+        r.register_collector(Box::new(watched.clone()));
+        let stage: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
+        let metrics = Self {
+            writes: add(
+                r,
+                "writes",
+                "Writes to the API server that succeeded, by kind",
+                Family::default(),
+            ),
+            failed_passes: add(
+                r,
+                "failed_passes",
+                "Passes that ended in an error",
+                Family::default(),
+            ),
+            csr_refused: add(
+                r,
+                "csr_refused",
+                "Certificate requests refused, by reason",
+                Family::default(),
+            ),
+            events_dropped: add(
+                r,
+                "events_dropped",
+                "Events that found the queue full",
+                Counter::default(),
+            ),
+            orphans_deleted: add(
+                r,
+                "orphans_deleted",
+                "Leftovers that the sweep deleted",
+                Family::default(),
+            ),
+            leader: add(r, "leader", "1 while this replica acts", Gauge::default()),
+            lift_seconds: add(
+                r,
+                "gate_to_lift_seconds",
+                "From a pod's creation to its lifted gate",
+                Histogram::new(exponential_buckets(0.25, 2.0, 12)),
+            ),
+            nodes: add(r, "nodes", "Records, by phase", Family::default()),
+            certificate_end: add(
+                r,
+                "webhook_certificate_not_after_seconds",
+                "When the webhook's certificate ends, in Unix seconds; 0 where this replica does not keep it",
+                Gauge::default(),
+            ),
+            certificate_rotations: add(
+                r,
+                "webhook_certificate_rotations",
+                "Pairs that webhook pods were given",
+                Counter::default(),
+            ),
+            // From a pass that only looked to one that waited for calls that were never answered.
+            pass_seconds: add(
+                r,
+                "pass_seconds",
+                "Time that passes took",
+                Histogram::new(exponential_buckets(0.001, 4.0, 9)),
+            ),
+            stage_seconds: add(
+                r,
+                "stage_seconds",
+                "Time from stage to stage: launch (record to VM), join (VM to kubelet), lift (kubelet to lifted gate)",
+                Family::new_with_constructor(stage),
+            ),
+            failed_attempts: add(
+                r,
+                "failed_attempts",
+                "VMs that did not become their pod's node, by reason",
+                Family::default(),
+            ),
+            watch_failures: add(
+                r,
+                "watch_failures",
+                "Watches that failed and were made anew, by what they watch",
+                Family::default(),
+            ),
+            watched,
             registry,
-            writes,
-            failed_passes,
-            csr_refused,
-            events_dropped,
-            orphans_deleted,
-            leader,
-            lift_seconds,
-            nodes,
-            certificate_end,
-            certificate_rotations,
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Alerts on increases need the zero before the first one.
+    fn begin_at_zero(&self) {
+        for kind in ["create_vmi", "deny_csr"] {
+            self.writes.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for reason in [
+            "deadline",
+            "unexpected",
+            "precondition",
+            "throttled",
+            "refused",
+            "api",
+        ] {
+            self.failed_passes.get_or_create(&Reason { reason }).inc_by(0);
+        }
+        for kind in ["vmi", "join_secret", "token", "node", "csr"] {
+            self.orphans_deleted.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for kind in ["pods", "maroonednodes", "nodes", "vmis", "csrs"] {
+            self.watch_failures.get_or_create(&Kind { kind }).inc_by(0);
+        }
+        for reason in FAILURES {
+            let reason = reason.to_owned();
+            self.failed_attempts.get_or_create(&Failure { reason }).inc_by(0);
         }
     }
 
@@ -129,8 +216,13 @@ impl Metrics {
         text
     }
 
-    /// Counts a write that succeeded.
-    pub fn written(&self, write: &Write) {
+    /// Counts pods and VMs from these caches, whenever metrics are read.
+    pub fn count_from(&self, caches: &Caches) {
+        self.watched.attach(caches);
+    }
+
+    /// Counts a write that succeeded, and what it says of the record as it was before.
+    pub fn written(&self, write: &Write, record: Option<&MaroonedNode>) {
         self.writes.get_or_create(&Kind { kind: write.kind() }).inc();
         if let Write::DecideCsr {
             deny: Some((reason, _)),
@@ -139,6 +231,30 @@ impl Metrics {
         {
             self.csr_refused.get_or_create(&Reason { reason }).inc();
         }
+        if let (Write::RecordStatus { status, .. }, Some(record)) = (write, record) {
+            self.progressed(progress(record, status));
+        }
+    }
+
+    fn progressed(&self, progress: Progress) {
+        for (stage, seconds) in progress.stages {
+            self.stage_seconds
+                .get_or_create(&Stage { stage })
+                .observe(seconds);
+        }
+        if let Some(reason) = progress.failed {
+            self.failed_attempts.get_or_create(&Failure { reason }).inc();
+        }
+    }
+
+    /// Observes how long a pass took.
+    pub fn passed(&self, time: Duration) {
+        self.pass_seconds.observe(time.as_secs_f64());
+    }
+
+    /// Counts a watch that failed.
+    pub fn watch_failed(&self, kind: &'static str) {
+        self.watch_failures.get_or_create(&Kind { kind }).inc();
     }
 
     /// Counts a pass that failed.
@@ -147,6 +263,7 @@ impl Metrics {
             CallError::Deadline => "deadline",
             CallError::Unexpected(_) => "unexpected",
             e if e.is_conflict() || e.is_invalid() => "precondition",
+            e if e.is_too_many_requests() => "throttled",
             e if e.is_refusal() => "refused",
             CallError::Kube(_) => "api",
         };
@@ -187,4 +304,9 @@ impl Metrics {
     pub fn set_nodes(&self, phase: &'static str, count: u32) {
         self.nodes.get_or_create(&Phase { phase }).set(i64::from(count));
     }
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }

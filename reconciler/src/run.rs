@@ -225,7 +225,7 @@ async fn work(
     tasks: &mut JoinSet<()>,
 ) -> Error {
     let workers = Workers::default();
-    let caches = watches::start(&cluster, &workers, tasks);
+    let caches = watches::start(&cluster, &workers, &metrics, tasks);
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
@@ -237,6 +237,7 @@ async fn work(
         () = filled(&caches, &waiting) => {}
         ended = tasks.join_next() => return why_ended(ended),
     }
+    metrics.count_from(&caches);
     let (provider, provider_ready) = watch::channel(false);
     tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));

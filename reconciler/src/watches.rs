@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::api::Cluster;
 use crate::csr::{self, Requester};
 use crate::identity;
+use crate::metrics::Metrics;
 use crate::observe::Caches;
 use crate::readable::Readable;
 use crate::record;
@@ -29,9 +31,27 @@ use crate::workers::Workers;
 /// in pages (kube's streaming lists keep objects that vanished between two connections).
 const WATCH_SECONDS: u32 = 120;
 
+/// Whom a watch tells what it sees.
+struct Listeners {
+    workers: Workers,
+    metrics: Arc<Metrics>,
+    /// What is watched, as the metric's label.
+    kind: &'static str,
+}
+
 /// Starts all watches in `tasks` and gives the caches that they fill.
 #[must_use]
-pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> Caches {
+pub fn start(
+    cluster: &Cluster,
+    workers: &Workers,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<()>,
+) -> Caches {
+    let listeners = |kind| Listeners {
+        workers: workers.clone(),
+        metrics: metrics.clone(),
+        kind,
+    };
     let marooned = format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE);
     let class = format!("{}={}", names::CLASS_LABEL, names::CLASS_LABEL_VALUE);
     let everything = watcher::Config::default().timeout(WATCH_SECONDS);
@@ -43,7 +63,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         all_pods,
         labelled(&marooned),
         writer,
-        workers.clone(),
+        listeners("pods"),
         |pod: &Readable<Pod>| pod.uid(),
     ));
     let (records, writer) = reflector::store();
@@ -52,7 +72,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         cluster.all(),
         everything.clone(),
         writer,
-        workers.clone(),
+        listeners("maroonednodes"),
         of_record,
     ));
     let (nodes, writer) = reflector::store();
@@ -60,7 +80,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         cluster.all(),
         labelled(&class),
         writer,
-        workers.clone(),
+        listeners("nodes"),
         |node: &Readable<Node>| of_name(node),
     ));
     let writer = Writer::new(vmi::api_resource());
@@ -69,13 +89,13 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         cluster.vmis(),
         everything.clone(),
         writer,
-        workers.clone(),
+        listeners("vmis"),
         |vmi: &DynamicObject| of_name(vmi),
     ));
     let (csrs, writer) = reflector::store();
     let known: store::Store<MaroonedNode> = records.clone();
     let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
-    tasks.spawn(run(cluster.all(), everything, writer, workers.clone(), of_csr));
+    tasks.spawn(run(cluster.all(), everything, writer, listeners("csrs"), of_csr));
     Caches {
         pods,
         records,
@@ -90,12 +110,17 @@ async fn run<K>(
     api: Api<K>,
     config: watcher::Config,
     writer: Writer<K>,
-    workers: Workers,
+    listeners: Listeners,
     pod_uid: impl Fn(&K) -> Option<String>,
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
+    let Listeners {
+        workers,
+        metrics,
+        kind,
+    } = listeners;
     let stream = watch_objects(api, config).default_backoff().modify(|object| {
         object.managed_fields_mut().clear();
     });
@@ -110,7 +135,10 @@ async fn run<K>(
             // Objects that vanished while the watch was down have no event of their own.
             Ok(Event::InitDone) => workers.poke_all(),
             Ok(Event::Init) => {}
-            Err(error) => tracing::warn!(%error, "a watch failed, will try again"),
+            Err(error) => {
+                metrics.watch_failed(kind);
+                tracing::warn!(kind, %error, "a watch failed, will try again");
+            }
         }
     }
 }

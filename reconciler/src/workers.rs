@@ -6,9 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use maroonedpods_common::api::MaroonedNode;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -141,9 +142,12 @@ impl Worker {
                 let Ok(_slot) = self.slots.acquire().await else {
                     return self.uid;
                 };
-                tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen, failures))
+                let begun = Instant::now();
+                let pass = tokio::time::timeout(PASS_DEADLINE, self.pass(&mut seen, failures))
                     .await
-                    .unwrap_or(Err(CallError::Deadline))
+                    .unwrap_or(Err(CallError::Deadline));
+                self.shared.metrics.passed(begun.elapsed());
+                pass
             };
             match pass {
                 Ok(Pass::Done) => {
@@ -184,7 +188,7 @@ impl Worker {
         if !*self.shared.provider_ready.borrow() {
             return self.report_missing_provider(seen).await;
         }
-        let plan = self.decide(seen).await?;
+        let (plan, record) = self.decide(seen).await?;
         for write in &plan.writes {
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
                 if must_be_told(write, &error, failures) {
@@ -193,7 +197,7 @@ impl Worker {
                 return Err(error);
             }
             tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");
-            self.count(&plan, write);
+            self.count(&plan, record.as_deref(), write);
         }
         if let Some(pod) = &plan.pod {
             plan.notes
@@ -207,8 +211,8 @@ impl Worker {
         })
     }
 
-    fn count(&self, plan: &Plan, write: &Write) {
-        self.shared.metrics.written(write);
+    fn count(&self, plan: &Plan, record: Option<&MaroonedNode>, write: &Write) {
+        self.shared.metrics.written(write, record);
         let created = plan.pod.as_ref().and_then(|pod| pod.created);
         if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
             self.shared
@@ -242,7 +246,8 @@ impl Worker {
         }
     }
 
-    async fn decide(&self, seen: &mut Seen) -> Result<Plan, CallError> {
+    /// The plan, and the record that it was made from.
+    async fn decide(&self, seen: &mut Seen) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
         let cached = observe::cached(
@@ -255,12 +260,12 @@ impl Worker {
         if let Some(view) = cached {
             let plan = plan::plan(&view, Timestamp::now());
             if !plan.needs_live_view() {
-                return Ok(plan);
+                return Ok((plan, view.record));
             }
         }
         let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
         seen.clear();
-        Ok(plan::plan(&view, Timestamp::now()))
+        Ok((plan::plan(&view, Timestamp::now()), view.record))
     }
 }
 

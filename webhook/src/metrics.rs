@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 const PREFIX: &str = "maroonedpods_webhook";
@@ -83,6 +84,11 @@ impl Metrics {
         for result in [ReloadResult::Success, ReloadResult::Error] {
             metrics.reloads.get_or_create(&ReloadLabels { result }).inc_by(0);
         }
+        let result = AdmissionResult::Invalid;
+        metrics
+            .requests
+            .get_or_create(&AdmissionLabels { result })
+            .inc_by(0);
         let registry = registry.sub_registry_with_prefix(PREFIX);
         registry.register(
             "admission_requests",
@@ -109,6 +115,8 @@ impl Metrics {
             "When the certificate in service ends, in Unix seconds",
             metrics.not_after.clone(),
         );
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What this program was built from", build);
         metrics
     }
 

@@ -25,6 +25,7 @@ use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
 use crate::settings::Settings;
 use crate::view::{NodeView, PodView, VmiView};
 
+pub(crate) use report::reason;
 pub use write::{Note, PodReport, Write};
 
 /// What is known of one pod UID and all that belongs to it.

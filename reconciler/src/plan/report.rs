@@ -4,7 +4,7 @@ use super::{PodReport, Write};
 use crate::view::PodView;
 
 /// Reasons of the condition.
-pub(super) mod reason {
+pub(crate) mod reason {
     pub(crate) const WAITING_FOR_GATES: &str = "WaitingForOtherGates";
     pub(crate) const NO_CONFIG: &str = "NoConfig";
     pub(crate) const UNSIZABLE: &str = "Unsizable";
@@ -18,6 +18,20 @@ pub(super) mod reason {
     pub(crate) const NODE_READY: &str = "NodeReady";
     pub(crate) const GATE_REMOVED: &str = "GateRemoved";
     pub(crate) const NODE_LOST: &str = "NodeLost";
+
+    /// Those that a gated pod can carry.
+    pub(crate) const OF_WAITS: [&str; 10] = [
+        WAITING_FOR_GATES,
+        NO_CONFIG,
+        UNSIZABLE,
+        LAUNCHING,
+        REFUSED,
+        PROVIDER_MISSING,
+        VM_BLOCKED,
+        JOINING,
+        RETRYING,
+        ATTEMPTS_EXHAUSTED,
+    ];
 }
 
 /// The write that reports `reason`, or nothing where the pod says so already. A changed message alone is not

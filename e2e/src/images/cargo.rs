@@ -1,0 +1,200 @@
+//! What cargo and git are asked for the images: static programs, what they are made of, which commit it is.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::sbom::{Linked, TREE_ARGUMENTS};
+
+/// glibc, linked in. Our programs in a cluster look no names up (the API server's address comes by environment),
+/// which is the one thing that a static glibc is bad at.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// How a program is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// As small and fast as it gets; takes longest.
+    Release,
+    /// Good enough for tests, in a fraction of the time.
+    Test,
+}
+
+/// This repository, as cargo sees it.
+pub(super) struct Workspace {
+    root: PathBuf,
+    /// Where cargo builds.
+    pub(super) target: PathBuf,
+}
+
+/// What an image is built from.
+pub(super) struct Source {
+    /// The commit's time, or `SOURCE_DATE_EPOCH`.
+    pub(super) time: Timestamp,
+    /// The commit, with `-dirty` where it is not all that was built; None outside of git.
+    pub(super) revision: Option<String>,
+}
+
+impl Profile {
+    fn cargo_name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Test => "image-test",
+        }
+    }
+
+    /// The folder of the images: a test's never take the place of a release's.
+    pub(super) fn images(self, target: &Path) -> PathBuf {
+        let images = target.join("images");
+        match self {
+            Self::Release => images,
+            Self::Test => images.join("test"),
+        }
+    }
+}
+
+impl Workspace {
+    pub(super) fn find() -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            workspace_root: PathBuf,
+            target_directory: PathBuf,
+        }
+        let mut cargo = cargo(Path::new(env!("CARGO_MANIFEST_DIR")));
+        cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
+        let metadata: Metadata = serde_json::from_str(&output(&mut cargo)?)?;
+        Ok(Self {
+            root: metadata.workspace_root,
+            target: metadata.target_directory,
+        })
+    }
+
+    /// Builds one program, by itself: with others, it would get the features that only they need.
+    pub(super) fn build(&self, program: &str, profile: Profile) -> Result<PathBuf> {
+        let profile = profile.cargo_name();
+        let status = cargo(&self.root)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags()?)
+            // With --target the flags are not for what runs while it is built (procedural macros cannot be static).
+            .args(["build", "--locked", "--target", TARGET, "--profile", profile])
+            .args(["--package", program, "--bin", program])
+            .stdin(Stdio::null())
+            .status()
+            .context("running cargo")?;
+        ensure!(status.success(), "cargo build failed ({status}); see above why");
+        Ok(self.target.join(TARGET).join(profile).join(program))
+    }
+
+    /// The crates in a program, as `sbom` reads them.
+    pub(super) fn dependencies(&self, program: &str) -> Result<String> {
+        let mut cargo = cargo(&self.root);
+        cargo.args(["tree", "--locked", "--target", TARGET, "--package", program]);
+        cargo.args(TREE_ARGUMENTS);
+        output(&mut cargo)
+    }
+
+    /// What is linked into a program besides crates.
+    pub(super) fn linked(&self) -> Result<[Linked; 2]> {
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        let rustc = output(rustc.current_dir(&self.root).arg("--version"))?;
+        let glibc = output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+        Ok([
+            Linked {
+                name: "rust-std",
+                version: second_word(&rustc)?,
+                license: "MIT OR Apache-2.0",
+            },
+            Linked {
+                name: "glibc",
+                version: second_word(&glibc)?,
+                license: "LGPL-2.1-or-later",
+            },
+        ])
+    }
+
+    /// What the image is built from.
+    pub(super) fn source(&self) -> Result<Source> {
+        let commit = self.git(&["log", "-1", "--format=%H %ct"]);
+        let (revision, committed) = match commit.as_deref().and_then(|line| line.trim().split_once(' ')) {
+            Some((revision, time)) => (Some(revision), Some(time.to_owned())),
+            None => (None, None),
+        };
+        let time = env::var("SOURCE_DATE_EPOCH")
+            .ok()
+            .or(committed)
+            .context("no git commit to date the image by: set SOURCE_DATE_EPOCH to seconds since 1970")?;
+        let seconds = time
+            .parse()
+            .with_context(|| format!("SOURCE_DATE_EPOCH must be seconds since 1970, not {time:?}"))?;
+        let clean = self
+            .git(&["status", "--porcelain"])
+            .is_some_and(|changes| changes.is_empty());
+        Ok(Source {
+            time: Timestamp::from_second(seconds)?,
+            revision: revision.map(|id| format!("{id}{}", if clean { "" } else { "-dirty" })),
+        })
+    }
+
+    /// Static, and without the paths of the machine that builds: two machines build the same bytes.
+    fn compiler_flags(&self) -> Result<OsString> {
+        let cargo_home = match env::var_os("CARGO_HOME") {
+            Some(folder) => PathBuf::from(folder),
+            None => env::home_dir()
+                .context("set CARGO_HOME or HOME: cargo keeps crates' sources there")?
+                .join(".cargo"),
+        };
+        // Parted by the unit separator, as cargo asks: a folder's name may have spaces.
+        let mut flags = OsString::from("-C\u{1f}target-feature=+crt-static");
+        for (folder, name) in [(&cargo_home, "/cargo"), (&self.root, "/maroonedpods")] {
+            flags.push("\u{1f}--remap-path-prefix=");
+            flags.push(folder);
+            flags.push("=");
+            flags.push(name);
+        }
+        Ok(flags)
+    }
+
+    /// What git answers; None where it cannot.
+    fn git(&self, arguments: &[&str]) -> Option<String> {
+        let mut git = Command::new("git");
+        git.current_dir(&self.root).args(arguments);
+        output(&mut git).ok()
+    }
+}
+
+/// The cargo that runs us, if one does.
+fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder);
+    cargo
+}
+
+/// The version in an answer such as `rustc 1.95.0 (…)`.
+fn second_word(answer: &str) -> Result<String> {
+    let word = answer.split_whitespace().nth(1);
+    Ok(word
+        .with_context(|| format!("no version in {answer:?}"))?
+        .to_owned())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    ensure!(
+        status.success(),
+        "{program} failed ({status}): {}",
+        String::from_utf8_lossy(&stderr).trim()
+    );
+    Ok(String::from_utf8(stdout)?)
+}

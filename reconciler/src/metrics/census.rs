@@ -1,0 +1,238 @@
+//! Who waits for what, and which VMs there are: counted from the watch caches whenever metrics are read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::observe::Caches;
+use crate::plan::reason;
+use crate::view::{PodView, VmiView};
+
+/// A gated pod that says nothing yet.
+const UNSEEN: &str = "Unseen";
+/// A word that is none of ours: conditions and phases are other people's to write.
+const OTHER: &str = "Other";
+/// Phases of a VMI, as KubeVirt writes them.
+const VM_PHASES: [&str; 7] = [
+    "Pending",
+    "Scheduling",
+    "Scheduled",
+    "Running",
+    "Succeeded",
+    "Failed",
+    OTHER,
+];
+
+/// Gauges that are computed when they are read. Without caches (this replica does not lead) there are none.
+#[derive(Clone, Default)]
+pub(super) struct Watched(Arc<OnceLock<Caches>>);
+
+/// Counts at one moment.
+#[derive(Debug, PartialEq)]
+struct Census {
+    /// Gated pods by what they wait for.
+    gated: BTreeMap<&'static str, i64>,
+    /// Age of the oldest pod that waits for its VM, in seconds; 0 where none does.
+    oldest_seconds: f64,
+    /// VMs by phase.
+    vms: BTreeMap<&'static str, i64>,
+}
+
+impl Watched {
+    /// Counts from these caches from now on. The first call holds.
+    pub(super) fn attach(&self, caches: &Caches) {
+        let _: Result<(), _> = self.0.set(caches.clone());
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attached = self.0.get().is_some();
+        formatter
+            .debug_struct("Watched")
+            .field("attached", &attached)
+            .finish()
+    }
+}
+
+impl Collector for Watched {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(caches) = self.0.get() else { return Ok(()) };
+        let pods = caches.pods.state();
+        let vmis = caches.vmis.state();
+        let census = census(
+            pods.iter().filter_map(|pod| PodView::of(pod)),
+            vmis.iter().filter_map(|vmi| VmiView::of(vmi)),
+            Timestamp::now(),
+        );
+        family(
+            &mut encoder,
+            "pods_gated",
+            "Gated pods by what they wait for",
+            "reason",
+            &census.gated,
+        )?;
+        family(
+            &mut encoder,
+            "vms",
+            "Virtual machines by KubeVirt's phase",
+            "phase",
+            &census.vms,
+        )?;
+        let oldest = encoder.encode_descriptor(
+            "oldest_gated_pod_seconds",
+            "Age of the oldest pod that waits for its VM and not for other gates or for people; 0 where none does",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(census.oldest_seconds).encode(oldest)
+    }
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    counts: &BTreeMap<&'static str, i64>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in counts {
+        ConstGauge::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
+    }
+    Ok(())
+}
+
+fn census(
+    pods: impl Iterator<Item = PodView>,
+    vmis: impl Iterator<Item = VmiView>,
+    now: Timestamp,
+) -> Census {
+    let zeros = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect::<BTreeMap<_, _>>();
+    let mut gated = zeros(&reason::OF_WAITS);
+    gated.extend([(UNSEEN, 0), (OTHER, 0)]);
+    let mut vms = zeros(&VM_PHASES);
+    let mut oldest_seconds = 0.0_f64;
+    for pod in pods.filter(|pod| pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none()) {
+        let reason = match &pod.condition {
+            None => UNSEEN,
+            Some((_, said)) => known(said, &reason::OF_WAITS),
+        };
+        *gated.entry(reason).or_default() += 1;
+        // The others wait for somebody else, for as long as that takes.
+        if !matches!(reason, reason::WAITING_FOR_GATES | reason::ATTEMPTS_EXHAUSTED) {
+            let age = pod
+                .created
+                .map_or(0.0, |created| now.duration_since(created).as_secs_f64());
+            oldest_seconds = oldest_seconds.max(age);
+        }
+    }
+    for vmi in vmis {
+        *vms.entry(known(&vmi.phase, &VM_PHASES)).or_default() += 1;
+    }
+    Census {
+        gated,
+        oldest_seconds,
+        vms,
+    }
+}
+
+fn known(word: &str, words: &[&'static str]) -> &'static str {
+    words
+        .iter()
+        .find(|known| **known == word)
+        .copied()
+        .unwrap_or(OTHER)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DynamicObject;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: &str = "2026-01-01T00:10:00Z";
+
+    fn pod(created: &str, gated: bool, said: Option<&str>) -> PodView {
+        let condition =
+            |reason| json!([{"type": "maroonedpods.io/NodeReady", "status": "False", "reason": reason}]);
+        let pod: Value = json!({
+            "metadata": {"namespace": "n", "name": "p", "uid": "u", "creationTimestamp": created},
+            "spec": {"containers": [], "schedulingGates": if gated { json!([{"name": "maroonedpods.io/gate"}]) } else { json!([]) }},
+            "status": {"conditions": said.map_or(json!([]), condition)},
+        });
+        PodView::of(&serde_json::from_value(pod).unwrap()).unwrap()
+    }
+
+    fn vmi(phase: &str) -> VmiView {
+        let vmi: DynamicObject = serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "v", "uid": "u"}, "status": {"phase": phase},
+        }))
+        .unwrap();
+        VmiView::of(&vmi).unwrap()
+    }
+
+    fn take(pods: Vec<PodView>, vmis: Vec<VmiView>) -> Census {
+        census(pods.into_iter(), vmis.into_iter(), NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn nobody_waits_in_an_empty_cluster() {
+        let census = take(Vec::new(), Vec::new());
+        assert!(census.oldest_seconds.abs() < f64::EPSILON);
+        assert!(
+            census
+                .gated
+                .values()
+                .chain(census.vms.values())
+                .all(|count| *count == 0)
+        );
+        assert!(census.gated.contains_key("Launching") && census.vms.contains_key("Running"));
+    }
+
+    #[test]
+    fn gated_pods_count_by_what_they_say() {
+        let census = take(
+            vec![
+                pod("2026-01-01T00:09:00Z", true, Some("Launching")),
+                pod("2026-01-01T00:09:30Z", true, Some("Launching")),
+                pod("2026-01-01T00:09:59Z", true, None),
+                pod("2026-01-01T00:09:59Z", true, Some("a word of somebody's")),
+                pod("2026-01-01T00:00:00Z", false, Some("NodeReady")),
+            ],
+            Vec::new(),
+        );
+        assert_eq!(census.gated["Launching"], 2);
+        assert_eq!(census.gated["Unseen"], 1);
+        assert_eq!(census.gated["Other"], 1);
+        assert_eq!(census.gated.values().sum::<i64>(), 4);
+        assert!((census.oldest_seconds - 60.0).abs() < 0.001);
+    }
+
+    #[test]
+    fn who_waits_for_others_is_not_overdue() {
+        let census = take(
+            vec![
+                pod("2026-01-01T00:00:00Z", true, Some("WaitingForOtherGates")),
+                pod("2026-01-01T00:00:00Z", true, Some("AttemptsExhausted")),
+            ],
+            Vec::new(),
+        );
+        assert_eq!(census.gated["AttemptsExhausted"], 1);
+        assert!(census.oldest_seconds.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn vms_count_by_phase() {
+        let census = take(Vec::new(), vec![vmi("Running"), vmi("Running"), vmi("Dreaming")]);
+        assert_eq!((census.vms["Running"], census.vms["Other"]), (2, 1));
+    }
+}
