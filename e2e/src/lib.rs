@@ -11,6 +11,7 @@ pub mod install;
 mod kubeconfig;
 pub mod line;
 pub mod logs;
+pub mod oci;
 pub mod pki;
 pub mod plane;
 pub mod pods;
