@@ -32,6 +32,8 @@ const UNSHARE: [&str; 10] = [
     "--mount-proc",
     "--",
 ];
+/// Where pods find images whose name says no registry: left bare, the name would mean a public one.
+const BARE_NAMES: &str = "localhost";
 /// Namespace of containerd that Kubernetes uses.
 const IMAGES: &str = "k8s.io";
 
@@ -161,10 +163,15 @@ impl Node {
         Ok(())
     }
 
-    /// Imports an OCI archive; a pod can use it by the name that it is annotated with. Blocks.
+    /// Imports an OCI archive; see [`super::Cluster::import`]. Blocks.
     pub(super) fn import(&self, archive: &Path) -> Result<()> {
         self.ctr(&["images", "import", &archive.display().to_string()])
-            .with_context(|| format!("importing {} on {}", archive.display(), self.name))
+            .with_context(|| format!("importing {} on {}", archive.display(), self.name))?;
+        let names = self.ctr(&["images", "list", "--quiet"])?;
+        for name in names.lines().filter(|name| is_bare(name)) {
+            self.ctr(&["images", "tag", "--force", name, &format!("{BARE_NAMES}/{name}")])?;
+        }
+        Ok(())
     }
 
     fn await_containerd(&self) -> Result<()> {
@@ -179,7 +186,7 @@ impl Node {
         Ok(())
     }
 
-    fn ctr(&self, arguments: &[&str]) -> Result<()> {
+    fn ctr(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(tools::find(Tool::Ctr)?)
             .arg(format!(
                 "--address=/proc/{}/root{}",
@@ -195,7 +202,7 @@ impl Node {
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        Ok(())
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// An error when one of its programs has ended.
@@ -221,6 +228,11 @@ impl Node {
         }
         fs::write(&path, content).with_context(|| format!("writing {}", path.display()))
     }
+}
+
+/// Whether an image's name says no registry. (Kubernetes also names each by its digest.)
+fn is_bare(name: &str) -> bool {
+    !name.contains('/') && !name.starts_with("sha256:")
 }
 
 /// Starts the process that holds the node's namespaces, and returns its id.
@@ -254,4 +266,16 @@ fn in_groups(procs: &[PathBuf], command: impl Iterator<Item = String>) -> Vec<St
         .chain(["--".to_owned()])
         .chain(command)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_says_no_registry() {
+        assert!(is_bare("maroonedpods-webhook:0.1.0"));
+        assert!(!is_bare("localhost/pause:1"));
+        assert!(!is_bare("sha256:0000"));
+    }
 }
