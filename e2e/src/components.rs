@@ -1,10 +1,10 @@
 //! The components' command lines. `@` in a flag stands for the plane's folder.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Result;
 
-/// Where the components listen, on loopback.
+/// Where the components listen.
 pub(crate) struct Ports {
     etcd: u16,
     etcd_peer: u16,
@@ -45,16 +45,21 @@ pub(crate) fn etcd_flags(ports: &Ports) -> Vec<String> {
     ]
 }
 
-pub(crate) fn apiserver_flags(ports: &Ports) -> Vec<String> {
+pub(crate) fn apiserver_flags(ports: &Ports, address: Option<Ipv4Addr>) -> Vec<String> {
     let mut flags = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
         format!("--secure-port={}", ports.apiserver),
     ];
+    match address {
+        Some(address) => flags.push(format!("--bind-address={address}")),
+        // A loopback address is refused as an endpoint of the `kubernetes` Service, which nobody calls where there
+        // are no nodes.
+        None => {
+            flags.extend(["--bind-address=127.0.0.1", "--endpoint-reconciler-type=none"].map(str::to_owned));
+        }
+    }
     flags.extend(
         [
-            "--bind-address=127.0.0.1",
-            // A loopback address is refused as an endpoint of the `kubernetes` Service, which nobody here calls.
-            "--endpoint-reconciler-type=none",
             "--cert-dir=@",
             "--tls-cert-file=@/apiserver.crt",
             "--tls-private-key-file=@/apiserver.key",

@@ -1,4 +1,5 @@
-//! A plane's temporary folder: gone with the plane, kept when something went wrong.
+//! A plane's temporary folder: gone with the plane, kept when something went wrong. And what sees to that even
+//! when this process is killed.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -11,8 +12,7 @@ use anyhow::{Context, Result};
 
 /// In the folder when it is to stay.
 const KEEP: &str = "keep";
-/// Waits until its standard input ends, which it does when we close it or die, however that comes about.
-const JANITOR: &str = r#"cat >/dev/null; [ -e "$1/keep" ] || until rm -rf "$1"; do sleep 0.1; done"#;
+const REMOVE: &str = r#"[ -e "$1/keep" ] || until rm -rf "$1"; do sleep 0.1; done"#;
 
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -21,7 +21,39 @@ static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct WorkFolder {
     path: PathBuf,
-    janitor: Child,
+    // Its drop removes the folder.
+    _janitor: Janitor,
+}
+
+/// A shell command that runs when this is dropped, and also when this process ends without dropping it or is
+/// killed.
+#[derive(Debug)]
+pub(crate) struct Janitor(Child);
+
+impl Janitor {
+    /// `script` finds `arguments` as `$1` and so on.
+    pub(crate) fn new(script: &str, arguments: &[PathBuf]) -> Result<Self> {
+        let waiting = Command::new("sh")
+            // Its standard input ends when we close it or die, however that comes about.
+            .args(["-c", &format!("cat >/dev/null; {script}"), "janitor"])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C at a terminal is not for it.
+            .process_group(0)
+            .spawn()
+            .context("starting sh")?;
+        Ok(Self(waiting))
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        self.0.stdin.take();
+        // What cannot be removed is left behind: there is nobody to tell.
+        let _ = self.0.wait();
+    }
 }
 
 impl WorkFolder {
@@ -31,18 +63,12 @@ impl WorkFolder {
             .prefix("maroonedpods-plane-")
             .tempdir()?
             .keep();
-        let janitor = Command::new("sh")
-            .args(["-c", JANITOR, "janitor"])
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Ctrl-C at a terminal is not for it.
-            .process_group(0)
-            .spawn()
-            .context("starting sh")?;
+        let janitor = Janitor::new(REMOVE, std::slice::from_ref(&path))?;
         live(|folders| folders.push(path.clone()));
-        Ok(Self { path, janitor })
+        Ok(Self {
+            path,
+            _janitor: janitor,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -65,9 +91,6 @@ impl WorkFolder {
 impl Drop for WorkFolder {
     fn drop(&mut self) {
         live(|folders| folders.retain(|folder| *folder != self.path));
-        self.janitor.stdin.take();
-        // Only a folder that cannot be removed is left behind by an error here.
-        let _ = self.janitor.wait();
     }
 }
 

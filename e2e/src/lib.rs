@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod check;
+pub mod cluster;
 mod components;
 pub mod demo;
 pub mod drafts;

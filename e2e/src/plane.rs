@@ -1,7 +1,8 @@
 //! A real Kubernetes control plane as child processes: etcd, kube-apiserver, kube-controller-manager and
-//! kube-scheduler, on loopback, in a temporary folder.
+//! kube-scheduler, in a temporary folder; on loopback, unless nodes must reach it.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 pub struct PlaneOptions {
     /// Further flags of kube-controller-manager, such as `--node-monitor-grace-period=5s`.
     pub controller_manager_flags: Vec<String>,
+    /// Where the API server listens, for nodes to reach it; on loopback when absent.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A running control plane. Dropping it stops it and removes its folder; its logs are kept when the process
@@ -66,7 +69,8 @@ impl Plane {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut attempt = 1;
         loop {
-            let (plane, ports) = task::spawn_blocking(Self::prepare).await??;
+            let address = options.address;
+            let (plane, ports) = task::spawn_blocking(move || Self::prepare(address)).await??;
             let Err(error) = plane.run(&ports, &options).await else {
                 return Ok(plane);
             };
@@ -167,14 +171,12 @@ impl Plane {
 
     /// A client with a client certificate for `user` in `group`.
     pub async fn user(&self, user: &str, group: &str) -> Result<Client> {
-        let pair = self.authority.client(user, group)?;
-        let credentials = Credentials::Certificate(&pair);
-        kubeconfig::client(&kubeconfig::render(
-            &self.server_url,
-            &self.ca_pem(),
-            &credentials,
-        ))
-        .await
+        kubeconfig::client(&self.user_kubeconfig(user, group)?).await
+    }
+
+    /// The same for programs: the text of a kubeconfig.
+    pub fn user_kubeconfig(&self, user: &str, group: &str) -> Result<String> {
+        component_kubeconfig(&self.authority, &self.server_url, user, group)
     }
 
     /// A client with a bearer token, such as a bootstrap token.
@@ -215,7 +217,7 @@ impl Plane {
     }
 
     /// Finds the programs, picks the ports and writes the keys; starts nothing yet. Blocks.
-    fn prepare() -> Result<(Self, Ports)> {
+    fn prepare(address: Option<Ipv4Addr>) -> Result<(Self, Ports)> {
         for tool in [
             Tool::Etcd,
             Tool::KubeApiserver,
@@ -227,10 +229,11 @@ impl Plane {
         let folder = WorkFolder::new()?;
         let authority = Authority::new("maroonedpods-plane")?;
         let ports = Ports::free()?;
-        let server_url = format!("https://127.0.0.1:{}", ports.apiserver);
+        let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
+        let server_url = format!("https://{address}:{}", ports.apiserver);
         let admin = component_kubeconfig(&authority, &server_url, "admin", MASTERS)?;
         let kubeconfig = folder.write("admin.kubeconfig", &admin)?;
-        write_keys(&folder, &authority, &server_url)?;
+        write_keys(&folder, &authority, &server_url, address)?;
         let processes = Processes::new()?;
         Ok((
             Self {
@@ -248,7 +251,10 @@ impl Plane {
     async fn run(&self, ports: &Ports, options: &PlaneOptions) -> Result<()> {
         let start = Instant::now();
         self.launch(Tool::Etcd, &components::etcd_flags(ports))?;
-        self.launch(Tool::KubeApiserver, &components::apiserver_flags(ports))?;
+        self.launch(
+            Tool::KubeApiserver,
+            &components::apiserver_flags(ports, options.address),
+        )?;
         let client = self.admin().await?;
         self.wait(start, "the API server's /readyz", || is_ready(client.clone()))
             .await?;
@@ -311,11 +317,12 @@ impl Plane {
     }
 }
 
-fn write_keys(folder: &WorkFolder, authority: &Authority, server_url: &str) -> Result<()> {
+fn write_keys(folder: &WorkFolder, authority: &Authority, server_url: &str, address: Ipv4Addr) -> Result<()> {
     let (tokens_public, tokens_private) = pki::key_pair()?;
     let root = authority.pair();
+    let address = address.to_string();
     let names = [
-        "127.0.0.1",
+        address.as_str(),
         "10.96.0.1",
         "localhost",
         "kubernetes",

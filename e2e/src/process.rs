@@ -49,15 +49,24 @@ struct Request {
 impl Processes {
     /// No processes yet.
     pub fn new() -> Result<Self> {
+        Self::prepared(|| Ok(()))
+    }
+
+    /// No processes yet; `prepare` runs on the thread that will spawn them. What a thread has of its own, such as
+    /// its namespaces, its children inherit.
+    pub fn prepared(prepare: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
         let (requests, incoming) = mpsc::channel::<Request>();
+        let (report, prepared) = mpsc::channel();
         let spawner = thread::Builder::new()
             .name("process-spawner".to_owned())
             .spawn(move || {
+                // The requester waits for this and for each reply; were it gone, there is nobody to tell.
+                let _ = report.send(prepare());
                 for Request { mut command, reply } in incoming {
-                    // The requester waits for the reply; were it gone, dropping the channel is all there is to do.
                     let _ = reply.send(command.spawn());
                 }
             })?;
+        prepared.recv().context("the spawning thread is gone")??;
         Ok(Self {
             children: Mutex::default(),
             requests: Some(requests),

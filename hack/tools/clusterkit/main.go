@@ -1,5 +1,5 @@
-// Command clusterkit is the Kubernetes control plane and kubectl as one multi-call program: the components
-// share most of their code, so one binary builds and starts faster than six.
+// Command clusterkit is the Kubernetes control plane, what a node runs of Kubernetes, and kubectl as one multi-call
+// program: the components share most of their code, so one binary builds and starts faster than seven.
 //
 // The component is the name it is called by (a symlink) or its first argument:
 //
@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,9 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 func main() {
@@ -37,10 +40,14 @@ func main() {
 		command = controllermanager.NewControllerManagerCommand()
 	case "kube-scheduler":
 		command = scheduler.NewSchedulerCommand()
+	case "kubelet":
+		command = kubelet.NewKubeletCommand(context.Background())
+	case "kube-proxy":
+		command = proxy.NewProxyCommand()
 	case "kubectl":
 		command = kubectl.NewDefaultKubectlCommand()
 	default:
-		fmt.Fprintf(os.Stderr, "clusterkit: unknown component %q; one of: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl\n", component)
+		fmt.Fprintf(os.Stderr, "clusterkit: unknown component %q; one of: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl\n", component)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(command))

@@ -1,0 +1,199 @@
+//! Real nodes beside a real control plane: containerd, kubelet and kube-proxy as plain processes, each node in
+//! namespaces of its own, all of them on a network that only the test's threads share.
+//!
+//! ```no_run
+//! use maroonedpods_e2e::cluster::{ClusterOptions, with_cluster};
+//!
+//! #[test]
+//! fn a_node_is_ready() {
+//!     with_cluster(ClusterOptions::default(), async |cluster| {
+//!         println!("{}", cluster.plane().kubectl(&["get", "nodes"]).await.unwrap());
+//!         cluster.stop().await.unwrap();
+//!     })
+//!     .unwrap();
+//! }
+//! ```
+//!
+//! Such a test needs root and is left out without, see [`with_cluster`]. It touches nothing of the machine's:
+//! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
+
+mod cgroup;
+mod config;
+mod mounts;
+mod namespaces;
+mod network;
+mod node;
+mod requirements;
+mod run;
+mod sandbox;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1 as core;
+use kube::Api;
+use maroonedpods_common::names;
+use tokio::task;
+
+pub use self::node::{Node, REAL_LABEL};
+pub use self::run::{with_cluster, with_shared_cluster};
+
+use self::node::Plan;
+use self::requirements::Programs;
+use crate::check::becomes;
+use crate::plane::{Plane, PlaneOptions};
+
+/// A node that takes longer has failed. Usual are 2 to 3 s.
+const READY_LIMIT: Duration = Duration::from_secs(90);
+const PROXY_USER: &str = "system:kube-proxy";
+
+/// What differs from the usual cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// How many nodes; they are called `node-1` and so on.
+    pub nodes: u8,
+    /// Further flags of kube-controller-manager.
+    pub controller_manager_flags: Vec<String>,
+}
+
+impl Default for ClusterOptions {
+    /// Two nodes.
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            controller_manager_flags: Vec::new(),
+        }
+    }
+}
+
+/// A running control plane with real nodes. Dropping it stops everything; the logs are kept when the process panicked
+/// in the meantime, as a [`Plane`]'s are, and are in the same folder.
+pub struct Cluster {
+    // Fields drop in this order.
+    nodes: Vec<Arc<Node>>,
+    plane: Plane,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until its nodes are ready. Call it on a runtime whose threads have a private network.
+    async fn start(options: &ClusterOptions, programs: &Programs) -> Result<Self> {
+        let nodes = options.nodes;
+        task::spawn_blocking(move || network::ip(&network::of_plane(nodes))).await??;
+        let plane = Plane::start(PlaneOptions {
+            controller_manager_flags: options.controller_manager_flags.clone(),
+            address: Some(network::PLANE),
+        })
+        .await?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            plane,
+        };
+        match cluster.start_nodes(nodes, programs).await {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.plane.keep_logs();
+                Err(error.context("the nodes did not start"))
+            }
+        }
+    }
+
+    async fn start_nodes(&mut self, nodes: u8, programs: &Programs) -> Result<()> {
+        let pause = sandbox::image(self.plane.folder())?;
+        let mut starting = Vec::new();
+        for number in 1..=nodes {
+            let plan = self.plan(number, nodes, &pause, programs)?;
+            starting.push(task::spawn_blocking(move || Node::start(&plan)));
+        }
+        for node in starting {
+            self.nodes.push(Arc::new(node.await??));
+        }
+        try_join_all(self.nodes.iter().map(|node| self.is_ready(node))).await?;
+        Ok(())
+    }
+
+    /// Writes what node `number` needs of the plane into a folder of its own.
+    fn plan(&self, number: u8, nodes: u8, pause: &Path, programs: &Programs) -> Result<Plan> {
+        let name = format!("node-{number}");
+        let folder = self.plane.folder().join(&name);
+        fs::create_dir(&folder)?;
+        let address = network::node_address(number).to_string();
+        let serving = self.plane.authority().server(&[&name, &address])?;
+        let user = format!("{}{name}", names::NODE_USER_PREFIX);
+        for (file, content) in [
+            ("ca.crt", self.plane.ca_pem()),
+            ("kubelet.crt", serving.certificate),
+            ("kubelet.key", serving.key),
+            (
+                "kubelet.kubeconfig",
+                self.plane.user_kubeconfig(&user, names::NODES_GROUP)?,
+            ),
+            (
+                "kube-proxy.kubeconfig",
+                self.plane.user_kubeconfig(PROXY_USER, PROXY_USER)?,
+            ),
+        ] {
+            fs::write(folder.join(file), content).with_context(|| format!("writing {file} of {name}"))?;
+        }
+        let plane = self.plane.folder().file_name().unwrap_or_default().display();
+        Ok(Plan {
+            number,
+            nodes,
+            groups: format!("{plane}-{name}"),
+            folder,
+            pause: pause.to_owned(),
+            programs: programs.clone(),
+        })
+    }
+
+    async fn is_ready(&self, node: &Node) -> Result<()> {
+        let nodes: Api<core::Node> = Api::all(self.plane.admin().await?);
+        becomes(&nodes, node.name(), "a node that is ready", READY_LIMIT, is_ready)
+            .await
+            .map(drop)
+            .map_err(|error| match node.check() {
+                Ok(()) => error,
+                Err(ended) => error.context(ended),
+            })
+    }
+
+    /// The control plane. Its API server listens at an address that nodes and pods reach, too.
+    #[must_use]
+    pub fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// The nodes. Each carries the label [`REAL_LABEL`].
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().map(AsRef::as_ref)
+    }
+
+    /// Imports an OCI archive on every node. Pods can use the image under the name that it is annotated with,
+    /// below `localhost/` if that is a bare one, and with an `imagePullPolicy` other than `Always`: there is no registry.
+    pub async fn import(&self, archive: &Path) -> Result<()> {
+        let import = |node: &Arc<Node>| {
+            let (node, archive) = (Arc::clone(node), PathBuf::from(archive));
+            async move { task::spawn_blocking(move || node.import(&archive)).await? }
+        };
+        try_join_all(self.nodes.iter().map(import)).await.map(drop)
+    }
+
+    /// Stops everything: when this returns, processes, folder, namespaces and control groups are gone.
+    pub async fn stop(self) -> Result<()> {
+        Ok(task::spawn_blocking(move || drop(self)).await?)
+    }
+}
+
+fn is_ready(node: &core::Node) -> bool {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,99 @@
+//! The cluster's network: the plane and the nodes on one bridge, a range of pod addresses behind each node.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// Where the plane is for nodes and pods.
+pub(super) const PLANE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
+/// The plane's end of every node's cable.
+const BRIDGE: &str = "nodes";
+/// A node's end of its cable.
+const UPLINK: &str = "uplink";
+
+/// Address of the node with this number, from 1 on.
+pub(super) fn node_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 98, 1, number)
+}
+
+/// Range of the addresses of this node's pods, for `node_address`'s number.
+pub(super) fn pod_range(number: u8) -> String {
+    format!("10.244.{number}.0/24")
+}
+
+/// What [`ip`] does in the plane's network for a number of nodes.
+pub(super) fn of_plane(nodes: u8) -> String {
+    let mut commands = format!(
+        "link set lo up\nlink add {BRIDGE} type bridge\naddress add {PLANE}/16 dev {BRIDGE}\nlink set {BRIDGE} up\n"
+    );
+    commands.extend((1..=nodes).map(route_to_pods));
+    commands
+}
+
+/// What [`ip`] does in the plane's network to lay a node's cable; `process` is any process in the node's network.
+pub(super) fn cable(number: u8, process: u32) -> String {
+    format!(
+        "link add node-{number} type veth peer name {UPLINK} netns {process}\n\
+         link set node-{number} master {BRIDGE} up\n"
+    )
+}
+
+/// What [`ip`] does in a node's network, once its cable is laid. `nodes` is the number of all.
+pub(super) fn of_node(number: u8, nodes: u8) -> String {
+    let mut commands = format!(
+        "link set lo up\naddress add {}/16 dev {UPLINK}\nlink set {UPLINK} up\nroute add default via {PLANE}\n",
+        node_address(number)
+    );
+    commands.extend((1..=nodes).filter(|&other| other != number).map(route_to_pods));
+    commands
+}
+
+fn route_to_pods(number: u8) -> String {
+    format!("route add {} via {}\n", pod_range(number), node_address(number))
+}
+
+/// Runs ip(8) commands in the calling thread's network; the first that fails ends it. Blocks.
+pub(super) fn ip(commands: &str) -> Result<()> {
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting ip(8)")?;
+    if let Some(mut input) = ip.stdin.take() {
+        input.write_all(commands.as_bytes())?;
+    }
+    let output = ip.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "ip(8): {}\nof:\n{commands}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_knows_the_way_to_the_others_pods() {
+        let commands = of_node(2, 3);
+        assert!(
+            commands.contains("address add 10.98.1.2/16 dev uplink\n"),
+            "{commands}"
+        );
+        assert!(
+            commands.contains("route add 10.244.1.0/24 via 10.98.1.1\n"),
+            "{commands}"
+        );
+        assert!(
+            commands.contains("route add 10.244.3.0/24 via 10.98.1.3\n"),
+            "{commands}"
+        );
+        assert!(!commands.contains("10.244.2.0"), "{commands}");
+        assert!(of_plane(3).contains("10.244.2.0/24 via 10.98.1.2\n"));
+    }
+}

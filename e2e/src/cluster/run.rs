@@ -1,0 +1,123 @@
+//! Runs tests on clusters, or says that it did not.
+
+use std::any;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::panic;
+use std::sync::{Mutex, PoisonError};
+use std::{env, thread};
+
+use anyhow::Result;
+use tokio::runtime::{Builder, Runtime};
+
+use super::requirements::{self, missing_rights};
+use super::{Cluster, ClusterOptions, namespaces};
+use crate::tools::say;
+
+/// Names a file to which each test that was left out is added, one a line: `hack/test` sums them up.
+const NOT_RUN: &str = "MAROONEDPODS_NOT_RUN";
+
+/// Runs `test` with a cluster of its own, on a runtime whose threads are on the cluster's network; threads and
+/// programs that it starts are there, too. A panic in it is a panic here.
+///
+/// Without the right to make namespaces the test is left out: its name and the reason are said on stderr, and in
+/// the last line of `hack/test`. Blocks.
+///
+/// # Errors
+/// When the cluster does not start, or a program that it needs is missing and cannot be installed.
+pub fn with_cluster<F>(options: ClusterOptions, test: F) -> Result<()>
+where
+    F: AsyncFnOnce(Cluster) + Send,
+{
+    let name = name_of::<F>();
+    if is_left_out(&name) {
+        return Ok(());
+    }
+    let programs = requirements::provide()?;
+    on_a_thread(name, move || {
+        namespaces::new_network()?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            test(Cluster::start(&options, &programs).await?).await;
+            Ok(())
+        })
+    })
+}
+
+/// [`with_cluster`], with the one cluster of this process: two nodes, started by the first test that asks, gone with
+/// the process. Tests that share it keep to namespaces of their own.
+///
+/// # Errors
+/// As for [`with_cluster`].
+pub fn with_shared_cluster<F>(test: F) -> Result<()>
+where
+    F: AsyncFnOnce(&'static Cluster) + Send,
+{
+    let name = name_of::<F>();
+    if is_left_out(&name) {
+        return Ok(());
+    }
+    let shared = shared()?;
+    on_a_thread(name, move || {
+        namespaces::enter_network(&shared.network)?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(test(&shared.cluster));
+        Ok(())
+    })
+}
+
+struct Shared {
+    cluster: Cluster,
+    network: File,
+    /// The cluster was started on it, so it lives as long.
+    _runtime: Runtime,
+}
+
+fn shared() -> Result<&'static Shared> {
+    static SHARED: Mutex<Option<&'static Shared>> = Mutex::new(None);
+    // Holds either nothing or something whole.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shared) = *shared {
+        return Ok(shared);
+    }
+    let programs = requirements::provide()?;
+    let new = on_a_thread("shared-cluster".to_owned(), move || {
+        namespaces::new_network()?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let cluster = runtime.block_on(Cluster::start(&ClusterOptions::default(), &programs))?;
+        Ok(Shared {
+            cluster,
+            network: namespaces::network()?,
+            _runtime: runtime,
+        })
+    })?;
+    Ok(shared.insert(Box::leak(Box::new(new))))
+}
+
+/// Runs `work` on a thread of its own, whose namespaces it may change. A panic there is a panic here.
+fn on_a_thread<T: Send>(name: String, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let outcome = thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name).spawn_scoped(scope, work)?;
+        Ok::<_, std::io::Error>(thread.join())
+    })?;
+    outcome.unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
+fn is_left_out(test: &str) -> bool {
+    let Some(reason) = missing_rights() else {
+        return false;
+    };
+    say(&format!("not run: {test}: {reason}"));
+    if let Some(list) = env::var_os(NOT_RUN) {
+        let added = OpenOptions::new().append(true).create(true).open(&list);
+        if let Err(error) = added.and_then(|mut list| writeln!(list, "{test}: {reason}")) {
+            say(&format!("{NOT_RUN}: {error}"));
+        }
+    }
+    true
+}
+
+/// Name of the function that a closure is written in, such as `nodes::they_become_ready`.
+fn name_of<F>() -> String {
+    any::type_name::<F>().trim_end_matches("::{{closure}}").to_owned()
+}

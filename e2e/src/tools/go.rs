@@ -1,0 +1,235 @@
+//! Builds the modules of `hack/tools`.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::{Tool, last_lines, pinned_kubernetes_version, say};
+
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// The parts of `clusterkit`, our multi-call build of Kubernetes: each is a symlink to it.
+const CLUSTERKIT_PARTS: [Tool; 7] = [
+    Tool::Etcd,
+    Tool::KubeApiserver,
+    Tool::KubeControllerManager,
+    Tool::KubeScheduler,
+    Tool::Kubelet,
+    Tool::KubeProxy,
+    Tool::Kubectl,
+];
+
+/// A Go module below `hack/tools`. What its `tool` lines name is built at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Module {
+    Kubernetes,
+    Helm,
+    Containerd,
+}
+
+impl Module {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "",
+            Self::Helm => "helm",
+            Self::Containerd => "containerd",
+        }
+    }
+
+    fn announcement(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "building Kubernetes from source, once, about 5 minutes on 2 cores",
+            Self::Helm => "building helm from source, once, about 2 minutes on 2 cores",
+            Self::Containerd => "building containerd from source, once, about 1 minute on 2 cores",
+        }
+    }
+
+    fn linker_flags(self) -> Result<String> {
+        match self {
+            Self::Kubernetes => version_flags(&pinned_kubernetes_version()?),
+            Self::Helm | Self::Containerd => Ok("-s -w".to_owned()),
+        }
+    }
+}
+
+/// Builds under a lock, so that test programs that start together build once.
+pub(super) fn build_once(tool: Tool, sources: &Path, cache: &Path) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
+    let lock = File::create(cache.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            say("waiting for another program that is building the control plane");
+            lock.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    if cache.join(tool.name()).exists() {
+        return Ok(());
+    }
+    let module = tool.module();
+    require_go(&sources.join(module.folder()))?;
+    if module == Module::Kubernetes {
+        for part in CLUSTERKIT_PARTS {
+            // Dangling until the build below is complete, so that a part exists only when it can run.
+            match symlink("clusterkit", cache.join(part.name())) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    build(module, sources, cache)
+}
+
+/// Builds a module's tools in a folder of their own, so that a program in the cache is a whole one.
+fn build(module: Module, sources: &Path, cache: &Path) -> Result<()> {
+    let what = module.announcement();
+    let unfinished = cache.join("unfinished");
+    fs::create_dir_all(&unfinished)?;
+    let log = cache.join("build.log");
+    let mut build = Command::new("go");
+    build
+        .current_dir(sources.join(module.folder()))
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-trimpath", "-ldflags", &module.linker_flags()?, "-o"])
+        // With the slash, Go takes it for a folder.
+        .arg(unfinished.join(""))
+        .arg("tool")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?);
+    let status = run_with_progress(&mut build, what)?;
+    ensure!(
+        status.success(),
+        "{what}: go build failed ({status}); its last words, all of them in {}:\n{}",
+        log.display(),
+        last_lines(&log, 20)
+    );
+    for program in fs::read_dir(&unfinished)? {
+        let program = program?;
+        fs::rename(program.path(), cache.join(program.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Linker flags that make the components report the version they are built from: a plain `go build` reports
+/// none, and charts' `kubeVersion` could not match.
+fn version_flags(version: &str) -> Result<String> {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        bail!("k8s.io/kubernetes has the odd version {version:?} in hack/tools/go.mod");
+    };
+    let component = "k8s.io/component-base/version";
+    Ok(format!(
+        "-s -w -X {component}.gitVersion={version} -X {component}.gitMajor={major} -X {component}.gitMinor={minor} \
+         -X k8s.io/client-go/pkg/version.gitVersion={version}"
+    ))
+}
+
+fn run_with_progress(command: &mut Command, what: &str) -> Result<ExitStatus> {
+    let start = Instant::now();
+    say(what);
+    let (finished, running) = mpsc::channel::<()>();
+    let status = thread::scope(|scope| {
+        scope.spawn(move || {
+            while running.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+                say(&format!("{what}: {} s", start.elapsed().as_secs()));
+            }
+        });
+        let status = command.status();
+        drop(finished);
+        status
+    });
+    Ok(status?)
+}
+
+fn require_go(module: &Path) -> Result<()> {
+    let text = fs::read_to_string(module.join("go.mod"))?;
+    let needed =
+        required_go(&text).with_context(|| format!("{} has no go line", module.join("go.mod").display()))?;
+    // Inside the module, where a Go of 1.21 or later may fetch the release that the module asks for.
+    let answer = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .current_dir(module)
+        .output()
+        .map_err(|error| {
+            anyhow!(
+                "Go {needed} or later is needed to build the control plane, and `go` does not run: {error}"
+            )
+        })?;
+    ensure!(
+        answer.status.success(),
+        "Go {needed} or later is needed to build the control plane: {}",
+        String::from_utf8_lossy(&answer.stderr).trim()
+    );
+    let found = String::from_utf8_lossy(&answer.stdout);
+    let found = found.trim().trim_start_matches("go");
+    ensure!(
+        release(found) >= release(needed),
+        "Go {needed} or later is needed to build the control plane, and `go` is {found}"
+    );
+    Ok(())
+}
+
+/// The version of the `k8s.io/kubernetes` line in a go.mod.
+pub(super) fn kubernetes_version(module: &str) -> Option<&str> {
+    word_after(module, "k8s.io/kubernetes")
+}
+
+/// The version of the `go` line in a go.mod.
+fn required_go(module: &str) -> Option<&str> {
+    word_after(module, "go")
+}
+
+fn word_after<'a>(module: &'a str, first: &str) -> Option<&'a str> {
+    module.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(first)).then(|| words.next())?
+    })
+}
+
+/// The numbers of a Go release such as `1.26.8` or `1.27rc1`, for comparison; a pre-release counts as its release.
+fn release(version: &str) -> Vec<u32> {
+    let number = |part: &str| {
+        part.chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+            .parse()
+            .unwrap_or(0)
+    };
+    version.split('.').map(number).chain([0]).take(3).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODULE: &str =
+        "module x\n\ngo 1.26.0\n\nrequire (\n\tk8s.io/kubectl v0.36.3\n\tk8s.io/kubernetes v1.36.3\n)\n";
+
+    #[test]
+    fn versions_come_from_the_module_file() {
+        assert_eq!(kubernetes_version(MODULE), Some("v1.36.3"));
+        assert_eq!(required_go(MODULE), Some("1.26.0"));
+        assert_eq!(kubernetes_version("module x"), None);
+    }
+
+    #[test]
+    fn releases_compare_by_number() {
+        for (older, newer) in [
+            ("1.9.7", "1.26.0"),
+            ("1.26.0", "1.26.8"),
+            ("1.25.11", "1.26"),
+            ("1.26.8", "1.27rc1"),
+        ] {
+            assert!(release(older) < release(newer), "{older} < {newer}");
+        }
+        assert_eq!(release("1.26"), release("1.26.0"));
+    }
+}

@@ -1,0 +1,507 @@
+//! Real nodes: do they run pods as a cluster's nodes do, and leave the machine as it was?
+//!
+//! Needs root; what is left out without is said by name.
+
+// Clippy takes only the functions marked as tests for test code, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Node, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client};
+use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, REAL_LABEL, with_cluster, with_shared_cluster};
+use maroonedpods_e2e::oci::{Files, Image};
+use maroonedpods_e2e::tools::{self, Tool};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::OnceCell;
+
+const SOON: Duration = Duration::from_secs(60);
+/// Imported with a bare name, hence the `localhost/` to pods.
+const IMAGE: &str = "localhost/testserver:1";
+
+fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Imports the image that these tests' pods run.
+async fn import_image(cluster: &Cluster) {
+    let mut files = Files::default();
+    let program = fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
+    files.file("/testserver", 0o755, program).unwrap();
+    let image = Image {
+        name: "testserver:1".to_owned(),
+        files,
+        entrypoint: vec!["/testserver".to_owned()],
+        user: "65532:65532".to_owned(),
+        env: Vec::new(),
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
+    };
+    let archive = cluster.plane().folder().join("testserver.tar");
+    fs::write(&archive, image.archive().unwrap().bytes).unwrap();
+    cluster.import(&archive).await.unwrap();
+}
+
+/// Runs a test in a namespace of its own on the shared cluster, with the image imported.
+fn on_cluster(test: impl AsyncFnOnce(&Cluster, Client, &str) + Send) {
+    with_shared_cluster(async |cluster| {
+        static IMPORTED: OnceCell<()> = OnceCell::const_new();
+        IMPORTED.get_or_init(|| import_image(cluster)).await;
+        let admin = cluster.plane().admin().await.unwrap();
+        let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
+        test(cluster, admin.clone(), &namespace.name).await;
+        namespace.close(&admin).await.unwrap();
+    })
+    .unwrap();
+}
+
+/// A pod of one container with these arguments.
+fn pod(name: &str, arguments: &[&str], extra: &Value) -> Pod {
+    let mut container = json!({"name": "c", "image": IMAGE, "args": arguments});
+    for (field, value) in extra.as_object().unwrap() {
+        container[field] = value.clone();
+    }
+    from(json!({
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "containers": [container],
+            "nodeSelector": {REAL_LABEL: "true"},
+            "terminationGracePeriodSeconds": 1,
+        },
+    }))
+}
+
+fn on_node(mut pod: Pod, node: &str) -> Pod {
+    let selector = BTreeMap::from([("kubernetes.io/hostname".to_owned(), node.to_owned())]);
+    pod.spec
+        .as_mut()
+        .unwrap()
+        .node_selector
+        .as_mut()
+        .unwrap()
+        .extend(selector);
+    pod
+}
+
+/// A Service in front of the pods called `name`.
+fn service(name: &str, port: u16, target: u16) -> Service {
+    from(json!({
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]},
+    }))
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    container(pod).is_some_and(|container| container.ready)
+}
+
+async fn runs(pods: &Api<Pod>, pod: &Pod) {
+    let name = accepts(pods, pod).await.unwrap().metadata.name.unwrap();
+    becomes(pods, &name, "a pod that is ready", SOON, is_ready)
+        .await
+        .unwrap();
+}
+
+/// Runs the test program in a pod that runs, with kubectl; `None` when it failed.
+async fn exec(cluster: &Cluster, namespace: &str, pod: &str, arguments: &[&str]) -> Option<String> {
+    let mut all = vec!["--namespace", namespace, "exec", pod, "--", "/testserver"];
+    all.extend(arguments);
+    cluster.plane().kubectl(&all).await.ok()
+}
+
+#[test]
+fn nodes_are_ready_and_carry_the_label() {
+    with_shared_cluster(async |cluster| {
+        let nodes: Api<Node> = Api::all(cluster.plane().admin().await.unwrap());
+        let real = ListParams::default().labels(&format!("{REAL_LABEL}=true"));
+        let found = nodes.list(&real).await.unwrap();
+        let mut names: Vec<_> = found
+            .iter()
+            .map(|node| node.metadata.name.as_deref().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["node-1", "node-2"]);
+        assert_eq!(names, cluster.nodes().map(|node| node.name()).collect::<Vec<_>>());
+        for node in &found {
+            let info = node.status.as_ref().unwrap().node_info.as_ref().unwrap();
+            assert_eq!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+            assert!(
+                info.container_runtime_version.starts_with("containerd://"),
+                "{info:?}"
+            );
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_service_leads_from_every_node_to_its_pod() {
+    on_cluster(async |cluster, client, namespace| {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        runs(&pods, &on_node(pod("server", &["serve"], &json!({})), "node-1")).await;
+        accepts(&Api::namespaced(client, namespace), &service("server", 80, 8080))
+            .await
+            .unwrap();
+        for node in ["node-1", "node-2"] {
+            let client = format!("client-{node}");
+            runs(&pods, &on_node(pod(&client, &["serve"], &json!({})), node)).await;
+            // The address of the Service is in the environment of pods that start later; here the API tells it.
+            let address = cluster
+                .plane()
+                .kubectl(&[
+                    "--namespace",
+                    namespace,
+                    "get",
+                    "service",
+                    "server",
+                    "--output=jsonpath={.spec.clusterIP}",
+                ])
+                .await
+                .unwrap();
+            eventually("an answer through the Service", SOON, || async {
+                let answer = exec(
+                    cluster,
+                    namespace,
+                    &client,
+                    &["get", &format!("http://{address}/from-{node}")],
+                )
+                .await;
+                Ok(answer.filter(|answer| answer == "this is server"))
+            })
+            .await
+            .unwrap();
+        }
+        let log = cluster
+            .plane()
+            .kubectl(&["--namespace", namespace, "logs", "server"])
+            .await
+            .unwrap();
+        assert!(log.starts_with("serving\n"), "{log}");
+        assert!(
+            log.contains("asks for /from-node-1\n") && log.contains("asks for /from-node-2\n"),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn a_pod_reaches_the_api_server_through_its_service() {
+    on_cluster(async |cluster, client, namespace| {
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        runs(&pods, &pod("client", &["serve"], &json!({}))).await;
+        // HTTP on its port for HTTPS: it says so, and nobody else would.
+        let answer = exec(cluster, namespace, "client", &["get", "http://10.96.0.1:443/"]).await;
+        assert_eq!(
+            answer.unwrap().trim(),
+            "Client sent an HTTP request to an HTTPS server."
+        );
+    });
+}
+
+#[test]
+fn a_failing_probe_restarts_the_container_and_a_good_one_does_not() {
+    on_cluster(async |_, client, namespace| {
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        let probe = |port: u16| {
+            let check = json!({"httpGet": {"port": port}, "periodSeconds": 1, "failureThreshold": 1});
+            json!({"readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1}, "livenessProbe": check})
+        };
+        runs(&pods, &pod("good", &["serve"], &probe(8080))).await;
+        accepts(&pods, &pod("bad", &["serve"], &probe(9))).await.unwrap();
+        becomes(&pods, "bad", "a pod that is restarted", SOON, |pod| {
+            container(pod).is_some_and(|container| container.restart_count > 0)
+        })
+        .await
+        .unwrap();
+        let good = pods.get("good").await.unwrap();
+        assert_eq!(container(&good).unwrap().restart_count, 0);
+    });
+}
+
+#[test]
+fn a_container_beyond_its_memory_limit_is_killed() {
+    on_cluster(async |_, client, namespace| {
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        let mut eater = pod(
+            "eater",
+            &["eat"],
+            &json!({"resources": {"limits": {"memory": "32Mi"}}}),
+        );
+        eater.spec.as_mut().unwrap().restart_policy = Some("Never".to_owned());
+        accepts(&pods, &eater).await.unwrap();
+        becomes(
+            &pods,
+            "eater",
+            "a container that is killed for its memory",
+            SOON,
+            |pod| {
+                let state = container(pod).and_then(|container| container.state.as_ref());
+                let ended = state.and_then(|state| state.terminated.as_ref());
+                ended.is_some_and(|ended| ended.reason.as_deref() == Some("OOMKilled"))
+            },
+        )
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn the_api_server_calls_a_webhook_through_its_service() {
+    on_cluster(async |cluster, client, namespace| {
+        let name = format!("hook.{namespace}.svc");
+        let pair = cluster.plane().authority().server(&[&name]).unwrap();
+        let secret: Secret = from(json!({
+            "metadata": {"name": "hook"},
+            "stringData": {"tls.crt": pair.certificate, "tls.key": pair.key},
+        }));
+        accepts(&Api::namespaced(client.clone(), namespace), &secret)
+            .await
+            .unwrap();
+        let probe = json!({"httpGet": {"port": 8443, "scheme": "HTTPS"}, "periodSeconds": 1});
+        let mounted = json!([{"name": "tls", "mountPath": "/tls"}]);
+        let mut hook = pod(
+            "hook",
+            &["refuse", "/tls"],
+            &json!({"readinessProbe": probe, "volumeMounts": mounted}),
+        );
+        hook.spec.as_mut().unwrap().volumes =
+            from(json!([{"name": "tls", "secret": {"secretName": "hook"}}]));
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        runs(&pods, &hook).await;
+        accepts(
+            &Api::namespaced(client.clone(), namespace),
+            &service("hook", 443, 8443),
+        )
+        .await
+        .unwrap();
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+        eventually("the Service's endpoint", SOON, || async {
+            let found = slices.list(&ListParams::default()).await?;
+            let ready = |slice: &EndpointSlice| slice.endpoints.iter().flatten().next().is_some();
+            Ok(found.iter().any(ready).then_some(()))
+        })
+        .await
+        .unwrap();
+
+        let configuration: ValidatingWebhookConfiguration = from(json!({
+            "metadata": {"name": namespace},
+            "webhooks": [{
+                "name": "maps.e2e.maroonedpods.io",
+                "clientConfig": {
+                    "service": {"namespace": namespace, "name": "hook"},
+                    "caBundle": STANDARD.encode(cluster.plane().ca_pem()),
+                },
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "failurePolicy": "Fail",
+            }],
+        }));
+        let configurations: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+        accepts(&configurations, &configuration).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+        let map: ConfigMap = from(json!({"metadata": {"generateName": "map-"}}));
+        // The API server learns of the configuration by a watch, and until then accepts.
+        eventually("the webhook's refusal", SOON, || async {
+            match maps.create(&PostParams::default(), &map).await {
+                Ok(_) => Ok(None),
+                Err(error) => Ok(Some(error.to_string())),
+            }
+        })
+        .await
+        .unwrap();
+        let message = rejects(&maps, &map).await.unwrap();
+        assert!(message.contains("refused by hook"), "{message}");
+        configurations
+            .delete(namespace, &DeleteParams::default())
+            .await
+            .unwrap();
+    });
+}
+
+/// What of the machine's a node could change: mounts, links, packet rules, the kernel's settings, and folders that
+/// programs of nodes make.
+fn machine() -> BTreeMap<&'static str, BTreeSet<String>> {
+    let lines = |text: String| text.lines().map(str::to_owned).collect();
+    let entries = |folder: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| format!("{folder}/{}", entry.unwrap().file_name().display()))
+            .collect()
+    };
+    let output = |program: &str| -> String {
+        let output = Command::new(program).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let settings = [
+        "vm/overcommit_memory",
+        "vm/panic_on_oom",
+        "kernel/panic",
+        "kernel/panic_on_oops",
+    ]
+    .into_iter()
+    .chain([
+        "kernel/hostname",
+        "kernel/keys/root_maxkeys",
+        "net/ipv4/ip_forward",
+    ])
+    .map(|name| {
+        format!(
+            "{name} {}",
+            fs::read_to_string(Path::new("/proc/sys").join(name)).unwrap()
+        )
+    });
+    BTreeMap::from([
+        (
+            "mounts",
+            lines(fs::read_to_string("/proc/self/mountinfo").unwrap()),
+        ),
+        ("links", entries("/sys/class/net")),
+        (
+            "rules",
+            lines(
+                output("iptables-save")
+                    .lines()
+                    .filter(|line| !line.starts_with('#'))
+                    .collect(),
+            ),
+        ),
+        ("settings", settings.collect()),
+        (
+            "folders",
+            ["/run", "/opt", "/var/lib"]
+                .into_iter()
+                .flat_map(entries)
+                .collect(),
+        ),
+    ])
+}
+
+/// Processes and control groups of the cluster whose plane is in `folder`.
+fn traces_of(folder: &Path) -> Vec<String> {
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let mut traces: Vec<String> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| {
+            let process = entry.ok()?.path();
+            let text = ["cmdline", "cgroup"].map(|file| fs::read(process.join(file)).unwrap_or_default());
+            let named = String::from_utf8_lossy(&text.concat()).contains(name);
+            named.then(|| process.display().to_string())
+        })
+        .collect();
+    find_groups(Path::new("/sys/fs/cgroup"), name, &mut traces);
+    traces
+}
+
+fn find_groups(below: &Path, name: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+        let path: PathBuf = entry.path();
+        if path.is_dir() {
+            if entry.file_name().to_string_lossy().contains(name) {
+                found.push(path.display().to_string());
+            }
+            find_groups(&path, name, found);
+        }
+    }
+}
+
+fn one_node() -> ClusterOptions {
+    ClusterOptions {
+        nodes: 1,
+        ..ClusterOptions::default()
+    }
+}
+
+/// Starts a pod, so that there are containers, mounts and links to be removed.
+async fn use_the_node(cluster: &Cluster) {
+    import_image(cluster).await;
+    let pods: Api<Pod> = Api::default_namespaced(cluster.plane().admin().await.unwrap());
+    runs(&pods, &pod("server", &["serve"], &json!({"volumeMounts": []}))).await;
+}
+
+#[test]
+fn stopping_leaves_the_machine_as_it_was() {
+    let before = machine();
+    with_cluster(one_node(), async |cluster| {
+        use_the_node(&cluster).await;
+        let folder = cluster.plane().folder().to_owned();
+        let traces = traces_of(&folder);
+        assert!(traces.len() > 10, "{traces:?}");
+        cluster.stop().await.unwrap();
+        assert_eq!(traces_of(&folder), [""; 0]);
+        assert!(!folder.exists());
+    })
+    .unwrap();
+    assert_eq!(machine(), before);
+}
+
+/// Run by the test below, in a process to be killed.
+#[test]
+#[ignore = "waits until it is killed"]
+fn holds_a_cluster() {
+    with_cluster(one_node(), async |cluster| {
+        use_the_node(&cluster).await;
+        println!("FOLDER={}", cluster.plane().folder().display());
+        std::future::pending::<()>().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn being_killed_leaves_the_machine_as_it_was() {
+    let before = machine();
+    with_cluster(
+        ClusterOptions {
+            nodes: 0,
+            ..ClusterOptions::default()
+        },
+        async |_| {
+            let mut holder = tokio::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "holds_a_cluster", "--ignored", "--nocapture"])
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+            let folder = loop {
+                let line = lines.next_line().await.unwrap().expect("it ended early");
+                if let Some((_, path)) = line.split_once("FOLDER=") {
+                    break PathBuf::from(path);
+                }
+            };
+            assert!(traces_of(&folder).len() > 10);
+            holder.kill().await.unwrap();
+            eventually(
+                "processes, control groups and folder to be gone",
+                SOON,
+                || async {
+                    let traces = traces_of(&folder);
+                    anyhow::ensure!(traces.is_empty() && !folder.exists(), "left: {traces:?}");
+                    Ok(Some(()))
+                },
+            )
+            .await
+            .unwrap();
+        },
+    )
+    .unwrap();
+    assert_eq!(machine(), before);
+}

@@ -1,0 +1,96 @@
+// Command testserver is what the tests of real nodes run in containers:
+//
+//	testserver serve         answers HTTP on 8080 with the name of its pod
+//	testserver get URL       prints what URL answers
+//	testserver refuse DIR    answers HTTPS on 8443 as an admission webhook that refuses; DIR has tls.crt and tls.key
+//	testserver eat           takes memory until it is killed
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "testserver:", err)
+		os.Exit(1)
+	}
+}
+
+func run(arguments []string) error {
+	if len(arguments) == 0 {
+		return errors.New("say what to do")
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	switch what, rest := arguments[0], arguments[1:]; {
+	case what == "serve":
+		http.HandleFunc("/", func(answer http.ResponseWriter, request *http.Request) {
+			fmt.Printf("%s asks for %s\n", request.RemoteAddr, request.URL)
+			fmt.Fprintf(answer, "this is %s", hostname)
+		})
+		fmt.Println("serving")
+		return http.ListenAndServe(":8080", nil)
+	case what == "get" && len(rest) == 1:
+		return get(rest[0])
+	case what == "refuse" && len(rest) == 1:
+		http.HandleFunc("/", func(answer http.ResponseWriter, request *http.Request) {
+			if err := refuse(answer, request, "refused by "+hostname); err != nil {
+				http.Error(answer, err.Error(), http.StatusBadRequest)
+			}
+		})
+		return http.ListenAndServeTLS(":8443", filepath.Join(rest[0], "tls.crt"), filepath.Join(rest[0], "tls.key"), nil)
+	case what == "eat":
+		for eaten := [][]byte{}; ; {
+			bite := make([]byte, 1<<20)
+			for page := 0; page < len(bite); page += 4096 {
+				bite[page] = 1
+			}
+			eaten = append(eaten, bite)
+		}
+	}
+	return fmt.Errorf("what is %q?", arguments)
+}
+
+func get(url string) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(os.Stdout, answer.Body)
+	return err
+}
+
+func refuse(answer http.ResponseWriter, request *http.Request, message string) error {
+	var review struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Request    struct {
+			UID string `json:"uid"`
+		} `json:"request"`
+	}
+	if err := json.NewDecoder(request.Body).Decode(&review); err != nil {
+		return err
+	}
+	answer.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(answer).Encode(map[string]any{
+		"apiVersion": review.APIVersion,
+		"kind":       review.Kind,
+		"response": map[string]any{
+			"uid":     review.Request.UID,
+			"allowed": false,
+			"status":  map[string]any{"message": message},
+		},
+	})
+}
