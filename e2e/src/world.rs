@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
 use maroonedpods_reconciler::Reconciler;
-use maroonedpods_reconciler::args::LogFormat;
+use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_webhook::Server;
 use serde_json::json;
 use tempfile::TempDir;
@@ -152,17 +152,14 @@ impl World {
 
     /// Starts a reconciler that reaches the API server by this kubeconfig.
     pub async fn reconciler_with(kubeconfig: PathBuf, leader_elect: bool) -> Result<Running> {
-        let reconciler = Reconciler::new(maroonedpods_reconciler::Args {
-            kubeconfig: Some(kubeconfig),
-            vm_namespace: names::VM_NAMESPACE.to_owned(),
+        let cluster = Cluster::connect(Some(&kubeconfig), names::VM_NAMESPACE.to_owned()).await?;
+        let args = maroonedpods_reconciler::Args {
             config: None,
             metrics_bind: ANY_PORT,
             leader_elect,
-            lease_namespace: SYSTEM_NAMESPACE.to_owned(),
-            log_format: LogFormat::Text,
-            log_level: "info".to_owned(),
-        })
-        .await?;
+            namespace: SYSTEM_NAMESPACE.to_owned(),
+        };
+        let reconciler = Reconciler::new(cluster, args).await?;
         let address = reconciler.metrics_addr()?;
         Ok(Running::spawn(address, |stop| async move {
             reconciler.run(stop).await.map_err(|error| anyhow!(error))

@@ -1,12 +1,14 @@
 //! How we speak to the API server: every call has a deadline, every error a class.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Client;
 use kube::api::Api;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ClusterResourceScope, DynamicObject, NamespaceResourceScope, Resource};
+use kube::{Client, Config};
 use thiserror::Error;
 
 use crate::readable::Readable;
@@ -86,6 +88,20 @@ pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
         .map_err(CallError::from)
 }
 
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// There is no kubeconfig and this is no pod.
+    #[error("cannot find the cluster: {0}; give --kubeconfig")]
+    NoCluster(#[from] kube::config::InferConfigError),
+    /// No client can be made.
+    #[error("cannot make a client: {0}")]
+    Client(#[from] kube::Error),
+}
+
 /// A client and where VMs live.
 #[derive(Clone)]
 pub struct Cluster {
@@ -96,6 +112,27 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Reads the kubeconfig; without one, kube's own search: $KUBECONFIG, ~/.kube/config, the pod's account. No
+    /// request is made yet.
+    ///
+    /// # Errors
+    /// The kubeconfig, if any, cannot be used; see [`ConnectError`].
+    pub async fn connect(kubeconfig: Option<&Path>, vm_namespace: String) -> Result<Self, ConnectError> {
+        let mut config = match kubeconfig {
+            Some(file) => {
+                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default())
+                    .await?
+            }
+            None => Config::infer().await?,
+        };
+        // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
+        config.default_retry = false;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            vm_namespace,
+        })
+    }
+
     /// Objects without a namespace.
     #[must_use]
     pub fn all<K>(&self) -> Api<K>

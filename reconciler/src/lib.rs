@@ -1,13 +1,15 @@
 //! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away again.
 //!
 //! [`observe`] reads, [`plan`] decides (pure), [`act`] writes; [`workers`] runs the three in a loop per pod.
-//! [`watches`] wake the workers, [`sweep`] finds what they missed.
+//! [`watches`] wake the workers, [`sweep`] finds what they missed. The other subcommands of the program,
+//! [`crds`] among them, do one thing and end.
 
 pub mod act;
 pub mod api;
 pub mod args;
 pub mod conditions;
 pub mod config;
+pub mod crds;
 pub mod csr;
 pub mod events;
 pub mod http;

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,15 +26,6 @@ const LEASE: &str = "maroonedpods-reconciler";
 /// Why the reconciler cannot start or ended.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The kubeconfig cannot be used.
-    #[error("cannot use the kubeconfig: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// There is no kubeconfig and this is no pod.
-    #[error("cannot find the cluster: {0}; give --kubeconfig")]
-    NoCluster(#[from] kube::config::InferConfigError),
-    /// No client can be made.
-    #[error("cannot make a client: {0}")]
-    Client(#[from] kube::Error),
     /// The file of `--config` cannot be used.
     #[error(transparent)]
     Config(#[from] config::FileError),
@@ -62,8 +52,8 @@ pub enum Error {
 ///
 /// # Errors
 /// What keeps it from starting, or ended it: the process should exit and be started anew.
-pub async fn run(args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    Reconciler::new(args).await?.run(stop).await
+pub async fn run(cluster: Cluster, args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    Reconciler::new(cluster, args).await?.run(stop).await
 }
 
 /// A reconciler that is bound to its address and knows its cluster, not running yet.
@@ -76,21 +66,11 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Reads the kubeconfig and the configuration file, and binds the metrics address. Nothing is written yet.
+    /// Reads the configuration file and binds the metrics address. Nothing is written yet.
     ///
     /// # Errors
     /// See [`Error`]; each says which flag to mend.
-    pub async fn new(args: Args) -> Result<Self, Error> {
-        let mut kubeconfig = match &args.kubeconfig {
-            Some(file) => {
-                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default())
-                    .await?
-            }
-            None => Config::infer().await?,
-        };
-        // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
-        kubeconfig.default_retry = false;
-        let client = Client::try_from(kubeconfig)?;
+    pub async fn new(cluster: Cluster, args: Args) -> Result<Self, Error> {
         let from_file = args.config.as_deref().map(config::from_file).transpose()?;
         let listener = TcpListener::bind(args.metrics_bind)
             .await
@@ -99,10 +79,7 @@ impl Reconciler {
                 error,
             })?;
         Ok(Self {
-            cluster: Cluster {
-                client,
-                vm_namespace: args.vm_namespace.clone(),
-            },
+            cluster,
             listener,
             settings: watch::Sender::new(from_file.map(Arc::new)),
             metrics: Arc::new(Metrics::new()),
@@ -182,7 +159,7 @@ async fn elect(args: &Args, client: &Client) -> Option<Held> {
     Some(
         lease::acquire(
             client.clone(),
-            &args.lease_namespace,
+            &args.namespace,
             LEASE,
             identity,
             Timings::default(),
