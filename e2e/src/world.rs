@@ -29,6 +29,8 @@ use crate::vmhost::{VmHost, VmHostOptions, install_crd};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const HOSTS: u32 = 3;
+/// Short enough that a test sees the cluster mended, and the tenfold of it seen broken.
+const RECHECK: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// A configuration whose deadlines are short enough to be waited for.
@@ -158,6 +160,7 @@ impl World {
             metrics_bind: ANY_PORT,
             leader_elect,
             namespace: SYSTEM_NAMESPACE.to_owned(),
+            recheck: RECHECK,
         };
         let reconciler = Reconciler::new(cluster, args).await?;
         let address = reconciler.metrics_addr()?;
@@ -266,14 +269,21 @@ impl Running {
     /// The value of one of its metrics, named with its labels as in the `OpenMetrics` text; 0 where there is
     /// none.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        let mut stream = TcpStream::connect(self.metrics).await?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
+        let answer = self.get("/metrics").await?;
         let line = answer
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.map_or(Ok(0.0), str::parse)?)
+    }
+
+    /// What its metrics server answers for a path: status line, headers and body.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(self.metrics).await?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     /// Whether it has ended by itself.

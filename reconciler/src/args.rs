@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 /// Gives each marooned pod a virtual machine of its own as its node, and takes it away with the pod.
@@ -43,6 +45,16 @@ pub enum Command {
     /// cluster with a one-time credential, lifts the gate when the node is ready and verified, and cleans up
     /// afterwards. Configured by the MaroonedPodsConfig named "default".
     Run(Args),
+    /// Checks whether the cluster is fit for MaroonedPods, and changes nothing.
+    ///
+    /// Exits with 1 if anything would keep VMs from being started. Works before the installation, with the rights
+    /// of whoever calls it; what cannot be looked at is said.
+    Preflight(PreflightArgs),
+    /// Gets everything of ours out of the way of an uninstallation, which helm then completes.
+    ///
+    /// Without --force it refuses while marooned pods exist, and lists them. The running reconciler does the work;
+    /// this waits for it, says what is left, and exits with 1 if something stays.
+    Uninstall(UninstallArgs),
     /// Creates or updates the CustomResourceDefinitions, and waits until they are served. May be repeated.
     ApplyCrds,
 }
@@ -72,6 +84,48 @@ pub struct Args {
         default_value = "maroonedpods-system"
     )]
     pub namespace: String,
+    /// How soon the cluster is checked again when something was found; when nothing was, ten times as late.
+    #[arg(long, env = "MAROONEDPODS_RECHECK", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub recheck: Duration,
+}
+
+/// What `preflight` needs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PreflightArgs {
+    /// A YAML file with the MaroonedPodsConfig to try, where the cluster has none yet.
+    #[arg(long, env = "MAROONEDPODS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `uninstall` needs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct UninstallArgs {
+    /// The release's namespace.
+    #[arg(
+        long,
+        env = "MAROONEDPODS_NAMESPACE",
+        value_name = "NAME",
+        default_value = "maroonedpods-system"
+    )]
+    pub namespace: String,
+    /// Delete marooned pods, in all namespaces, with their own grace period. Disruption budgets do not hold this
+    /// back. Without it, nothing is changed while there are any.
+    #[arg(long, env = "MAROONEDPODS_FORCE")]
+    pub force: bool,
+    /// How long to wait until everything is gone. Helm's own patience with a hook is 5m.
+    #[arg(long, env = "MAROONEDPODS_TIMEOUT", value_name = "DURATION", default_value = "4m30s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// A duration such as `30s` or `1m30s`, above zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; a duration looks like 30s or 1m30s"))?;
+    match Duration::try_from(duration) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a duration must be above zero".to_owned()),
+    }
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -97,5 +151,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "30", "0s", "-1s", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away again.
 //!
 //! [`observe`] reads, [`plan`] decides (pure), [`act`] writes; [`workers`] runs the three in a loop per pod.
-//! [`watches`] wake the workers, [`sweep`] finds what they missed. The other subcommands of the program,
-//! [`crds`] among them, do one thing and end.
+//! [`watches`] wake the workers, [`sweep`] finds what they missed. [`preflight`] says whether VMs may
+//! be started at all. Of the program's other subcommands, [`uninstall`] and [`crds`] do one thing and end.
 
 pub mod act;
 pub mod api;
@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod preflight;
 pub mod readable;
 pub mod record;
 pub mod seed;
@@ -27,6 +28,7 @@ pub mod seen;
 pub mod settings;
 pub mod sweep;
 pub mod token;
+pub mod uninstall;
 pub mod view;
 pub mod vmi;
 pub mod watches;

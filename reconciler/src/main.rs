@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::args::{Cli, Command, LogFormat};
-use maroonedpods_reconciler::{crds, run};
+use maroonedpods_reconciler::{crds, preflight, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -34,9 +34,26 @@ async fn perform(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     let cluster = Cluster::connect(cli.kubeconfig.as_deref(), cli.vm_namespace).await?;
     match cli.command {
         Command::Run(args) => run(cluster, args, terminated()).await?,
+        Command::Preflight(args) => {
+            let report = preflight::command::preflight(&cluster, args.config.as_deref()).await?;
+            print!("{report}");
+            return Ok(exit(report.passed()));
+        }
+        Command::Uninstall(args) => {
+            let say = |line: &str| println!("{line}");
+            return Ok(exit(uninstall::uninstall(&cluster, &args, say).await?));
+        }
         Command::ApplyCrds => crds::apply(&cluster).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn exit(is_well: bool) -> ExitCode {
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn start_logs(cli: &Cli) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use thiserror::Error;
@@ -16,10 +17,13 @@ use crate::http::{self, Health};
 use crate::lease::{self, Held, Loss, Timings};
 use crate::metrics::Metrics;
 use crate::observe::Caches;
+use crate::preflight::{self, Verdict};
 use crate::settings::Settings;
 use crate::workers::{Shared, Workers};
 use crate::{config, sweep, watches};
 
+/// How long work waits for the first verdict on the cluster.
+const FIRST_VERDICT: Duration = Duration::from_secs(5);
 /// Name of the lease.
 const LEASE: &str = "maroonedpods-reconciler";
 
@@ -108,9 +112,11 @@ impl Reconciler {
             metrics,
         } = self;
         let (waiting, waiting_for) = watch::channel(None);
+        let (verdict, said) = watch::channel(Verdict::default());
         let app = http::router(Health {
             metrics: metrics.clone(),
             waiting_for,
+            verdict: said,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -125,13 +131,12 @@ impl Reconciler {
             ended = tasks.join_next() => return Err(why_ended(ended)),
         };
         metrics.set_leader(true);
-        let follow_cluster = args.config.is_none();
         let work = work(
             cluster,
             settings,
-            follow_cluster,
+            &args,
             metrics.clone(),
-            waiting,
+            Tells { waiting, verdict },
             &mut tasks,
         );
         let outcome = tokio::select! {
@@ -175,13 +180,21 @@ async fn lost(held: Option<&Held>) -> Loss {
     }
 }
 
+/// What the rest of the process is told.
+struct Tells {
+    /// What still keeps this replica from its work.
+    waiting: watch::Sender<Option<String>>,
+    /// Whether VMs may be started.
+    verdict: watch::Sender<Verdict>,
+}
+
 /// Everything that acts. Returns only if it fails.
 async fn work(
     cluster: Cluster,
     settings: watch::Sender<Option<Arc<Settings>>>,
-    follow_cluster: bool,
+    args: &Args,
     metrics: Arc<Metrics>,
-    waiting: watch::Sender<Option<String>>,
+    Tells { waiting, verdict }: Tells,
     tasks: &mut JoinSet<()>,
 ) -> Error {
     let workers = Workers::default();
@@ -189,7 +202,7 @@ async fn work(
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
-    if follow_cluster {
+    if args.config.is_none() {
         let (cluster, workers) = (cluster.clone(), workers.clone());
         tasks.spawn(async move { config::follow(&cluster, &settings, || workers.poke_all()).await });
     }
@@ -197,6 +210,16 @@ async fn work(
         () = filled(&caches, &waiting) => {}
         ended = tasks.join_next() => return why_ended(ended),
     }
+    let mut checked = verdict.subscribe();
+    let (asked, in_doubt, recheck) = (cluster.clone(), in_force.clone(), args.recheck);
+    let poke = {
+        let workers = workers.clone();
+        move || workers.poke_all()
+    };
+    tasks.spawn(async move { preflight::follow(&asked, in_doubt, &verdict, recheck, poke).await });
+    // Launches are held until the first verdict. Mostly it takes moments, and saves each waiting pod a word.
+    let first = checked.wait_for(|verdict| *verdict != Verdict::Unchecked);
+    let _: Result<_, _> = tokio::time::timeout(FIRST_VERDICT, first).await;
     let (provider, provider_ready) = watch::channel(false);
     tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
@@ -204,6 +227,7 @@ async fn work(
         cluster,
         caches,
         settings: in_force,
+        verdict: checked,
         provider_ready,
         events,
         metrics,

@@ -17,7 +17,8 @@ use crate::api::{CallError, Cluster};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::observe::{self, Caches};
-use crate::plan::{self, Plan, Write};
+use crate::plan::{self, Plan, View, Write};
+use crate::preflight::Verdict;
 use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::view::PodView;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub caches: Caches,
     /// The configuration in force.
     pub settings: watch::Receiver<Option<Arc<Settings>>>,
+    /// Whether VMs may be started.
+    pub verdict: watch::Receiver<Verdict>,
     /// VMs can be listed. Until then nothing is decided: no VM known would look like no VM there.
     pub provider_ready: watch::Receiver<bool>,
     /// Events for people.
@@ -184,10 +187,19 @@ impl Worker {
         if !*self.shared.provider_ready.borrow() {
             return self.report_missing_provider(seen).await;
         }
-        let plan = self.decide(seen).await?;
+        let plan = match self.decide(seen).await {
+            // KubeVirt was there and is not any more: what became of its VMs cannot be known.
+            Err(error) if error.is_unserved() => {
+                self.report_missing_provider(seen).await?;
+                return Err(error);
+            }
+            decided => decided?,
+        };
         for write in &plan.writes {
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
-                if must_be_told(write, &error, failures) {
+                if error.is_unserved() {
+                    self.report_missing_provider(seen).await?;
+                } else if must_be_told(write, &error, failures) {
                     self.report_refusal(&plan, &error, seen).await?;
                 }
                 return Err(error);
@@ -245,6 +257,10 @@ impl Worker {
     async fn decide(&self, seen: &mut Seen) -> Result<Plan, CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
+        let held = |view| View {
+            hold: shared.verdict.borrow().hold(),
+            ..view
+        };
         let cached = observe::cached(
             &self.uid,
             &shared.caches,
@@ -252,7 +268,7 @@ impl Worker {
             settings.as_ref(),
             seen,
         );
-        if let Some(view) = cached {
+        if let Some(view) = cached.map(held) {
             let plan = plan::plan(&view, Timestamp::now());
             if !plan.needs_live_view() {
                 return Ok(plan);
@@ -260,7 +276,7 @@ impl Worker {
         }
         let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
         seen.clear();
-        Ok(plan::plan(&view, Timestamp::now()))
+        Ok(plan::plan(&held(view), Timestamp::now()))
     }
 }
 
