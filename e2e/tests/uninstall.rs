@@ -197,18 +197,15 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
     // The user's controllers work on, with ordinary pods.
     let ordinary = |pod: &Pod| gates(pod).is_empty() && !has_our_selector(pod);
     let web = |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == "web");
-    tenant
-        .sees(5, "ordinary pods of web", |pod| {
-            web(pod) && ordinary(pod) && runs(pod)
-        })
-        .await
-        .unwrap();
-    tenant
-        .sees(2, "ordinary pods of report", |pod| {
-            !web(pod) && ordinary(pod) && phase(pod) == "Running"
-        })
-        .await
-        .unwrap();
+    // Guards that stood refused their pods, and made them patient.
+    eventually("the ordinary pods of web and report", SOON * 4, || async {
+        let pods = tenant.pods.list(&ListParams::default()).await?.items;
+        let up = pods.iter().filter(|pod| ordinary(pod) && phase(pod) == "Running");
+        let (web, report): (Vec<_>, Vec<_>) = up.partition(|pod| web(pod));
+        Ok(((web.len(), report.len()) == (5, 2)).then_some(()))
+    })
+    .await
+    .unwrap();
     tenant
         .creates(&labelled(with_spec("late", spec()), names::MAROON_TRUE))
         .await

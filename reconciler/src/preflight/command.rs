@@ -8,8 +8,9 @@ use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
 use thiserror::Error;
 
-use super::daemon_sets::followers;
-use super::{Finding, judge, observe};
+use super::daemon_sets::{Follower, followers};
+use super::judge::checks;
+use super::{Finding, observe};
 use crate::api::{CallError, Cluster, call};
 use crate::config;
 use crate::settings::{Settings, SettingsError};
@@ -30,43 +31,50 @@ pub enum Error {
 /// # Errors
 /// The API server could not be asked, or the file of `--config` cannot be used.
 pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report, Error> {
-    let mut findings = Vec::new();
+    let mut lines = Vec::new();
     let settings = match file {
         Some(file) => Some(config::from_file(file)?),
         None => match installed(cluster).await? {
             Ok(settings) => settings,
             Err(error) => {
-                findings.push(invalid(&error));
+                lines.push(Err(invalid(&error)));
                 None
             }
         },
     };
-    findings.extend(judge(&observe(cluster, settings.as_ref()).await?));
-    findings.extend(daemon_sets(cluster).await?);
-    Ok(Report { findings })
+    lines.extend(checks(&observe(cluster, settings.as_ref()).await?));
+    lines.extend(daemon_sets(cluster).await?);
+    Ok(Report { lines })
 }
 
-/// What was found. Shown as a line each, `fail` or `warn`, and `ok` where VMs may be started.
+/// A line for each thing that was looked at: `ok`, `warn`, or `fail` for what keeps VMs from being started.
 pub struct Report {
-    findings: Vec<Finding>,
+    lines: Vec<Result<String, Finding>>,
 }
 
 impl Report {
     /// Whether nothing keeps VMs from being started.
     #[must_use]
     pub fn passed(&self) -> bool {
-        !self.findings.iter().any(|finding| finding.blocks)
+        let blocks = |line: &Result<String, Finding>| line.as_ref().is_err_and(|finding| finding.blocks);
+        !self.lines.iter().any(blocks)
     }
 }
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for finding in &self.findings {
-            let word = if finding.blocks { "fail" } else { "warn" };
-            writeln!(f, "{word}  {}: {}", finding.reason, finding.message)?;
-        }
-        if self.passed() {
-            writeln!(f, "ok    nothing keeps VMs from being started")?;
+        for line in &self.lines {
+            match line {
+                Ok(well) => writeln!(f, "ok    {well}")?,
+                Err(Finding {
+                    reason,
+                    blocks,
+                    message,
+                }) => {
+                    let word = if *blocks { "fail" } else { "warn" };
+                    writeln!(f, "{word}  {reason}: {message}")?;
+                }
+            }
         }
         Ok(())
     }
@@ -89,24 +97,32 @@ fn invalid(error: &SettingsError) -> Finding {
     }
 }
 
-async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Finding>, CallError> {
+async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, CallError> {
     let sets = Api::<DaemonSet>::all(cluster.client.clone());
     let warns = |message| Finding {
         reason: "DaemonSet",
         blocks: false,
         message,
     };
-    match call(sets.list(&ListParams::default())).await {
-        Ok(sets) => Ok(followers(&sets.items)
-            .into_iter()
-            .map(|follower| {
-                warns(format!(
-                    "{} tolerates every taint, so each VM's node gives it one pod that stays Pending: keep it off with\n      {}",
-                    follower.name, follower.remedy
-                ))
-            })
-            .collect()),
-        Err(error) if error.is_forbidden() => Ok(vec![warns(format!("DaemonSets cannot be listed: {error}"))]),
-        Err(error) => Err(error),
+    let followers = match call(sets.list(&ListParams::default())).await {
+        Ok(sets) => followers(&sets.items),
+        Err(error) if error.is_forbidden() => {
+            return Ok(vec![Err(warns(format!(
+                "DaemonSets cannot be looked at: {error}"
+            )))]);
+        }
+        Err(error) => return Err(error),
+    };
+    if followers.is_empty() {
+        return Ok(vec![Ok(
+            "no DaemonSet follows us onto the nodes of VMs".to_owned()
+        )]);
     }
+    let line = |Follower { name, remedy }| {
+        warns(format!(
+            "{name} tolerates every taint, so the node of each VM gives it one pod that stays Pending: keep it off \
+             with\n      {remedy}"
+        ))
+    };
+    Ok(followers.into_iter().map(line).map(Err).collect())
 }

@@ -49,107 +49,121 @@ pub enum Trial {
     NoKubeVirt,
 }
 
+/// What each thing that was looked at came to: what is well, or what is wrong with it.
+#[must_use]
+pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
+    let mut checks = vec![
+        approval(&observed.approvers),
+        kubernetes(&observed.kubernetes),
+        policies(&observed.policies),
+        trial(&observed.trial),
+    ];
+    // A KubeVirt that is not there has no version.
+    if observed.trial != Trial::NoKubeVirt {
+        checks.push(kubevirt(&observed.kubevirts));
+    }
+    checks
+}
+
 /// Everything that is wrong, what blocks first.
 #[must_use]
 pub fn judge(observed: &Observed) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    findings.extend(approval(&observed.approvers));
-    findings.extend(kubernetes(&observed.kubernetes));
-    findings.extend(policies(&observed.policies));
-    findings.extend(trial(&observed.trial));
-    if observed.trial != Trial::NoKubeVirt {
-        findings.extend(kubevirt(&observed.kubevirts));
-    }
+    let mut findings: Vec<_> = checks(observed).into_iter().filter_map(Result::err).collect();
     findings.sort_by_key(|finding| !finding.blocks);
     findings
 }
 
-fn approval(approvers: &Result<Vec<Approver>, String>) -> Option<Finding> {
+fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding> {
     let group = names::BOOTSTRAP_GROUP;
     match approvers {
-        Ok(approvers) if approvers.is_empty() => None,
+        Ok(approvers) if approvers.is_empty() => Ok(format!(
+            "nobody else approves certificate requests of group {group}"
+        )),
         Ok(approvers) => {
             let rights: Vec<_> = approvers
                 .iter()
                 .map(|a| format!("certificatesigningrequests/{} ({})", a.subresource, a.why))
                 .collect();
-            blocks(
+            Err(blocks(
                 "AutoApproval",
                 format!(
                     "the cluster itself would approve certificate requests made with a leaked join token, because \
                      group {group} may create {}: take the group out of that binding",
                     rights.join(" and ")
                 ),
-            )
+            ))
         }
-        Err(why) => blocks(
+        Err(why) => Err(blocks(
             "AutoApprovalUnknown",
             format!(
                 "it cannot be checked that nobody else approves the certificate requests of group {group}: {why}; \
                  grant create on subjectaccessreviews.authorization.k8s.io"
             ),
-        ),
+        )),
     }
 }
 
-fn kubernetes(version: &Result<String, String>) -> Option<Finding> {
-    let known = version.as_ref().map(|text| Version::parse(text));
-    match (known, version) {
-        (Ok(Some(version)), _) if version >= KUBERNETES_FLOOR => None,
-        (Ok(Some(version)), _) => blocks(
+fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
+    match version.as_ref().map(|text| Version::parse(text)) {
+        Ok(Some(version)) if version >= KUBERNETES_FLOOR => Ok(format!("Kubernetes {version}")),
+        Ok(Some(version)) => Err(blocks(
             "KubernetesTooOld",
             format!(
                 "the API server is Kubernetes {version}: upgrade the cluster to {KUBERNETES_FLOOR} or later"
             ),
-        ),
-        (_, Ok(said) | Err(said)) => warns(
-            "KubernetesVersionUnknown",
-            format!(
-                "the API server's version cannot be read ({said}): make sure that it is {KUBERNETES_FLOOR} or later"
-            ),
-        ),
+        )),
+        Ok(None) | Err(_) => {
+            let (Ok(said) | Err(said)) = version;
+            Err(warns(
+                "KubernetesVersionUnknown",
+                format!(
+                    "the API server's version cannot be read ({said}): make sure that it is {KUBERNETES_FLOOR} or \
+                     later"
+                ),
+            ))
+        }
     }
 }
 
-fn policies(served: &Result<bool, String>) -> Option<Finding> {
+fn policies(served: &Result<bool, String>) -> Result<String, Finding> {
     match served {
-        Ok(true) => None,
-        Ok(false) => blocks(
+        Ok(true) => Ok("ValidatingAdmissionPolicy v1 is served".to_owned()),
+        Ok(false) => Err(blocks(
             "PoliciesNotServed",
             "the API server does not serve ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1, which \
              holds hostile guests in check: enable that API"
                 .to_owned(),
-        ),
-        Err(why) => warns(
+        )),
+        Err(why) => Err(warns(
             "PoliciesUnknown",
             format!("it cannot be checked that ValidatingAdmissionPolicy is served: {why}"),
-        ),
+        )),
     }
 }
 
-fn trial(trial: &Trial) -> Option<Finding> {
+fn trial(trial: &Trial) -> Result<String, Finding> {
     match trial {
-        Trial::Accepted => None,
-        Trial::Refused(why) => blocks(
+        Trial::Accepted => Ok("KubeVirt takes the VMs of the present MaroonedPodsConfig".to_owned()),
+        Trial::Refused(why) => Err(blocks(
             "VMRefused",
             format!(
                 "KubeVirt refuses the VMs of the present MaroonedPodsConfig: {why}; mend the configuration, or \
                  install KubeVirt {KUBEVIRT_FLOOR} or later"
             ),
-        ),
-        Trial::NoKubeVirt => blocks(
+        )),
+        Trial::NoKubeVirt => Err(blocks(
             "KubeVirtMissing",
             format!("the cluster has no VirtualMachineInstances: install KubeVirt {KUBEVIRT_FLOOR} or later"),
-        ),
-        Trial::Impossible(why) => warns("VMNotTried", format!("a VM could not be tried: {why}")),
-        Trial::NoConfig => warns(
+        )),
+        Trial::Impossible(why) => Err(warns("VMNotTried", format!("a VM could not be tried: {why}"))),
+        Trial::NoConfig => Err(warns(
             "VMNotTried",
             "a VM could not be tried: there is no valid MaroonedPodsConfig named \"default\" yet".to_owned(),
-        ),
+        )),
     }
 }
 
-fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Option<Finding> {
+fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Finding> {
     let unknown = |what: &str| {
         warns(
             "KubeVirtVersionUnknown",
@@ -158,50 +172,46 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Option<Finding> {
             ),
         )
     };
-    let versions = match versions {
-        Ok(versions) if versions.is_empty() => return unknown("the cluster has no KubeVirt resource"),
-        Ok(versions) => versions,
-        Err(why) => return unknown(why),
-    };
-    // More than one is not supported by KubeVirt; the worst word counts.
-    let findings = versions.iter().filter_map(|said| {
+    let versions = versions.as_ref().map_err(|why| unknown(why))?;
+    // KubeVirt supports one; of more, each must do.
+    let mut well = Vec::new();
+    for said in versions {
         let Some(said) = said else {
-            return unknown("the KubeVirt resource has no status.observedKubeVirtVersion yet");
+            return Err(unknown(
+                "the KubeVirt resource has no status.observedKubeVirtVersion yet",
+            ));
         };
         match Version::parse(said) {
-            Some(version) if version >= KUBEVIRT_FLOOR => None,
-            Some(_) => blocks(
-                "KubeVirtTooOld",
-                format!("KubeVirt is {said}: upgrade it to {KUBEVIRT_FLOOR} or later"),
-            ),
-            None => unknown(&format!("status.observedKubeVirtVersion is {said:?}")),
+            Some(version) if version >= KUBEVIRT_FLOOR => well.push(said.as_str()),
+            Some(_) => {
+                return Err(blocks(
+                    "KubeVirtTooOld",
+                    format!("KubeVirt is {said}: upgrade it to {KUBEVIRT_FLOOR} or later"),
+                ));
+            }
+            None => return Err(unknown(&format!("status.observedKubeVirtVersion is {said:?}"))),
         }
-    });
-    findings.max_by_key(|finding| finding.blocks)
+    }
+    if well.is_empty() {
+        return Err(unknown("the cluster has no KubeVirt resource"));
+    }
+    Ok(format!("KubeVirt {}", well.join(", ")))
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "a check gives a finding or none; its arms read alike"
-)]
-fn blocks(reason: &'static str, message: String) -> Option<Finding> {
-    Some(Finding {
+fn blocks(reason: &'static str, message: String) -> Finding {
+    Finding {
         reason,
         blocks: true,
         message,
-    })
+    }
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "a check gives a finding or none; its arms read alike"
-)]
-fn warns(reason: &'static str, message: String) -> Option<Finding> {
-    Some(Finding {
+fn warns(reason: &'static str, message: String) -> Finding {
+    Finding {
         reason,
         blocks: false,
         message,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +237,9 @@ mod tests {
             ..good()
         };
         assert_eq!(judge(&at_the_floors), []);
+        let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
+        assert_eq!(well[1], "Kubernetes 1.36");
+        assert_eq!(well[4], "KubeVirt v1.9.0");
     }
 
     #[test]
