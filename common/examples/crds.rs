@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
-use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig};
+use maroonedpods_common::api;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder: PathBuf = env::args_os().nth(1).ok_or("usage: crds FOLDER")?.into();
     fs::create_dir_all(&folder)?;
-    for crd in [MaroonedNode::crd(), MaroonedPodsConfig::crd()] {
+    for crd in api::crds() {
         fs::write(folder.join(file_name(&crd)), yaml(&crd)?)?;
     }
     Ok(())

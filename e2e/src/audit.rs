@@ -38,6 +38,8 @@ pub struct AuditEvent {
     pub code: u16,
     /// The client's `User-Agent`.
     pub user_agent: String,
+    /// Whether it was only tried (`dryRun=All`).
+    pub dry_run: bool,
     /// When the server received the request.
     pub received: Timestamp,
     /// When the response was complete.
@@ -45,7 +47,7 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    /// Whether the request asked for a change of a stored object. (Reviews are creates that store nothing.)
+    /// Whether the request asked for a change of a stored object. (Reviews and dry runs store nothing.)
     #[must_use]
     pub fn is_write(&self) -> bool {
         let changes = matches!(
@@ -56,6 +58,7 @@ impl AuditEvent {
             && !self.group.starts_with("authorization.")
             && !self.group.starts_with("authentication.")
             && self.subresource != "token"
+            && !self.dry_run
     }
 }
 
@@ -64,6 +67,8 @@ impl AuditEvent {
 struct Line {
     user: User,
     verb: String,
+    #[serde(rename = "requestURI", default)]
+    request_uri: String,
     #[serde(default)]
     object_ref: ObjectRef,
     #[serde(default)]
@@ -121,6 +126,7 @@ fn event(line: &str) -> Result<AuditEvent> {
         name: line.object_ref.name,
         code: line.response_status.code,
         user_agent: line.user_agent,
+        dry_run: line.request_uri.contains("dryRun=All"),
         received: line.request_received_timestamp,
         completed: line.stage_timestamp,
     })
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn reviews_and_token_requests_store_nothing() {
+    fn reviews_token_requests_and_dry_runs_store_nothing() {
         let create = parse(&format!("{CREATE}\n")).unwrap().remove(0);
         let review = AuditEvent {
             group: "authorization.k8s.io".to_owned(),
@@ -170,10 +176,17 @@ mod tests {
             subresource: "token".to_owned(),
             ..create.clone()
         };
+        let tried = AuditEvent {
+            dry_run: true,
+            ..create.clone()
+        };
         let read = AuditEvent {
             verb: "get".to_owned(),
             ..create
         };
-        assert!(!review.is_write() && !token.is_write() && !read.is_write());
+        assert!(!review.is_write() && !token.is_write() && !tried.is_write() && !read.is_write());
+        let uri = r#""requestURI":"/api/v1/namespaces/default/pods?&dryRun=All","verb""#;
+        let tried = CREATE.replace(r#""verb""#, uri);
+        assert!(parse(&format!("{tried}\n")).unwrap()[0].dry_run);
     }
 }

@@ -111,7 +111,11 @@ async fn carry(State(wire): State<Arc<Wire>>, request: Request) -> Result<Respon
 
 fn is_write(request: &Request) -> bool {
     let path = request.uri().path();
-    let stores_nothing = path.starts_with("/apis/authorization.k8s.io/");
+    let is_tried = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains("dryRun=All"));
+    let stores_nothing = is_tried || path.starts_with("/apis/authorization.k8s.io/");
     let for_people = path.contains("/events") || path.contains("/maroonedpodsconfigs/");
     request.method() != Method::GET && !stores_nothing && !for_people
 }

@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
 use maroonedpods_reconciler::Reconciler;
-use maroonedpods_reconciler::args::LogFormat;
+use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
 use maroonedpods_webhook::Server;
 use serde_json::json;
@@ -30,6 +30,8 @@ use crate::vmhost::{VmHost, VmHostOptions, install_crd};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const HOSTS: u32 = 3;
+/// Short enough that a test sees the cluster mended, and the tenfold of it seen broken.
+const RECHECK: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// A configuration whose deadlines are short enough to be waited for.
@@ -175,18 +177,16 @@ impl World {
         leader_elect: bool,
         certs: CertsArgs,
     ) -> Result<Running> {
-        let reconciler = Reconciler::new(maroonedpods_reconciler::Args {
-            kubeconfig: Some(kubeconfig),
-            vm_namespace: names::VM_NAMESPACE.to_owned(),
+        let cluster = Cluster::connect(Some(&kubeconfig), names::VM_NAMESPACE.to_owned()).await?;
+        let args = maroonedpods_reconciler::Args {
             config: None,
             metrics_bind: ANY_PORT,
             leader_elect,
-            lease_namespace: SYSTEM_NAMESPACE.to_owned(),
+            namespace: SYSTEM_NAMESPACE.to_owned(),
             certs,
-            log_format: LogFormat::Text,
-            log_level: "info".to_owned(),
-        })
-        .await?;
+            recheck: RECHECK,
+        };
+        let reconciler = Reconciler::new(cluster, args).await?;
         let address = reconciler.metrics_addr()?;
         Ok(Running::spawn(address, |stop| async move {
             reconciler.run(stop).await.map_err(|error| anyhow!(error))
@@ -302,8 +302,14 @@ impl Running {
 
     /// All of its metrics, as the `OpenMetrics` text (below the answer's head).
     pub async fn scrape(&self) -> Result<String> {
+        self.get("/metrics").await
+    }
+
+    /// What its metrics server answers for a path: status line, headers and body.
+    pub async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.metrics).await?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)

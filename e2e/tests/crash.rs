@@ -62,7 +62,9 @@ async fn two_reconcilers_at_once_do_nothing_twice() {
         .audit()
         .unwrap()
         .into_iter()
-        .filter(|e| e.verb == "create" && e.resource == "virtualmachineinstances" && e.code == 201)
+        .filter(|e| {
+            e.is_write() && e.verb == "create" && e.resource == "virtualmachineinstances" && e.code == 201
+        })
         .map(|e| e.name)
         .collect();
     created.sort();

@@ -1,12 +1,16 @@
 //! How we speak to the API server: every call has a deadline, every error a class.
 
+use std::fmt::Debug;
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Client;
 use kube::api::Api;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ClusterResourceScope, DynamicObject, NamespaceResourceScope, Resource};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::readable::Readable;
@@ -38,10 +42,27 @@ impl CallError {
         }
     }
 
-    /// 404: it is gone.
+    /// 404 of an object: it is gone, or what it is to be in.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.code() == Some(404)
+        self.code() == Some(404) && self.names_an_object()
+    }
+
+    /// 404 of the kind: it is not served, which says nothing about objects. The API server names what it did not
+    /// find in `details`, and answers unknown paths with a plain text.
+    #[must_use]
+    pub fn is_unserved(&self) -> bool {
+        self.code() == Some(404) && !self.names_an_object()
+    }
+
+    fn names_an_object(&self) -> bool {
+        match self {
+            Self::Kube(kube::Error::Api(status)) => status
+                .details
+                .as_ref()
+                .is_some_and(|details| !details.name.is_empty()),
+            _ => false,
+        }
     }
 
     /// 403: rights, quota or policy.
@@ -68,6 +89,12 @@ impl CallError {
         self.code() == Some(429)
     }
 
+    /// 500: among others an admission webhook that the API server cannot reach.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.code() == Some(500)
+    }
+
     /// The request will be refused again until somebody changes something: rights, quota, policy, schema.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -86,6 +113,35 @@ pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
         .map_err(CallError::from)
 }
 
+/// The object of this name; `None` only where the API server says that this very object is not there. (kube's own
+/// `get_opt` takes a kind that is not served for an object that is not there.)
+///
+/// # Errors
+/// Any other answer.
+pub async fn find<K>(api: &Api<K>, name: &str) -> Result<Option<K>, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match call(api.get(name)).await {
+        Err(error) if error.is_gone() => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be used.
+    #[error("cannot use the kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// There is no kubeconfig and this is no pod.
+    #[error("cannot find the cluster: {0}; give --kubeconfig")]
+    NoCluster(#[from] kube::config::InferConfigError),
+    /// No client can be made.
+    #[error("cannot make a client: {0}")]
+    Client(#[from] kube::Error),
+}
+
 /// A client and where VMs live.
 #[derive(Clone)]
 pub struct Cluster {
@@ -96,6 +152,27 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Reads the kubeconfig; without one, kube's own search: $KUBECONFIG, ~/.kube/config, the pod's account. No
+    /// request is made yet.
+    ///
+    /// # Errors
+    /// The kubeconfig, if any, cannot be used; see [`ConnectError`].
+    pub async fn connect(kubeconfig: Option<&Path>, vm_namespace: String) -> Result<Self, ConnectError> {
+        let mut config = match kubeconfig {
+            Some(file) => {
+                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default())
+                    .await?
+            }
+            None => Config::infer().await?,
+        };
+        // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
+        config.default_retry = false;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            vm_namespace,
+        })
+    }
+
     /// Objects without a namespace.
     #[must_use]
     pub fn all<K>(&self) -> Api<K>
@@ -130,5 +207,33 @@ impl Cluster {
     #[must_use]
     pub fn vmis(&self) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.vm_namespace, &vmi::api_resource())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: serde_json::Value) -> CallError {
+        CallError::Kube(kube::Error::Api(serde_json::from_value(body).unwrap()))
+    }
+
+    #[test]
+    fn a_kind_that_is_not_served_proves_no_object_gone() {
+        let gone = answer(
+            serde_json::json!({"status": "Failure", "code": 404, "reason": "NotFound",
+            "message": "virtualmachineinstances.kubevirt.io \"x\" not found",
+            "details": {"group": "kubevirt.io", "kind": "virtualmachineinstances", "name": "x"}}),
+        );
+        assert!(gone.is_gone() && !gone.is_unserved());
+        // What kube makes of the plain text "404 page not found".
+        let unserved = answer(serde_json::json!({"status": "Failure", "code": 404,
+            "reason": "Failed to parse error data", "message": "404 page not found"}));
+        assert!(unserved.is_unserved() && !unserved.is_gone());
+        let unserved = answer(
+            serde_json::json!({"status": "Failure", "code": 404, "reason": "NotFound",
+            "message": "the server could not find the requested resource", "details": {}}),
+        );
+        assert!(unserved.is_unserved() && !unserved.is_gone());
     }
 }

@@ -2,26 +2,68 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 use crate::certs::args::CertsArgs;
 
 /// Gives each marooned pod a virtual machine of its own as its node, and takes it away with the pod.
-///
-/// Watches pods that the webhook gated, makes a KubeVirt VirtualMachineInstance for each, lets it join the cluster
-/// with a one-time credential, lifts the gate when the node is ready and verified, and cleans up afterwards.
-/// Configured by the MaroonedPodsConfig named "default".
 #[derive(Parser, Clone, Debug)]
 #[command(version)]
-pub struct Args {
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
     /// Kubeconfig file. Without it: $KUBECONFIG, ~/.kube/config, then the pod's own service account.
-    #[arg(long, env = "MAROONEDPODS_KUBECONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "MAROONEDPODS_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace in which VMs and their join data are made. Nobody else should hold rights there.
-    #[arg(long, env = "MAROONEDPODS_VM_NAMESPACE", value_name = "NAME", default_value = names::VM_NAMESPACE)]
+    #[arg(long, global = true, env = "MAROONEDPODS_VM_NAMESPACE", value_name = "NAME", default_value = names::VM_NAMESPACE)]
     pub vm_namespace: String,
+    /// How logs are written.
+    #[arg(long, global = true, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
+    #[arg(
+        long,
+        global = true,
+        env = "MAROONEDPODS_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info",
+        value_parser = filter
+    )]
+    pub log_level: String,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Runs the reconciler until it is told to stop.
+    ///
+    /// Watches pods that the webhook gated, makes a KubeVirt VirtualMachineInstance for each, lets it join the
+    /// cluster with a one-time credential, lifts the gate when the node is ready and verified, and cleans up
+    /// afterwards. Configured by the MaroonedPodsConfig named "default".
+    Run(Args),
+    /// Checks whether the cluster is fit for MaroonedPods, and changes nothing.
+    ///
+    /// Exits with 1 if anything would keep VMs from being started. Works before the installation, with the rights
+    /// of whoever calls it; what cannot be looked at is said.
+    Preflight(PreflightArgs),
+    /// Gets everything of ours out of the way of an uninstallation, which helm then completes.
+    ///
+    /// Without --force it refuses while marooned pods exist, and lists them. The running reconciler does the work;
+    /// this waits for it, says what is left, and exits with 1 if something stays.
+    Uninstall(UninstallArgs),
+    /// Creates or updates the CustomResourceDefinitions, and waits until they are served. May be repeated.
+    ApplyCrds,
+}
+
+/// What `run` needs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
     /// A YAML file with a MaroonedPodsConfig to use instead of the cluster's; read once, at the start.
     #[arg(long, env = "MAROONEDPODS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -36,27 +78,59 @@ pub struct Args {
     /// Whether only the holder of the lease acts. Two that act at once are slower, not less safe.
     #[arg(long, env = "MAROONEDPODS_LEADER_ELECT", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
-    /// Namespace of the lease.
+    /// The release's namespace: where the lease is. In a cluster, set from the pod's own namespace.
     #[arg(
         long,
-        env = "MAROONEDPODS_LEASE_NAMESPACE",
+        env = "MAROONEDPODS_NAMESPACE",
         value_name = "NAME",
         default_value = "maroonedpods-system"
     )]
-    pub lease_namespace: String,
+    pub namespace: String,
     /// How the webhook gets its certificate.
     #[command(flatten)]
     pub certs: CertsArgs,
-    /// How logs are written.
-    #[arg(long, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
+    /// How soon the cluster is checked again when something was found; when nothing was, ten times as late.
+    #[arg(long, env = "MAROONEDPODS_RECHECK", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub recheck: Duration,
+}
+
+/// What `preflight` needs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PreflightArgs {
+    /// A YAML file with the MaroonedPodsConfig to try, where the cluster has none yet.
+    #[arg(long, env = "MAROONEDPODS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `uninstall` needs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct UninstallArgs {
+    /// The release's namespace.
     #[arg(
         long,
-        env = "MAROONEDPODS_LOG_LEVEL",
-        value_name = "FILTER",
-        default_value = "info", value_parser = filter)]
-    pub log_level: String,
+        env = "MAROONEDPODS_NAMESPACE",
+        value_name = "NAME",
+        default_value = "maroonedpods-system"
+    )]
+    pub namespace: String,
+    /// Delete marooned pods, in all namespaces, with their own grace period. Disruption budgets do not hold this
+    /// back. Without it, nothing is changed while there are any.
+    #[arg(long, env = "MAROONEDPODS_FORCE")]
+    pub force: bool,
+    /// How long to wait until everything is gone. Helm's own patience with a hook is 5m.
+    #[arg(long, env = "MAROONEDPODS_TIMEOUT", value_name = "DURATION", default_value = "4m30s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// A duration such as `30s` or `1m30s`, above zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; a duration looks like 30s or 1m30s"))?;
+    match Duration::try_from(duration) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a duration must be above zero".to_owned()),
+    }
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -81,6 +155,14 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Args::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "30", "0s", "-1s", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 }

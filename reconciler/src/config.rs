@@ -15,7 +15,7 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, call, find};
 use crate::conditions::{self, Says};
 use crate::settings::{Settings, SettingsError};
 
@@ -148,7 +148,7 @@ pub async fn edit_status(
     let configs = cluster.all::<MaroonedPodsConfig>();
     let mut tries = 0;
     loop {
-        let Some(config) = call(configs.get_opt(names::CONFIG_NAME)).await? else {
+        let Some(config) = find(&configs, names::CONFIG_NAME).await? else {
             return Ok(());
         };
         let was = config.status.clone().unwrap_or_default();

@@ -1,7 +1,8 @@
 //! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away again.
 //!
 //! [`observe`] reads, [`plan`] decides (pure), [`act`] writes; [`workers`] runs the three in a loop per pod.
-//! [`watches`] wake the workers, [`sweep`] finds what they missed.
+//! [`watches`] wake the workers, [`sweep`] finds what they missed. [`preflight`] says whether VMs may
+//! be started at all. Of the program's other subcommands, [`uninstall`] and [`crds`] do one thing and end.
 
 pub mod act;
 pub mod api;
@@ -9,6 +10,7 @@ pub mod args;
 pub mod certs;
 pub mod conditions;
 pub mod config;
+pub mod crds;
 pub mod csr;
 pub mod events;
 pub mod http;
@@ -19,6 +21,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod preflight;
 pub mod readable;
 pub mod record;
 pub mod seed;
@@ -26,6 +29,7 @@ pub mod seen;
 pub mod settings;
 pub mod sweep;
 pub mod token;
+pub mod uninstall;
 pub mod view;
 pub mod vmi;
 pub mod watches;

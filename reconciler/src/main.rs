@@ -1,26 +1,28 @@
 //! Wires the reconciler to its process: arguments, logs, signals, exit code.
 
+use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use maroonedpods_reconciler::args::LogFormat;
-use maroonedpods_reconciler::{Args, run};
+use maroonedpods_reconciler::api::Cluster;
+use maroonedpods_reconciler::args::{Cli, Command, LogFormat};
+use maroonedpods_reconciler::{crds, preflight, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    start_logs(&args);
+    let cli = Cli::parse();
+    start_logs(&cli);
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()
     {
         tracing::warn!("a TLS crypto provider was installed before ours");
     }
-    match run(args, terminated()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(cli).await {
+        Ok(exit) => exit,
         Err(error) => {
             tracing::error!(%error, "ended");
             ExitCode::FAILURE
@@ -28,14 +30,40 @@ async fn main() -> ExitCode {
     }
 }
 
-fn start_logs(args: &Args) {
+async fn perform(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
+    let cluster = Cluster::connect(cli.kubeconfig.as_deref(), cli.vm_namespace).await?;
+    match cli.command {
+        Command::Run(args) => run(cluster, args, terminated()).await?,
+        Command::Preflight(args) => {
+            let report = preflight::command::preflight(&cluster, args.config.as_deref()).await?;
+            print!("{report}");
+            return Ok(exit(report.passed()));
+        }
+        Command::Uninstall(args) => {
+            let say = |line: &str| println!("{line}");
+            return Ok(exit(uninstall::uninstall(&cluster, &args, say).await?));
+        }
+        Command::ApplyCrds => crds::apply(&cluster).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit(is_well: bool) -> ExitCode {
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn start_logs(cli: &Cli) {
     // The command line's parser has tried it already.
-    let filter = EnvFilter::new(&args.log_level);
+    let filter = EnvFilter::new(&cli.log_level);
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match args.log_format {
+    match cli.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }

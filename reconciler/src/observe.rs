@@ -10,7 +10,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use maroonedpods_common::api::{MaroonedNode, Phase, VmResources};
 use maroonedpods_common::{names, sizing};
 
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, find};
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::plan::View;
@@ -89,7 +89,8 @@ pub fn cached(
 /// The view that the API server gives now. CSRs come from the cache: a write to one carries its version.
 ///
 /// # Errors
-/// Any read that fails but for "not found", which is what is being asked.
+/// Any read that fails but for "not found", which is what is being asked. A kind that is not served is no such
+/// answer: VMs may run though KubeVirt's API was taken away.
 pub async fn live(
     pod_uid: &str,
     caches: &Caches,
@@ -99,11 +100,11 @@ pub async fn live(
     let name = names::node_name(pod_uid);
     // Two round trips: which VMI it is, and where the pod is, stands in the record.
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
-    let (record, node) = tokio::try_join!(call(records.get_opt(&name)), call(nodes.get_opt(&name)))?;
+    let (record, node) = tokio::try_join!(find(&records, &name), find(&nodes, &name))?;
     let (record, node) = (record.map(Arc::new), node.map(Arc::new));
     let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
     let (vmi, pod) = tokio::try_join!(
-        call(vmis.get_opt(&vmi_name)),
+        find(&vmis, &vmi_name),
         live_pod(pod_uid, caches, cluster, record.as_deref())
     )?;
     let vmi = vmi.map(Arc::new);
@@ -156,6 +157,7 @@ fn view(
         vmi: objects.vmi.as_deref().and_then(VmiView::of),
         csrs,
         topology: BTreeMap::new(),
+        hold: None,
         live: false,
     }
 }
@@ -204,7 +206,7 @@ async fn live_pod(
     let Some((namespace, name)) = named.or_else(cached) else {
         return Ok(None);
     };
-    let pod = call(cluster.pods(&namespace).get_opt(&name)).await?;
+    let pod = find(&cluster.pods(&namespace), &name).await?;
     Ok(pod
         .filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid))
         .map(Arc::new))
@@ -230,7 +232,7 @@ fn related_csrs(
 }
 
 async fn topology(cluster: &Cluster, host: &str) -> Result<BTreeMap<String, String>, CallError> {
-    let host = call(cluster.nodes().get_opt(host)).await?;
+    let host = find(&cluster.nodes(), host).await?;
     let labels = host
         .and_then(|node| node.metadata.labels.clone())
         .unwrap_or_default();

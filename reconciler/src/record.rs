@@ -10,11 +10,10 @@ use maroonedpods_common::{api, names};
 
 use crate::conditions::{self, Says};
 use crate::settings::Settings;
-use crate::view::PodView;
 
 /// The record of a pod, with our finalizer on it from the start.
 #[must_use]
-pub fn new(pod: &PodView, resources: VmResources, settings: &Settings) -> MaroonedNode {
+pub fn new(pod: PodRef, resources: VmResources, settings: &Settings) -> MaroonedNode {
     let spec = &settings.spec;
     MaroonedNode {
         metadata: ObjectMeta {
@@ -24,11 +23,7 @@ pub fn new(pod: &PodView, resources: VmResources, settings: &Settings) -> Maroon
             ..ObjectMeta::default()
         },
         spec: MaroonedNodeSpec {
-            pod_ref: PodRef {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            },
+            pod_ref: pod,
             resources,
             config_hash: settings.hash.clone(),
             vm: VmSpec {
@@ -124,6 +119,7 @@ pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serd
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::view::PodView;
     use serde_json::json;
 
     pub(crate) const POD_UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
@@ -141,7 +137,7 @@ pub(crate) mod tests {
             reserved_memory_mi: 366,
             reserved_cpu_milli: 500,
         };
-        let mut record = new(&PodView::of(&pod.unwrap()).unwrap(), size, &settings);
+        let mut record = new(PodView::of(&pod.unwrap()).unwrap().reference(), size, &settings);
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,25 +20,19 @@ use crate::http::{self, Health};
 use crate::lease::{self, Held, Loss, Timings};
 use crate::metrics::Metrics;
 use crate::observe::Caches;
+use crate::preflight::{self, Verdict};
 use crate::settings::Settings;
 use crate::workers::{Shared, Workers};
 use crate::{config, sweep, watches};
 
+/// How long work waits for the first verdict on the cluster.
+const FIRST_VERDICT: Duration = Duration::from_secs(5);
 /// Name of the lease.
 const LEASE: &str = "maroonedpods-reconciler";
 
 /// Why the reconciler cannot start or ended.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The kubeconfig cannot be used.
-    #[error("cannot use the kubeconfig: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// There is no kubeconfig and this is no pod.
-    #[error("cannot find the cluster: {0}; give --kubeconfig")]
-    NoCluster(#[from] kube::config::InferConfigError),
-    /// No client can be made.
-    #[error("cannot make a client: {0}")]
-    Client(#[from] kube::Error),
     /// The file of `--config` cannot be used.
     #[error(transparent)]
     Config(#[from] config::FileError),
@@ -68,8 +62,8 @@ pub enum Error {
 ///
 /// # Errors
 /// What keeps it from starting, or ended it: the process should exit and be started anew.
-pub async fn run(args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
-    Reconciler::new(args).await?.run(stop).await
+pub async fn run(cluster: Cluster, args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    Reconciler::new(cluster, args).await?.run(stop).await
 }
 
 /// A reconciler that is bound to its address and knows its cluster, not running yet.
@@ -83,21 +77,11 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Reads the kubeconfig and the configuration file, and binds the metrics address. Nothing is written yet.
+    /// Reads the configuration file and binds the metrics address. Nothing is written yet.
     ///
     /// # Errors
     /// See [`Error`]; each says which flag to mend.
-    pub async fn new(args: Args) -> Result<Self, Error> {
-        let mut kubeconfig = match &args.kubeconfig {
-            Some(file) => {
-                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default())
-                    .await?
-            }
-            None => Config::infer().await?,
-        };
-        // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
-        kubeconfig.default_retry = false;
-        let client = Client::try_from(kubeconfig)?;
+    pub async fn new(cluster: Cluster, args: Args) -> Result<Self, Error> {
         let from_file = args.config.as_deref().map(config::from_file).transpose()?;
         let certs = args.certs.rules()?;
         let listener = TcpListener::bind(args.metrics_bind)
@@ -107,10 +91,7 @@ impl Reconciler {
                 error,
             })?;
         Ok(Self {
-            cluster: Cluster {
-                client,
-                vm_namespace: args.vm_namespace.clone(),
-            },
+            cluster,
             listener,
             certs,
             settings: watch::Sender::new(from_file.map(Arc::new)),
@@ -141,9 +122,11 @@ impl Reconciler {
             metrics,
         } = self;
         let (waiting, waiting_for) = watch::channel(None);
+        let (verdict, said) = watch::channel(Verdict::default());
         let app = http::router(Health {
             metrics: metrics.clone(),
             waiting_for,
+            verdict: said,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -158,20 +141,18 @@ impl Reconciler {
             ended = tasks.join_next() => return Err(why_ended(ended)),
         };
         metrics.set_leader(true);
-        let namespace = args.lease_namespace.clone();
         tasks.spawn(keep_certificates(
             cluster.clone(),
-            namespace,
+            args.namespace.clone(),
             certs,
             metrics.clone(),
         ));
-        let follow_cluster = args.config.is_none();
         let work = work(
             cluster,
             settings,
-            follow_cluster,
+            &args,
             metrics.clone(),
-            waiting,
+            Tells { waiting, verdict },
             &mut tasks,
         );
         let outcome = tokio::select! {
@@ -199,7 +180,7 @@ async fn elect(args: &Args, client: &Client) -> Option<Held> {
     Some(
         lease::acquire(
             client.clone(),
-            &args.lease_namespace,
+            &args.namespace,
             LEASE,
             identity,
             Timings::default(),
@@ -215,13 +196,21 @@ async fn lost(held: Option<&Held>) -> Loss {
     }
 }
 
+/// What the rest of the process is told.
+struct Tells {
+    /// What still keeps this replica from its work.
+    waiting: watch::Sender<Option<String>>,
+    /// Whether VMs may be started.
+    verdict: watch::Sender<Verdict>,
+}
+
 /// Everything that acts. Returns only if it fails.
 async fn work(
     cluster: Cluster,
     settings: watch::Sender<Option<Arc<Settings>>>,
-    follow_cluster: bool,
+    args: &Args,
     metrics: Arc<Metrics>,
-    waiting: watch::Sender<Option<String>>,
+    Tells { waiting, verdict }: Tells,
     tasks: &mut JoinSet<()>,
 ) -> Error {
     let workers = Workers::default();
@@ -229,7 +218,7 @@ async fn work(
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
-    if follow_cluster {
+    if args.config.is_none() {
         let (cluster, workers) = (cluster.clone(), workers.clone());
         tasks.spawn(async move { config::follow(&cluster, &settings, || workers.poke_all()).await });
     }
@@ -238,6 +227,16 @@ async fn work(
         ended = tasks.join_next() => return why_ended(ended),
     }
     metrics.count_from(&caches);
+    let mut checked = verdict.subscribe();
+    let (asked, in_doubt, recheck) = (cluster.clone(), in_force.clone(), args.recheck);
+    let poke = {
+        let workers = workers.clone();
+        move || workers.poke_all()
+    };
+    tasks.spawn(async move { preflight::follow(&asked, in_doubt, &verdict, recheck, poke).await });
+    // Launches are held until the first verdict. Mostly it takes moments, and saves each waiting pod a word.
+    let first = checked.wait_for(|verdict| *verdict != Verdict::Unchecked);
+    let _: Result<_, _> = tokio::time::timeout(FIRST_VERDICT, first).await;
     let (provider, provider_ready) = watch::channel(false);
     tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
@@ -245,6 +244,7 @@ async fn work(
         cluster,
         caches,
         settings: in_force,
+        verdict: checked,
         provider_ready,
         events,
         metrics,

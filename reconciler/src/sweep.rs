@@ -111,7 +111,7 @@ impl Known {
 pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> Result<(), CallError> {
     let by_uid = ListParams::default().labels(names::POD_UID_LABEL);
     let vmis = match call(cluster.vmis().list(&by_uid)).await {
-        Err(error) if error.is_gone() => return report_missing_provider(cluster).await,
+        Err(error) if error.is_unserved() => return report_missing_provider(cluster).await,
         listed => listed?.items,
     };
     // Not by the label for people: a guest may take that one off its Node.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::core::DynamicObject;
+use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{admission, names};
 use serde_json::Value;
 
@@ -46,6 +47,16 @@ pub struct PodView {
 }
 
 impl PodView {
+    /// The pod by all three of its names.
+    #[must_use]
+    pub fn reference(&self) -> PodRef {
+        PodRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
     /// Reads a pod; `None` for one that the API server cannot have sent (no name or UID).
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {

@@ -18,7 +18,8 @@ use crate::api::{CallError, Cluster};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::observe::{self, Caches};
-use crate::plan::{self, Plan, Write};
+use crate::plan::{self, Plan, View, Write};
+use crate::preflight::Verdict;
 use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::view::PodView;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub caches: Caches,
     /// The configuration in force.
     pub settings: watch::Receiver<Option<Arc<Settings>>>,
+    /// Whether VMs may be started.
+    pub verdict: watch::Receiver<Verdict>,
     /// VMs can be listed. Until then nothing is decided: no VM known would look like no VM there.
     pub provider_ready: watch::Receiver<bool>,
     /// Events for people.
@@ -188,10 +191,19 @@ impl Worker {
         if !*self.shared.provider_ready.borrow() {
             return self.report_missing_provider(seen).await;
         }
-        let (plan, record) = self.decide(seen).await?;
+        let (plan, record) = match self.decide(seen).await {
+            // KubeVirt was there and is not any more: what became of its VMs cannot be known.
+            Err(error) if error.is_unserved() => {
+                self.report_missing_provider(seen).await?;
+                return Err(error);
+            }
+            decided => decided?,
+        };
         for write in &plan.writes {
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
-                if must_be_told(write, &error, failures) {
+                if error.is_unserved() {
+                    self.report_missing_provider(seen).await?;
+                } else if must_be_told(write, &error, failures) {
                     self.report_refusal(&plan, &error, seen).await?;
                 }
                 return Err(error);
@@ -250,6 +262,10 @@ impl Worker {
     async fn decide(&self, seen: &mut Seen) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
+        let held = |view| View {
+            hold: shared.verdict.borrow().hold(),
+            ..view
+        };
         let cached = observe::cached(
             &self.uid,
             &shared.caches,
@@ -257,7 +273,7 @@ impl Worker {
             settings.as_ref(),
             seen,
         );
-        if let Some(view) = cached {
+        if let Some(view) = cached.map(held) {
             let plan = plan::plan(&view, Timestamp::now());
             if !plan.needs_live_view() {
                 return Ok((plan, view.record));
@@ -265,6 +281,7 @@ impl Worker {
         }
         let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
         seen.clear();
+        let view = held(view);
         Ok((plan::plan(&view, Timestamp::now()), view.record))
     }
 }

@@ -27,6 +27,7 @@ use crate::names;
         .message("kernelBootConfig needs kernelPath or initrdPath when enableKernelBoot is true"),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.nodeImage"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".status.conditions[?(@.type=='ClusterReady')].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -233,7 +234,7 @@ pub enum NetworkBinding {
 pub struct MaroonedPodsConfigStatus {
     /// The generation that `conditions` speak of.
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `ProviderReady` and, where the reconciler keeps them, `CertificatesReady`.
+    /// `Accepted`, `ClusterReady`, `ProviderReady` and, where the reconciler keeps them, `CertificatesReady`.
     pub conditions: Vec<Condition>,
     /// How many marooned nodes are in which stage.
     pub nodes: NodeCounts,

@@ -2,16 +2,41 @@
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
+use serde_json::json;
 
 use crate::install::apply_yaml;
 
 const CRD: &str = include_str!("vmi-crd.yaml");
+const KUBEVIRT: &str = include_str!("kubevirt.yaml");
+/// The release that the played KubeVirt says it is.
+const VERSION: &str = "v1.9.0";
 
-/// Installs the VMI CRD and waits until it is served. `client` must be an admin's.
+/// Installs the VMI CRD and a KubeVirt resource, and waits until they are served. `client` must be an admin's.
 pub async fn install_crd(client: &Client) -> Result<()> {
-    apply_yaml(client, CRD).await.context("installing the VMI CRD")
+    apply_yaml(client, CRD).await.context("installing the VMI CRD")?;
+    apply_yaml(client, KUBEVIRT)
+        .await
+        .context("installing the KubeVirt resource")?;
+    say_version(client, VERSION).await
+}
+
+/// Lets KubeVirt's operator say that this version is at work.
+pub async fn say_version(client: &Client, version: &str) -> Result<()> {
+    let kind = ApiResource {
+        kind: "KubeVirt".to_owned(),
+        plural: "kubevirts".to_owned(),
+        ..resource()
+    };
+    let kubevirts = Api::<DynamicObject>::namespaced_with(client.clone(), "kubevirt", &kind);
+    let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": version}}));
+    kubevirts
+        .patch_status("kubevirt", &PatchParams::default(), &status)
+        .await
+        .context("writing KubeVirt's status")?;
+    Ok(())
 }
 
 /// The VMI as a resource of the API.

@@ -29,7 +29,7 @@ pub mod script;
 mod seed;
 mod vmi;
 
-pub use crd::install_crd;
 pub(crate) use crd::resource;
+pub use crd::{install_crd, say_version};
 pub use host::{VmHost, VmHostOptions};
 pub use log::{GuestEvent, GuestLog};

@@ -134,30 +134,39 @@ pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Res
     }
 }
 
-/// Strict, so that a field which this KubeVirt does not know is an error and not silently dropped.
 pub(super) async fn vmi(
     cluster: &Cluster,
     record: &MaroonedNode,
     attempt: u32,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
-    let new = vmi::new(record, attempt, &cluster.vm_namespace);
-    let body = serde_json::to_vec(&new).map_err(kube::Error::SerdeError)?;
-    let url = DynamicObject::url_path(&vmi::api_resource(), Some(&cluster.vm_namespace));
-    let mut request = Request::new(url)
-        .create(&PostParams::default(), body)
-        .map_err(kube::Error::BuildRequest)?;
-    let strict = format!("{}&fieldValidation=Strict", request.uri());
-    *request.uri_mut() = strict
-        .parse()
-        .map_err(|_| CallError::Unexpected(format!("bad URL {strict}")))?;
-    match call(cluster.client.request::<DynamicObject>(request)).await {
+    match post_vmi(cluster, record, attempt, &PostParams::default()).await {
         Err(error) if error.is_conflict() => Ok(()),
         created => {
             seen.note_dynamic(&created?);
             Ok(())
         }
     }
+}
+
+/// Strict, so that a field which this KubeVirt does not know is an error and not silently dropped.
+pub(crate) async fn post_vmi(
+    cluster: &Cluster,
+    record: &MaroonedNode,
+    attempt: u32,
+    params: &PostParams,
+) -> Result<DynamicObject, CallError> {
+    let new = vmi::new(record, attempt, &cluster.vm_namespace);
+    let body = serde_json::to_vec(&new).map_err(kube::Error::SerdeError)?;
+    let url = DynamicObject::url_path(&vmi::api_resource(), Some(&cluster.vm_namespace));
+    let mut request = Request::new(url)
+        .create(params, body)
+        .map_err(kube::Error::BuildRequest)?;
+    let strict = format!("{}&fieldValidation=Strict", request.uri());
+    *request.uri_mut() = strict
+        .parse()
+        .map_err(|_| CallError::Unexpected(format!("bad URL {strict}")))?;
+    call(cluster.client.request::<DynamicObject>(request)).await
 }
 
 fn owner_uid<K: ResourceExt>(object: &K) -> Option<&str> {

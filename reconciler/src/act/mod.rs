@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub(crate) use create::post_vmi;
+
 use crate::api::{CallError, Cluster, call};
 use crate::plan::Write;
 use crate::record;

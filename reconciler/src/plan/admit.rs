@@ -37,10 +37,15 @@ fn waiting(view: &View, pod: &PodView) -> Plan {
         );
         return Plan::wait().writes(report(pod, false, reason::WAITING_FOR_GATES, message));
     }
+    if let Some(why) = &view.hold {
+        return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+    }
     match &view.size {
-        Some(Ok(size)) => {
-            Plan::wait().write(Write::CreateRecord(Box::new(record::new(pod, *size, settings))))
-        }
+        Some(Ok(size)) => Plan::wait().write(Write::CreateRecord(Box::new(record::new(
+            pod.reference(),
+            *size,
+            settings,
+        )))),
         Some(Err(why)) => Plan::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
         None => Plan::wait(),
     }

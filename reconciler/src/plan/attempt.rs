@@ -65,6 +65,9 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 
 /// Step 2.
 fn launch(c: &Context, pod: &PodView) -> Plan {
+    if let Some(why) = &c.view.hold {
+        return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+    }
     if let Some(Time(at)) = c.status.not_before.as_ref().filter(|t| t.0 > c.now) {
         return Plan::wait()
             .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))

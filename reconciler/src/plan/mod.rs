@@ -49,6 +49,8 @@ pub struct View {
     pub csrs: Vec<Arc<CertificateSigningRequest>>,
     /// Zone and region labels of the VM's host node. Filled in live views only, once the VM has a host.
     pub topology: BTreeMap<String, String>,
+    /// Why no VM may be started now, whatever the pod: the cluster is not as it must be. Left to whoever knows.
+    pub hold: Option<String>,
     /// Read from the API server just now, not from a cache. CSRs excepted: writes to them carry their version.
     pub live: bool,
 }

@@ -7,6 +7,7 @@ use crate::view::PodView;
 pub(crate) mod reason {
     pub(crate) const WAITING_FOR_GATES: &str = "WaitingForOtherGates";
     pub(crate) const NO_CONFIG: &str = "NoConfig";
+    pub(crate) const CLUSTER_NOT_READY: &str = "ClusterNotReady";
     pub(crate) const UNSIZABLE: &str = "Unsizable";
     pub(crate) const LAUNCHING: &str = "Launching";
     pub(crate) const REFUSED: &str = "Refused";

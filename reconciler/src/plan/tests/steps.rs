@@ -343,3 +343,25 @@ fn attempts_run_out() {
     world.pod_is_deleted();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
 }
+
+#[test]
+fn a_cluster_that_is_not_ready_gets_no_credential_and_goes_on_with_what_runs() {
+    let why = "somebody else approves".to_owned();
+    let mut fresh = World::new();
+    fresh.hold = Some(why.clone());
+    fresh.pass();
+    assert_eq!(says(&fresh), "ClusterNotReady");
+    assert!(fresh.plan().writes.is_empty(), "{:?}", kinds(&fresh.plan()));
+
+    // A record of before the fault is no excuse.
+    let mut recorded = World::new();
+    recorded.pass();
+    recorded.hold = Some(why.clone());
+    assert_eq!(kinds(&recorded.plan()), ["pod_report"]);
+    recorded.hold = None;
+    assert!(kinds(&recorded.plan()).contains(&"issue_credentials"));
+
+    let mut ready = about_to_lift();
+    ready.hold = Some(why);
+    assert!(kinds(&ready.plan()).contains(&"lift_gate"));
+}

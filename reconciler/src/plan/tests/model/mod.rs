@@ -55,6 +55,7 @@ pub(super) struct Guest {
 pub(super) struct World {
     pub now: Timestamp,
     pub settings: Option<Arc<Settings>>,
+    pub hold: Option<String>,
     pub objects: Objects,
     /// Both kinds of Secret, by name, with the UID of the owner.
     pub secrets: BTreeMap<String, String>,
@@ -98,6 +99,7 @@ impl World {
         Self {
             now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
+            hold: None,
             objects: Objects {
                 pod: Some(serde_json::from_value(pod).unwrap()),
                 ..Objects::default()
@@ -131,6 +133,7 @@ impl World {
         View {
             pod_uid: POD_UID.to_owned(),
             settings: self.settings.clone(),
+            hold: self.hold.clone(),
             pod,
             size: sized.then_some(Ok(SIZE)),
             record: cache.record.clone().map(Arc::new),

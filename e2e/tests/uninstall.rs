@@ -1,0 +1,280 @@
+//! Uninstalling with twenty pods in every stage: refused without force, complete with it, and nothing of a user's is
+//! left stuck.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::{ClusterResourceScope, Resource, ResourceExt};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{becomes, eventually, nothing_left};
+use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, runs, spec, with_spec};
+use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, apply_yaml};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
+use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::world::World;
+use maroonedpods_reconciler::api::Cluster;
+use maroonedpods_reconciler::args::UninstallArgs;
+use maroonedpods_reconciler::uninstall::uninstall;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// The account that the chart's hook runs under, and all that it may do.
+const ACCOUNT: &str = "maroonedpods-uninstall";
+const RIGHTS: &str = include_str!("uninstall-rights.yaml");
+
+/// `uninstall` as the hook runs it; whether it says that nothing is left, and all that it said.
+async fn run(world: &World, force: bool, timeout: Duration) -> (bool, String) {
+    let identity = world
+        .plane()
+        .service_account(SYSTEM_NAMESPACE, ACCOUNT)
+        .await
+        .unwrap();
+    let cluster = Cluster::connect(Some(&identity.kubeconfig), names::VM_NAMESPACE.to_owned())
+        .await
+        .unwrap();
+    let args = UninstallArgs {
+        namespace: SYSTEM_NAMESPACE.to_owned(),
+        force,
+        timeout,
+    };
+    let said = Mutex::new(String::new());
+    let say = |line: &str| {
+        let mut said = said.lock().unwrap();
+        said.push_str(line);
+        said.push('\n');
+    };
+    let ended = uninstall(&cluster, &args, say).await;
+    let said = said.into_inner().unwrap();
+    let is_clean = ended.unwrap_or_else(|error| panic!("{error}\n{said}"));
+    println!("{said}");
+    (is_clean, said)
+}
+
+async fn world() -> World {
+    logs();
+    let world = World::start(0).await.unwrap();
+    apply_yaml(&world.plane().admin().await.unwrap(), RIGHTS)
+        .await
+        .unwrap();
+    world
+}
+
+/// Long enough to be in a stage for as long as a test takes.
+const FOR_LONG: f64 = 600.0;
+
+/// Twenty pods, in the stages that there are.
+async fn crowd(tenant: &Tenant<'_>) {
+    let patient = Patch::Merge(json!({"spec": {"deadlines": {"boot": "10m", "join": "10m"}}}));
+    Api::<MaroonedPodsConfig>::all(tenant.admin.clone())
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patient)
+        .await
+        .unwrap();
+    for n in 0..4 {
+        let mut waits = spec();
+        waits["schedulingGates"] = json!([{"name": "example.org/quota"}]);
+        let pod = labelled(with_spec(&format!("gated-{n}"), waits), names::MAROON_TRUE);
+        tenant.creates(&pod).await.unwrap();
+    }
+    let stages = [
+        (
+            "booting",
+            Script {
+                never_boots: true,
+                ..Script::default()
+            },
+        ),
+        (
+            "joining",
+            Script {
+                join_delay: FOR_LONG,
+                ..Script::default()
+            },
+        ),
+    ];
+    for (stage, script) in stages {
+        for n in 0..3 {
+            let pod = pods::pod(&format!("{stage}-{n}"), &script).unwrap();
+            tenant.creates(&pod).await.unwrap();
+        }
+    }
+    for n in 0..3 {
+        tenant.creates(&marooned(&format!("bare-{n}"))).await.unwrap();
+    }
+    let labels = json!({"app": "web", names::MAROON_LABEL: "true"});
+    tenant
+        .applies::<Deployment>(json!({"metadata": {"name": "web"}, "spec": {"replicas": 5,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": labels}, "spec": spec()}}}))
+        .await
+        .unwrap();
+    let mut task = spec();
+    task["restartPolicy"] = json!("Never");
+    let annotations = json!({maroonedpods_e2e::vmhost::script::EXIT_AFTER_ANNOTATION: FOR_LONG.to_string()});
+    tenant
+        .applies::<Job>(
+            json!({"metadata": {"name": "report"}, "spec": {"parallelism": 2, "completions": 2,
+            "template": {"metadata": {"labels": {names::MAROON_LABEL: "true"}, "annotations": annotations},
+                "spec": task}}}),
+        )
+        .await
+        .unwrap();
+    tenant.sees(20, "there", |_| true).await.unwrap();
+    tenant.sees(10, "running", runs).await.unwrap();
+    for n in 0..3 {
+        let booting = tenant.pods.get(&format!("booting-{n}")).await.unwrap();
+        let booting = Marooned::of(&tenant.admin, &booting).unwrap();
+        booting.vmi(1, "Scheduled").await.unwrap();
+        let joining = tenant.pods.get(&format!("joining-{n}")).await.unwrap();
+        let joining = Marooned::of(&tenant.admin, &joining).unwrap();
+        joining.vmi(1, "Running").await.unwrap();
+    }
+}
+
+/// What a refusal must leave as it is.
+async fn state(tenant: &Tenant<'_>) -> (Vec<(String, Value)>, usize) {
+    let pods = tenant.pods.list(&ListParams::default()).await.unwrap();
+    let of = |pod: &Pod| {
+        let spec = serde_json::to_value(&pod.spec).unwrap();
+        (
+            format!("{} {:?}", pod.name_any(), pod.metadata.deletion_timestamp),
+            spec,
+        )
+    };
+    (
+        pods.iter().map(of).collect(),
+        tenant.records().await.unwrap().len(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_pods_are_listed_and_with_force_all_go() {
+    let world = world().await;
+    let reconciler = world.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&world, None).await.unwrap();
+    let admin = tenant.admin.clone();
+    crowd(&tenant).await;
+
+    let before = state(&tenant).await;
+    let (is_clean, said) = run(&world, false, SOON).await;
+    assert!(
+        !is_clean && said.contains("20 marooned pods would lose"),
+        "{said}"
+    );
+    for pod in tenant.pods.list(&ListParams::default()).await.unwrap() {
+        let line = format!("  {}/{} (", tenant.namespace(), pod.name_any());
+        assert!(said.contains(&line), "{line} is not in\n{said}");
+    }
+    assert_eq!(state(&tenant).await, before);
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
+    assert!(webhooks.get_opt("maroonedpods").await.unwrap().is_some());
+
+    let (is_clean, said) = run(&world, true, SOON * 2).await;
+    assert!(is_clean, "{said}");
+    assert!(webhooks.get_opt("maroonedpods").await.unwrap().is_none());
+    eventually("nothing of ours", SOON, || async {
+        let left = nothing_left(&admin).await?;
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+
+    reconciler.stop().await.unwrap();
+    remove_the_chart(&world).await;
+    // The user's controllers work on, with ordinary pods.
+    let ordinary = |pod: &Pod| gates(pod).is_empty() && !has_our_selector(pod);
+    let web = |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == "web");
+    // Guards that stood refused their pods, and made them patient.
+    eventually("the ordinary pods of web and report", SOON * 4, || async {
+        let pods = tenant.pods.list(&ListParams::default()).await?.items;
+        let up = pods.iter().filter(|pod| ordinary(pod) && phase(pod) == "Running");
+        let (web, report): (Vec<_>, Vec<_>) = up.partition(|pod| web(pod));
+        Ok(((web.len(), report.len()) == (5, 2)).then_some(()))
+    })
+    .await
+    .unwrap();
+    tenant
+        .creates(&labelled(with_spec("late", spec()), names::MAROON_TRUE))
+        .await
+        .unwrap();
+    tenant.sees_running("late").await.unwrap();
+    tenant.leaves().await.unwrap();
+    world.stop().await.unwrap();
+}
+
+fn has_our_selector(pod: &Pod) -> bool {
+    let selector = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
+    selector.is_some_and(|selector| selector.contains_key(names::CLASS_LABEL))
+}
+
+/// With nobody to release anything it says so and ends; with somebody again, it comes to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_reconciler_it_says_what_waits_for_it() {
+    let world = world().await;
+    let reconciler = world.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&world, None).await.unwrap();
+    tenant.creates(&marooned("stranded")).await.unwrap();
+    let pod = tenant.sees_running("stranded").await.unwrap();
+    let stranded = Marooned::of(&tenant.admin, &pod).unwrap();
+    drop(reconciler);
+    tenant.creates(&marooned("new")).await.unwrap();
+    becomes(&tenant.pods, "new", "gated", SOON, bears_our_mark)
+        .await
+        .unwrap();
+
+    let (is_clean, said) = run(&world, true, Duration::from_secs(5)).await;
+    assert!(!is_clean, "{said}");
+    assert!(
+        said.contains(&format!("maroonednode/{}", stranded.node_name())),
+        "{said}"
+    );
+    assert!(
+        said.contains("does it run (deployment maroonedpods-reconciler)"),
+        "{said}"
+    );
+    // Gated pods need nobody.
+    maroonedpods_e2e::check::gone(&tenant.pods, "new", SOON)
+        .await
+        .unwrap();
+
+    let reconciler = world.reconciler(false).await.unwrap();
+    let (is_clean, said) = run(&world, false, SOON).await;
+    assert!(is_clean, "{said}");
+    tenant.leaves().await.unwrap();
+    reconciler.stop().await.unwrap();
+    world.stop().await.unwrap();
+}
+
+/// As helm does: what it knows, then kinds that it does not know, admission policies among them.
+async fn remove_the_chart(world: &World) {
+    let admin = world.plane().admin().await.unwrap();
+    remove(&Api::<ClusterRoleBinding>::all(admin.clone())).await;
+    remove(&Api::<ClusterRole>::all(admin.clone())).await;
+    remove(&Api::<MaroonedPodsConfig>::all(admin.clone())).await;
+    remove(&Api::<ValidatingAdmissionPolicyBinding>::all(admin.clone())).await;
+    remove(&Api::<ValidatingAdmissionPolicy>::all(admin)).await;
+}
+
+async fn remove<K>(api: &Api<K>)
+where
+    K: Resource<Scope = ClusterResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let all = api.list(&ListParams::default()).await.unwrap();
+    let ours = |name: &String| name.starts_with("maroonedpods") || name == names::CONFIG_NAME;
+    for name in all.iter().map(ResourceExt::name_any).filter(ours) {
+        api.delete(&name, &DeleteParams::default()).await.unwrap();
+    }
+}

@@ -1,0 +1,128 @@
+//! `preflight`: the checks once, for people and for `helm test`.
+
+use std::path::Path;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::api::{Api, ListParams};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use thiserror::Error;
+
+use super::daemon_sets::{Follower, followers};
+use super::judge::checks;
+use super::{Finding, observe};
+use crate::api::{CallError, Cluster, call};
+use crate::config;
+use crate::settings::{Settings, SettingsError};
+
+/// Why the checks could not be made.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The API server could not be asked.
+    #[error("the cluster could not be checked: {0}")]
+    Call(#[from] CallError),
+    /// The file of `--config` cannot be used.
+    #[error(transparent)]
+    File(#[from] config::FileError),
+}
+
+/// Checks once. What the reconciler looks at, and what only a person can mend: `DaemonSets` that would follow us.
+///
+/// # Errors
+/// The API server could not be asked, or the file of `--config` cannot be used.
+pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report, Error> {
+    let mut lines = Vec::new();
+    let settings = match file {
+        Some(file) => Some(config::from_file(file)?),
+        None => match installed(cluster).await? {
+            Ok(settings) => settings,
+            Err(error) => {
+                lines.push(Err(invalid(&error)));
+                None
+            }
+        },
+    };
+    lines.extend(checks(&observe(cluster, settings.as_ref()).await?));
+    lines.extend(daemon_sets(cluster).await?);
+    Ok(Report { lines })
+}
+
+/// A line for each thing that was looked at: `ok`, `warn`, or `fail` for what keeps VMs from being started.
+pub struct Report {
+    lines: Vec<Result<String, Finding>>,
+}
+
+impl Report {
+    /// Whether nothing keeps VMs from being started.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        let blocks = |line: &Result<String, Finding>| line.as_ref().is_err_and(|finding| finding.blocks);
+        !self.lines.iter().any(blocks)
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for line in &self.lines {
+            match line {
+                Ok(well) => writeln!(f, "ok    {well}")?,
+                Err(Finding {
+                    reason,
+                    blocks,
+                    message,
+                }) => {
+                    let word = if *blocks { "fail" } else { "warn" };
+                    writeln!(f, "{word}  {reason}: {message}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The cluster's own configuration, if CRD and object are there.
+async fn installed(cluster: &Cluster) -> Result<Result<Option<Settings>, SettingsError>, CallError> {
+    match call(cluster.all::<MaroonedPodsConfig>().get(names::CONFIG_NAME)).await {
+        Ok(config) => Ok(Settings::parse(config.spec).map(Some)),
+        Err(error) if error.is_gone() || error.is_unserved() || error.is_forbidden() => Ok(Ok(None)),
+        Err(error) => Err(error),
+    }
+}
+
+fn invalid(error: &SettingsError) -> Finding {
+    Finding {
+        reason: "Invalid",
+        blocks: true,
+        message: format!("the MaroonedPodsConfig named \"default\" cannot come into force: {error}"),
+    }
+}
+
+async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, CallError> {
+    let sets = Api::<DaemonSet>::all(cluster.client.clone());
+    let warns = |message| Finding {
+        reason: "DaemonSet",
+        blocks: false,
+        message,
+    };
+    let followers = match call(sets.list(&ListParams::default())).await {
+        Ok(sets) => followers(&sets.items),
+        Err(error) if error.is_forbidden() => {
+            return Ok(vec![Err(warns(format!(
+                "DaemonSets cannot be looked at: {error}"
+            )))]);
+        }
+        Err(error) => return Err(error),
+    };
+    if followers.is_empty() {
+        return Ok(vec![Ok(
+            "no DaemonSet follows us onto the nodes of VMs".to_owned()
+        )]);
+    }
+    let line = |Follower { name, remedy }| {
+        warns(format!(
+            "{name} tolerates every taint, so the node of each VM gives it one pod that stays Pending: keep it off \
+             with\n      {remedy}"
+        ))
+    };
+    Ok(followers.into_iter().map(line).map(Err).collect())
+}

@@ -1,0 +1,187 @@
+//! `DaemonSets` that put a pod on every marooned node: each such pod stays Pending for ever, for nothing but the one
+//! marooned pod may run there, and it counts as unavailable in its `DaemonSet`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration};
+use kube::core::ResourceExt;
+use maroonedpods_common::names;
+use serde_json::json;
+
+/// A `DaemonSet` that would follow us, and how it is kept off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Follower {
+    /// `<namespace>/<name>`.
+    pub name: String,
+    /// The command that keeps it off marooned nodes.
+    pub remedy: String,
+}
+
+/// Those that would follow us, and what keeps each off.
+pub(super) fn followers(daemon_sets: &[DaemonSet]) -> Vec<Follower> {
+    let follows = |set: &&DaemonSet| {
+        set.spec
+            .as_ref()
+            .and_then(|s| s.template.spec.as_ref())
+            .is_some_and(follows)
+    };
+    daemon_sets.iter().filter(follows).map(follower).collect()
+}
+
+fn follower(set: &DaemonSet) -> Follower {
+    let namespace = set.namespace().unwrap_or_default();
+    let name = set.name_any();
+    let terms: Vec<_> = match required_terms(set.spec.as_ref().and_then(|s| s.template.spec.as_ref())) {
+        [] => vec![kept_off(&NodeSelectorTerm::default())],
+        terms => terms.iter().map(kept_off).collect(),
+    };
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": terms}}});
+    let patch = json!({"spec": {"template": {"spec": {"affinity": affinity}}}});
+    Follower {
+        remedy: format!("kubectl -n {namespace} patch daemonset {name} --type merge -p '{patch}'"),
+        name: format!("{namespace}/{name}"),
+    }
+}
+
+/// The term, and not on a marooned node.
+fn kept_off(term: &NodeSelectorTerm) -> NodeSelectorTerm {
+    let mut term = term.clone();
+    term.match_expressions
+        .get_or_insert_default()
+        .push(NodeSelectorRequirement {
+            key: names::CLASS_LABEL.to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        });
+    term
+}
+
+/// As the `DaemonSet` controller decides: every taint with an effect that keeps pods off is tolerated, selector and
+/// required affinity match.
+fn follows(pod: &PodSpec) -> bool {
+    let labels = BTreeMap::from([
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", "amd64"),
+        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
+    ]);
+    let selected = pod
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key.as_str()) == Some(&value.as_str()));
+    let terms = required_terms(Some(pod));
+    let tolerates = |effect: &&str| pod.tolerations.iter().flatten().any(|t| tolerates_all(t, effect));
+    names::TAINT_EFFECTS.iter().all(|effect| tolerates(&effect))
+        && selected
+        && (terms.is_empty() || terms.iter().any(|term| matches(term, &labels)))
+}
+
+/// The identity taint's value is new each time: only a toleration of everything tolerates it.
+fn tolerates_all(toleration: &Toleration, effect: &str) -> bool {
+    toleration.operator.as_deref() == Some("Exists")
+        && toleration.key.as_deref().unwrap_or_default().is_empty()
+        && toleration
+            .effect
+            .as_deref()
+            .is_none_or(|e| e.is_empty() || e == effect)
+}
+
+fn required_terms(pod: Option<&PodSpec>) -> &[NodeSelectorTerm] {
+    pod.and_then(|pod| pod.affinity.as_ref())
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref())
+        .map_or(&[], |required| &required.node_selector_terms)
+}
+
+/// A term that asks for a node by name asks for another than ours; an empty one matches nothing.
+fn matches(term: &NodeSelectorTerm, labels: &BTreeMap<&str, &str>) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let by_name = term
+        .match_fields
+        .as_ref()
+        .is_some_and(|fields| !fields.is_empty());
+    !by_name && !expressions.is_empty() && expressions.iter().all(|e| holds(e, labels))
+}
+
+fn holds(expression: &NodeSelectorRequirement, labels: &BTreeMap<&str, &str>) -> bool {
+    let value = labels.get(expression.key.as_str());
+    let among = |value: &&str| expression.values.iter().flatten().any(|v| v == value);
+    match expression.operator.as_str() {
+        "In" => value.is_some_and(among),
+        "NotIn" => !value.is_some_and(among),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        // Gt and Lt compare numbers, and none of our labels is one.
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn set(pod: Value) -> DaemonSet {
+        let mut pod = pod;
+        pod["containers"] = json!([]);
+        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "agent"},
+            "spec": {"selector": {}, "template": {"spec": pod}}}))
+        .unwrap()
+    }
+
+    fn terms(terms: Value) -> Value {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
+    }
+
+    #[test]
+    fn those_follow_that_tolerate_everything_and_match() {
+        let all = json!([{"operator": "Exists"}]);
+        let following = [
+            json!({"tolerations": all}),
+            json!({"tolerations": [{"operator": "Exists", "effect": "NoSchedule"},
+                {"operator": "Exists", "effect": "NoExecute"}]}),
+            json!({"tolerations": all, "nodeSelector": {"kubernetes.io/os": "linux"}}),
+            json!({"tolerations": all, "affinity": terms(json!([{"matchExpressions":
+                [{"key": "type", "operator": "NotIn", "values": ["virtual"]}]}]))}),
+        ];
+        for pod in following {
+            assert_eq!(followers(&[set(pod.clone())]).len(), 1, "{pod}");
+        }
+        let others = [
+            json!({}),
+            json!({"tolerations": [{"operator": "Exists", "effect": "NoSchedule"}]}),
+            json!({"tolerations": [{"key": names::CLASS_TAINT, "operator": "Exists"}]}),
+            json!({"tolerations": all, "nodeSelector": {"node-role.kubernetes.io/control-plane": ""}}),
+            json!({"tolerations": all, "affinity": terms(json!([{"matchExpressions":
+                [{"key": names::CLASS_LABEL, "operator": "DoesNotExist"}]}]))}),
+            json!({"tolerations": all, "affinity": terms(json!([{}]))}),
+            json!({"tolerations": all, "affinity": terms(json!([{"matchFields":
+                [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]))}),
+        ];
+        for pod in others {
+            assert_eq!(followers(&[set(pod.clone())]), [], "{pod}");
+        }
+    }
+
+    #[test]
+    fn the_remedy_keeps_what_was_asked_for_and_works() {
+        let asked = json!([{"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In",
+            "values": ["amd64"]}]}]);
+        for affinity in [json!({}), terms(asked)] {
+            let pod = json!({"tolerations": [{"operator": "Exists"}], "affinity": affinity});
+            let found = followers(&[set(pod.clone())]).remove(0);
+            assert_eq!(found.name, "ns/agent");
+            let patch = found.remedy.split('\'').nth(1).unwrap();
+            let patch: Value = serde_json::from_str(patch).unwrap();
+            let mut patched = pod;
+            patched["affinity"] = patch["spec"]["template"]["spec"]["affinity"].clone();
+            assert_eq!(followers(&[set(patched.clone())]), [], "{patched}");
+            assert_eq!(
+                patched.to_string().contains("kubernetes.io/arch"),
+                affinity != json!({})
+            );
+        }
+    }
+}

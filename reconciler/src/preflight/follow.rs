@@ -1,0 +1,139 @@
+//! The checks beside a running reconciler: repeated for ever, told in the log and on the configuration.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use maroonedpods_common::api::MaroonedPodsConfigStatus;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{Finding, Verdict, judge, observe};
+use crate::api::{CallError, Cluster};
+use crate::conditions::{self, Says};
+use crate::config;
+use crate::settings::Settings;
+
+/// Condition of the configuration: the cluster is as launches need it.
+const CLUSTER_READY: &str = "ClusterReady";
+/// A cluster that was fine is looked at so many times more rarely than one that is not.
+const RARER_WHEN_GOOD: u32 = 10;
+
+/// Checks for ever: at once, when the configuration changes, `recheck` after anything was found or could not be
+/// asked, and ten times as long after nothing was. `changed` is called after each change of the verdict.
+///
+/// A check that the API server could not be asked for leaves the verdict as it was.
+pub async fn follow(
+    cluster: &Cluster,
+    mut settings: watch::Receiver<Option<Arc<Settings>>>,
+    verdict: &watch::Sender<Verdict>,
+    recheck: Duration,
+    changed: impl Fn(),
+) {
+    loop {
+        let in_force = settings.borrow_and_update().clone();
+        let is_good = match observe(cluster, in_force.as_deref()).await {
+            Ok(observed) => {
+                let new = Verdict::Checked(judge(&observed));
+                if *verdict.borrow() != new {
+                    log(new.findings());
+                    verdict.send_replace(new.clone());
+                    changed();
+                }
+                // Every time: the configuration may have been created since.
+                if let Err(error) = report(cluster, new.findings()).await {
+                    tracing::warn!(%error, "cannot write the configuration's status");
+                }
+                new.findings().is_empty()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the cluster could not be checked, will try again");
+                false
+            }
+        };
+        let pause = if is_good {
+            recheck * RARER_WHEN_GOOD
+        } else {
+            recheck
+        };
+        let another_config = async {
+            if settings.changed().await.is_err() {
+                // It came from a file, and nobody follows it.
+                pending::<()>().await;
+            }
+        };
+        let _: Result<(), _> = timeout(pause, another_config).await;
+    }
+}
+
+fn log(findings: &[Finding]) {
+    if findings.is_empty() {
+        tracing::info!("the cluster is as it should be");
+    }
+    for Finding {
+        reason,
+        blocks,
+        message,
+    } in findings
+    {
+        if *blocks {
+            tracing::error!(reason, "{message}; no VM is started until then");
+        } else {
+            tracing::warn!(reason, "{message}");
+        }
+    }
+}
+
+async fn report(cluster: &Cluster, findings: &[Finding]) -> Result<(), CallError> {
+    config::edit_status(cluster, |_, status| say(status, findings, Timestamp::now())).await
+}
+
+/// One condition: its reason is that of the first finding, its message holds them all.
+fn say(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], now: Timestamp) {
+    let sentences: Vec<_> = findings.iter().map(|f| f.message.as_str()).collect();
+    let message = if findings.is_empty() {
+        "the cluster is as it should be".to_owned()
+    } else {
+        sentences.join("; ")
+    };
+    let says = Says {
+        holds: !findings.iter().any(|finding| finding.blocks),
+        reason: findings.first().map_or("Checked", |finding| finding.reason),
+        message: &message,
+    };
+    let generation = status.observed_generation;
+    conditions::set(&mut status.conditions, CLUSTER_READY, says, generation, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_is_false_for_what_blocks_and_lists_everything() {
+        let finding = |reason, blocks, message: &str| Finding {
+            reason,
+            blocks,
+            message: message.to_owned(),
+        };
+        let said = |findings: &[Finding]| {
+            let mut status = MaroonedPodsConfigStatus::default();
+            say(&mut status, findings, Timestamp::UNIX_EPOCH);
+            let condition = status.conditions.remove(0);
+            (condition.status, condition.reason, condition.message)
+        };
+        let owned = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        assert_eq!(
+            said(&[]),
+            owned("True", "Checked", "the cluster is as it should be")
+        );
+        let warning = finding("Unknown", false, "a");
+        assert_eq!(
+            said(std::slice::from_ref(&warning)),
+            owned("True", "Unknown", "a")
+        );
+        let both = [finding("Broken", true, "b"), warning];
+        assert_eq!(said(&both), owned("False", "Broken", "b; a"));
+    }
+}

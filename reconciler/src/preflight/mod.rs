@@ -1,0 +1,81 @@
+//! What the cluster must be like before a VM is started, checked at start-up and ever again.
+//!
+//! [`observe`] reads, [`judge`] decides (pure), [`follow`] repeats both beside the running reconciler, [`command`] does
+//! it once for people. What blocks holds launches and nothing else: VMs that run are served and released as ever.
+
+pub mod command;
+mod daemon_sets;
+mod follow;
+mod judge;
+mod observe;
+mod version;
+
+pub use follow::follow;
+pub use judge::judge;
+pub use observe::observe;
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Machine-readable reason.
+    pub reason: &'static str,
+    /// Whether no VM may be started until it is mended.
+    pub blocks: bool,
+    /// One sentence for people: what is wrong and what to do.
+    pub message: String,
+}
+
+/// What the last check said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// No check has come to an end yet.
+    #[default]
+    Unchecked,
+    /// What was found; nothing when all is well.
+    Checked(Vec<Finding>),
+}
+
+impl Verdict {
+    /// What was found.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        match self {
+            Self::Unchecked => &[],
+            Self::Checked(findings) => findings,
+        }
+    }
+
+    /// Why no VM may be started, in one text; `None` when VMs may.
+    #[must_use]
+    pub fn hold(&self) -> Option<String> {
+        if *self == Self::Unchecked {
+            return Some("the cluster has not been checked yet: see the reconciler's log".to_owned());
+        }
+        let blocking = self.findings().iter().filter(|finding| finding.blocks);
+        let sentences: Vec<_> = blocking.map(|finding| finding.message.as_str()).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_blocks_holds_launches() {
+        let finding = |blocks, message: &str| Finding {
+            reason: "Reason",
+            blocks,
+            message: message.to_owned(),
+        };
+        assert!(Verdict::Unchecked.hold().is_some());
+        assert_eq!(Verdict::Checked(Vec::new()).hold(), None);
+        assert_eq!(Verdict::Checked(vec![finding(false, "a warning")]).hold(), None);
+        let all = vec![
+            finding(true, "one"),
+            finding(false, "a warning"),
+            finding(true, "two"),
+        ];
+        assert_eq!(Verdict::Checked(all).hold().as_deref(), Some("one; two"));
+    }
+}

@@ -1,0 +1,148 @@
+//! Reads what [`super::judge`] needs.
+
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::PodSpec;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use maroonedpods_common::api::PodRef;
+use maroonedpods_common::{names, sizing};
+
+use super::judge::{Approver, Observed, Trial};
+use crate::api::{CallError, Cluster, call};
+use crate::settings::Settings;
+use crate::{act, record, vmi};
+
+/// The rights by which kube-controller-manager's approver knows whose requests to approve.
+const APPROVED_BY: [&str; 2] = ["nodeclient", "selfnodeclient"];
+const POLICY_GROUP: &str = "admissionregistration.k8s.io/v1";
+const POLICIES: &str = "validatingadmissionpolicies";
+/// UID of a pod that there is none of.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Looks at the cluster; what the API server refuses to say is part of the observation.
+///
+/// # Errors
+/// The API server could not be asked, or not now: nothing was learned.
+pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<Observed, CallError> {
+    Ok(Observed {
+        approvers: said(approvers(cluster).await)?,
+        kubernetes: said(kubernetes(cluster).await)?,
+        policies: said(policies(cluster).await)?,
+        kubevirts: said(kubevirts(cluster).await)?,
+        trial: trial(cluster, settings).await?,
+    })
+}
+
+/// A refusal is an answer; a failure is none.
+fn said<T>(answer: Result<T, CallError>) -> Result<Result<T, String>, CallError> {
+    match answer {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if error.is_refusal() => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asked as what a guest with a token would be: design section 6.
+async fn approvers(cluster: &Cluster) -> Result<Vec<Approver>, CallError> {
+    let reviews = cluster.all::<SubjectAccessReview>();
+    let mut approvers = Vec::new();
+    for subresource in APPROVED_BY {
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(format!("{}aaaaaa", names::BOOTSTRAP_USER_PREFIX)),
+                groups: Some(
+                    [
+                        "system:bootstrappers",
+                        names::BOOTSTRAP_GROUP,
+                        "system:authenticated",
+                    ]
+                    .map(ToOwned::to_owned)
+                    .to_vec(),
+                ),
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some("certificates.k8s.io".to_owned()),
+                    version: Some("*".to_owned()),
+                    resource: Some("certificatesigningrequests".to_owned()),
+                    subresource: Some(subresource.to_owned()),
+                    verb: Some("create".to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let answer = call(reviews.create(&PostParams::default(), &review)).await?;
+        let status = answer.status.unwrap_or_default();
+        if status.allowed {
+            let why = status.reason.unwrap_or_default();
+            approvers.push(Approver { subresource, why });
+        }
+    }
+    Ok(approvers)
+}
+
+async fn kubernetes(cluster: &Cluster) -> Result<String, CallError> {
+    let version = call(cluster.client.apiserver_version()).await?;
+    Ok(format!("{}.{}", version.major, version.minor))
+}
+
+async fn policies(cluster: &Cluster) -> Result<bool, CallError> {
+    match call(cluster.client.list_api_group_resources(POLICY_GROUP)).await {
+        Ok(served) => Ok(served.resources.iter().any(|resource| resource.name == POLICIES)),
+        Err(error) if error.is_unserved() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> {
+    let resource = ApiResource {
+        kind: "KubeVirt".to_owned(),
+        plural: "kubevirts".to_owned(),
+        ..vmi::api_resource()
+    };
+    let kubevirts = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
+    let version = |kubevirt: &DynamicObject| {
+        let version = kubevirt.data["status"]["observedKubeVirtVersion"].as_str()?;
+        (!version.is_empty()).then(|| version.to_owned())
+    };
+    match call(kubevirts.list(&ListParams::default())).await {
+        Ok(found) => Ok(found.iter().map(version).collect()),
+        Err(error) if error.is_unserved() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The VM of a pod that asks for nothing.
+async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, CallError> {
+    let Some(settings) = settings else {
+        return Ok(Trial::NoConfig);
+    };
+    let spec = &settings.spec;
+    let size = sizing::effective_request(&PodSpec::default())
+        .and_then(|request| sizing::size(request, spec.base_vm_resources, &spec.resource_overhead));
+    let size = match size {
+        Ok(size) => size,
+        Err(error) => return Ok(Trial::Impossible(error.to_string())),
+    };
+    let nobody = PodRef {
+        namespace: cluster.vm_namespace.clone(),
+        name: "preflight".to_owned(),
+        uid: NOBODY.to_owned(),
+    };
+    let mut specimen = record::new(nobody, size, settings);
+    // The VM's owner reference needs one.
+    specimen.metadata.uid = Some(NOBODY.to_owned());
+    let only_try = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    match act::post_vmi(cluster, &specimen, 1, &only_try).await {
+        Ok(_) => Ok(Trial::Accepted),
+        Err(error) if error.is_unserved() => Ok(Trial::NoKubeVirt),
+        // Rights, quota, a missing namespace: not the VM's fault. KubeVirt's own webhook may be away (500).
+        Err(error) if error.is_forbidden() || error.is_gone() || error.is_internal() => {
+            Ok(Trial::Impossible(error.to_string()))
+        }
+        Err(error) if error.is_refusal() => Ok(Trial::Refused(error.to_string())),
+        Err(error) => Err(error),
+    }
+}

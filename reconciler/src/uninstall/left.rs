@@ -1,0 +1,294 @@
+//! What is left of MaroonedPods, and what people are told about it.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::ResourceExt;
+use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::names;
+
+/// So many are named at most.
+const NAMED: usize = 50;
+/// So many of what waits for the reconciler are named.
+const NAMED_WAITING: usize = 5;
+/// When nothing has moved for so long, people are told who must move it.
+const STALLED_AFTER: Duration = Duration::from_secs(15);
+
+/// A marooned pod that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodLeft {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub phase: String,
+    pub deleting: bool,
+}
+
+impl PodLeft {
+    /// `None` for a pod that has ended, or was never marooned whatever its label says: our gate or our class
+    /// selector makes the difference.
+    pub(super) fn of(pod: &Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let gated = spec
+            .scheduling_gates
+            .iter()
+            .flatten()
+            .any(|g| g.name == names::GATE);
+        let selected = spec
+            .node_selector
+            .as_ref()
+            .is_some_and(|selector| selector.contains_key(names::CLASS_LABEL));
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.clone())
+            .unwrap_or_default();
+        let ended = matches!(phase.as_str(), "Succeeded" | "Failed");
+        ((gated || selected) && !ended).then(|| Self {
+            namespace: pod.namespace().unwrap_or_default(),
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            phase: if gated { "Gated".to_owned() } else { phase },
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+        })
+    }
+
+    fn line(&self) -> String {
+        let deleting = if self.deleting { ", being deleted" } else { "" };
+        format!("  {}/{} ({}{deleting})", self.namespace, self.name, self.phase)
+    }
+}
+
+/// A record that is not released yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RecordLeft {
+    pub name: String,
+    pub pod: String,
+    pub deleting: bool,
+}
+
+impl RecordLeft {
+    pub(super) fn of(record: &MaroonedNode) -> Self {
+        let pod = &record.spec.pod_ref;
+        Self {
+            name: record.name_any(),
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            deleting: record.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let state = if self.deleting {
+            "being released"
+        } else {
+            "not released"
+        };
+        format!("  maroonednode/{} of {} ({state})", self.name, self.pod)
+    }
+}
+
+/// What is left of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    pub pods: Vec<PodLeft>,
+    pub records: Vec<RecordLeft>,
+}
+
+impl Left {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.records.is_empty()
+    }
+
+    /// Why nothing is done without force.
+    pub(super) fn refusal(&self, namespace: &str) -> String {
+        format!(
+            "refused: {} would lose their virtual machines:\n{}\nDelete them first, and what creates them. Or force \
+             it, and uninstall again: `maroonedpods-reconciler uninstall --force`; with helm, `kubectl -n {namespace} \
+             patch configmap maroonedpods-uninstall --type merge -p '{{\"data\":{{\"force\":\"true\"}}}}'`. Force \
+             deletes these pods, in all namespaces, with their own grace period; a PodDisruptionBudget does not \
+             protect them.",
+            count(self.pods.len(), "marooned pod"),
+            listed(self.pods.iter().map(PodLeft::line), NAMED),
+        )
+    }
+
+    fn summary(&self) -> String {
+        let pods_deleting = self.pods.iter().filter(|pod| pod.deleting).count();
+        let releasing = self.records.iter().filter(|record| record.deleting).count();
+        format!(
+            "waiting for {} ({pods_deleting} being deleted) and {} ({releasing} being released)",
+            count(self.pods.len(), "pod"),
+            count(self.records.len(), "MaroonedNode"),
+        )
+    }
+
+    fn named(&self, limit: usize) -> String {
+        let pods = listed(self.pods.iter().map(PodLeft::line), limit);
+        let records = listed(self.records.iter().map(RecordLeft::line), limit);
+        let shown: Vec<_> = [pods, records]
+            .into_iter()
+            .filter(|lines| !lines.is_empty())
+            .collect();
+        shown.join("\n")
+    }
+
+    fn who_moves_it(&self) -> &'static str {
+        if self.records.is_empty() {
+            "These pods end within their own grace period: `kubectl describe` one to see what holds it."
+        } else {
+            "The reconciler releases MaroonedNodes, each when its VM is proven gone: does it run (deployment \
+             maroonedpods-reconciler), does KubeVirt, and what does the reconciler's log say?"
+        }
+    }
+
+    /// What is left when the time is over, and what to do.
+    pub(super) fn given_up(&self, after: Duration) -> String {
+        format!(
+            "given up after {} s; left are:\n{}\n{} Mend that and uninstall again. Without the reconciler nobody takes \
+             these away.",
+            after.as_secs(),
+            self.named(NAMED),
+            self.who_moves_it(),
+        )
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+fn listed(lines: impl ExactSizeIterator<Item = String>, limit: usize) -> String {
+    let more = lines.len().saturating_sub(limit);
+    let mut text = lines.take(limit).collect::<Vec<_>>().join("\n");
+    if more > 0 {
+        text += &format!("\n  and {more} more");
+    }
+    text
+}
+
+/// Speaks when something moved, and now and then when nothing does.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    said: String,
+    at: Duration,
+}
+
+impl Progress {
+    /// What to say now, `elapsed` after the start.
+    pub(super) fn line(&mut self, left: &Left, elapsed: Duration) -> Option<String> {
+        let summary = left.summary();
+        let stalled = elapsed.saturating_sub(self.at) >= STALLED_AFTER;
+        if summary == self.said && !stalled {
+            return None;
+        }
+        let line = if summary == self.said {
+            let (named, who) = (left.named(NAMED_WAITING), left.who_moves_it());
+            format!("still {summary}:\n{named}\n{who}")
+        } else {
+            summary.clone()
+        };
+        self.said = summary;
+        self.at = elapsed;
+        Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value, phase: &str) -> Pod {
+        let mut spec = spec;
+        spec["containers"] = json!([]);
+        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "web", "uid": "u"},
+            "spec": spec, "status": {"phase": phase}}))
+        .unwrap()
+    }
+
+    fn pods(number: usize) -> Left {
+        let pod = |n| PodLeft {
+            namespace: "ns".to_owned(),
+            name: format!("web-{n}"),
+            uid: format!("u{n}"),
+            phase: "Running".to_owned(),
+            deleting: false,
+        };
+        Left {
+            pods: (0..number).map(pod).collect(),
+            ..Left::default()
+        }
+    }
+
+    fn record() -> Left {
+        Left {
+            records: vec![RecordLeft {
+                name: "marooned-u".to_owned(),
+                pod: "ns/web".to_owned(),
+                deleting: true,
+            }],
+            ..Left::default()
+        }
+    }
+
+    #[test]
+    fn gate_or_class_selector_make_a_marooned_pod_and_an_ended_one_is_none() {
+        let gated = json!({"schedulingGates": [{"name": names::GATE}]});
+        let lifted = json!({"nodeSelector": {names::CLASS_LABEL: "true"}});
+        assert_eq!(PodLeft::of(&pod(gated, "Pending")).unwrap().phase, "Gated");
+        assert_eq!(
+            PodLeft::of(&pod(lifted.clone(), "Running")).unwrap().phase,
+            "Running"
+        );
+        assert_eq!(PodLeft::of(&pod(lifted, "Succeeded")), None);
+        assert_eq!(PodLeft::of(&pod(json!({}), "Running")), None);
+    }
+
+    #[test]
+    fn a_refusal_lists_fifty_and_counts_all() {
+        let text = pods(53).refusal("maroonedpods-system");
+        assert!(
+            text.contains("53 marooned pods") && text.contains("and 3 more"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  ns/web-49 (Running)") && !text.contains("web-50"),
+            "{text}"
+        );
+        assert!(
+            text.contains("--force") && text.contains("kubectl -n maroonedpods-system patch configmap"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn progress_speaks_of_moves_and_of_standstill() {
+        let mut progress = Progress::default();
+        let seconds = Duration::from_secs;
+        assert!(progress.line(&pods(2), seconds(0)).unwrap().contains("2 pods"));
+        assert_eq!(progress.line(&pods(2), seconds(14)), None);
+        assert!(progress.line(&pods(1), seconds(14)).unwrap().contains("1 pod (0"));
+        let waiting = record();
+        assert!(progress.line(&waiting, seconds(15)).is_some());
+        assert_eq!(progress.line(&waiting, seconds(20)), None);
+        let line = progress.line(&waiting, seconds(30)).unwrap();
+        assert!(
+            line.contains("maroonednode/marooned-u") && line.contains("does it run"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn giving_up_says_what_is_left_and_whose_turn_it_is() {
+        let waiting = record();
+        let text = waiting.given_up(Duration::from_secs(60));
+        assert!(
+            text.contains("after 60 s") && text.contains("maroonednode/marooned-u of ns/web"),
+            "{text}"
+        );
+        assert!(text.contains("maroonedpods-reconciler"), "{text}");
+        assert!(pods(1).given_up(Duration::from_secs(60)).contains("grace period"));
+        assert!(Left::default().is_empty() && !waiting.is_empty() && !pods(1).is_empty());
+    }
+}
