@@ -6,6 +6,7 @@ mod components;
 pub mod demo;
 pub mod drafts;
 mod folder;
+pub mod in_force;
 pub mod install;
 mod kubeconfig;
 pub mod line;
