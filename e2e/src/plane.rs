@@ -18,7 +18,7 @@ use crate::audit::{self, AuditEvent};
 use crate::components::{self, Ports};
 use crate::folder::WorkFolder;
 use crate::kubeconfig::{self, Credentials};
-use crate::pki::{self, Authority};
+use crate::pki::{self, Authority, Pair};
 use crate::process::Processes;
 use crate::tools::{self, Tool};
 
@@ -165,10 +165,14 @@ impl Plane {
         })
     }
 
-    /// A client with a client certificate for `user` in `group`.
+    /// A client with a new client certificate for `user` in `group`.
     pub async fn user(&self, user: &str, group: &str) -> Result<Client> {
-        let pair = self.authority.client(user, group)?;
-        let credentials = Credentials::Certificate(&pair);
+        self.certified(&self.authority.client(user, group)?).await
+    }
+
+    /// A client with this client certificate.
+    pub async fn certified(&self, pair: &Pair) -> Result<Client> {
+        let credentials = Credentials::Certificate(pair);
         kubeconfig::client(&kubeconfig::render(
             &self.server_url,
             &self.ca_pem(),

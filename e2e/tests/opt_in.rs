@@ -118,7 +118,9 @@ async fn who_did_not_opt_in_is_never_touched() {
     }
     // The guards let no such pod come to be in a tenant's namespace.
     let excluded: Api<Pod> = Api::namespaced(tenant.admin.clone(), SYSTEM_NAMESPACE);
-    let held = accepts(&excluded, &gated(ordinary("held"), names::GATE)).await.unwrap();
+    let held = accepts(&excluded, &gated(ordinary("held"), names::GATE))
+        .await
+        .unwrap();
     // Whatever the reconciler would do to them, it would have begun before this one is served.
     tenant.creates(&marooned("later")).await.unwrap();
     is_served(&tenant, "later").await;
