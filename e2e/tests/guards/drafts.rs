@@ -1,8 +1,8 @@
 //! What the attempts are made with.
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PostParams;
+use kube::{Api, ResourceExt};
 use maroonedpods_e2e::drafts;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -34,4 +34,14 @@ pub fn pod(metadata: &Value, more: &Value) -> Pod {
 
 pub async fn create(pods: &Api<Pod>, metadata: Value, spec: Value) -> kube::Result<Pod> {
     pods.create(&dry_run(), &pod(&metadata, &spec)).await
+}
+
+/// The mirror of a static pod of this node, as its kubelet makes it.
+pub fn mirror(node: &Node) -> Pod {
+    let name = node.name_any();
+    let owner =
+        json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid(), "controller": true});
+    let metadata = json!({"name": format!("static-{name}"), "labels": {"app": "victim"}, "ownerReferences": [owner],
+        "annotations": {"kubernetes.io/config.mirror": "h", "kubernetes.io/config.hash": "h"}});
+    pod(&metadata, &json!({"nodeName": name}))
 }

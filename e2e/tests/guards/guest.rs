@@ -15,7 +15,7 @@ use maroonedpods_e2e::world::World;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use crate::drafts::{dry_run, from, pod};
+use crate::drafts::{dry_run, from, mirror, pod};
 use crate::table::Table;
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -197,28 +197,31 @@ async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) {
 }
 
 async fn makes_pods(table: &mut Table, world: &World, guest: &Guest, other: &Guest) {
-    let mirror = |node: &str| {
-        let metadata = json!({"name": format!("static-{node}"), "labels": {"app": "victim"},
-            "annotations": {"kubernetes.io/config.mirror": "h", "kubernetes.io/config.hash": "h"}});
-        pod(&metadata, &json!({"nodeName": node}))
-    };
     let host = host(world, "host-1").await;
+    let own = |client: &Client, name: String| {
+        let nodes: Api<Node> = Api::all(client.clone());
+        async move { mirror(&nodes.get(&name).await.unwrap()) }
+    };
+    let (of_guest, of_host) = (
+        own(&guest.client, guest.node()).await,
+        own(&host, "host-1".to_owned()).await,
+    );
     let hosts: Api<Pod> = Api::namespaced(host, &other.namespace.name);
     table
         .refuses(
             "create a mirror pod in a foreign namespace",
-            "a marooned node cannot create pods",
+            "no pod is created on a marooned node",
             guest
                 .api_in::<Pod>(&other.namespace.name)
-                .create(&dry_run(), &mirror(&guest.node())),
-            hosts.create(&dry_run(), &mirror("host-1")),
+                .create(&dry_run(), &of_guest),
+            hosts.create(&dry_run(), &of_host),
         )
         .await;
     let at_once = DeleteParams::default();
     table
         .refuses(
             "delete another guest's pod",
-            "is not allowed",
+            "can only delete pods with spec.nodeName set to itself",
             guest.api_in::<Pod>(&other.namespace.name).delete("pod", &at_once),
             guest.api_in::<Pod>(&guest.namespace.name).get("pod"),
         )
@@ -237,7 +240,7 @@ async fn spreads_news(table: &mut Table, guest: &Guest, other: &Guest) {
         from(json!({
             "metadata": {"generateName": "e-"}, "reason": "Killing", "message": "m", "type": "Warning",
             "involvedObject": {"apiVersion": "v1", "kind": kind, "name": name, "uid": uid,
-                "namespace": if kind == "Pod" { json!(namespace) } else { Value::Null }},
+                "namespace": (namespace != "default").then_some(namespace)},
         }))
     };
     let write = |namespace: &str, kind: &str, name: &str, uid: &str| {
