@@ -17,8 +17,12 @@ policy's binding, which the audit log shows. */ -}}
 system:serviceaccount:{{ .Release.Namespace }}:maroonedpods-reconciler
 {{- end }}
 
-{{- /* Requests by the kubelet of a marooned node, which is to say by whoever is root in that guest. */ -}}
+{{- /* A marooned node's name, exactly: the prefix alone may be another node's. */ -}}
+{{- define "maroonedpods.nodeName" -}}
+marooned-[0-9a-f-]{36}
+{{- end }}
+
+{{- /* The request is by the kubelet of a marooned node, which is to say by whoever is root in that guest. */ -}}
 {{- define "maroonedpods.byAGuest" -}}
-- name: by-a-guest
-  expression: request.userInfo.username.startsWith('system:node:marooned-')
+request.userInfo.username.matches('^system:node:{{ include "maroonedpods.nodeName" . }}$')
 {{- end }}
