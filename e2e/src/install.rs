@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::{process::Command, time};
 
 use crate::check::eventually;
+use crate::in_force::policies_in_force;
 use crate::plane::Plane;
 use crate::tools::{self, Tool};
 
@@ -72,7 +73,8 @@ fn merge(base: &mut Value, more: &Value) {
     }
 }
 
-/// Renders the chart with helm and applies it. May be repeated with other values.
+/// Renders the chart with helm and applies it, and waits until its admission policies are in force. May be repeated
+/// with other values.
 pub async fn install(plane: &Plane, values: &InstallValues) -> Result<()> {
     let client = plane.admin().await?;
     let release_namespace = json!({
@@ -80,7 +82,8 @@ pub async fn install(plane: &Plane, values: &InstallValues) -> Result<()> {
     });
     let mut objects = vec![serde_json::from_value(release_namespace)?];
     objects.extend(parse(&render(values).await?)?);
-    apply(&client, objects).await
+    apply(&client, objects).await?;
+    policies_in_force(&client).await
 }
 
 /// Applies YAML documents by server-side apply: namespaces first, then CRDs until they are served, then the rest.

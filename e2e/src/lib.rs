@@ -8,6 +8,7 @@ pub mod demo;
 pub mod drafts;
 mod folder;
 pub mod images;
+pub mod in_force;
 pub mod install;
 mod kubeconfig;
 pub mod line;

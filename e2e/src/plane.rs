@@ -19,7 +19,7 @@ use crate::audit::{self, AuditEvent};
 use crate::components::{self, Ports};
 use crate::folder::WorkFolder;
 use crate::kubeconfig::{self, Credentials};
-use crate::pki::{self, Authority};
+use crate::pki::{self, Authority, Pair};
 use crate::process::Processes;
 use crate::tools::{self, Tool};
 
@@ -169,7 +169,7 @@ impl Plane {
         })
     }
 
-    /// A client with a client certificate for `user` in `group`.
+    /// A client with a new client certificate for `user` in `group`.
     pub async fn user(&self, user: &str, group: &str) -> Result<Client> {
         kubeconfig::client(&self.user_kubeconfig(user, group)?).await
     }
@@ -177,6 +177,17 @@ impl Plane {
     /// The same for programs: the text of a kubeconfig.
     pub fn user_kubeconfig(&self, user: &str, group: &str) -> Result<String> {
         component_kubeconfig(&self.authority, &self.server_url, user, group)
+    }
+
+    /// A client with this client certificate.
+    pub async fn certified(&self, pair: &Pair) -> Result<Client> {
+        let credentials = Credentials::Certificate(pair);
+        kubeconfig::client(&kubeconfig::render(
+            &self.server_url,
+            &self.ca_pem(),
+            &credentials,
+        ))
+        .await
     }
 
     /// A client with a bearer token, such as a bootstrap token.

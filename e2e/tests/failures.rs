@@ -409,7 +409,9 @@ async fn a_pod_whose_gate_a_person_removes_is_let_go() {
     let pod = test.pod(&never_joins()).await;
     pod.vmi(1, "Running").await.unwrap();
     let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
-    pod.pods
+    // The guards refuse it to everybody else: this person borrowed the reconciler's identity.
+    let borrowed = test.world.reconciler_identity().await.unwrap().client;
+    Api::<Pod>::namespaced(borrowed, &test.namespace.name)
         .patch(&pod.name, &PatchParams::default(), &ungated)
         .await
         .unwrap();

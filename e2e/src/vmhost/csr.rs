@@ -19,8 +19,8 @@ use crate::pki::Pair;
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 
-/// What is asked for.
-pub(super) struct Ask {
+/// What a kubelet asks to be certified.
+pub struct Ask {
     signer: &'static str,
     usage: &'static str,
     node: String,
@@ -42,7 +42,8 @@ pub(super) enum Answer {
 
 impl Ask {
     /// A client certificate; a kubelet asks for one without subject alternative names.
-    pub(super) fn client(node: &str, sans: &[String]) -> Self {
+    #[must_use]
+    pub fn client(node: &str, sans: &[String]) -> Self {
         Self {
             signer: CLIENT_SIGNER,
             usage: "client auth",
@@ -52,7 +53,8 @@ impl Ask {
     }
 
     /// A serving certificate for the Node's name and addresses.
-    pub(super) fn serving(node: &str, sans: Vec<String>) -> Self {
+    #[must_use]
+    pub fn serving(node: &str, sans: Vec<String>) -> Self {
         Self {
             signer: SERVING_SIGNER,
             usage: "server auth",
@@ -61,22 +63,27 @@ impl Ask {
         }
     }
 
-    /// Draws a key and files the request.
-    pub(super) async fn file(&self, client: &Client) -> Result<Filed> {
-        let key = KeyPair::generate()?;
-        let request = CertificateSigningRequest {
+    /// The request, signed by `key`.
+    pub fn request(&self, key: &KeyPair) -> Result<CertificateSigningRequest> {
+        Ok(CertificateSigningRequest {
             metadata: ObjectMeta {
                 generate_name: Some("csr-".to_owned()),
                 ..ObjectMeta::default()
             },
             spec: CertificateSigningRequestSpec {
-                request: ByteString(self.pem(&key)?.into_bytes()),
+                request: ByteString(self.pem(key)?.into_bytes()),
                 signer_name: self.signer.to_owned(),
                 usages: Some(vec!["digital signature".to_owned(), self.usage.to_owned()]),
                 ..CertificateSigningRequestSpec::default()
             },
             status: None,
-        };
+        })
+    }
+
+    /// Draws a key and files the request.
+    pub(super) async fn file(&self, client: &Client) -> Result<Filed> {
+        let key = KeyPair::generate()?;
+        let request = self.request(&key)?;
         let filed = csrs(client).create(&PostParams::default(), &request).await?;
         Ok(Filed {
             name: filed.name_any(),

@@ -15,7 +15,7 @@ use super::csr::{Answer, Ask};
 use super::join::{Joined, Joiner};
 use super::kubelet::{Kubelet, Machine, internal_ip};
 use super::launcher::Hardware;
-use super::log::{GuestEvent, GuestLog};
+use super::log::{GuestEvent, GuestLog, Loot};
 use super::pods::Addresses;
 use super::script::{Script, seconds};
 use super::seed;
@@ -106,6 +106,11 @@ impl Guest {
             (identity, Some(second))
         };
         disk.identity = Some(identity.clone());
+        let loot = Loot {
+            token: info.token.reveal().to_owned(),
+            identity: identity.clone(),
+        };
+        self.log.keep(self.name(), loot);
         let client = client(info, &Credentials::Certificate(&identity)).await?;
         let misuse = async {
             if let Some(second) = first_join {

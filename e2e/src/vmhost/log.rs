@@ -1,7 +1,9 @@
-//! What happened inside the guests, for tests to read.
+//! What happened inside the guests, and what is to be found there, for tests to read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::pki::Pair;
 
 /// Something that happened to a guest, as the guest saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,22 +54,46 @@ pub enum GuestEvent {
     },
 }
 
+/// What root finds in a guest that has joined.
+#[derive(Clone, Debug)]
+pub struct Loot {
+    /// The bootstrap token of its seed.
+    pub token: String,
+    /// Its kubelet's client certificate.
+    pub identity: Pair,
+}
+
 /// What happened to each guest, by its host name, which is its Node's name. Guests of later attempts go on in the
 /// same list.
 #[derive(Clone, Debug, Default)]
-pub struct GuestLog(Arc<Mutex<HashMap<String, Vec<GuestEvent>>>>);
+pub struct GuestLog {
+    events: Arc<Mutex<HashMap<String, Vec<GuestEvent>>>>,
+    loot: Arc<Mutex<HashMap<String, Loot>>>,
+}
 
 impl GuestLog {
     /// What happened to the guests of this Node so far, in order.
     #[must_use]
     pub fn of(&self, node: &str) -> Vec<GuestEvent> {
-        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.get(node).cloned().unwrap_or_default()
+    }
+
+    /// What root finds in the guest of this Node, once it has joined.
+    #[must_use]
+    pub fn loot(&self, node: &str) -> Option<Loot> {
+        let loot = self.loot.lock().unwrap_or_else(PoisonError::into_inner);
+        loot.get(node).cloned()
+    }
+
+    pub(super) fn keep(&self, node: &str, found: Loot) {
+        let mut loot = self.loot.lock().unwrap_or_else(PoisonError::into_inner);
+        loot.insert(node.to_owned(), found);
     }
 
     pub(super) fn note(&self, node: &str, event: GuestEvent) {
         tracing::debug!(node, ?event, "guest");
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.entry(node.to_owned()).or_default().push(event);
     }
 

@@ -31,5 +31,6 @@ mod vmi;
 
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
+pub use csr::Ask;
 pub use host::{VmHost, VmHostOptions};
-pub use log::{GuestEvent, GuestLog};
+pub use log::{GuestEvent, GuestLog, Loot};

@@ -1,0 +1,28 @@
+{{- /* What puts a policy in force. Takes (dict "root" $ "name" "maroonedpods-binding"). */ -}}
+{{- define "maroonedpods.guardBinding" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "maroonedpods.labels" (dict "root" .root) | nindent 4 }}
+spec:
+  policyName: {{ .name }}
+  validationActions: {{ splitList "," .root.Values.guards.mode | toJson }}
+{{- end }}
+
+{{- /* The one user who lifts gates and makes VMs. Not an administrator: whoever must break the glass deletes the
+policy's binding, which the audit log shows. */ -}}
+{{- define "maroonedpods.reconcilerUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:maroonedpods-reconciler
+{{- end }}
+
+{{- /* A marooned node's name, exactly: the prefix alone may be another node's. */ -}}
+{{- define "maroonedpods.nodeName" -}}
+marooned-[0-9a-f-]{36}
+{{- end }}
+
+{{- /* The request is by the kubelet of a marooned node, which is to say by whoever is root in that guest. */ -}}
+{{- define "maroonedpods.byAGuest" -}}
+request.userInfo.username.matches('^system:node:{{ include "maroonedpods.nodeName" . }}$')
+{{- end }}

@@ -1,0 +1,111 @@
+//! Foreign pods on their way onto a marooned node.
+
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::drafts::node;
+use maroonedpods_e2e::pods::{Marooned, SOON};
+use serde_json::{Value, json};
+
+use crate::drafts::pod;
+use crate::table::Table;
+
+pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &Marooned) {
+    let spec = json!({"schedulerName": "tenants-own", "tolerations": [{"operator": "Exists"}]});
+    let intruder = pod(&json!({"name": "intruder"}), &spec);
+    let intruder = pods.create(&PostParams::default(), &intruder).await.unwrap();
+    let own_uid = intruder.uid().unwrap();
+    let namespace = intruder.namespace().unwrap();
+    let bind = |subresource: bool, uid: Option<&str>, node: &str| {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": "intruder", "namespace": namespace, "uid": uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let path = if subresource {
+            "pods/intruder/binding"
+        } else {
+            "bindings"
+        };
+        let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/{path}"))
+            .header("Content-Type", "application/json")
+            .body(serde_json::to_vec(&binding).unwrap());
+        let client = client.clone();
+        async move { client.request::<Value>(request.unwrap()).await }
+    };
+    let node = victim.node_name();
+    let says = "a marooned node runs the one pod that it was made for";
+    // A twin that passed would bind the pod: the last one is the twin of all.
+    let passes = || async { pods.get("intruder").await };
+    for (attempt, says, subresource, uid) in [
+        ("bind a foreign pod to a marooned node", says, true, None),
+        (
+            "… with the foreign pod's own UID",
+            says,
+            true,
+            Some(own_uid.as_str()),
+        ),
+        (
+            "… with the UID of the node's own pod",
+            "UID in precondition",
+            true,
+            Some(victim.uid.as_str()),
+        ),
+        (
+            "… by the collection of bindings",
+            says,
+            false,
+            Some(own_uid.as_str()),
+        ),
+    ] {
+        table
+            .refuses(attempt, says, bind(subresource, uid, &node), passes())
+            .await;
+    }
+    bind(true, Some(&own_uid), "host-1").await.unwrap();
+}
+
+/// What the scheduler would do for it, the guard of bindings refuses.
+pub async fn tolerates_everything(table: &mut Table, pods: &Api<Pod>, events: &Api<Event>, marooned: &str) {
+    let of_node = |node: &str| {
+        let on = json!([{"key": "metadata.name", "operator": "In", "values": [node]}]);
+        let required = json!({"nodeSelectorTerms": [{"matchFields": on}]});
+        json!({
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+        })
+    };
+    for (name, node) in [("wildcard", marooned), ("twin", "host-1")] {
+        let draft = pod(&json!({"name": name}), &of_node(node));
+        pods.create(&PostParams::default(), &draft).await.unwrap();
+    }
+    let message = binding_refused(events, "wildcard").await;
+    table.fails(
+        "tolerate every taint, with an affinity to a marooned node",
+        "a marooned node runs the one pod that it was made for",
+        message,
+    );
+    eventually("the twin to be bound", SOON, || async {
+        Ok((node(&pods.get("twin").await?) == "host-1").then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(node(&pods.get("wildcard").await.unwrap()), "");
+}
+
+/// What the scheduler says on a pod that it could not bind.
+pub async fn binding_refused(events: &Api<Event>, pod: &str) -> String {
+    let about = ListParams::default().fields(&format!("involvedObject.name={pod}"));
+    eventually("a refused binding", SOON, || async {
+        let mut messages = events
+            .list(&about)
+            .await?
+            .items
+            .into_iter()
+            .filter_map(|event| event.message);
+        Ok(messages.find(|message| message.contains("ValidatingAdmissionPolicy")))
+    })
+    .await
+    .unwrap()
+}

@@ -1,0 +1,166 @@
+//! The policies themselves.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy as Policy;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, eventually, refused};
+use maroonedpods_e2e::install::{InstallValues, install};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::pods::SOON;
+use maroonedpods_e2e::vmhost::install_crd;
+use maroonedpods_e2e::world::World;
+use serde_json::{Map, Value, json};
+
+use crate::drafts::{create, pod};
+
+const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_has_no_doubt_about_their_types() {
+    let world = World::shared().await.unwrap();
+    let policies: Api<Policy> = Api::all(world.plane().admin().await.unwrap());
+    let ours = ListParams::default().labels("app.kubernetes.io/part-of=maroonedpods");
+    let checked = eventually("type checking", SOON, || async {
+        let all = policies.list(&ours).await?.items;
+        let done = |policy: &Policy| {
+            let seen = policy
+                .status
+                .as_ref()
+                .and_then(|status| status.observed_generation);
+            seen == policy.metadata.generation
+        };
+        Ok((!all.is_empty() && all.iter().all(done)).then_some(all))
+    })
+    .await
+    .unwrap();
+    assert_eq!(checked.len(), 9);
+    for policy in checked {
+        let warnings = policy
+            .status
+            .and_then(|s| s.type_checking)
+            .and_then(|t| t.expression_warnings);
+        assert_eq!(warnings.unwrap_or_default(), [], "{:?}", policy.metadata.name);
+        assert_eq!(policy.spec.unwrap().failure_policy.as_deref(), Some("Fail"));
+    }
+}
+
+/// Warn and audit: for a careful roll-out nothing is refused, and Deny can be had at any time.
+#[tokio::test(flavor = "multi_thread")]
+async fn their_mode_is_a_value_of_the_chart() {
+    let plane = Plane::start(PlaneOptions::default()).await.unwrap();
+    let admin = plane.admin().await.unwrap();
+    install_crd(&admin).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
+    let values = |mode: &str| InstallValues {
+        webhook_url: "https://127.0.0.1:1".to_owned(),
+        ca_bundle: plane.ca_pem(),
+        config: None,
+        more: json!({"guards": {"mode": mode}}),
+    };
+    for (mode, refused) in [("Warn,Audit", false), ("Deny", true), ("Warn,Audit", false)] {
+        install(&plane, &values(mode)).await.unwrap();
+        let answer = create(&pods, json!({}), json!({"nodeName": names::node_name(UID)})).await;
+        assert_eq!(answer.is_err(), refused, "{mode}: {answer:?}");
+    }
+    plane.stop().await.unwrap();
+}
+
+/// Whatever a pod looks like and wherever it is, what the webhook makes of it passes the guards.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_webhook_writes_passes() {
+    logs();
+    let world = World::shared().await.unwrap();
+    let admin = world.plane().admin().await.unwrap();
+    let labels = [
+        json!({}),
+        json!({names::MAROON_LABEL: "true"}),
+        json!({names::MAROON_LABEL: "false"}),
+    ];
+    // What a user may have written, our own additions included: the pod may be a copy of a marooned one.
+    let class =
+        json!({"key": names::CLASS_TAINT, "operator": "Equal", "value": "true", "effect": "NoSchedule"});
+    let shapes = [
+        json!({}),
+        json!({"schedulingGates": [{"name": "example.com/gate"}], "tolerations": [{"operator": "Exists"}],
+            "nodeSelector": {"disk": "ssd"}}),
+        json!({"schedulingGates": [{"name": names::GATE}], "tolerations": [class],
+            "nodeSelector": {names::CLASS_LABEL: "true"}}),
+    ];
+    let mut outcomes = BTreeSet::new();
+    for choice in [None, Some(names::MAROON_TRUE), Some(names::MAROON_ENFORCED)] {
+        let of_namespace: Vec<_> = choice
+            .map(|value| (names::MAROON_LABEL, value))
+            .into_iter()
+            .collect();
+        let namespace = TestNamespace::new(&admin, &of_namespace).await.unwrap();
+        let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
+        for labels in &labels {
+            let own = labels.get(names::MAROON_LABEL).and_then(Value::as_str);
+            let out = own == Some("false") && choice != Some(names::MAROON_ENFORCED);
+            let opted_in = !out && (own.is_some() || choice.is_some());
+            for (index, shape) in shapes.iter().enumerate() {
+                let copied = index == 2;
+                match create(&pods, json!({"labels": labels}), shape.clone()).await {
+                    Ok(made) => {
+                        let gates = made.spec.unwrap().scheduling_gates.unwrap_or_default();
+                        let gated = gates.iter().any(|gate| gate.name == names::GATE);
+                        assert_eq!(gated, opted_in, "{choice:?} {labels} {shape}");
+                    }
+                    Err(error) => assert!(copied && !opted_in, "{choice:?} {labels} {shape}: {error}"),
+                }
+                outcomes.insert((opted_in, copied));
+            }
+        }
+        namespace.close(&admin).await.unwrap();
+    }
+    assert_eq!(outcomes.len(), 4);
+}
+
+/// Expressions have a budget, and a policy that runs out of it refuses. A pod that could be created, but not updated,
+/// would keep its finalizers for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_pods_are_within_the_budget() {
+    let world = World::shared().await.unwrap();
+    let admin = world.plane().admin().await.unwrap();
+    let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
+    // What etcd takes of them, and for tolerations what the API server itself compares within a second.
+    let entries: Map<String, Value> = (0..60_000).map(|i| (format!("{i:x}"), json!(""))).collect();
+    let tolerates = |key: &str| vec![json!({"key": key, "operator": "Exists"}); 5000];
+    let mut labels = entries.clone();
+    labels.insert(names::MAROON_LABEL.to_owned(), json!("true"));
+    let opted_in = json!({names::MAROON_LABEL: "true"});
+    for (name, labels, spec) in [
+        ("labels", json!(labels), json!({})),
+        ("selector", opted_in.clone(), json!({"nodeSelector": entries})),
+        (
+            "foreign",
+            opted_in.clone(),
+            json!({"tolerations": tolerates("example.com/taint")}),
+        ),
+        (
+            "class",
+            opted_in,
+            json!({"tolerations": tolerates(names::CLASS_TAINT)}),
+        ),
+    ] {
+        let mut held = spec;
+        held["schedulingGates"] = json!([{"name": "example.com/held"}]);
+        let draft = pod(&json!({"name": name, "labels": labels}), &held);
+        pods.create(&PostParams::default(), &draft).await.unwrap();
+        let change = Patch::Merge(json!({"metadata": {"labels": {"example.com/colour": "blue"}}}));
+        pods.patch(name, &PatchParams::default(), &change).await.unwrap();
+        let theft = Patch::Merge(json!({"metadata": {"labels": {names::MAROON_LABEL: null}}}));
+        let message = refused(pods.patch(name, &PatchParams::default(), &theft).await).unwrap();
+        assert!(
+            message.contains("are fixed when a pod is created"),
+            "{name}: {message}"
+        );
+    }
+    namespace.close(&admin).await.unwrap();
+}
