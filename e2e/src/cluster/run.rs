@@ -117,7 +117,11 @@ fn is_left_out(test: &str) -> bool {
     true
 }
 
-/// Name of the function that a closure is written in, such as `nodes::they_become_ready`.
+/// Name of the running test: the test runner calls the test's thread by it, unless it runs them one by one on its
+/// main thread. Then that of the function that the closure is written in.
 fn name_of<F>() -> String {
-    any::type_name::<F>().trim_end_matches("::{{closure}}").to_owned()
+    match thread::current().name() {
+        Some(name) if name != "main" => name.to_owned(),
+        _ => any::type_name::<F>().trim_end_matches("::{{closure}}").to_owned(),
+    }
 }
