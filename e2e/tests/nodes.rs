@@ -273,7 +273,7 @@ fn the_api_server_calls_a_webhook_through_its_service() {
         accepts(&Api::namespaced(client.clone(), namespace), &secret)
             .await
             .unwrap();
-        let probe = json!({"httpGet": {"port": 8443, "scheme": "HTTPS"}, "periodSeconds": 1});
+        let probe = json!({"tcpSocket": {"port": 8443}, "periodSeconds": 1});
         let mounted = json!([{"name": "tls", "mountPath": "/tls"}]);
         let mut hook = pod(
             "hook",
