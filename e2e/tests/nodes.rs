@@ -29,7 +29,6 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(60);
-/// Imported with a bare name, hence the `localhost/` to pods.
 const IMAGE: &str = "localhost/testserver:1";
 
 fn from<T: DeserializeOwned>(value: Value) -> T {
@@ -42,7 +41,7 @@ async fn import_image(cluster: &Cluster) {
     let program = fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
     files.file("/testserver", 0o755, program).unwrap();
     let image = Image {
-        name: "testserver:1".to_owned(),
+        name: IMAGE.to_owned(),
         files,
         entrypoint: vec!["/testserver".to_owned()],
         user: "65532:65532".to_owned(),
@@ -274,7 +273,7 @@ fn the_api_server_calls_a_webhook_through_its_service() {
         accepts(&Api::namespaced(client.clone(), namespace), &secret)
             .await
             .unwrap();
-        let probe = json!({"httpGet": {"port": 8443, "scheme": "HTTPS"}, "periodSeconds": 1});
+        let probe = json!({"tcpSocket": {"port": 8443}, "periodSeconds": 1});
         let mounted = json!([{"name": "tls", "mountPath": "/tls"}]);
         let mut hook = pod(
             "hook",

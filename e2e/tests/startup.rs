@@ -290,7 +290,10 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
     })
     .await
     .unwrap();
-    survivor.record("kept", |_| true).await.unwrap();
+    survivor
+        .record("kept", |r| r.metadata.deletion_timestamp.is_none())
+        .await
+        .unwrap();
     assert!(survivor.nodes().get_opt(&node).await.unwrap().is_some());
     let waiting = tenant.creates(&marooned("waiting")).await.unwrap();
     let waiting = Marooned::of(&tenant.admin, &waiting).unwrap();

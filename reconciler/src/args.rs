@@ -57,7 +57,7 @@ pub enum Command {
     /// Without --force it refuses while marooned pods exist, and lists them. The running reconciler does the work;
     /// this waits for it, says what is left, and exits with 1 if something stays.
     Uninstall(UninstallArgs),
-    /// Creates or updates the CustomResourceDefinitions, and waits until they are served. May be repeated.
+    /// Creates or updates our CRDs, MaroonedPodsConfig and MaroonedNode, and waits until they are served. May be repeated.
     ApplyCrds,
 }
 

@@ -1,4 +1,4 @@
-//! `apply-crds`: our CustomResourceDefinitions, as this very program understands them.
+//! `apply-crds`: our CRDs, as this very program understands them.
 //!
 //! Helm installs what is in a chart's `crds/` folder once and never again; this is how they are upgraded.
 

@@ -17,7 +17,7 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-/// Both CustomResourceDefinitions, as these types have them.
+/// Both `CustomResourceDefinition`s, as these types have them.
 #[must_use]
 pub fn crds() -> [CustomResourceDefinition; 2] {
     [MaroonedNode::crd(), MaroonedPodsConfig::crd()]

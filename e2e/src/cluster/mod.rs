@@ -171,8 +171,9 @@ impl Cluster {
         self.nodes.iter().map(AsRef::as_ref)
     }
 
-    /// Imports an OCI archive on every node. Pods can use the image under the name that it is annotated with,
-    /// below `localhost/` if that is a bare one, and with an `imagePullPolicy` other than `Always`: there is no registry.
+    /// Imports an OCI archive on every node. Pods can use the image under the name that it is annotated with, which
+    /// must not be a bare one (`localhost/name:tag` will do), and with an `imagePullPolicy` other than `Always`: there
+    /// is no registry.
     pub async fn import(&self, archive: &Path) -> Result<()> {
         let import = |node: &Arc<Node>| {
             let (node, archive) = (Arc::clone(node), PathBuf::from(archive));

@@ -32,8 +32,6 @@ const UNSHARE: [&str; 10] = [
     "--mount-proc",
     "--",
 ];
-/// Where pods find images whose name says no registry: left bare, the name would mean a public one.
-const BARE_NAMES: &str = "localhost";
 /// Namespace of containerd that Kubernetes uses.
 const IMAGES: &str = "k8s.io";
 
@@ -168,8 +166,10 @@ impl Node {
         self.ctr(&["images", "import", &archive.display().to_string()])
             .with_context(|| format!("importing {} on {}", archive.display(), self.name))?;
         let names = self.ctr(&["images", "list", "--quiet"])?;
-        for name in names.lines().filter(|name| is_bare(name)) {
-            self.ctr(&["images", "tag", "--force", name, &format!("{BARE_NAMES}/{name}")])?;
+        if let Some(name) = names.lines().find(|name| is_bare(name)) {
+            bail!(
+                "Kubernetes completes the name {name:?} of an imported image, and finds it no more: call it localhost/{name}"
+            );
         }
         Ok(())
     }

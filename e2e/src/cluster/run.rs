@@ -14,7 +14,8 @@ use super::requirements::{self, missing_rights};
 use super::{Cluster, ClusterOptions, namespaces};
 use crate::tools::say;
 
-/// Names a file to which each test that was left out is added, one a line: `hack/test` sums them up.
+/// Names a file to which each test that was left out is added, a line with its name, a tab and the reason: `hack/test`
+/// sums them up.
 const NOT_RUN: &str = "MAROONEDPODS_NOT_RUN";
 
 /// Runs `test` with a cluster of its own, on a runtime whose threads are on the cluster's network; threads and
@@ -110,14 +111,18 @@ fn is_left_out(test: &str) -> bool {
     say(&format!("not run: {test}: {reason}"));
     if let Some(list) = env::var_os(NOT_RUN) {
         let added = OpenOptions::new().append(true).create(true).open(&list);
-        if let Err(error) = added.and_then(|mut list| writeln!(list, "{test}: {reason}")) {
+        if let Err(error) = added.and_then(|mut list| writeln!(list, "{test}\t{reason}")) {
             say(&format!("{NOT_RUN}: {error}"));
         }
     }
     true
 }
 
-/// Name of the function that a closure is written in, such as `nodes::they_become_ready`.
+/// Name of the running test: the test runner calls the test's thread by it, unless it runs them one by one on its
+/// main thread. Then that of the function that the closure is written in.
 fn name_of<F>() -> String {
-    any::type_name::<F>().trim_end_matches("::{{closure}}").to_owned()
+    match thread::current().name() {
+        Some(name) if name != "main" => name.to_owned(),
+        _ => any::type_name::<F>().trim_end_matches("::{{closure}}").to_owned(),
+    }
 }

@@ -72,8 +72,8 @@ fn follows(pod: &PodSpec) -> bool {
         .flatten()
         .all(|(key, value)| labels.get(key.as_str()) == Some(&value.as_str()));
     let terms = required_terms(Some(pod));
-    let tolerates = |effect: &&str| pod.tolerations.iter().flatten().any(|t| tolerates_all(t, effect));
-    names::TAINT_EFFECTS.iter().all(|effect| tolerates(&effect))
+    let tolerates = |effect: &str| pod.tolerations.iter().flatten().any(|t| tolerates_all(t, effect));
+    names::TAINT_EFFECTS.iter().all(|effect| tolerates(effect))
         && selected
         && (terms.is_empty() || terms.iter().any(|term| matches(term, &labels)))
 }
@@ -131,7 +131,7 @@ mod tests {
         .unwrap()
     }
 
-    fn terms(terms: Value) -> Value {
+    fn terms(terms: &Value) -> Value {
         json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
     }
 
@@ -143,7 +143,7 @@ mod tests {
             json!({"tolerations": [{"operator": "Exists", "effect": "NoSchedule"},
                 {"operator": "Exists", "effect": "NoExecute"}]}),
             json!({"tolerations": all, "nodeSelector": {"kubernetes.io/os": "linux"}}),
-            json!({"tolerations": all, "affinity": terms(json!([{"matchExpressions":
+            json!({"tolerations": all, "affinity": terms(&json!([{"matchExpressions":
                 [{"key": "type", "operator": "NotIn", "values": ["virtual"]}]}]))}),
         ];
         for pod in following {
@@ -154,10 +154,10 @@ mod tests {
             json!({"tolerations": [{"operator": "Exists", "effect": "NoSchedule"}]}),
             json!({"tolerations": [{"key": names::CLASS_TAINT, "operator": "Exists"}]}),
             json!({"tolerations": all, "nodeSelector": {"node-role.kubernetes.io/control-plane": ""}}),
-            json!({"tolerations": all, "affinity": terms(json!([{"matchExpressions":
+            json!({"tolerations": all, "affinity": terms(&json!([{"matchExpressions":
                 [{"key": names::CLASS_LABEL, "operator": "DoesNotExist"}]}]))}),
-            json!({"tolerations": all, "affinity": terms(json!([{}]))}),
-            json!({"tolerations": all, "affinity": terms(json!([{"matchFields":
+            json!({"tolerations": all, "affinity": terms(&json!([{}]))}),
+            json!({"tolerations": all, "affinity": terms(&json!([{"matchFields":
                 [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]))}),
         ];
         for pod in others {
@@ -169,7 +169,7 @@ mod tests {
     fn the_remedy_keeps_what_was_asked_for_and_works() {
         let asked = json!([{"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In",
             "values": ["amd64"]}]}]);
-        for affinity in [json!({}), terms(asked)] {
+        for affinity in [json!({}), terms(&asked)] {
             let pod = json!({"tolerations": [{"operator": "Exists"}], "affinity": affinity});
             let found = followers(&[set(pod.clone())]).remove(0);
             assert_eq!(found.name, "ns/agent");

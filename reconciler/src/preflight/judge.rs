@@ -218,6 +218,8 @@ fn warns(reason: &'static str, message: String) -> Finding {
 mod tests {
     use super::*;
 
+    type Break = Box<dyn Fn(&mut Observed)>;
+
     fn good() -> Observed {
         Observed {
             approvers: Ok(Vec::new()),
@@ -249,7 +251,6 @@ mod tests {
             subresource: "nodeclient",
             why: "allowed by ClusterRoleBinding \"x\"".to_owned(),
         };
-        type Break = Box<dyn Fn(&mut Observed)>;
         let cases: Vec<(Break, &str, bool, &str)> = vec![
             (
                 Box::new(move |o| o.approvers = Ok(vec![approver.clone()])),

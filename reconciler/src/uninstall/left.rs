@@ -160,11 +160,8 @@ fn count(number: usize, what: &str) -> String {
 
 fn listed(lines: impl ExactSizeIterator<Item = String>, limit: usize) -> String {
     let more = lines.len().saturating_sub(limit);
-    let mut text = lines.take(limit).collect::<Vec<_>>().join("\n");
-    if more > 0 {
-        text += &format!("\n  and {more} more");
-    }
-    text
+    let more = (more > 0).then(|| format!("  and {more} more"));
+    lines.take(limit).chain(more).collect::<Vec<_>>().join("\n")
 }
 
 /// Speaks when something moved, and now and then when nothing does.
