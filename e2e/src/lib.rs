@@ -12,6 +12,7 @@ pub mod in_force;
 pub mod install;
 mod kubeconfig;
 pub mod line;
+pub mod load;
 pub mod logs;
 pub mod oci;
 pub mod pki;

@@ -330,7 +330,8 @@ impl Drop for Running {
     }
 }
 
-async fn wait_for_default_account(admin: &Client, namespace: &str) -> Result<()> {
+/// Waits until pods can be created in the namespace.
+pub async fn wait_for_default_account(admin: &Client, namespace: &str) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), namespace);
     eventually(
         "the default service account of the VM namespace",

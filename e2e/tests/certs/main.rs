@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod load;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -14,12 +13,12 @@ use kube::{Api, ResourceExt};
 use maroonedpods_e2e::check::{TestNamespace, eventually};
 use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
+use maroonedpods_e2e::load::Load;
 use maroonedpods_e2e::pki::Authority;
 use maroonedpods_reconciler::certs::args::CertsArgs;
 use maroonedpods_reconciler::certs::secret;
 use serde_json::{Value, json};
 
-use load::Load;
 use stage::{SOON, Stage, usual};
 
 const ROTATIONS: u32 = 100;
@@ -30,20 +29,27 @@ const RELOADED: &str = "maroonedpods_webhook_tls_reloads_total{result=\"success\
 const SPOILT: &str = "maroonedpods_webhook_tls_reloads_total{result=\"error\"}";
 const ROTATED: &str = "maroonedpods_webhook_certificate_rotations_total";
 
+/// Ends the load. Not one create may have failed.
+async fn lost_none(load: Load, what: &str) {
+    let outcome = load.stop().await.unwrap();
+    println!("{what}: {outcome}");
+    outcome.check().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_rotations_lose_no_create() {
     let stage = Stage::start().await;
     let reconciler = stage.reconciler(usual()).await;
     let webhooks = stage.webhooks().await;
     let mut certificate = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, RATE).await;
+    let load = Load::start(&stage.admin, RATE).await.unwrap();
     let start = Instant::now();
     for _ in 0..ROTATIONS {
         stage.ask().await;
         certificate = stage.rests_on_another(&certificate).await;
     }
     println!("{ROTATIONS} rotations in {:.1} s", start.elapsed().as_secs_f64());
-    load.stop().await.is_flawless("100 rotations");
+    lost_none(load, "100 rotations").await;
     for webhook in &webhooks {
         let reloaded = webhook.serving.metric(RELOADED).await.unwrap();
         assert!(reloaded >= f64::from(ROTATIONS), "{reloaded} reloads");
@@ -59,7 +65,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     let _reconciler = stage.reconciler(usual()).await;
     let webhooks = stage.webhooks().await;
     let first = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
 
     let garbage = json!(ByteString(b"garbage".to_vec()));
     stage
@@ -78,7 +84,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
         .await
         .unwrap();
     let third = stage.rests_on_another(&second).await;
-    load.stop().await.is_flawless("garbage, then no Secret");
+    lost_none(load, "garbage, then no Secret").await;
 
     // A webhook that cannot be reached keeps the former CA trusted, until it is no endpoint any more.
     drop(webhooks);
@@ -146,12 +152,12 @@ async fn two_leaders_that_rotate_at_once_converge() {
     let leaders = [stage.reconciler(usual()).await, stage.reconciler(usual()).await];
     let _webhooks = stage.webhooks().await;
     let mut certificate = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
     for _ in 0..10 {
         stage.ask().await;
         certificate = stage.rests_on_another(&certificate).await;
     }
-    load.stop().await.is_flawless("10 rotations by two leaders");
+    lost_none(load, "10 rotations by two leaders").await;
     // Each pair was given out once, by one of them.
     let mut rotated = 0.0;
     for leader in &leaders {
@@ -173,7 +179,7 @@ async fn certificates_change_hands_in_place() {
     let builtin = stage.rests_on_another("").await;
     drop(reconciler);
 
-    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
     let ca = Authority::new("cert-manager").unwrap();
     let pair = ca
         .server(&[&format!("maroonedpods-webhook.{SYSTEM_NAMESPACE}.svc")])
@@ -217,7 +223,7 @@ async fn certificates_change_hands_in_place() {
         .await
         .unwrap();
     }
-    let switch = load.stop().await;
+    let switch = load.stop().await.unwrap();
     // Nobody can hold both CAs in the bundle for cert-manager: until each pod has the new pair, it is refused.
     println!(
         "builtin to cert-manager: {} of {} creates were refused",
@@ -228,11 +234,11 @@ async fn certificates_change_hands_in_place() {
         assert!(failure.contains("signed by unknown authority"), "{failure}");
     }
 
-    let load = Load::start(&stage.admin, LIGHT_RATE).await;
+    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
     let _reconciler = stage.reconciler(usual()).await;
     stage.ask().await;
     let ours = stage.rests_on_another(&theirs).await;
-    load.stop().await.is_flawless("cert-manager to builtin");
+    lost_none(load, "cert-manager to builtin").await;
     assert_ne!(ours, theirs);
     let secret = stage.secrets().get(secret::NAME).await.unwrap();
     assert!(

@@ -1,21 +1,24 @@
 //! Creates of opted-in pods at a steady rate, all dry runs: they go through the webhook and leave nothing behind.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::TestNamespace;
-use maroonedpods_e2e::drafts::{gates, labelled, marooned, ordinary};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::check::TestNamespace;
+use crate::drafts::{gates, labelled, marooned, ordinary};
+
 /// Creates under way at a time. Past it the rate falls, which the tally shows.
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: u32 = 64;
 const SHOWN: usize = 5;
 
 /// Creates that go on until they are stopped.
@@ -45,7 +48,7 @@ pub struct Outcome {
 
 impl Load {
     /// Starts `rate` creates a second, over all three entries of the webhook configuration.
-    pub async fn start(client: &Client, rate: u32) -> Self {
+    pub async fn start(client: &Client, rate: u32) -> Result<Self> {
         let mut targets = Vec::new();
         for (label, pod) in [
             (None, marooned("pod")),
@@ -59,12 +62,12 @@ impl Load {
                 .map(|value| (names::MAROON_LABEL, value))
                 .into_iter()
                 .collect();
-            let namespace = TestNamespace::new(client, &labels).await.unwrap();
+            let namespace = TestNamespace::new(client, &labels).await?;
             let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace.name);
             targets.push((pods, Arc::new(pod)));
         }
         let tally = Arc::new(Tally::default());
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
         let (counted, room) = (tally.clone(), in_flight.clone());
         let task = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_secs(1) / rate);
@@ -79,24 +82,24 @@ impl Load {
                 });
             }
         });
-        Self {
+        Ok(Self {
             tally,
             in_flight,
             start: Instant::now(),
             task,
-        }
+        })
     }
 
     /// Stops, and waits for the creates under way.
-    pub async fn stop(self) -> Outcome {
+    pub async fn stop(self) -> Result<Outcome> {
         self.task.abort();
-        let all = u32::try_from(IN_FLIGHT).unwrap();
-        let _all = self.in_flight.acquire_many(all).await.unwrap();
-        Outcome {
+        let _all = self.in_flight.acquire_many(IN_FLIGHT).await?;
+        let mut failures = self.tally.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Outcome {
             creates: self.tally.creates.load(Ordering::SeqCst),
-            failures: std::mem::take(&mut self.tally.failures.lock().unwrap()),
+            failures: std::mem::take(&mut failures),
             lasted: self.start.elapsed(),
-        }
+        })
     }
 }
 
@@ -112,21 +115,31 @@ impl Tally {
             Err(error) => Some(error.to_string()),
         };
         self.creates.fetch_add(1, Ordering::SeqCst);
-        self.failures.lock().unwrap().extend(failure);
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(failure);
     }
 }
 
 impl Outcome {
-    /// Not one create may have failed.
-    pub fn is_flawless(&self, what: &str) {
-        println!(
-            "{what}: {} creates in {:.1} s, {} failed",
-            self.creates,
-            self.lasted.as_secs_f64(),
-            self.failures.len()
-        );
+    /// # Errors
+    /// When a create failed, or there was none.
+    pub fn check(&self) -> Result<()> {
         let shown = &self.failures[..self.failures.len().min(SHOWN)];
-        assert!(self.failures.is_empty(), "{what}: such as {shown:#?}");
-        assert!(self.creates > 0, "{what}: nothing was created");
+        ensure!(self.failures.is_empty(), "{self}; such as {shown:#?}");
+        ensure!(self.creates > 0, "nothing was created");
+        Ok(())
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (creates, failed) = (self.creates, self.failures.len());
+        write!(
+            f,
+            "{creates} creates in {:.1} s, {failed} failed",
+            self.lasted.as_secs_f64()
+        )
     }
 }

@@ -1,0 +1,162 @@
+//! The life of a release, as an administrator sees it: the real helm, our images as containers on real nodes, the
+//! webhook reached through its Service. KubeVirt and its guests are played.
+//!
+//! Needs root; what is left out without is said by name.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod site;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left};
+use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, with_cluster};
+use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::install::{RELEASE, chart};
+use maroonedpods_e2e::load::Load;
+use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::vmhost::script::Script;
+use serde_json::json;
+
+use site::Site;
+
+const CREATES_PER_SECOND: u32 = 200;
+const BARE_PODS: usize = 10;
+const REPLICAS: usize = 10;
+const SOON: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
+    with_cluster(ClusterOptions::default(), async |cluster| {
+        let site = Site::new(&cluster).await;
+        install(&site).await;
+        let _kubevirt = site.kubevirt().await;
+        one_pod_has_a_node_of_its_own(&site).await;
+        helm_test_passes(&site).await;
+        upgrade_under_load(&site).await;
+        uninstall_with_live_pods(&site, &cluster).await;
+        cluster.stop().await.unwrap();
+    })
+    .unwrap();
+}
+
+async fn install(site: &Site<'_>) {
+    let notes = site.release("install", &site.former_chart(), &[]).await;
+    println!("$ helm install\n{notes}");
+    for deployment in ["maroonedpods-webhook", "maroonedpods-reconciler"] {
+        assert_eq!(site.ready(deployment).await, 2, "{deployment}");
+    }
+}
+
+async fn one_pod_has_a_node_of_its_own(site: &Site<'_>) {
+    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+    let pod = Marooned::create(&site.admin, &namespace.name, "alone", &Script::default())
+        .await
+        .unwrap();
+    pod.running().await.unwrap();
+    namespace.close(&site.admin).await.unwrap();
+}
+
+async fn helm_test_passes(site: &Site<'_>) {
+    let tested = site.helm(&["test", RELEASE, "--logs", "--timeout", "2m"]).await;
+    println!("$ helm test\n{}", tested.unwrap());
+}
+
+/// Every pod of both Deployments is replaced, and the CRDs are applied anew, while pods are created.
+async fn upgrade_under_load(site: &Site<'_>) {
+    let load = Load::start(&site.admin, CREATES_PER_SECOND).await.unwrap();
+    let replace = [
+        "--set",
+        "webhook.podAnnotations.upgraded=yes,reconciler.podAnnotations.upgraded=yes",
+    ];
+    site.release("upgrade", &chart(), &replace).await;
+    let outcome = load.stop().await.unwrap();
+    println!("$ helm upgrade: {outcome}");
+    outcome.check().unwrap();
+}
+
+async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
+    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+    let deployments: Api<Deployment> = Api::namespaced(site.admin.clone(), &namespace.name);
+    accepts(&deployments, &deployment()).await.unwrap();
+    let names: Vec<_> = (0..BARE_PODS).map(|number| format!("bare-{number}")).collect();
+    let script = Script::default();
+    let bare = names
+        .iter()
+        .map(|name| Marooned::create(&site.admin, &namespace.name, name, &script));
+    for pod in join_all(bare).await {
+        pod.unwrap().running_within(SOON).await.unwrap();
+    }
+    let pods: Api<Pod> = Api::namespaced(site.admin.clone(), &namespace.name);
+    let all_run = || async {
+        let pods = pods.list(&ListParams::default()).await?.items;
+        let running = pods.iter().filter(|pod| {
+            let status = pod.status.as_ref();
+            status.and_then(|status| status.phase.as_deref()) == Some("Running")
+        });
+        Ok((running.count() == BARE_PODS + REPLICAS).then_some(pods))
+    };
+    let before = eventually("all pods to run", SOON, all_run).await.unwrap();
+
+    let uninstall = ["uninstall", RELEASE, "--timeout", "3m"];
+    let refused = site.helm(&uninstall).await.unwrap_err().to_string();
+    println!("$ helm uninstall\n{refused}");
+    assert!(refused.contains("20 marooned pods"), "{refused}");
+    for pod in &before {
+        assert!(refused.contains(&pod.name_any()), "{refused}");
+    }
+    // Nothing has changed: they are the same pods, and they run.
+    let after = eventually("all pods to run", SOON, all_run).await.unwrap();
+    let uids = |pods: &[Pod]| pods.iter().filter_map(ResourceExt::uid).collect::<Vec<_>>();
+    assert_eq!(uids(&before), uids(&after));
+
+    site.allow_force().await;
+    let removed = site.helm(&uninstall).await;
+    println!("$ helm uninstall, with force\n{}", removed.unwrap());
+    assert_eq!(nothing_left(&site.admin).await.unwrap(), [""; 0]);
+    // The Deployment's controller works on, now with ordinary pods; nothing holds a pod or the namespace.
+    eventually("pods without a gate", SOON, || async {
+        let pods = pods.list(&ListParams::default()).await?.items;
+        let ordinary = pods.iter().filter(|pod| gates(pod).is_empty());
+        Ok((pods.len() == REPLICAS && ordinary.count() == REPLICAS).then_some(()))
+    })
+    .await
+    .unwrap();
+    let unguarded = pods.create(&PostParams::default(), &marooned("unguarded")).await;
+    assert!(gates(&unguarded.unwrap()).is_empty());
+    let release = cluster.plane().kubectl(&[
+        "get",
+        "validatingadmissionpolicies,mutatingwebhookconfigurations,clusterroles",
+        "--selector",
+        "app.kubernetes.io/name=maroonedpods",
+        "--output",
+        "name",
+    ]);
+    assert_eq!(release.await.unwrap(), "");
+    namespace.close(&site.admin).await.unwrap();
+}
+
+fn gates(pod: &Pod) -> Vec<&str> {
+    maroonedpods_e2e::drafts::gates(pod)
+}
+
+fn deployment() -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": REPLICAS,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web", names::MAROON_LABEL: names::MAROON_TRUE}},
+                "spec": {"containers": [{"name": "c", "image": "registry.example/app"}]},
+            },
+        },
+    }))
+    .unwrap()
+}

@@ -1,0 +1,175 @@
+//! A cluster of real nodes with the released chart on it, and KubeVirt played beside them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use maroonedpods_common::names;
+use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
+use maroonedpods_e2e::images::images;
+use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
+use maroonedpods_e2e::vmhost::{VmHost, VmHostOptions, install_crd};
+use maroonedpods_e2e::world::{quick_config, wait_for_default_account};
+use serde_json::{Value, json};
+
+const HOSTS: u32 = 3;
+/// Of a release that somebody has installed before this one.
+const FORMER_VERSION: &str = "0.0.1";
+
+/// The cluster, and helm for it.
+pub struct Site<'a> {
+    cluster: &'a Cluster,
+    pub admin: Client,
+    values: PathBuf,
+}
+
+impl<'a> Site<'a> {
+    /// Imports our images, and makes what KubeVirt's installation makes.
+    pub async fn new(cluster: &'a Cluster) -> Self {
+        let images = tokio::task::spawn_blocking(images).await.unwrap().unwrap();
+        for image in [&images.webhook, &images.reconciler] {
+            cluster.import(&image.archive).await.unwrap();
+        }
+        let admin = cluster.plane().admin().await.unwrap();
+        install_crd(&admin).await.unwrap();
+        let on_real_nodes = json!({"nodeSelector": {REAL_LABEL: "true"}});
+        let values = json!({
+            "image": {"registry": "localhost", "pullPolicy": "Never"},
+            "webhook": on_real_nodes,
+            "reconciler": on_real_nodes,
+            "config": quick_config(cluster.plane().server_url()).unwrap(),
+        });
+        let file = cluster.plane().folder().join("values.json");
+        fs::write(&file, values.to_string()).unwrap();
+        Self {
+            cluster,
+            admin,
+            values: file,
+        }
+    }
+
+    /// Starts the played KubeVirt: its hosts are no real nodes, and its guests are simulated.
+    pub async fn kubevirt(&self) -> VmHost {
+        wait_for_default_account(&self.admin, names::VM_NAMESPACE)
+            .await
+            .unwrap();
+        let mut hosts = Vec::new();
+        for index in 1..=HOSTS {
+            let name = format!("host-{index}");
+            let user = format!("{}{name}", names::NODE_USER_PREFIX);
+            let client = self
+                .cluster
+                .plane()
+                .user(&user, names::NODES_GROUP)
+                .await
+                .unwrap();
+            hosts.push((name, client));
+        }
+        VmHost::start(VmHostOptions {
+            client: self.admin.clone(),
+            vm_namespace: names::VM_NAMESPACE.to_owned(),
+            hosts,
+            seed: 0,
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The chart as it was before: another version, and nothing else that pods depend on.
+    pub fn former_chart(&self) -> PathBuf {
+        let copy = self.cluster.plane().folder().join("former-chart");
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([&chart(), &copy])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let file = copy.join("Chart.yaml");
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = text
+            .lines()
+            .map(|line| match line.strip_prefix("version:") {
+                Some(_) => format!("version: {FORMER_VERSION}"),
+                None => line.to_owned(),
+            })
+            .collect();
+        fs::write(&file, lines.join("\n")).unwrap();
+        copy
+    }
+
+    /// Runs helm. The error holds helm's standard error, hooks' output among it.
+    pub async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let kubeconfig = self.cluster.plane().kubeconfig().display().to_string();
+        helm(&[arguments, &["--kubeconfig", &kubeconfig]].concat()).await
+    }
+
+    /// `helm install` or `helm upgrade`, until everything is ready.
+    pub async fn release(&self, verb: &str, chart: &Path, more: &[&str]) -> String {
+        let (chart, values) = (chart.display().to_string(), self.values.display().to_string());
+        let mut arguments = vec![
+            verb,
+            RELEASE,
+            &chart,
+            "--values",
+            &values,
+            "--wait",
+            "--timeout",
+            "4m",
+        ];
+        if verb == "install" {
+            arguments.push("--create-namespace");
+        }
+        arguments.extend(more);
+        match self.helm(&arguments).await {
+            Ok(notes) => notes,
+            Err(error) => panic!("{error:#}\n{}", self.pods().await),
+        }
+    }
+
+    /// What administrators would look at when an installation hangs.
+    async fn pods(&self) -> String {
+        let plane = self.cluster.plane();
+        let mut seen = String::new();
+        for arguments in [
+            ["get", "pods", "--output", "wide"].as_slice(),
+            &["get", "events"],
+            &[
+                "logs",
+                "--selector",
+                "app.kubernetes.io/name=maroonedpods",
+                "--prefix",
+            ],
+        ] {
+            let arguments = [&["--namespace", SYSTEM_NAMESPACE], arguments].concat();
+            match plane.kubectl(&arguments).await {
+                Ok(text) => seen += &text,
+                Err(error) => seen += &error.to_string(),
+            }
+        }
+        seen
+    }
+
+    /// How many pods of each Deployment are ready, by name.
+    pub async fn ready(&self, deployment: &str) -> i32 {
+        let deployments: Api<Deployment> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
+        let status = deployments.get(deployment).await.unwrap().status.unwrap();
+        status.ready_replicas.unwrap_or_default()
+    }
+
+    /// Says that marooned pods may be ended, as the chart's notes tell to.
+    pub async fn allow_force(&self) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
+        let patch: Value = json!({"data": {"force": "true"}});
+        maps.patch(
+            "maroonedpods-uninstall",
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
+        .await
+        .unwrap();
+    }
+}
