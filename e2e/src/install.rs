@@ -28,7 +28,8 @@ pub const WEBHOOK_ACCOUNT: &str = "maroonedpods-webhook";
 
 /// Name of the release.
 pub const RELEASE: &str = "maroonedpods";
-const FIELD_MANAGER: &str = "maroonedpods-e2e";
+/// Whose fields are those that [`install`] applies.
+pub const FIELD_MANAGER: &str = "maroonedpods-e2e";
 const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The chart's values, as far as tests and the demo set them.

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use anyhow::{Result, ensure};
-use futures::future::try_join_all;
+use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfig;
@@ -53,13 +53,14 @@ async fn life(stage: &Stage) -> Result<()> {
     pod.ends().await
 }
 
-/// Each attempt fails, in the same words.
+/// Each VM ends before it has joined.
 async fn failure(stage: &Stage) -> Result<()> {
-    let never_boots = Script {
-        never_boots: true,
+    let dies_early = Script {
+        never_joins: true,
+        dies_at: Some(0.5),
         ..Script::default()
     };
-    let pod = stage.pod("failure", &never_boots).await?;
+    let pod = stage.pod("failure", &dies_early).await?;
     pod.reports("AttemptsExhausted").await?;
     pod.ends().await
 }
@@ -76,7 +77,7 @@ async fn power_cut(stage: &Stage) -> Result<()> {
 /// The kubelet does not stop a pod that its user deletes.
 async fn silence(stage: &Stage) -> Result<()> {
     let script = Script {
-        silent_at: Some(5.0),
+        silent_at: Some(10.0),
         ..Script::default()
     };
     let mut wanted = pod("silence", &script)?;
@@ -111,10 +112,11 @@ async fn lost_record(stage: &Stage) -> Result<()> {
     pod.leaves_nothing().await
 }
 
-/// The configuration changes, and its status follows.
+/// The configuration changes, and its status follows. Deadlines are long from here on: how many VMs a pod takes must
+/// not depend on how busy the machine is.
 async fn configuration(stage: &Stage) -> Result<()> {
     let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
-    let change = Patch::Merge(json!({"spec": {"provisionWhileGated": true}}));
+    let change = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
     let changed = configs
         .patch(names::CONFIG_NAME, &PatchParams::default(), &change)
         .await?;
@@ -136,17 +138,17 @@ async fn configuration(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// All that our accounts ever do. Scenarios run at once, each on pods of its own.
+/// All that our accounts ever do. After the configuration, scenarios run at once, each on a pod of its own.
 async fn everything(stage: &Stage) -> Result<()> {
     let reconciler = stage.world.reconciler(true).await?;
-    let scenarios: Vec<std::pin::Pin<Box<dyn Future<Output = Result<()>>>>> = vec![
-        Box::pin(life(stage)),
-        Box::pin(failure(stage)),
-        Box::pin(power_cut(stage)),
-        Box::pin(silence(stage)),
-        Box::pin(eviction(stage)),
-        Box::pin(lost_record(stage)),
-        Box::pin(configuration(stage)),
+    configuration(stage).await?;
+    let scenarios: [LocalBoxFuture<'_, Result<()>>; 6] = [
+        life(stage).boxed_local(),
+        failure(stage).boxed_local(),
+        power_cut(stage).boxed_local(),
+        silence(stage).boxed_local(),
+        eviction(stage).boxed_local(),
+        lost_record(stage).boxed_local(),
     ];
     try_join_all(scenarios).await?;
     // A watch is in the log when it has ended.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_e2e::check::{TestNamespace, refused};
-use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, api_of, kind, render};
+use maroonedpods_e2e::install::{FIELD_MANAGER, SYSTEM_NAMESPACE, api_of, kind, render};
 use serde_json::{Value, json};
 
 use super::{config_spec, installed};
@@ -67,7 +67,7 @@ async fn a_real_api_server_takes_every_object() {
             let name = object.name_any();
             let dry_run = PatchParams {
                 dry_run: true,
-                ..PatchParams::apply("chart-test").force().validation_strict()
+                ..PatchParams::apply(FIELD_MANAGER).force().validation_strict()
             };
             let api = api_of(&admin, &object).await.unwrap();
             let taken = api.patch(&name, &dry_run, &Patch::Apply(&object)).await;
