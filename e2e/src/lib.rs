@@ -19,6 +19,7 @@ pub mod pki;
 pub mod plane;
 pub mod pods;
 pub mod process;
+pub mod rights;
 pub mod secret_volume;
 pub mod tenant;
 pub mod tools;
