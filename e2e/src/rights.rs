@@ -208,6 +208,7 @@ mod tests {
             name: name.to_owned(),
             code: 200,
             denied: false,
+            dry_run: false,
             user_agent: String::new(),
             received: jiff::Timestamp::UNIX_EPOCH,
             completed: jiff::Timestamp::UNIX_EPOCH,
