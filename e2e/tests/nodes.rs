@@ -20,7 +20,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, rejects};
-use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, REAL_LABEL, with_cluster, with_shared_cluster};
+use maroonedpods_e2e::cluster::{
+    self, Cluster, ClusterOptions, REAL_LABEL, with_cluster, with_shared_cluster,
+};
 use maroonedpods_e2e::oci::{Files, Image};
 use maroonedpods_e2e::tools::{self, Tool};
 use serde::de::DeserializeOwned;
@@ -137,7 +139,10 @@ fn nodes_are_ready_and_carry_the_label() {
             .collect();
         names.sort_unstable();
         assert_eq!(names, ["node-1", "node-2"]);
-        assert_eq!(names, cluster.nodes().map(|node| node.name()).collect::<Vec<_>>());
+        assert_eq!(
+            names,
+            cluster.nodes().map(cluster::Node::name).collect::<Vec<_>>()
+        );
         for node in &found {
             let info = node.status.as_ref().unwrap().node_info.as_ref().unwrap();
             assert_eq!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
