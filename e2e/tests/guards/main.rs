@@ -4,7 +4,7 @@
 //! `cargo test -p maroonedpods-e2e --test guards -- --nocapture` prints the tables (attempt, who, server's message).
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
-#![allow(clippy::unwrap_used, clippy::large_futures)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
 mod daemon_sets;
 mod drafts;

@@ -83,13 +83,13 @@ pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {
         ),
         (
             "create a pod with a label of ours",
-            "belong to MaroonedPods",
+            "are for what MaroonedPods makes",
             json!({"labels": {names::POD_UID_LABEL: "u"}}),
             json!({"labels": {"example.com/pod-uid": "u"}}),
         ),
         (
             "create a pod with an annotation of ours",
-            "belong to MaroonedPods",
+            "are for what MaroonedPods makes",
             json!({"annotations": {names::POD_ANNOTATION: "x/y"}}),
             json!({"annotations": {"example.com/pod": "x/y"}}),
         ),
@@ -180,7 +180,7 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
     table
         .refuses(
             "annotate a pod in our name",
-            "annotations under maroonedpods.io/",
+            "annotations of MaroonedPods are not for others to set",
             change(pods, waiting, note(names::POD_ANNOTATION)),
             change(pods, waiting, note("example.com/pod")),
         )

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::io::Write;
 
 /// Attempts of one attacker, for people to read when all are made.
 pub struct Table {
@@ -45,11 +44,14 @@ impl Table {
     }
 
     pub fn print(self) {
-        let mut text = format!("\n| attempt | {}: the server's message |\n|---|---|\n", self.who);
-        for (attempt, message) in self.rows {
-            text += &format!("| {attempt} | {} |\n", message.replace('|', "\\|"));
-        }
+        let head = [format!(
+            "\n| attempt | {}: the server's message |\n|---|---|",
+            self.who
+        )];
+        let row =
+            |(attempt, message): (String, String)| format!("| {attempt} | {} |", message.replace('|', "\\|"));
+        let lines: Vec<_> = head.into_iter().chain(self.rows.into_iter().map(row)).collect();
         // At once: tests that run beside it print tables too.
-        std::io::stdout().lock().write_all(text.as_bytes()).unwrap();
+        println!("{}", lines.join("\n"));
     }
 }
