@@ -10,7 +10,7 @@ use maroonedpods_e2e::images::{self, Options, Profile};
 ///
 /// Each image is one static program that runs as nobody (65532), and its bill of materials (CycloneDX), which also
 /// lies beside the archive. They are written to images/ in cargo's target folder. The same commit gives the same
-/// digests: files are dated by the commit, or by SOURCE_DATE_EPOCH. Needs Rust and a C compiler, no root, no
+/// digests: files are dated by the commit, or by `SOURCE_DATE_EPOCH`. Needs Rust and a C compiler, no root, no
 /// container runtime, no registry.
 ///
 /// Import one on a node with `ctr --namespace k8s.io images import FILE`, or push it with

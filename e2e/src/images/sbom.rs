@@ -30,7 +30,8 @@ pub(super) struct Linked {
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Bom {
-    bom_format: &'static str,
+    #[serde(rename = "bomFormat")]
+    format: &'static str,
     spec_version: &'static str,
     serial_number: String,
     version: u32,
@@ -129,7 +130,7 @@ pub(super) fn document(tree: &str, linked: &[Linked], sha256: &str, timestamp: T
         components.insert(purl.clone(), part.component(purl));
     }
     Ok(Bom {
-        bom_format: "CycloneDX",
+        format: "CycloneDX",
         spec_version: "1.6",
         serial_number: Uuid::new_v5(&Uuid::NAMESPACE_OID, sha256.as_bytes())
             .urn()

@@ -61,7 +61,7 @@ mod tests {
         serde_json::from_value(status).unwrap()
     }
 
-    fn record(status: Value) -> MaroonedNode {
+    fn record(status: &Value) -> MaroonedNode {
         serde_json::from_value(json!({
             "apiVersion": "maroonedpods.io/v1alpha1", "kind": "MaroonedNode",
             "metadata": {"name": "marooned-u", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -92,20 +92,20 @@ mod tests {
             (registered.clone(), &lifted, vec![("lift", 5.0)]),
             (lifted.clone(), &lifted, vec![]),
         ] {
-            assert_eq!(progress(&record(before), &status(after.clone())).stages, stages);
+            assert_eq!(progress(&record(&before), &status(after.clone())).stages, stages);
         }
     }
 
     #[test]
     fn a_retry_is_timed_from_the_end_of_its_backoff() {
-        let before = record(json!({"attempts": 2, "notBefore": at(30)}));
+        let before = record(&json!({"attempts": 2, "notBefore": at(30)}));
         let after = status(json!({"attempts": 2, "stages": {"launched": at(33)}}));
         assert_eq!(progress(&before, &after).stages, [("launch", 3.0)]);
     }
 
     #[test]
     fn a_clock_that_was_set_back_gives_no_negative_time() {
-        let before = record(json!({"notBefore": at(30)}));
+        let before = record(&json!({"notBefore": at(30)}));
         let after = status(json!({"stages": {"launched": at(10)}}));
         assert_eq!(progress(&before, &after).stages, [("launch", 0.0)]);
     }
@@ -114,9 +114,9 @@ mod tests {
     fn a_failed_attempt_counts_once() {
         let failed = json!({"conditions": [{"type": "Launched", "status": "False", "reason": "JoinDeadline",
             "message": "", "lastTransitionTime": at(1)}]});
-        let fails = progress(&record(json!({})), &status(failed.clone()));
+        let fails = progress(&record(&json!({})), &status(failed.clone()));
         assert_eq!(fails.failed.as_deref(), Some("JoinDeadline"));
-        let again = progress(&record(failed.clone()), &status(failed));
+        let again = progress(&record(&failed), &status(failed));
         assert_eq!(again, Progress::default());
     }
 }
