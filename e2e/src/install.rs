@@ -1,6 +1,6 @@
 //! Installs the chart the way a cluster's owner does, with helm's own rendering, and applies further YAML.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, ApiResource, Scope};
 use kube::runtime::{conditions, wait};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,8 +26,10 @@ pub const RECONCILER_ACCOUNT: &str = "maroonedpods-reconciler";
 /// Service account of the webhook.
 pub const WEBHOOK_ACCOUNT: &str = "maroonedpods-webhook";
 
-const RELEASE: &str = "maroonedpods";
-const FIELD_MANAGER: &str = "maroonedpods-e2e";
+/// Name of the release.
+pub const RELEASE: &str = "maroonedpods";
+/// Whose fields are those that [`install`] applies.
+pub const FIELD_MANAGER: &str = "maroonedpods-e2e";
 const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The chart's values, as far as tests and the demo set them.
@@ -72,45 +74,66 @@ fn merge(base: &mut Value, more: &Value) {
     }
 }
 
-/// Renders the chart with helm and applies it. May be repeated with other values.
+/// Renders the chart with helm and applies it, without its hooks. May be repeated with other values.
 pub async fn install(plane: &Plane, values: &InstallValues) -> Result<()> {
     let client = plane.admin().await?;
     let release_namespace = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE},
     });
     let mut objects = vec![serde_json::from_value(release_namespace)?];
-    objects.extend(parse(&render(values).await?)?);
+    objects.extend(
+        render(&values.to_json()?)
+            .await?
+            .into_iter()
+            .filter(|object| !is_hook(object)),
+    );
     apply(&client, objects).await
+}
+
+/// Folder of the chart.
+#[must_use]
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/maroonedpods")
+}
+
+/// The chart's objects, CRDs and hooks among them, as helm renders them without a look at a cluster. The error is
+/// helm's own words.
+pub async fn render(values: &Value) -> Result<Vec<DynamicObject>> {
+    let file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(&file, values)?;
+    let (chart, file) = (chart().display().to_string(), file.into_temp_path());
+    let values = file.display().to_string();
+    let arguments = ["template", RELEASE, &chart, "--include-crds", "--values", &values];
+    parse(&helm(&arguments).await?)
+}
+
+/// Runs helm for the release's namespace and returns its standard output.
+pub async fn helm(arguments: &[&str]) -> Result<String> {
+    let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
+    let output = Command::new(helm)
+        .args(arguments)
+        .args(["--namespace", SYSTEM_NAMESPACE])
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "helm {}: {}",
+        arguments.first().copied().unwrap_or_default(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Whether helm runs the object at an event, and does not count it to the release.
+#[must_use]
+pub fn is_hook(object: &DynamicObject) -> bool {
+    object.annotations().contains_key("helm.sh/hook")
 }
 
 /// Applies YAML documents by server-side apply: namespaces first, then CRDs until they are served, then the rest.
 pub async fn apply_yaml(client: &Client, yaml: &str) -> Result<()> {
     apply(client, parse(yaml)?).await
-}
-
-async fn render(values: &InstallValues) -> Result<String> {
-    let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, &values.to_json()?)?;
-    let helm = tokio::task::spawn_blocking(|| tools::find(Tool::Helm)).await??;
-    let output = Command::new(helm)
-        .args(["template", RELEASE])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/maroonedpods"))
-        .args([
-            "--namespace",
-            SYSTEM_NAMESPACE,
-            "--include-crds",
-            "--no-hooks",
-            "--values",
-        ])
-        .arg(file.path())
-        .output()
-        .await?;
-    ensure!(
-        output.status.success(),
-        "helm template: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
@@ -140,14 +163,7 @@ async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<()> {
             .as_deref()
             .context("an object without a name")?;
         let what = format!("{} {name}", kind(object));
-        let (resource, scope) = resource_of(client, object).await.with_context(|| what.clone())?;
-        let api: Api<DynamicObject> = match (&scope, &object.metadata.namespace) {
-            (Scope::Namespaced, Some(namespace)) => {
-                Api::namespaced_with(client.clone(), namespace, &resource)
-            }
-            (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
-            (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
-        };
+        let api = api_of(client, object).await.with_context(|| what.clone())?;
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         api.patch(name, &parameters, &Patch::Apply(object))
             .await
@@ -163,8 +179,20 @@ async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<()> {
     Ok(())
 }
 
-fn kind(object: &DynamicObject) -> &str {
+/// The object's kind, empty where it says none.
+#[must_use]
+pub fn kind(object: &DynamicObject) -> &str {
     object.types.as_ref().map_or("", |types| &types.kind)
+}
+
+/// Where the object belongs.
+pub async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>> {
+    let (resource, scope) = resource_of(client, object).await?;
+    Ok(match (&scope, &object.metadata.namespace) {
+        (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), namespace, &resource),
+        (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+        (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+    })
 }
 
 /// A new CRD appears in discovery shortly after it is established, hence the patience.

@@ -18,7 +18,7 @@ plane whose addresses change later would be cut off by a policy that nobody reme
     {{- end }}
   {{- with include "maroonedpods.apiServerPeers" . }}
   to:
-    {{- . | nindent 4 }}
+    {{- . | trim | nindent 4 }}
   {{- end }}
 {{- end }}
 

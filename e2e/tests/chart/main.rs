@@ -3,6 +3,9 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod objects;
+mod values;
+
 use std::time::Duration;
 
 use base64::Engine;
@@ -26,6 +29,8 @@ use serde_json::{Value, json};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const SOON: Duration = Duration::from_secs(30);
+/// Somebody's: the API server wants to see one.
+const A_CERTIFICATE: &str = include_str!("certificate.pem");
 
 /// The shared plane with the chart on it.
 async fn installed() -> (&'static Plane, Client) {
