@@ -1,5 +1,6 @@
 //! The API server's audit log: what was asked of it, by whom, as the server saw it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -15,6 +16,9 @@ kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules: [{level: Metadata}]
 ";
+
+/// Annotation in which the API server notes what its authorizers decided.
+const DECISION: &str = "authorization.k8s.io/decision";
 
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct AuditEvent {
     pub name: String,
     /// HTTP status.
     pub code: u16,
+    /// No role of the user's allows the request. (Admission, too, answers with 403.)
+    pub denied: bool,
     /// The client's `User-Agent`.
     pub user_agent: String,
     /// When the server received the request.
@@ -68,6 +74,8 @@ struct Line {
     object_ref: ObjectRef,
     #[serde(default)]
     response_status: ResponseStatus,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     user_agent: String,
     request_received_timestamp: Timestamp,
@@ -120,6 +128,10 @@ fn event(line: &str) -> Result<AuditEvent> {
         namespace: line.object_ref.namespace,
         name: line.object_ref.name,
         code: line.response_status.code,
+        denied: line
+            .annotations
+            .get(DECISION)
+            .is_some_and(|decision| decision == "forbid"),
         user_agent: line.user_agent,
         received: line.request_received_timestamp,
         completed: line.stage_timestamp,
@@ -150,8 +162,20 @@ mod tests {
             ),
             ("pods", "web", 201)
         );
-        assert!(events[0].is_write() && events[0].received < events[0].completed);
+        assert!(!events[0].denied && events[0].is_write() && events[0].received < events[0].completed);
         assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_denied_request_is_told_from_one_that_admission_refuses() {
+        let noted = |decision: &str| {
+            let annotations = format!(r#""annotations":{{"{DECISION}":"{decision}"}},"user""#);
+            let line = CREATE
+                .replace("201", "403")
+                .replacen(r#""user""#, &annotations, 1);
+            parse(&format!("{line}\n")).unwrap().remove(0).denied
+        };
+        assert!(noted("forbid") && !noted("allow"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod pki;
 pub mod plane;
 pub mod pods;
 pub mod process;
+pub mod rights;
 pub mod tenant;
 pub mod tools;
 pub mod vmhost;

@@ -1,0 +1,232 @@
+//! Rights are least: each is used by a call that the API server saw, and no call was denied.
+//!
+//! One plane, on which everything of ours does all that it can do. A right that a new scenario needs is granted in
+//! the chart; a scenario for a right that is reported as unused goes into [`everything`].
+
+#![allow(clippy::unwrap_used)]
+
+use anyhow::{Result, ensure};
+use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::audit::AuditEvent;
+use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
+use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, WEBHOOK_ACCOUNT, render};
+use maroonedpods_e2e::line::Line;
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pods::{Marooned, SOON, pod};
+use maroonedpods_e2e::rights::{Right, granted};
+use maroonedpods_e2e::vmhost::GuestEvent;
+use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::world::World;
+use serde_json::json;
+
+/// A world and a namespace in it.
+struct Stage {
+    world: World,
+    admin: Client,
+    namespace: TestNamespace,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let world = World::start(0).await.unwrap();
+        let admin = world.plane().admin().await.unwrap();
+        let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
+        Self {
+            world,
+            admin,
+            namespace,
+        }
+    }
+
+    async fn pod(&self, name: &str, script: &Script) -> Result<Marooned> {
+        Marooned::create(&self.admin, &self.namespace.name, name, script).await
+    }
+}
+
+/// A life as it should be.
+async fn life(stage: &Stage) -> Result<()> {
+    let pod = stage.pod("life", &Script::default()).await?;
+    pod.running().await?;
+    pod.ends().await
+}
+
+/// Each VM ends before it has joined.
+async fn failure(stage: &Stage) -> Result<()> {
+    let dies_early = Script {
+        never_joins: true,
+        dies_at: Some(0.5),
+        ..Script::default()
+    };
+    let pod = stage.pod("failure", &dies_early).await?;
+    pod.reports("AttemptsExhausted").await?;
+    pod.ends().await
+}
+
+/// The VM ends under its pod.
+async fn power_cut(stage: &Stage) -> Result<()> {
+    let pod = stage.pod("power-cut", &Script::default()).await?;
+    pod.running().await?;
+    pod.power_off(1).await?;
+    pod.fails().await?;
+    pod.leaves_nothing().await
+}
+
+/// The kubelet does not stop a pod that its user deletes.
+async fn silence(stage: &Stage) -> Result<()> {
+    let script = Script {
+        silent_at: Some(10.0),
+        ..Script::default()
+    };
+    let mut wanted = pod("silence", &script)?;
+    wanted.spec.as_mut().unwrap().termination_grace_period_seconds = Some(1);
+    let pod = Marooned::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
+    pod.running().await?;
+    eventually("a silent kubelet", SOON, || async {
+        let log = stage.world.vmhost().guests().of(&pod.node_name());
+        Ok(log.contains(&GuestEvent::FellSilent).then_some(()))
+    })
+    .await?;
+    pod.ends().await
+}
+
+/// A drain of the host.
+async fn eviction(stage: &Stage) -> Result<()> {
+    let pod = stage.pod("eviction", &Script::default()).await?;
+    pod.running().await?;
+    stage.world.vmhost().evict(&pod.node_name()).await?;
+    pod.gone().await?;
+    pod.leaves_nothing().await
+}
+
+/// A person deletes the record of a running pod.
+async fn lost_record(stage: &Stage) -> Result<()> {
+    let pod = stage.pod("lost-record", &Script::default()).await?;
+    pod.running().await?;
+    pod.records()
+        .delete(&pod.node_name(), &DeleteParams::default())
+        .await?;
+    pod.fails().await?;
+    pod.leaves_nothing().await
+}
+
+/// The configuration changes. Deadlines are long from here on: how many VMs a pod takes must not depend on how busy
+/// the machine is.
+async fn patience(stage: &Stage) -> Result<MaroonedPodsConfig> {
+    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
+    let change = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
+    Ok(configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &change)
+        .await?)
+}
+
+/// A pod for which reconciler after reconciler dies, each right after a write, until its VM runs. The next one finds
+/// what the last one made.
+async fn interruptions(stage: &Stage) -> Result<Marooned> {
+    let identity = stage.world.reconciler_identity().await?;
+    let folder = stage.world.plane().folder();
+    let pod = stage.pod("interruptions", &Script::default()).await?;
+    let lives = async {
+        loop {
+            let line = Line::open(identity.client.clone(), folder, 1).await?;
+            let reconciler = World::reconciler_with(line.kubeconfig.clone(), false).await?;
+            line.cut().await;
+            drop(reconciler);
+        }
+    };
+    tokio::select! {
+        ended = lives => ended,
+        launched = pod.vmi(1, "Running") => launched.map(|_| pod),
+    }
+}
+
+/// All that our accounts ever do. Once a reconciler stays, scenarios run at once, each on a pod of its own.
+async fn everything(stage: &Stage) -> Result<()> {
+    let changed = patience(stage).await?;
+    let interrupted = interruptions(stage).await?;
+    let reconciler = stage.world.reconciler(true).await?;
+    let scenarios: [LocalBoxFuture<'_, Result<()>>; 7] = [
+        life(stage).boxed_local(),
+        failure(stage).boxed_local(),
+        power_cut(stage).boxed_local(),
+        silence(stage).boxed_local(),
+        eviction(stage).boxed_local(),
+        lost_record(stage).boxed_local(),
+        interrupted.ends().boxed_local(),
+    ];
+    try_join_all(scenarios).await?;
+    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
+    let seen = |config: &MaroonedPodsConfig| {
+        let seen = config
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation);
+        seen == changed.metadata.generation
+    };
+    becomes(
+        &configs,
+        names::CONFIG_NAME,
+        "the change in its status",
+        SOON,
+        seen,
+    )
+    .await?;
+    // A watch is in the log when it has ended.
+    reconciler.stop().await
+}
+
+/// Whether some request needed the right.
+fn used(right: &Right, log: &[AuditEvent]) -> bool {
+    // Never asked for by a request: the API server looks at it when a CSR is approved.
+    if right.verb == "approve" && right.resource == "signers" {
+        let approval = Right {
+            verb: "patch".to_owned(),
+            resource: "certificatesigningrequests/approval".to_owned(),
+            name: None,
+            ..right.clone()
+        };
+        return used(&approval, log);
+    }
+    log.iter().any(|event| right.allowed(event))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_right_is_used_and_every_call_is_allowed() {
+    logs();
+    let stage = Stage::new().await;
+    let objects = render(&json!({"reconciler": {"enabled": false}})).await.unwrap();
+    let rights = granted(&objects).unwrap();
+    assert!(rights.len() > 30, "{rights:?}");
+    everything(&stage).await.unwrap();
+
+    // The server writes an event shortly after its answer.
+    eventually("a use of each right", SOON, || async {
+        let log = stage.world.plane().audit()?;
+        let idle: Vec<_> = rights
+            .iter()
+            .filter(|right| !used(right, &log))
+            .map(ToString::to_string)
+            .collect();
+        ensure!(idle.is_empty(), "granted and never used:\n{}", idle.join("\n"));
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+
+    let accounts = [RECONCILER_ACCOUNT, WEBHOOK_ACCOUNT]
+        .map(|account| format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{account}"));
+    let denied: Vec<_> = stage
+        .world
+        .plane()
+        .audit()
+        .unwrap()
+        .into_iter()
+        .filter(|event| event.denied && accounts.contains(&event.user))
+        .map(|event| format!("{event:?}"))
+        .collect();
+    assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
+    stage.world.stop().await.unwrap();
+}
