@@ -54,11 +54,12 @@ pub struct Built {
     pub size: usize,
 }
 
-/// The images that tests run: quickly compiled, bare names. cargo builds what is not built yet, which takes minutes
+/// The images that tests run: quickly compiled, and below `localhost`, for Kubernetes would take a bare name for a
+/// registry's. cargo builds what is not built yet, which takes minutes
 /// the first time, and lets only one process build at a time. Blocks.
 pub fn images() -> Result<Images> {
     build(&Options {
-        registry: String::new(),
+        registry: "localhost".to_owned(),
         tag: None,
         profile: Profile::Test,
     })

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn objects(rule: Value) -> Vec<DynamicObject> {
+    fn objects(rule: &Value) -> Vec<DynamicObject> {
         let api = "rbac.authorization.k8s.io/v1";
         let subject = json!({"kind": "ServiceAccount", "name": "a", "namespace": "sys"});
         [
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_rule_falls_apart_and_its_parts_know_their_requests() {
         let rule = json!({"apiGroups": [""], "resources": ["pods/status"], "verbs": ["get", "patch"], "resourceNames": ["x"]});
-        let rights = granted(&objects(rule)).unwrap();
+        let rights = granted(&objects(&rule)).unwrap();
         let shown: Vec<_> = rights.iter().map(ToString::to_string).collect();
         let by = "system:serviceaccount:sys:a";
         assert_eq!(
@@ -243,6 +243,6 @@ mod tests {
     #[test]
     fn wildcards_are_refused() {
         let rule = json!({"apiGroups": [""], "resources": ["*"], "verbs": ["get"]});
-        assert!(granted(&objects(rule)).is_err());
+        assert!(granted(&objects(&rule)).is_err());
     }
 }

@@ -14,6 +14,7 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::audit::AuditEvent;
 use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, WEBHOOK_ACCOUNT, render};
+use maroonedpods_e2e::line::Line;
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON, pod};
 use maroonedpods_e2e::rights::{Right, granted};
@@ -112,20 +113,58 @@ async fn lost_record(stage: &Stage) -> Result<()> {
     pod.leaves_nothing().await
 }
 
-/// The configuration changes, and its status follows. Deadlines are long from here on: how many VMs a pod takes must
-/// not depend on how busy the machine is.
-async fn configuration(stage: &Stage) -> Result<()> {
+/// The configuration changes. Deadlines are long from here on: how many VMs a pod takes must not depend on how busy
+/// the machine is.
+async fn patience(stage: &Stage) -> Result<MaroonedPodsConfig> {
     let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
     let change = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
-    let changed = configs
+    Ok(configs
         .patch(names::CONFIG_NAME, &PatchParams::default(), &change)
-        .await?;
+        .await?)
+}
+
+/// A pod for which reconciler after reconciler dies, each right after a write, until its VM runs. The next one finds
+/// what the last one made.
+async fn interruptions(stage: &Stage) -> Result<Marooned> {
+    let identity = stage.world.reconciler_identity().await?;
+    let folder = stage.world.plane().folder();
+    let pod = stage.pod("interruptions", &Script::default()).await?;
+    let lives = async {
+        loop {
+            let line = Line::open(identity.client.clone(), folder, 1).await?;
+            let reconciler = World::reconciler_with(line.kubeconfig.clone(), false).await?;
+            line.cut().await;
+            drop(reconciler);
+        }
+    };
+    tokio::select! {
+        ended = lives => ended,
+        launched = pod.vmi(1, "Running") => launched.map(|_| pod),
+    }
+}
+
+/// All that our accounts ever do. Once a reconciler stays, scenarios run at once, each on a pod of its own.
+async fn everything(stage: &Stage) -> Result<()> {
+    let changed = patience(stage).await?;
+    let interrupted = interruptions(stage).await?;
+    let reconciler = stage.world.reconciler(true).await?;
+    let scenarios: [LocalBoxFuture<'_, Result<()>>; 7] = [
+        life(stage).boxed_local(),
+        failure(stage).boxed_local(),
+        power_cut(stage).boxed_local(),
+        silence(stage).boxed_local(),
+        eviction(stage).boxed_local(),
+        lost_record(stage).boxed_local(),
+        interrupted.ends().boxed_local(),
+    ];
+    try_join_all(scenarios).await?;
+    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
     let seen = |config: &MaroonedPodsConfig| {
-        config
+        let seen = config
             .status
             .as_ref()
-            .and_then(|status| status.observed_generation)
-            == changed.metadata.generation
+            .and_then(|status| status.observed_generation);
+        seen == changed.metadata.generation
     };
     becomes(
         &configs,
@@ -135,22 +174,6 @@ async fn configuration(stage: &Stage) -> Result<()> {
         seen,
     )
     .await?;
-    Ok(())
-}
-
-/// All that our accounts ever do. After the configuration, scenarios run at once, each on a pod of its own.
-async fn everything(stage: &Stage) -> Result<()> {
-    let reconciler = stage.world.reconciler(true).await?;
-    configuration(stage).await?;
-    let scenarios: [LocalBoxFuture<'_, Result<()>>; 6] = [
-        life(stage).boxed_local(),
-        failure(stage).boxed_local(),
-        power_cut(stage).boxed_local(),
-        silence(stage).boxed_local(),
-        eviction(stage).boxed_local(),
-        lost_record(stage).boxed_local(),
-    ];
-    try_join_all(scenarios).await?;
     // A watch is in the log when it has ended.
     reconciler.stop().await
 }

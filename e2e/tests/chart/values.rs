@@ -48,10 +48,8 @@ fn at(path: &str, value: Value) -> Value {
 }
 
 async fn refusal(values: &Value) -> String {
-    match render(values).await {
-        Err(error) => error.to_string(),
-        Ok(_) => panic!("taken: {values}"),
-    }
+    let refused = render(values).await.map(|_| format!("taken: {values}"));
+    refused.unwrap_err().to_string()
 }
 
 #[tokio::test]
@@ -160,7 +158,9 @@ fn every_value_is_described() {
     assert!(undescribed.is_empty(), "{undescribed:?}");
     let mut known = Vec::new();
     properties("", &schema, &mut |path, _| known.push(path.to_owned()));
-    for path in closed("", &defaults()).iter().filter(|path| !path.is_empty()) {
+    // Inside `resources` the words are Kubernetes' own.
+    let ours = |path: &&String| !path.is_empty() && !path.contains("/resources/");
+    for path in closed("", &defaults()).iter().filter(ours) {
         assert!(known.contains(path), "{path} is a value without a schema");
     }
 }

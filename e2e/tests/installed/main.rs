@@ -154,7 +154,10 @@ fn deployment() -> Deployment {
             "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web", names::MAROON_LABEL: names::MAROON_TRUE}},
-                "spec": {"containers": [{"name": "c", "image": "registry.example/app"}]},
+                "spec": {
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [{"name": "c", "image": "registry.example/app"}],
+                },
             },
         },
     }))
