@@ -4,7 +4,8 @@ mod cargo;
 mod sbom;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -154,7 +155,9 @@ fn labels(program: &str, source: &Source) -> BTreeMap<String, String> {
 /// Writes a file at once or not at all: another test program may be reading the one that is there.
 fn put(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
     let path = folder.join(name);
-    let unfinished = tempfile::NamedTempFile::new_in(folder)?;
+    let unfinished = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
     fs::write(unfinished.path(), content)?;
     unfinished.persist(&path)?;
     Ok(path)

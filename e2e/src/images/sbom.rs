@@ -187,7 +187,7 @@ fn line_of_tree(line: &str) -> Option<(usize, Component)> {
         licenses: some(license)
             .map(|license| License {
                 // The spelling of old manifests, which is no SPDX expression.
-                expression: license.replace('/', " OR "),
+                expression: license.split('/').map(str::trim).collect::<Vec<_>>().join(" OR "),
             })
             .into_iter()
             .collect(),
@@ -213,10 +213,10 @@ mod tests {
     use super::*;
 
     const TREE: &str = "0program v0.1.0 (/src/program)\tApache-2.0\t
-1memo v2.8.3\tMIT/Apache-2.0\thttps://code.example/memo
+1memo v2.8.3\tMIT / Apache-2.0\thttps://code.example/memo
 2bytes v1.12.1\tMIT\thttps://code.example/bytes
 1common v0.1.0 (/src/common)\tApache-2.0\t
-2memo v2.8.3\tMIT/Apache-2.0\thttps://code.example/memo (*)
+2memo v2.8.3\tMIT / Apache-2.0\thttps://code.example/memo (*)
 ";
 
     fn linked() -> [Linked; 1] {
