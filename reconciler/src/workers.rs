@@ -24,9 +24,8 @@ use crate::view::PodView;
 
 /// Passes under way at once; more only makes the API server's queue longer.
 const CONCURRENT_PASSES: usize = 32;
-/// Of which passes that begin something new: few, so that a burst of pods does not hold up those whose nodes are
-/// ready.
-const CONCURRENT_STARTS: usize = 4;
+/// Of which passes that begin something new: a burst of pods does not hold up those whose nodes are ready.
+const CONCURRENT_STARTS: usize = CONCURRENT_PASSES / 2;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.

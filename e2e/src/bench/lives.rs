@@ -54,7 +54,8 @@ pub struct Lives {
     pub created_to_running: Option<Percentiles>,
     /// From the pod's deletion to its record's: nothing is left.
     pub deleted_to_gone: Option<Percentiles>,
-    /// The reconciler's writes in a life, leases and events apart, refused ones included.
+    /// The reconciler's writes in a life, refused ones included; events, leases and its counts on the
+    /// configuration apart.
     pub writes: f64,
     /// Events in a life.
     pub events: f64,
@@ -76,7 +77,8 @@ pub fn read(audit: &[AuditEvent], reconciler: &str, subjects: &[Subject]) -> Liv
     let (mut kinds, mut writes, mut events) = (BTreeMap::<String, usize>::new(), 0, 0);
     for event in audit.iter().filter(|e| e.user == reconciler && e.is_write()) {
         match event.resource.as_str() {
-            "leases" => continue,
+            // Of the process and of the whole, not of a life.
+            "leases" | "maroonedpodsconfigs" => continue,
             "events" => events += 1,
             _ => writes += 1,
         }

@@ -34,8 +34,8 @@ impl Size {
             Self::Small => review(&Shape {
                 containers: 1,
                 init_containers: 0,
-                env: 2,
-                probes: false,
+                env: 0,
+                by_controller: false,
                 managed_entries: 0,
                 annotations: 0,
             }),
@@ -43,16 +43,16 @@ impl Size {
                 containers: 2,
                 init_containers: 1,
                 env: 6,
-                probes: true,
-                managed_entries: 36,
+                by_controller: true,
+                managed_entries: 39,
                 annotations: 3,
             }),
             Self::Large => review(&Shape {
                 containers: 12,
                 init_containers: 2,
-                env: 64,
-                probes: true,
-                managed_entries: 200,
+                env: 71,
+                by_controller: true,
+                managed_entries: 243,
                 annotations: 12,
             }),
         }
@@ -63,7 +63,8 @@ struct Shape {
     containers: usize,
     init_containers: usize,
     env: usize,
-    probes: bool,
+    /// With what a controller's pods usually have: owner, service account token, probes.
+    by_controller: bool,
     managed_entries: usize,
     annotations: usize,
 }
@@ -98,8 +99,12 @@ fn pod(shape: &Shape) -> String {
     } else {
         format!(r#""initContainers":[{}],"#, list("init", shape.init_containers))
     };
+    let volumes = given(
+        shape.by_controller,
+        r#""volumes":[{"name":"kube-api-access-7x2lq","projected":{"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},{"configMap":{"name":"kube-root-ca.crt","items":[{"key":"ca.crt","path":"ca.crt"}]}}],"defaultMode":420}}],"#,
+    );
     format!(
-        r#"{{"kind":"Pod","apiVersion":"v1","metadata":{},"spec":{{"volumes":[{{"name":"kube-api-access-7x2lq","projected":{{"sources":[{{"serviceAccountToken":{{"expirationSeconds":3607,"path":"token"}}}},{{"configMap":{{"name":"kube-root-ca.crt","items":[{{"key":"ca.crt","path":"ca.crt"}}]}}}}],"defaultMode":420}}}}],{init}"containers":[{}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"checkout","serviceAccount":"checkout","securityContext":{{}},"schedulerName":"default-scheduler","tolerations":[{{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}},{{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}}],"priority":0,"enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority"}},"status":{{}}}}"#,
+        r#"{{"kind":"Pod","apiVersion":"v1","metadata":{},"spec":{{{volumes}{init}"containers":[{}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"checkout","serviceAccount":"checkout","securityContext":{{}},"schedulerName":"default-scheduler","tolerations":[{{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}},{{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}}],"priority":0,"enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority"}},"status":{{}}}}"#,
         metadata(shape),
         list("app", shape.containers)
     )
@@ -112,16 +117,24 @@ fn metadata(shape: &Shape) -> String {
     let annotations = if annotations.is_empty() {
         String::new()
     } else {
-        format!(r#""annotations":{{{}}},"#, annotations.join(","))
+        format!(r#","annotations":{{{}}}"#, annotations.join(","))
     };
     let managed = if shape.managed_entries == 0 {
         String::new()
     } else {
         format!(r#","managedFields":[{}]"#, managed_fields(shape.managed_entries))
     };
+    let owner = given(
+        shape.by_controller,
+        r#","ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"checkout-6d4b75cb6d","uid":"e1ff6f0a-4f2b-4b4c-8d6a-9f1b5c2d3e4f","controller":true,"blockOwnerDeletion":true}]"#,
+    );
     format!(
-        r#"{{"generateName":"checkout-6d4b75cb6d-","namespace":"shop","creationTimestamp":null,"labels":{{"app":"checkout","app.kubernetes.io/part-of":"shop","maroonedpods.io/maroon":"true","pod-template-hash":"6d4b75cb6d"}},{annotations}"ownerReferences":[{{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"checkout-6d4b75cb6d","uid":"e1ff6f0a-4f2b-4b4c-8d6a-9f1b5c2d3e4f","controller":true,"blockOwnerDeletion":true}}]{managed}}}"#
+        r#"{{"generateName":"checkout-6d4b75cb6d-","namespace":"shop","creationTimestamp":null,"labels":{{"app":"checkout","app.kubernetes.io/part-of":"shop","maroonedpods.io/maroon":"true","pod-template-hash":"6d4b75cb6d"}}{annotations}{owner}{managed}}}"#
     )
+}
+
+fn given(wanted: bool, text: &str) -> &str {
+    if wanted { text } else { "" }
 }
 
 fn managed_fields(entries: usize) -> String {
@@ -152,7 +165,7 @@ fn container(name: &str, shape: &Shape) -> String {
             r#"{{"httpGet":{{"path":"{path}","port":8080,"scheme":"HTTP"}},"initialDelaySeconds":5,"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3}}"#
         )
     };
-    let probes = if shape.probes {
+    let probes = if shape.by_controller {
         format!(
             r#""livenessProbe":{},"readinessProbe":{},"startupProbe":{},"#,
             probe("/healthz"),
@@ -162,8 +175,12 @@ fn container(name: &str, shape: &Shape) -> String {
     } else {
         String::new()
     };
+    let mounts = given(
+        shape.by_controller,
+        r#""volumeMounts":[{"name":"kube-api-access-7x2lq","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}],"#,
+    );
     format!(
-        r#"{{"name":"{name}","image":"registry.example/shop/{name}@sha256:3f2b5c1d9e8a7f6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b","command":["/bin/server","--listen=:8080","--log=json"],"ports":[{{"name":"http","containerPort":8080,"protocol":"TCP"}}],"env":[{}],"resources":{{"limits":{{"cpu":"1","memory":"512Mi"}},"requests":{{"cpu":"250m","memory":"256Mi"}}}},"volumeMounts":[{{"name":"kube-api-access-7x2lq","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}}],{probes}"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"IfNotPresent","securityContext":{{"capabilities":{{"drop":["ALL"]}},"runAsNonRoot":true,"allowPrivilegeEscalation":false}}}}"#,
+        r#"{{"name":"{name}","image":"registry.example/shop/{name}@sha256:3f2b5c1d9e8a7f6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b","command":["/bin/server","--listen=:8080","--log=json"],"ports":[{{"name":"http","containerPort":8080,"protocol":"TCP"}}],"env":[{}],"resources":{{"limits":{{"cpu":"1","memory":"512Mi"}},"requests":{{"cpu":"250m","memory":"256Mi"}}}},{mounts}{probes}"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"IfNotPresent","securityContext":{{"capabilities":{{"drop":["ALL"]}},"runAsNonRoot":true,"allowPrivilegeEscalation":false}}}}"#,
         env.join(",")
     )
 }

@@ -30,7 +30,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// About six minutes, for figures to publish; or, `quick`, about half a minute, to see that it works.
+    /// About five minutes, for figures to publish; or, `quick`, about half a minute, to see that it works.
     #[must_use]
     pub fn new(quick: bool) -> Self {
         let (rounds, measured, starts) = if quick { (1, 400, 3) } else { (7, 1200, 21) };

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 struct Args {
     #[command(subcommand)]
     what: What,
-    /// Less than a minute, to see that it works; not for figures.
+    /// About a minute, to see that it works; not for figures. Otherwise webhook takes five minutes, reconciler eight.
     #[arg(long, global = true)]
     quick: bool,
     /// Write all figures, unrounded, and the machine's facts to this file as JSON.
