@@ -235,6 +235,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "whole milliseconds")]
     fn a_life_is_read_stage_by_stage() {
         let node = names::node_name("u");
         let kubelet = format!("{}{node}", names::NODE_USER_PREFIX);

@@ -194,10 +194,11 @@ mod tests {
     use maroonedpods_webhook::review::answer;
 
     use super::*;
+    use crate::bench::stats::number;
 
     #[test]
     fn sizes_are_as_said() {
-        let kilobytes = |size: Size| size.review().len() as f64 / 1000.0;
+        let kilobytes = |size: Size| number(size.review().len()) / 1000.0;
         for (size, wanted) in [(Size::Small, 2.2), (Size::Typical, 12.8), (Size::Large, 146.0)] {
             let made = kilobytes(size);
             assert!((made / wanted - 1.0).abs() < 0.03, "{}: {made} KB", size.name());
