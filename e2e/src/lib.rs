@@ -1,6 +1,7 @@
 //! A real control plane for tests and for the demo, and the helpers to speak with it.
 
 pub mod audit;
+pub mod bench;
 pub mod check;
 pub mod cluster;
 mod components;

@@ -60,11 +60,20 @@ struct Webhook {
 }
 
 impl World {
-    /// Starts plane, chart, webhook and played KubeVirt.
+    /// Starts plane, chart, webhook and played KubeVirt, with [`quick_config`].
     pub async fn start(seed: u64) -> Result<Self> {
+        Self::start_with(seed, quick_config).await
+    }
+
+    /// The same with another configuration, made from the API server's URL.
+    pub async fn start_with(
+        seed: u64,
+        config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
+    ) -> Result<Self> {
         let plane = Plane::start(PlaneOptions::default()).await?;
         let webhook = Webhook::start(&plane, ANY_PORT).await?;
-        let world = Self::furnish(&plane, &webhook, seed).await;
+        let config = config(plane.server_url())?;
+        let world = Self::furnish(&plane, &webhook, seed, config).await;
         match world {
             Ok(vmhost) => Ok(Self {
                 vmhost,
@@ -78,13 +87,18 @@ impl World {
         }
     }
 
-    async fn furnish(plane: &Plane, webhook: &Webhook, seed: u64) -> Result<VmHost> {
+    async fn furnish(
+        plane: &Plane,
+        webhook: &Webhook,
+        seed: u64,
+        config: MaroonedPodsConfigSpec,
+    ) -> Result<VmHost> {
         let admin = plane.admin().await?;
         install_crd(&admin).await?;
         let values = InstallValues {
             webhook_url: format!("https://{}", webhook.address),
             ca_bundle: plane.ca_pem(),
-            config: Some(quick_config(plane.server_url())?),
+            config: Some(config),
             more: json!(null),
         };
         install(plane, &values).await?;

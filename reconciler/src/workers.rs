@@ -26,6 +26,8 @@ use crate::view::PodView;
 
 /// Passes under way at once; more only makes the API server's queue longer.
 const CONCURRENT_PASSES: usize = 32;
+/// Of which passes that begin something new: a burst of pods does not hold up those whose nodes are ready.
+const CONCURRENT_STARTS: usize = CONCURRENT_PASSES / 2;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
@@ -88,7 +90,7 @@ impl Workers {
     pub async fn run(&self, shared: Arc<Shared>) -> Result<(), tokio::task::JoinError> {
         let mut tasks = JoinSet::new();
         let mut started = HashSet::new();
-        let slots = Arc::new(Semaphore::new(CONCURRENT_PASSES));
+        let turns = Arc::new(Turns::default());
         loop {
             let fresh: Vec<_> = {
                 let pokes = self.lock();
@@ -104,7 +106,7 @@ impl Workers {
                     uid,
                     poke,
                     shared: shared.clone(),
-                    slots: slots.clone(),
+                    turns: turns.clone(),
                     workers: self.clone(),
                 };
                 tasks.spawn(worker.run());
@@ -125,8 +127,23 @@ struct Worker {
     uid: String,
     poke: Arc<Notify>,
     shared: Arc<Shared>,
-    slots: Arc<Semaphore>,
+    turns: Arc<Turns>,
     workers: Workers,
+}
+
+/// Who may have a pass now. Pods that begin and pods that are under way wait in lines of their own.
+struct Turns {
+    starts: Semaphore,
+    others: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            starts: Semaphore::new(CONCURRENT_STARTS),
+            others: Semaphore::new(CONCURRENT_PASSES - CONCURRENT_STARTS),
+        }
+    }
 }
 
 /// How a pass ended.
@@ -142,7 +159,12 @@ impl Worker {
         self.poke.notified().await;
         loop {
             let pass = {
-                let Ok(_slot) = self.slots.acquire().await else {
+                let line = if self.starts(&seen) {
+                    &self.turns.starts
+                } else {
+                    &self.turns.others
+                };
+                let Ok(_turn) = line.acquire().await else {
                     return self.uid;
                 };
                 let begun = Instant::now();
@@ -185,6 +207,17 @@ impl Worker {
         }
         pokes.remove(&self.uid);
         true
+    }
+
+    /// Whether the next pass begins something, as far as the caches tell.
+    fn starts(&self, seen: &Seen) -> bool {
+        let settings = self.shared.settings.borrow().clone();
+        let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
+        let view = observe::cached(&self.uid, caches, cluster, settings.as_ref(), seen);
+        view.is_some_and(|view| {
+            let plan = plan::plan(&view, Timestamp::now());
+            plan.writes.iter().any(Write::spends)
+        })
     }
 
     async fn pass(&self, seen: &mut Seen, failures: u32) -> Result<Pass, CallError> {

@@ -85,7 +85,7 @@ impl Server {
             max_connections,
             shutdown_delay,
         } = args;
-        let reloader = Reloader::load(tls_dir).await?;
+        let reloader = Reloader::load(tls_dir)?;
         let (listener, addr) = listen(bind, "--bind").await?;
         let (metrics_listener, metrics_addr) = listen(metrics_bind, "--metrics-bind").await?;
 

@@ -1,5 +1,6 @@
 //! The serving certificate: loaded, validated, and reloaded when the files' content changes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -69,9 +71,10 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Loads and validates the certificate in `dir`.
-    pub async fn load(dir: PathBuf) -> Result<Self, TlsError> {
-        let pair = read(&dir).await?;
+    /// Loads and validates the certificate in `dir`. Blocks for two small files: nothing is served yet, and each
+    /// hand-over to another thread would make the start longer.
+    pub fn load(dir: PathBuf) -> Result<Self, TlsError> {
+        let pair = read(&dir)?;
         let good = judge(&pair)?;
         Ok(Self {
             dir,
@@ -94,7 +97,10 @@ impl Reloader {
         metrics.serving_until(self.not_after);
         loop {
             tokio::time::sleep(interval).await;
-            let pair = read(&self.dir).await;
+            let dir = self.dir.clone();
+            let Ok(pair) = spawn_blocking(move || read(&dir)).await else {
+                continue;
+            };
             let now = pair.as_ref().map_err(ToString::to_string);
             if now == self.seen.as_ref().map_err(Clone::clone) {
                 continue;
@@ -124,32 +130,28 @@ fn rejected(error: &TlsError) -> ReloadResult {
 ///
 /// In a Secret volume both are links through `..data`, which the kubelet swaps atomically before it removes what
 /// was there. So the link is resolved once, and again only if it was swapped meanwhile.
-async fn read(dir: &Path) -> Result<Pair, TlsError> {
+fn read(dir: &Path) -> Result<Pair, TlsError> {
     loop {
-        let resolved = resolve(dir).await;
-        match read_pair(&resolved).await {
-            Err(_) if resolve(dir).await != resolved => {}
+        let resolved = resolve(dir);
+        match read_pair(&resolved) {
+            Err(_) if resolve(dir) != resolved => {}
             result => return result,
         }
     }
 }
 
-async fn resolve(dir: &Path) -> PathBuf {
-    tokio::fs::canonicalize(dir.join("..data"))
-        .await
-        .unwrap_or_else(|_| dir.to_path_buf())
+fn resolve(dir: &Path) -> PathBuf {
+    fs::canonicalize(dir.join("..data")).unwrap_or_else(|_| dir.to_path_buf())
 }
 
-async fn read_pair(dir: &Path) -> Result<Pair, TlsError> {
-    let file = async |name| {
+fn read_pair(dir: &Path) -> Result<Pair, TlsError> {
+    let file = |name| {
         let path = dir.join(name);
-        tokio::fs::read(&path)
-            .await
-            .map_err(|source| TlsError::Read { path, source })
+        fs::read(&path).map_err(|source| TlsError::Read { path, source })
     };
     Ok(Pair {
-        certificate: file(CERTIFICATE).await?,
-        key: file(KEY).await?,
+        certificate: file(CERTIFICATE)?,
+        key: file(KEY)?,
     })
 }
 

@@ -17,10 +17,10 @@ use super::log::GuestLog;
 use super::pods::Addresses;
 use super::retry::persist;
 
-/// More than any test asks for.
+/// More than any test or benchmark asks for.
 const ROOM: Room = Room {
-    cpu_milli: 256_000,
-    memory_bytes: 1 << 40,
+    cpu_milli: 4_000_000,
+    memory_bytes: 1 << 43,
     pods: 2000,
 };
 const DISK_MI: u64 = 16 << 20;

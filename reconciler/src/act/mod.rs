@@ -111,9 +111,12 @@ async fn record_status(
 
 async fn revoke(cluster: &Cluster, token_secret: &str, join_secret: &str) -> Result<(), CallError> {
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
-    delete(&tokens, token_secret, DeleteParams::default()).await?;
     let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
-    delete(&seeds, join_secret, DeleteParams::default()).await
+    tokio::try_join!(
+        delete(&tokens, token_secret, DeleteParams::default()),
+        delete(&seeds, join_secret, DeleteParams::default()),
+    )?;
+    Ok(())
 }
 
 async fn remove_finalizer(

@@ -1,0 +1,94 @@
+//! Wires the benchmarks to their process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+use maroonedpods_e2e::bench::{allowed_cpus, pin, reconciler, webhook};
+use tokio::runtime::{Builder, Runtime};
+
+/// Measures release builds of the webhook and the reconciler on this machine.
+///
+/// Nothing is judged by its time alone: compare ratios, and run it on a machine that does nothing else.
+#[derive(Parser)]
+#[command(name = "hack/bench")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// About a minute, to see that it works; not for figures. Otherwise webhook takes five minutes, reconciler eight.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Write all figures, unrounded, and the machine's facts to this file as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// CPU, latency, memory and start-up beside two other servers: the floor of the same stack (body ignored,
+    /// constant answer) and the usual design (kube's typed review, clone, JSON diff). Needs two processors.
+    Webhook,
+    /// Stages of pods' lives, writes, CPU and memory at 10, 100 and 1,000 pods at once, on a real control plane.
+    /// VMs and guests are played, and boot at once.
+    Reconciler {
+        /// So many pods at once instead, one batch after the other.
+        #[arg(long, value_name = "N", value_delimiter = ',')]
+        pods: Option<Vec<usize>>,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "error,kube_client=off".to_owned()))
+        .with_writer(std::io::stderr)
+        .init();
+    match run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hack/bench failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Args { what, quick, json }: Args) -> Result<ExitCode> {
+    let json = json.as_deref();
+    match what {
+        What::Webhook => {
+            let cpus = allowed_cpus()?;
+            ensure!(
+                cpus.len() >= 2,
+                "two processors are needed, one for the server, one for its load"
+            );
+            pin(None, cpus[1])?;
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let effort = webhook::Effort::new(quick);
+            until_interrupted(&runtime, async {
+                webhook::run(effort, cpus[0]).await?.publish(json)
+            })
+        }
+        What::Reconciler { pods } => {
+            let runtime = Builder::new_multi_thread().enable_all().build()?;
+            let effort = reconciler::Effort::new(quick);
+            let effort = match pods {
+                Some(pods) => effort.with_batches(pods),
+                None => effort,
+            };
+            until_interrupted(&runtime, async { reconciler::run(&effort).await?.publish(json) })
+        }
+    }
+}
+
+fn until_interrupted(runtime: &Runtime, work: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    runtime.block_on(async {
+        tokio::select! {
+            done = work => done.map(|()| ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!("\ninterrupted; everything is being cleaned up");
+                Ok(ExitCode::from(130))
+            }
+        }
+    })
+}
