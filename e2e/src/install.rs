@@ -49,17 +49,23 @@ pub struct InstallValues {
 impl InstallValues {
     /// The values of a chart whose programs run outside the cluster, as the harness runs them.
     fn to_json(&self) -> Result<Value> {
-        let mut values = json!({
-            "webhook": {"external": {"url": self.webhook_url, "caBundle": self.ca_bundle}},
-            "reconciler": {"enabled": false},
-            "config": match &self.config {
-                Some(spec) => serde_json::to_value(spec)?,
-                None => json!({}),
-            },
-        });
+        let mut values = programs_outside(&self.webhook_url, &self.ca_bundle);
+        if let Some(spec) = &self.config {
+            values["config"] = serde_json::to_value(spec)?;
+        }
         merge(&mut values, &self.more);
         Ok(values)
     }
+}
+
+/// The values of a chart whose programs run outside the cluster: the webhook at this URL, with certificates of somebody
+/// else's.
+#[must_use]
+pub fn programs_outside(webhook_url: &str, ca_bundle: &str) -> Value {
+    json!({
+        "webhook": {"external": {"url": webhook_url, "caBundle": ca_bundle}},
+        "reconciler": {"enabled": false},
+    })
 }
 
 /// Lays `more` over `base`, object by object, as helm lays one values file over another.
@@ -134,7 +140,7 @@ pub fn is_hook(object: &DynamicObject) -> bool {
     object.annotations().contains_key("helm.sh/hook")
 }
 
-/// Applies YAML documents by server-side apply: namespaces first, then CRDs until they are served, then the rest.
+/// [`apply`] for YAML documents.
 pub async fn apply_yaml(client: &Client, yaml: &str) -> Result<()> {
     apply(client, parse(yaml)?).await
 }
@@ -153,7 +159,8 @@ fn parse(yaml: &str) -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<()> {
+/// Applies objects by server-side apply: namespaces first, then CRDs until they are served, then the rest.
+pub async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<()> {
     objects.sort_by_key(|object| match kind(object) {
         "Namespace" => 0,
         "CustomResourceDefinition" => 1,

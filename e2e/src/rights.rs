@@ -13,7 +13,7 @@ use maroonedpods_common::names;
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::install::kind;
+use crate::install::{SYSTEM_NAMESPACE, kind};
 
 /// Who holds a right.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,47 @@ impl Right {
                 .is_none_or(|only| *only == event.namespace)
             && self.name.as_ref().is_none_or(|only| *only == event.name)
     }
+
+    /// Whether some request needed the right.
+    #[must_use]
+    pub fn used(&self, log: &[AuditEvent]) -> bool {
+        // Never asked for by a request: the API server looks at it when a CSR is approved.
+        if self.verb == "approve" && self.resource == "signers" {
+            let approval = Self {
+                verb: "patch".to_owned(),
+                resource: "certificatesigningrequests/approval".to_owned(),
+                name: None,
+                ..self.clone()
+            };
+            return approval.used(log);
+        }
+        log.iter().any(|event| self.allowed(event))
+    }
+}
+
+/// Checks that each right was needed by a request in the log.
+///
+/// # Errors
+/// Names those that were not: [`crate::check::eventually`] may ask again, for the server writes an event shortly after its
+/// answer.
+pub fn all_used(rights: &[Right], log: &[AuditEvent]) -> Result<Option<()>> {
+    let idle: Vec<_> = rights
+        .iter()
+        .filter(|right| !right.used(log))
+        .map(ToString::to_string)
+        .collect();
+    ensure!(idle.is_empty(), "granted and never used:\n{}", idle.join("\n"));
+    Ok(Some(()))
+}
+
+/// What the server denied to service accounts of the release's namespace.
+#[must_use]
+pub fn denied(log: &[AuditEvent]) -> Vec<String> {
+    let ours = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:");
+    log.iter()
+        .filter(|event| event.denied && event.user.starts_with(&ours))
+        .map(|event| format!("{event:?}"))
+        .collect()
 }
 
 impl Holder {

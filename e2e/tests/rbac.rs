@@ -1,23 +1,23 @@
 //! Rights are least: each is used by a call that the API server saw, and no call was denied.
 //!
-//! One plane, on which everything of ours does all that it can do. A right that a new scenario needs is granted in
+//! One plane, on which reconciler and guests do all that they can do; hooks and certificates are judged where they run
+//! for real, in the tests named `installed`. A right that a new scenario needs is granted in
 //! the chart; a scenario for a right that is reported as unused goes into [`everything`].
 
 #![allow(clippy::unwrap_used)]
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::audit::AuditEvent;
 use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
-use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, WEBHOOK_ACCOUNT, render};
+use maroonedpods_e2e::install::{programs_outside, render};
 use maroonedpods_e2e::line::Line;
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON, pod};
-use maroonedpods_e2e::rights::{Right, granted};
+use maroonedpods_e2e::rights::{all_used, denied, granted};
 use maroonedpods_e2e::vmhost::GuestEvent;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
@@ -178,55 +178,25 @@ async fn everything(stage: &Stage) -> Result<()> {
     reconciler.stop().await
 }
 
-/// Whether some request needed the right.
-fn used(right: &Right, log: &[AuditEvent]) -> bool {
-    // Never asked for by a request: the API server looks at it when a CSR is approved.
-    if right.verb == "approve" && right.resource == "signers" {
-        let approval = Right {
-            verb: "patch".to_owned(),
-            resource: "certificatesigningrequests/approval".to_owned(),
-            name: None,
-            ..right.clone()
-        };
-        return used(&approval, log);
-    }
-    log.iter().any(|event| right.allowed(event))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_right_is_used_and_every_call_is_allowed() {
     logs();
     let stage = Stage::new().await;
-    let objects = render(&json!({"reconciler": {"enabled": false}})).await.unwrap();
+    let objects = render(&programs_outside(
+        "https://127.0.0.1:1",
+        &stage.world.plane().ca_pem(),
+    ))
+    .await
+    .unwrap();
     let rights = granted(&objects).unwrap();
     assert!(rights.len() > 30, "{rights:?}");
     everything(&stage).await.unwrap();
-
-    // The server writes an event shortly after its answer.
     eventually("a use of each right", SOON, || async {
-        let log = stage.world.plane().audit()?;
-        let idle: Vec<_> = rights
-            .iter()
-            .filter(|right| !used(right, &log))
-            .map(ToString::to_string)
-            .collect();
-        ensure!(idle.is_empty(), "granted and never used:\n{}", idle.join("\n"));
-        Ok(Some(()))
+        all_used(&rights, &stage.world.plane().audit()?)
     })
     .await
     .unwrap();
-
-    let accounts = [RECONCILER_ACCOUNT, WEBHOOK_ACCOUNT]
-        .map(|account| format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{account}"));
-    let denied: Vec<_> = stage
-        .world
-        .plane()
-        .audit()
-        .unwrap()
-        .into_iter()
-        .filter(|event| event.denied && accounts.contains(&event.user))
-        .map(|event| format!("{event:?}"))
-        .collect();
+    let denied = denied(&stage.world.plane().audit().unwrap());
     assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
     stage.world.stop().await.unwrap();
 }

@@ -27,6 +27,7 @@ use serde_json::json;
 use site::Site;
 
 const CREATES_PER_SECOND: u32 = 200;
+const ROTATION_CREATES_PER_SECOND: u32 = 20;
 const BARE_PODS: usize = 10;
 const REPLICAS: usize = 10;
 const SOON: Duration = Duration::from_secs(120);
@@ -40,7 +41,9 @@ fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
         one_pod_has_a_node_of_its_own(&site).await;
         helm_test_passes(&site).await;
         upgrade_under_load(&site).await;
+        rotate_under_load(&site).await;
         uninstall_with_live_pods(&site, &cluster).await;
+        site.rights_are_least().await;
         cluster.stop().await.unwrap();
     })
     .unwrap();
@@ -78,6 +81,17 @@ async fn upgrade_under_load(site: &Site<'_>) {
     site.release("upgrade", &chart(), &replace).await;
     let outcome = load.stop().await.unwrap();
     println!("$ helm upgrade: {outcome}");
+    outcome.check().unwrap();
+}
+
+/// The pods get the new certificate as the kubelet brings it, one sooner than the other.
+async fn rotate_under_load(site: &Site<'_>) {
+    let load = Load::start(&site.admin, ROTATION_CREATES_PER_SECOND)
+        .await
+        .unwrap();
+    site.rotate().await;
+    let outcome = load.stop().await.unwrap();
+    println!("a rotation: {outcome}");
     outcome.check().unwrap();
 }
 

@@ -3,20 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
+use maroonedpods_e2e::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
 use maroonedpods_e2e::images::images;
-use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
+use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm, programs_outside, render};
+use maroonedpods_e2e::pods::SOON;
+use maroonedpods_e2e::rights::{all_used, denied, granted};
 use maroonedpods_e2e::vmhost::{VmHost, VmHostOptions, install_crd};
 use maroonedpods_e2e::world::{quick_config, wait_for_default_account};
+use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
 
 const HOSTS: u32 = 3;
+/// The kubelet looks at mounted Secrets once a minute or so.
+const ROTATION_LIMIT: Duration = Duration::from_secs(300);
 /// Of a release that somebody has installed before this one.
 const FORMER_VERSION: &str = "0.0.1";
 
@@ -24,7 +32,8 @@ const FORMER_VERSION: &str = "0.0.1";
 pub struct Site<'a> {
     cluster: &'a Cluster,
     pub admin: Client,
-    values: PathBuf,
+    values: Value,
+    values_file: PathBuf,
 }
 
 impl<'a> Site<'a> {
@@ -48,7 +57,8 @@ impl<'a> Site<'a> {
         Self {
             cluster,
             admin,
-            values: file,
+            values,
+            values_file: file,
         }
     }
 
@@ -109,7 +119,10 @@ impl<'a> Site<'a> {
 
     /// `helm install` or `helm upgrade`, until everything is ready.
     pub async fn release(&self, verb: &str, chart: &Path, more: &[&str]) -> String {
-        let (chart, values) = (chart.display().to_string(), self.values.display().to_string());
+        let (chart, values) = (
+            chart.display().to_string(),
+            self.values_file.display().to_string(),
+        );
         let mut arguments = vec![
             verb,
             RELEASE,
@@ -153,6 +166,48 @@ impl<'a> Site<'a> {
         seen
     }
 
+    /// Asks for a new certificate as an administrator does, and waits until nothing of the former is left.
+    pub async fn rotate(&self) {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
+        let asked = Patch::Merge(json!({"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}));
+        secrets
+            .patch(secret::NAME, &PatchParams::default(), &asked)
+            .await
+            .unwrap();
+        let registrations: Api<MutatingWebhookConfiguration> = Api::all(self.admin.clone());
+        eventually("the rotation to be over", ROTATION_LIMIT, || async {
+            let secret = secrets.get(secret::NAME).await?;
+            let asked = secret.annotations().contains_key(ROTATE_ANNOTATION);
+            let data = secret.data.unwrap_or_default();
+            let ca = data.get("ca.crt");
+            let entries = registrations.get(RELEASE).await?.webhooks.unwrap_or_default();
+            let alone = entries
+                .iter()
+                .all(|entry| entry.client_config.ca_bundle.as_ref() == ca);
+            Ok((!asked && !data.contains_key("next-tls.crt") && alone).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Checks the rights that only programs in the cluster have, those of hooks among them: each was used, and nothing
+    /// was denied. The others' uses are seen on planes without nodes (`tests/rbac.rs`).
+    pub async fn rights_are_least(&self) {
+        let plane = self.cluster.plane();
+        let mut rights = granted(&render(&self.values).await.unwrap()).unwrap();
+        let outside = programs_outside("https://127.0.0.1:1", &plane.ca_pem());
+        let outside = granted(&render(&outside).await.unwrap()).unwrap();
+        rights.retain(|right| !outside.contains(right));
+        assert!(rights.len() > 10, "{rights:?}");
+        eventually("a use of each right", SOON, || async {
+            all_used(&rights, &plane.audit()?)
+        })
+        .await
+        .unwrap();
+        let denied = denied(&plane.audit().unwrap());
+        assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
+    }
+
     /// How many pods of each Deployment are ready, by name.
     pub async fn ready(&self, deployment: &str) -> i32 {
         let deployments: Api<Deployment> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
@@ -163,7 +218,7 @@ impl<'a> Site<'a> {
     /// Says that marooned pods may be ended, as the chart's notes tell to.
     pub async fn allow_force(&self) {
         let maps: Api<ConfigMap> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
-        let patch: Value = json!({"data": {"force": "true"}});
+        let patch = json!({"data": {"force": "true"}});
         maps.patch(
             "maroonedpods-uninstall",
             &PatchParams::default(),

@@ -1,7 +1,7 @@
 //! The webhook's serving certificate: made, renewed and trusted without a create being lost.
 //!
 //! Two objects hold all there is to know: the Secret with the pair, which webhook pods mount, and the
-//! `MutatingWebhookConfiguration`, whose `caBundle` is what API servers trust. A rotation is five writes, each with
+//! `MutatingWebhookConfiguration`, whose `caBundle` is what API servers trust. A rotation is four writes, each with
 //! the resource version that it was decided on:
 //!
 //! | write | waits for | if we die right after |

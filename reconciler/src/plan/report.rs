@@ -21,9 +21,10 @@ pub(crate) mod reason {
     pub(crate) const NODE_LOST: &str = "NodeLost";
 
     /// Those that a gated pod can carry.
-    pub(crate) const OF_WAITS: [&str; 10] = [
+    pub(crate) const OF_WAITS: [&str; 11] = [
         WAITING_FOR_GATES,
         NO_CONFIG,
+        CLUSTER_NOT_READY,
         UNSIZABLE,
         LAUNCHING,
         REFUSED,
