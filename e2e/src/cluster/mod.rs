@@ -40,7 +40,7 @@ use maroonedpods_common::names;
 use tokio::task;
 
 pub use self::node::{Node, REAL_LABEL};
-pub use self::run::{with_cluster, with_shared_cluster};
+pub use self::run::{provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;
 use self::requirements::Programs;

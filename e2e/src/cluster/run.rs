@@ -67,6 +67,18 @@ where
     })
 }
 
+/// Installs and builds what nodes need, so that who looks at the machine before a cluster starts sees it with that.
+/// Whether there is the right to run nodes: without, nothing is done. Blocks.
+///
+/// # Errors
+/// When a program is missing and cannot be installed.
+pub fn provide() -> Result<bool> {
+    if missing_rights().is_some() {
+        return Ok(false);
+    }
+    requirements::provide().map(|_| true)
+}
+
 struct Shared {
     cluster: Cluster,
     network: File,
