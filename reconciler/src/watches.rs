@@ -45,6 +45,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         writer,
         workers.clone(),
         |pod: &Readable<Pod>| pod.uid(),
+        |_| {},
     ));
     let (records, writer) = reflector::store();
     let of_record = |record: &MaroonedNode| Some(record.spec.pod_ref.uid.clone());
@@ -54,6 +55,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         writer,
         workers.clone(),
         of_record,
+        |_| {},
     ));
     let (nodes, writer) = reflector::store();
     tasks.spawn(run(
@@ -62,6 +64,7 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         writer,
         workers.clone(),
         |node: &Readable<Node>| of_name(node),
+        |_| {},
     ));
     let writer = Writer::new(vmi::api_resource());
     let vmis = writer.as_reader();
@@ -71,11 +74,19 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
         writer,
         workers.clone(),
         |vmi: &DynamicObject| of_name(vmi),
+        forget_spec,
     ));
     let (csrs, writer) = reflector::store();
     let known: store::Store<MaroonedNode> = records.clone();
     let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
-    tasks.spawn(run(cluster.all(), everything, writer, workers.clone(), of_csr));
+    tasks.spawn(run(
+        cluster.all(),
+        everything,
+        writer,
+        workers.clone(),
+        of_csr,
+        |_| {},
+    ));
     Caches {
         pods,
         records,
@@ -85,19 +96,28 @@ pub fn start(cluster: &Cluster, workers: &Workers, tasks: &mut JoinSet<()>) -> C
     }
 }
 
-/// Runs one watch for ever. Errors are retried with backoff: a missing CRD may be installed later.
+/// The spec of a VMI follows from its record; only its status is ever looked at.
+fn forget_spec(vmi: &mut DynamicObject) {
+    if let Some(fields) = vmi.data.as_object_mut() {
+        fields.remove("spec");
+    }
+}
+
+/// Runs one watch for ever; `trim` takes off what the cache need not hold. Errors are retried with backoff: a missing CRD may be installed later.
 async fn run<K>(
     api: Api<K>,
     config: watcher::Config,
     writer: Writer<K>,
     workers: Workers,
     pod_uid: impl Fn(&K) -> Option<String>,
+    trim: impl Fn(&mut K),
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
     let stream = watch_objects(api, config).default_backoff().modify(|object| {
         object.managed_fields_mut().clear();
+        trim(object);
     });
     let mut events = std::pin::pin!(stream.reflect(writer));
     while let Some(event) = events.next().await {
