@@ -65,6 +65,7 @@ pub fn start(
         writer,
         listeners("pods"),
         |pod: &Readable<Pod>| pod.uid(),
+        |_| {},
     ));
     let (records, writer) = reflector::store();
     let of_record = |record: &MaroonedNode| Some(record.spec.pod_ref.uid.clone());
@@ -74,6 +75,7 @@ pub fn start(
         writer,
         listeners("maroonednodes"),
         of_record,
+        |_| {},
     ));
     let (nodes, writer) = reflector::store();
     tasks.spawn(run(
@@ -82,6 +84,7 @@ pub fn start(
         writer,
         listeners("nodes"),
         |node: &Readable<Node>| of_name(node),
+        |_| {},
     ));
     let writer = Writer::new(vmi::api_resource());
     let vmis = writer.as_reader();
@@ -91,11 +94,19 @@ pub fn start(
         writer,
         listeners("vmis"),
         |vmi: &DynamicObject| of_name(vmi),
+        forget_spec,
     ));
     let (csrs, writer) = reflector::store();
     let known: store::Store<MaroonedNode> = records.clone();
     let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
-    tasks.spawn(run(cluster.all(), everything, writer, listeners("csrs"), of_csr));
+    tasks.spawn(run(
+        cluster.all(),
+        everything,
+        writer,
+        listeners("csrs"),
+        of_csr,
+        |_| {},
+    ));
     Caches {
         pods,
         records,
@@ -105,13 +116,22 @@ pub fn start(
     }
 }
 
-/// Runs one watch for ever. Errors are retried with backoff: a missing CRD may be installed later.
+/// The spec of a VMI follows from its record; only its status is ever looked at.
+fn forget_spec(vmi: &mut DynamicObject) {
+    if let Some(fields) = vmi.data.as_object_mut() {
+        fields.remove("spec");
+    }
+}
+
+/// Runs one watch for ever; `trim` takes off what the cache need not hold. Errors are retried with backoff: a missing
+/// CRD may be installed later.
 async fn run<K>(
     api: Api<K>,
     config: watcher::Config,
     writer: Writer<K>,
     listeners: Listeners,
     pod_uid: impl Fn(&K) -> Option<String>,
+    trim: impl Fn(&mut K),
 ) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
@@ -123,6 +143,7 @@ async fn run<K>(
     } = listeners;
     let stream = watch_objects(api, config).default_backoff().modify(|object| {
         object.managed_fields_mut().clear();
+        trim(object);
     });
     let mut events = std::pin::pin!(stream.reflect(writer));
     while let Some(event) = events.next().await {

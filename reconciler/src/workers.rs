@@ -24,10 +24,10 @@ use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::view::PodView;
 
-/// Passes under way at once; more only makes the API server's queue longer.
-const CONCURRENT_PASSES: usize = 32;
-/// Of which passes that begin something new: a burst of pods does not hold up those whose nodes are ready.
-const CONCURRENT_STARTS: usize = CONCURRENT_PASSES / 2;
+/// Passes under way at once, by line; more only makes the API server's queue longer.
+const STARTS_AT_ONCE: usize = 8;
+const LIFTS_AT_ONCE: usize = 16;
+const OTHERS_AT_ONCE: usize = 16;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
@@ -131,17 +131,35 @@ struct Worker {
     workers: Workers,
 }
 
-/// Who may have a pass now. Pods that begin and pods that are under way wait in lines of their own.
+/// Who may have a pass now. There are three lines, so that a burst of new pods, or of ends, does not hold up those
+/// whose nodes are there.
 struct Turns {
+    /// Pods for which something is about to be made.
     starts: Semaphore,
+    /// Pods whose kubelet has spoken, up to the lifted gate.
+    lifts: Semaphore,
     others: Semaphore,
 }
 
 impl Default for Turns {
     fn default() -> Self {
         Self {
-            starts: Semaphore::new(CONCURRENT_STARTS),
-            others: Semaphore::new(CONCURRENT_PASSES - CONCURRENT_STARTS),
+            starts: Semaphore::new(STARTS_AT_ONCE),
+            lifts: Semaphore::new(LIFTS_AT_ONCE),
+            others: Semaphore::new(OTHERS_AT_ONCE),
+        }
+    }
+}
+
+impl Turns {
+    /// The line for a pass that would make these writes, as far as is known before it.
+    fn line(&self, writes: &[Write]) -> &Semaphore {
+        if writes.iter().any(Write::spends) {
+            &self.starts
+        } else if writes.iter().any(Write::leads_to_lift) {
+            &self.lifts
+        } else {
+            &self.others
         }
     }
 }
@@ -159,12 +177,7 @@ impl Worker {
         self.poke.notified().await;
         loop {
             let pass = {
-                let line = if self.starts(&seen) {
-                    &self.turns.starts
-                } else {
-                    &self.turns.others
-                };
-                let Ok(_turn) = line.acquire().await else {
+                let Ok(_turn) = self.turns.line(&self.outlook(&seen)).acquire().await else {
                     return self.uid;
                 };
                 let begun = Instant::now();
@@ -209,15 +222,13 @@ impl Worker {
         true
     }
 
-    /// Whether the next pass begins something, as far as the caches tell.
-    fn starts(&self, seen: &Seen) -> bool {
+    /// What the next pass would write, as far as the caches tell.
+    fn outlook(&self, seen: &Seen) -> Vec<Write> {
         let settings = self.shared.settings.borrow().clone();
         let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
         let view = observe::cached(&self.uid, caches, cluster, settings.as_ref(), seen);
-        view.is_some_and(|view| {
-            let plan = plan::plan(&view, Timestamp::now());
-            plan.writes.iter().any(Write::spends)
-        })
+        view.map(|view| plan::plan(&view, Timestamp::now()).writes)
+            .unwrap_or_default()
     }
 
     async fn pass(&self, seen: &mut Seen, failures: u32) -> Result<Pass, CallError> {

@@ -212,6 +212,15 @@ impl Write {
         )
     }
 
+    /// Whether a pod whose kubelet has spoken waits for this.
+    #[must_use]
+    pub fn leads_to_lift(&self) -> bool {
+        matches!(
+            self,
+            Self::RevokeCredentials { .. } | Self::RemoveStartupTaint { .. } | Self::LiftGate { .. }
+        )
+    }
+
     /// Name of the kind of write, for logs and metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
