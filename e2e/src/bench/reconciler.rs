@@ -143,6 +143,7 @@ impl<'a> Stage<'a> {
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let kubeconfig = world.reconciler_identity().await?.kubeconfig;
         let arguments = [
+            "run".to_owned(),
             "--log-level=warn".to_owned(),
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--metrics-bind={metrics}"),
