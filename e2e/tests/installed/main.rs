@@ -142,7 +142,11 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     })
     .await
     .unwrap();
-    let unguarded = pods.create(&PostParams::default(), &marooned("unguarded")).await;
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let unguarded = pods.create(&dry_run, &marooned("unguarded")).await;
     assert!(gates(&unguarded.unwrap()).is_empty());
     let release = cluster.plane().kubectl(&[
         "get",
@@ -170,7 +174,8 @@ fn deployment() -> Deployment {
                 "metadata": {"labels": {"app": "web", names::MAROON_LABEL: names::MAROON_TRUE}},
                 "spec": {
                     "terminationGracePeriodSeconds": 1,
-                    "containers": [{"name": "c", "image": "registry.example/app"}],
+                    // Where it ends up on a real node, a pull would have to time out before the pod can go.
+                    "containers": [{"name": "c", "image": "registry.example/app", "imagePullPolicy": "Never"}],
                 },
             },
         },
