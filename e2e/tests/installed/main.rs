@@ -10,9 +10,9 @@ mod site;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left};
@@ -31,6 +31,8 @@ const ROTATION_CREATES_PER_SECOND: u32 = 20;
 const BARE_PODS: usize = 10;
 const REPLICAS: usize = 10;
 const SOON: Duration = Duration::from_secs(120);
+/// The guards refused a ReplicaSet's pods for a while, and its controller waits twice as long after each refusal.
+const RETRIED: Duration = Duration::from_secs(300);
 
 #[test]
 fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
@@ -134,8 +136,16 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     let removed = site.helm(&uninstall).await;
     println!("$ helm uninstall, with force\n{}", removed.unwrap());
     assert_eq!(nothing_left(&site.admin).await.unwrap(), [""; 0]);
-    // The Deployment's controller works on, now with ordinary pods; nothing holds a pod or the namespace.
-    eventually("pods without a gate", SOON, || async {
+    // The Deployment's controller works on, now with ordinary pods; nothing holds a pod or the namespace. A change ends
+    // its wait after the guards' refusals.
+    let sets: Api<ReplicaSet> = Api::namespaced(site.admin.clone(), &namespace.name);
+    let change = Patch::Merge(json!({"metadata": {"annotations": {"e2e.maroonedpods.io/again": "now"}}}));
+    for set in sets.list(&ListParams::default()).await.unwrap() {
+        sets.patch(&set.name_any(), &PatchParams::default(), &change)
+            .await
+            .unwrap();
+    }
+    eventually("pods without a gate", RETRIED, || async {
         let pods = pods.list(&ListParams::default()).await?.items;
         let ordinary = pods.iter().filter(|pod| gates(pod).is_empty());
         Ok((pods.len() == REPLICAS && ordinary.count() == REPLICAS).then_some(()))
