@@ -44,6 +44,7 @@ fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
         helm_test_passes(&site).await;
         upgrade_under_load(&site).await;
         rotate_under_load(&site).await;
+        site.nothing_was_denied();
         uninstall_with_live_pods(&site, &cluster).await;
         site.rights_are_least().await;
         cluster.stop().await.unwrap();

@@ -190,8 +190,8 @@ impl<'a> Site<'a> {
         .unwrap();
     }
 
-    /// Checks the rights that only programs in the cluster have, those of hooks among them: each was used, and nothing
-    /// was denied. The others' uses are seen on planes without nodes (`tests/rbac.rs`).
+    /// Checks the rights that only programs in the cluster have, those of hooks among them: each was used. The
+    /// others' uses are seen on planes without nodes (`tests/rbac.rs`).
     pub async fn rights_are_least(&self) {
         let plane = self.cluster.plane();
         let mut rights = granted(&render(&self.values).await.unwrap()).unwrap();
