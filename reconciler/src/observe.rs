@@ -98,25 +98,18 @@ pub async fn live(
     settings: Option<&Arc<Settings>>,
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
-    // Two round trips: which VMI it is, and where the pod is, stands in the record.
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
+    // Two round trips: which VMI it is, and where the pod is, stands in the record. And in this order: a VM that the
+    // record knows of and a later read does not find is gone.
     let (record, node) = tokio::try_join!(find(&records, &name), find(&nodes, &name))?;
     let (record, node) = (record.map(Arc::new), node.map(Arc::new));
     let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
-    let (vmi, pod) = tokio::try_join!(
+    let (vmi, pod, topology) = tokio::try_join!(
         find(&vmis, &vmi_name),
-        live_pod(pod_uid, caches, cluster, record.as_deref())
+        live_pod(pod_uid, caches, cluster, record.as_deref()),
+        topology(cluster, host(caches, cluster, &vmi_name, record.as_deref())),
     )?;
     let vmi = vmi.map(Arc::new);
-    let host = vmi.as_deref().and_then(VmiView::of).and_then(|v| v.host);
-    let joined = record
-        .as_ref()
-        .and_then(|r| r.status.as_ref())
-        .is_some_and(|s| s.phase == Phase::Registered);
-    let topology = match host.filter(|_| joined) {
-        Some(host) => topology(cluster, &host).await?,
-        None => BTreeMap::new(),
-    };
     let csrs = related_csrs(pod_uid, caches, record.as_deref());
     let view = view(
         pod_uid,
@@ -231,8 +224,19 @@ fn related_csrs(
     })
 }
 
-async fn topology(cluster: &Cluster, host: &str) -> Result<BTreeMap<String, String>, CallError> {
-    let host = find(&cluster.nodes(), host).await?;
+/// The host of a VM that never moves, once the kubelet in it has joined: what is next is the lift, which asks for it.
+fn host(caches: &Caches, cluster: &Cluster, vmi_name: &str, record: Option<&MaroonedNode>) -> Option<String> {
+    let status = record.and_then(|record| record.status.as_ref());
+    status.filter(|status| status.phase == Phase::Registered)?;
+    let vmi = ObjectRef::new_with(vmi_name, vmi::api_resource()).within(&cluster.vm_namespace);
+    VmiView::of(caches.vmis.get(&vmi)?.as_ref())?.host
+}
+
+async fn topology(cluster: &Cluster, host: Option<String>) -> Result<BTreeMap<String, String>, CallError> {
+    let Some(host) = host else {
+        return Ok(BTreeMap::new());
+    };
+    let host = find(&cluster.nodes(), &host).await?;
     let labels = host
         .and_then(|node| node.metadata.labels.clone())
         .unwrap_or_default();

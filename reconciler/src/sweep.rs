@@ -4,13 +4,15 @@
 //! what was in the first list and has no record in the second is nobody's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::{Resource, ResourceExt};
+use kube::core::{ObjectList, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
 use maroonedpods_common::names;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,9 @@ use crate::workers::Workers;
 /// From the end of one sweep to the start of the next.
 pub const PERIOD: Duration = Duration::from_secs(60);
 
+/// Objects that one answer to a list holds at most.
+const PAGE: u32 = 100;
+
 /// Condition of the configuration: VMs can be made.
 const PROVIDER_READY: &str = "ProviderReady";
 
@@ -37,6 +42,20 @@ struct Found {
     name: String,
     uid: String,
     deleting: bool,
+}
+
+/// A live certificate request of a guest.
+struct Request {
+    found: Found,
+    by: By,
+}
+
+/// Who filed a request.
+enum By {
+    /// The Node of this name.
+    Node(String),
+    /// The token of this id, of our group.
+    Token(String),
 }
 
 /// Which records exist, by pod UID, and what of an attempt is theirs.
@@ -110,25 +129,22 @@ impl Known {
 /// The first call that fails; the next sweep begins anew.
 pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> Result<(), CallError> {
     let by_uid = ListParams::default().labels(names::POD_UID_LABEL);
-    let vmis = match call(cluster.vmis().list(&by_uid)).await {
+    let vmis = match list(&cluster.vmis(), &by_uid).await {
         Err(error) if error.is_unserved() => return report_missing_provider(cluster).await,
-        listed => listed?.items,
+        listed => listed?,
     };
     // Not by the label for people: a guest may take that one off its Node.
     let by_class = ListParams::default().labels(names::CLASS_LABEL);
     let nodes = list(&cluster.nodes(), &by_class).await?;
     let seeds = list(&cluster.within::<Secret>(&cluster.vm_namespace), &by_uid).await?;
     let tokens = list(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), &by_uid).await?;
-    let csrs = call(
-        cluster
-            .all::<CertificateSigningRequest>()
-            .list(&ListParams::default()),
-    )
-    .await?
-    .items;
-    let records = call(cluster.all::<MaroonedNode>().list(&ListParams::default()))
-        .await?
-        .items;
+    let everything = ListParams::default();
+    let (requests, records) = (
+        cluster.all::<CertificateSigningRequest>(),
+        cluster.all::<MaroonedNode>(),
+    );
+    let csrs = in_pages(&everything, |page| page_of(&requests, page), Request::of).await?;
+    let records = in_pages(&everything, |page| page_of(&records, page), Some).await?;
     let known = Known::of(&records);
 
     let orphans = |found: Vec<Found>, owned: &dyn Fn(&str) -> bool| -> Vec<Found> {
@@ -137,7 +153,6 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
             .filter(|f| !f.deleting && !owned(&f.name))
             .collect()
     };
-    let vmis: Vec<_> = vmis.iter().filter_map(found).collect();
     let living: Vec<_> = vmis
         .iter()
         .filter_map(|v| names::pod_uid_of(&v.name).map(ToOwned::to_owned))
@@ -173,9 +188,9 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     });
     delete(&cluster.nodes(), "node", nodes, metrics).await?;
     let csrs = csrs
-        .iter()
-        .filter(|csr| is_orphan(csr, &known))
-        .filter_map(found)
+        .into_iter()
+        .filter(|request| request.is_orphan(&known))
+        .map(|request| request.found)
         .collect();
     delete(&cluster.all::<CertificateSigningRequest>(), "csr", csrs, metrics).await?;
 
@@ -208,42 +223,75 @@ async fn report_missing_provider(cluster: &Cluster) -> Result<(), CallError> {
     .await
 }
 
-/// Filed by one of our Nodes, or by a token of our group, and no record stands behind it.
-fn is_orphan(csr: &CertificateSigningRequest, known: &Known) -> bool {
-    match csr::requester(csr) {
-        Some(Requester::Node(name)) => !known.owns_node(name),
-        Some(Requester::Token(id)) => {
-            let ours = csr
-                .spec
-                .groups
-                .iter()
-                .flatten()
-                .any(|group| group == names::BOOTSTRAP_GROUP);
-            // A request of an attempt that is known goes with its record.
-            ours && !known.knows_token(id)
+impl Request {
+    /// None for what is no Node's and none of our tokens'.
+    fn of(csr: CertificateSigningRequest) -> Option<Self> {
+        let ours = || {
+            let mut groups = csr.spec.groups.iter().flatten();
+            groups.any(|group| group == names::BOOTSTRAP_GROUP)
+        };
+        let by = match csr::requester(&csr)? {
+            Requester::Node(name) => By::Node(name.to_owned()),
+            Requester::Token(id) if ours() => By::Token(id.to_owned()),
+            Requester::Token(_) => return None,
+        };
+        Some(Self {
+            by,
+            found: found(csr.metadata)?,
+        })
+    }
+
+    /// No record stands behind it. A request of an attempt that is known goes with its record.
+    fn is_orphan(&self, known: &Known) -> bool {
+        match &self.by {
+            By::Node(name) => !known.owns_node(name),
+            By::Token(id) => !known.knows_token(id),
         }
-        None => false,
     }
 }
 
+/// Names and UIDs are enough: Secrets' contents are none of the sweep's business.
 async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<Found>, CallError>
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Clone + DeserializeOwned + Debug,
 {
-    // Names and UIDs are enough: Secrets' contents are none of the sweep's business.
-    Ok(call(api.list_metadata(params))
-        .await?
-        .items
-        .iter()
-        .filter_map(found)
-        .collect())
+    let fetch = |page: ListParams| async move { api.list_metadata(&page).await };
+    in_pages(params, fetch, |object| found(object.metadata)).await
 }
 
-fn found<K: ResourceExt>(object: &K) -> Option<Found> {
-    let meta = object.meta();
+/// A future that owns its parameters, which kube's borrows.
+async fn page_of<K>(api: &Api<K>, page: ListParams) -> kube::Result<ObjectList<K>>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    api.list(&page).await
+}
+
+/// What `keep` makes of all objects. They come in pages, so that a large cluster is never in memory as a whole.
+async fn in_pages<K: Clone, T, F>(
+    params: &ListParams,
+    fetch: impl Fn(ListParams) -> F,
+    keep: impl Fn(K) -> Option<T>,
+) -> Result<Vec<T>, CallError>
+where
+    F: Future<Output = kube::Result<ObjectList<K>>>,
+{
+    let mut kept = Vec::new();
+    let mut params = params.clone().limit(PAGE);
+    loop {
+        let page = call(fetch(params.clone())).await?;
+        kept.extend(page.items.into_iter().filter_map(&keep));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(kept),
+        }
+    }
+}
+
+fn found(meta: ObjectMeta) -> Option<Found> {
     Some(Found {
-        name: meta.name.clone()?,
-        uid: meta.uid.clone()?,
+        name: meta.name?,
+        uid: meta.uid?,
         deleting: meta.deletion_timestamp.is_some(),
     })
 }
@@ -255,7 +303,7 @@ async fn delete<K>(
     metrics: &Metrics,
 ) -> Result<(), CallError>
 where
-    K: Clone + DeserializeOwned + std::fmt::Debug,
+    K: Clone + DeserializeOwned + Debug,
 {
     for orphan in orphans {
         tracing::warn!(
@@ -272,12 +320,10 @@ where
 /// Every marooned pod and every record, whether its cache has it or not.
 async fn poke(cluster: &Cluster, records: &[MaroonedNode], workers: &Workers) -> Result<(), CallError> {
     let marooned = ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
-    let pods = call(Api::<Pod>::all(cluster.client.clone()).list_metadata(&marooned))
-        .await?
-        .items;
+    let pods = list(&Api::<Pod>::all(cluster.client.clone()), &marooned).await?;
     let uids = pods
-        .iter()
-        .filter_map(ResourceExt::uid)
+        .into_iter()
+        .map(|pod| pod.uid)
         .chain(records.iter().map(|r| r.spec.pod_ref.uid.clone()));
     uids.for_each(|uid| workers.poke(&uid));
     Ok(())

@@ -11,6 +11,7 @@ pub mod http;
 pub mod metrics;
 mod patch;
 mod pod;
+mod prune;
 pub mod review;
 mod salvage;
 pub mod server;

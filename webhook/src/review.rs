@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::metrics::AdmissionResult;
 use crate::patch::json_patch;
 use crate::pod::{Pod, Text, object, text};
+use crate::prune::prune;
 use crate::salvage::{Salvage, salvage};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -67,7 +68,8 @@ struct GroupVersionKind<'a> {
 /// Answers the request in `body`, which arrived whole. Never panics, whatever the bytes are.
 #[must_use]
 pub fn answer(body: &[u8], opt_out: OptOut) -> Answer {
-    let review: Review<'_> = match serde_json::from_slice(body) {
+    let read = prune(body);
+    let review: Review<'_> = match serde_json::from_slice(&read) {
         Ok(review) => review,
         Err(error) => return unreadable(body, &error),
     };

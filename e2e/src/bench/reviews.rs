@@ -1,7 +1,5 @@
 //! Admission reviews as kube-apiserver sends them for a pod's creation: its order of fields, its defaults.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
 /// How much a request carries.
@@ -36,23 +34,20 @@ impl Size {
                 init_containers: 0,
                 env: 0,
                 by_controller: false,
-                managed_entries: 0,
                 annotations: 0,
             }),
             Self::Typical => review(&Shape {
                 containers: 2,
                 init_containers: 1,
-                env: 6,
+                env: 5,
                 by_controller: true,
-                managed_entries: 39,
                 annotations: 3,
             }),
             Self::Large => review(&Shape {
                 containers: 12,
                 init_containers: 2,
-                env: 71,
+                env: 43,
                 by_controller: true,
-                managed_entries: 243,
                 annotations: 12,
             }),
         }
@@ -63,9 +58,8 @@ struct Shape {
     containers: usize,
     init_containers: usize,
     env: usize,
-    /// With what a controller's pods usually have: owner, service account token, probes.
+    /// With what a controller's pods usually have: owner, managed fields, service account token, probes.
     by_controller: bool,
-    managed_entries: usize,
     annotations: usize,
 }
 
@@ -119,10 +113,10 @@ fn metadata(shape: &Shape) -> String {
     } else {
         format!(r#","annotations":{{{}}}"#, annotations.join(","))
     };
-    let managed = if shape.managed_entries == 0 {
-        String::new()
+    let managed = if shape.by_controller {
+        format!(r#","managedFields":[{}]"#, managed_fields(shape))
     } else {
-        format!(r#","managedFields":[{}]"#, managed_fields(shape.managed_entries))
+        String::new()
     };
     let owner = given(
         shape.by_controller,
@@ -137,18 +131,59 @@ fn given(wanted: bool, text: &str) -> &str {
     if wanted { text } else { "" }
 }
 
-fn managed_fields(entries: usize) -> String {
-    let mut fields = String::new();
-    for n in 0..entries {
-        let comma = if n == 0 { "" } else { "," };
-        let _ = write!(
-            fields,
-            r#"{comma}"k:{{\"containerPort\":{},\"protocol\":\"TCP\"}}":{{".":{{}},"f:containerPort":{{}},"f:name":{{}},"f:protocol":{{}},"f:hostPort":{{}}}}"#,
-            8000 + n
-        );
-    }
+/// What kube-controller-manager owns of the pod that it made: every field of the pod's template (structured merge's
+/// `FieldsV1`).
+fn managed_fields(shape: &Shape) -> String {
+    let containers = |prefix: &str, count: usize| {
+        let items: Vec<_> = (0..count)
+            .map(|index| {
+                format!(
+                    r#""k:{{\"name\":\"{prefix}-{index}\"}}":{{{}}}"#,
+                    container_fields(shape)
+                )
+            })
+            .collect();
+        items.join(",")
+    };
+    let init = if shape.init_containers == 0 {
+        String::new()
+    } else {
+        format!(
+            r#""f:initContainers":{{".":{{}},{}}},"#,
+            containers("init", shape.init_containers)
+        )
+    };
+    let annotations: String = (0..shape.annotations)
+        .map(|n| format!(r#","f:example.com/note-{n}":{{}}"#))
+        .collect();
     format!(
-        r#"{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-21T09:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:generateName":{{}},"f:labels":{{".":{{}},"f:app":{{}}}}}},"f:spec":{{"f:containers":{{"k:{{\"name\":\"app-0\"}}":{{".":{{}},"f:image":{{}},"f:ports":{{".":{{}},{fields}}}}}}}}}}}}}"#
+        r#"{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-21T09:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:annotations":{{".":{{}}{annotations}}},"f:generateName":{{}},"f:labels":{{".":{{}},"f:app":{{}},"f:app.kubernetes.io/part-of":{{}},"f:maroonedpods.io/maroon":{{}},"f:pod-template-hash":{{}}}},"f:ownerReferences":{{".":{{}},"k:{{\"uid\":\"e1ff6f0a-4f2b-4b4c-8d6a-9f1b5c2d3e4f\"}}":{{}}}}}},"f:spec":{{"f:containers":{{{}}},"f:dnsPolicy":{{}},"f:enableServiceLinks":{{}},{init}"f:restartPolicy":{{}},"f:schedulerName":{{}},"f:securityContext":{{}},"f:serviceAccount":{{}},"f:serviceAccountName":{{}},"f:terminationGracePeriodSeconds":{{}}}}}}}}"#,
+        containers("app", shape.containers)
+    )
+}
+
+fn container_fields(shape: &Shape) -> String {
+    let env: String = (0..shape.env)
+        .map(|n| match n % 3 {
+            0 => format!(r#","k:{{\"name\":\"SETTING_{n}\"}}":{{".":{{}},"f:name":{{}},"f:value":{{}}}}"#),
+            source => {
+                let source = if source == 1 { "configMapKeyRef" } else { "fieldRef" };
+                format!(
+                    r#","k:{{\"name\":\"SETTING_{n}\"}}":{{".":{{}},"f:name":{{}},"f:valueFrom":{{".":{{}},"f:{source}":{{}}}}}}"#
+                )
+            }
+        })
+        .collect();
+    let probe = |name: &str| {
+        format!(
+            r#""f:{name}":{{".":{{}},"f:failureThreshold":{{}},"f:httpGet":{{".":{{}},"f:path":{{}},"f:port":{{}},"f:scheme":{{}}}},"f:initialDelaySeconds":{{}},"f:periodSeconds":{{}},"f:successThreshold":{{}},"f:timeoutSeconds":{{}}}},"#
+        )
+    };
+    format!(
+        r#"".":{{}},"f:command":{{}},"f:env":{{".":{{}}{env}}},"f:image":{{}},"f:imagePullPolicy":{{}},{}"f:name":{{}},"f:ports":{{".":{{}},"k:{{\"containerPort\":8080,\"protocol\":\"TCP\"}}":{{".":{{}},"f:containerPort":{{}},"f:name":{{}},"f:protocol":{{}}}}}},{}"f:resources":{{".":{{}},"f:limits":{{".":{{}},"f:cpu":{{}},"f:memory":{{}}}},"f:requests":{{".":{{}},"f:cpu":{{}},"f:memory":{{}}}}}},"f:securityContext":{{".":{{}},"f:allowPrivilegeEscalation":{{}},"f:capabilities":{{".":{{}},"f:drop":{{}}}},"f:runAsNonRoot":{{}}}},{}"f:terminationMessagePath":{{}},"f:terminationMessagePolicy":{{}}"#,
+        probe("livenessProbe"),
+        probe("readinessProbe"),
+        probe("startupProbe"),
     )
 }
 

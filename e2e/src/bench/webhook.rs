@@ -150,22 +150,21 @@ pub async fn run(effort: Effort, cpu: usize) -> Result<Report<Figures>> {
 }
 
 /// Rounds of all loads on all servers. Within a load the servers take turns, and another one begins each round, so
-/// that what else the machine does falls on all of them.
+/// that what else the machine does falls on all of them. Each sample has a server of its own: one that has seen
+/// larger bodies keeps its heap, and is no measure of a smaller one's cost.
 async fn cells(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Cell>> {
-    let mut servers = Vec::new();
-    for design in Design::ALL {
-        servers.push((design, Server::start(design, identity, cpu).await?));
-    }
+    let designs = Design::ALL;
     let mut samples: BTreeMap<(Shape, Design), Vec<Sample>> = BTreeMap::new();
     for round in 0..effort.rounds {
         eprintln!("round {} of {}", round + 1, effort.rounds);
         for shape in SHAPES {
-            for turn in 0..servers.len() {
-                let (design, server) = &servers[(round + turn) % servers.len()];
-                let sample = sample(effort, server, &shape)
+            for turn in 0..designs.len() {
+                let design = designs[(round + turn) % designs.len()];
+                let server = Server::start(design, identity, cpu).await?;
+                let sample = sample(effort, &server, &shape)
                     .await
                     .with_context(|| format!("{} under {}", design.name(), shape.name()))?;
-                samples.entry((shape, *design)).or_default().push(sample);
+                samples.entry((shape, design)).or_default().push(sample);
             }
         }
     }

@@ -1,0 +1,179 @@
+//! Takes out of a review, before it is parsed, what no rule looks at: most of a pod is its containers, its volumes and
+//! who owns which field of it.
+//!
+//! Finding the end of an array needs brackets and quotes alone, and those are searched for many bytes at a time, where
+//! a parser looks at each. What is taken out is not checked: the API server has read the pod before it sends it.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr_iter, memchr2_iter};
+
+/// The arrays, by their keys as the API server writes them, without spaces.
+const UNREAD: [&[u8]; 4] = [
+    b"\"managedFields\":",
+    b"\"volumes\":",
+    b"\"initContainers\":",
+    b"\"containers\":",
+];
+
+/// The same JSON with those arrays empty, wherever they are. What is no JSON may come back whole or in part, and is
+/// no JSON then either, unless all that was wrong with it was inside.
+pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut kept = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    while let Some(next) = memchr(b'[', &json[at..]) {
+        let open = at + next;
+        at = open + 1;
+        if UNREAD.iter().any(|key| is_key(key, &json[..open])) {
+            let Some(close) = end_of_array(json, open) else {
+                break;
+            };
+            kept.extend_from_slice(&json[from..at]);
+            (from, at) = (close, close);
+        }
+    }
+    if from == 0 {
+        return Cow::Borrowed(json);
+    }
+    kept.extend_from_slice(&json[from..]);
+    Cow::Owned(kept)
+}
+
+/// Whether `before` ends with this very key. Inside of a string, its last quote would have a backslash before it, and
+/// be no match; a longer key that ends in the same way has one before the first.
+fn is_key(key: &[u8], before: &[u8]) -> bool {
+    before
+        .strip_suffix(key)
+        .is_some_and(|rest| !rest.ends_with(b"\\"))
+}
+
+/// Position of the bracket that closes the one at `open`.
+fn end_of_array(json: &[u8], open: usize) -> Option<usize> {
+    let (mut depth, mut in_string, mut seen) = (0_usize, false, open);
+    for next in memchr2_iter(b'[', b']', &json[open..]) {
+        let bracket = open + next;
+        in_string ^= has_odd_quotes(&json[seen..bracket]);
+        seen = bracket;
+        match json[bracket] {
+            _ if in_string => {}
+            b'[' => depth += 1,
+            _ if depth == 1 => return Some(bracket),
+            _ => depth -= 1,
+        }
+    }
+    None
+}
+
+/// Whether a string begins or ends in here, and not as often the one as the other.
+fn has_odd_quotes(json: &[u8]) -> bool {
+    let mut quotes = memchr_iter(b'"', json).count();
+    let mut at = 0;
+    while let Some(next) = memchr(b'\\', &json[at..]) {
+        let escaped = at + next + 1;
+        quotes -= usize::from(json.get(escaped) == Some(&b'"'));
+        at = json.len().min(escaped + 1);
+    }
+    quotes % 2 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pruned(json: &str) -> String {
+        String::from_utf8(prune(json.as_bytes()).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn only_what_no_rule_looks_at_goes() {
+        let pod = r#"{"metadata":{"labels":{"a":"b"},"managedFields":[{"f":[1]}]},"spec":{"volumes":[],"containers":[{"args":["[",2]}],"tolerations":[{"key":"k"}]}}"#;
+        let expected = r#"{"metadata":{"labels":{"a":"b"},"managedFields":[]},"spec":{"volumes":[],"containers":[],"tolerations":[{"key":"k"}]}}"#;
+        assert_eq!(pruned(pod), expected);
+    }
+
+    #[test]
+    fn strings_are_no_brackets_and_no_keys() {
+        for json in [
+            r#"{"containers":["]","\"]","\\","[[","a\\\"]"],"x":1}"#,
+            r#"{"containers":["\\"],"x":1}"#,
+        ] {
+            assert_eq!(pruned(json), r#"{"containers":[],"x":1}"#);
+        }
+        for kept in [
+            r#"{"x":"\"containers\":[1]"}"#,
+            r#"{"x\"containers":[1]}"#,
+            r#"{"containers": [1]}"#,
+            r#"{"containers":{"a":[1]}}"#,
+            r#"{"mycontainers":[1]}"#,
+        ] {
+            assert_eq!(pruned(kept), kept);
+        }
+    }
+
+    #[test]
+    fn what_breaks_off_stays_broken() {
+        for broken in [
+            r#"{"containers":[1"#,
+            r#"{"containers":["]"#,
+            r#"{"volumes":[1],"containers":[[]"#,
+            "[",
+        ] {
+            assert!(
+                serde_json::from_str::<Value>(&pruned(broken)).is_err(),
+                "{broken}"
+            );
+        }
+    }
+
+    /// What `prune` promises, by way of a parser.
+    fn emptied(value: Value) -> Value {
+        match value {
+            Value::Array(items) => items.into_iter().map(emptied).collect(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(key, value)| {
+                    let unread = ["managedFields", "volumes", "initContainers", "containers"];
+                    let goes = value.is_array() && unread.contains(&key.as_str());
+                    let value = if goes { json!([]) } else { emptied(value) };
+                    (key, value)
+                })
+                .collect(),
+            scalar => scalar,
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let text = r#"[\[\]{}":,\\a\n]{0,6}|containers|volumes|managedFields"#;
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<i32>().prop_map(Value::from),
+            text.prop_map(Value::from)
+        ];
+        scalar.prop_recursive(5, 60, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((text, inner), 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_keeps_all_else(value in value()) {
+            let text = value.to_string();
+            let read: Value = serde_json::from_slice(&prune(text.as_bytes())).unwrap();
+            prop_assert_eq!(read, emptied(value));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(prop_oneof![Just(b'"'), Just(b'\\'), Just(b'['), Just(b']'), any::<u8>()], 0..60)) {
+            let mut body = b"{\"containers\":[".to_vec();
+            body.extend(bytes);
+            prune(&body);
+        }
+    }
+}
