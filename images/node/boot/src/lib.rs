@@ -1,0 +1,1 @@
+//! What a guest runs to become its pod's Node.
