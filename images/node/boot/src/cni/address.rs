@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,15 +27,13 @@ pub(super) fn read() -> Result<Ipv4Addr> {
     in_certificate(&pem)
 }
 
-/// The address, as soon as the certificate is there. Blocks, for `patience` at most.
+/// The address, as soon as the certificate is there, which appears whole. Blocks, for `patience` at most.
 pub(super) fn wait_for(patience: Duration) -> Result<Ipv4Addr> {
     let deadline = Instant::now() + patience;
-    loop {
-        match read() {
-            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
-            answer => return answer,
-        }
+    while !Path::new(SERVING_CERTIFICATE).exists() && Instant::now() < deadline {
+        thread::sleep(PAUSE);
     }
+    read()
 }
 
 /// Gives the loopback link the launcher's address, which it may have already. For a guest whose pod uses the guest's
