@@ -93,8 +93,11 @@ const LATE: [Mount; 6] = [
     },
 ];
 
-/// Mounts what the initrd needs.
+/// Mounts what the initrd needs, which brings no folders for it.
 pub fn early() -> Result<()> {
+    for folder in early_folders() {
+        fs::create_dir_all(folder)?;
+    }
     mount_all(&EARLY)
 }
 
