@@ -182,7 +182,7 @@ fn mount_all(mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-/// Without a journal: this file system is never used again after a crash.
+/// Without a journal: this file system is never used again after a crash. And with as little to write as can be.
 fn make_file_system(device: &Path) -> Result<()> {
     let status = Command::new("mkfs.ext4")
         .args([
@@ -191,9 +191,9 @@ fn make_file_system(device: &Path) -> Result<()> {
             "-m",
             "0",
             "-O",
-            "^has_journal",
+            "^has_journal,^resize_inode",
             "-E",
-            "lazy_itable_init=1,nodiscard",
+            "lazy_itable_init=1,nodiscard,packed_meta_blocks=1",
         ])
         .arg(device)
         .env("PATH", paths::PROGRAM_FOLDERS)
