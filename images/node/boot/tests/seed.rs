@@ -10,9 +10,9 @@ const NETWORK: &str =
     "version: 2\nethernets: {eth0: {match: {name: \"e*\"}, addresses: [10.0.2.2/24], gateway4: 10.0.2.1}}\n";
 
 fn user_data() -> String {
-    let indented: String = JOIN_INFO.lines().map(|line| format!("    {line}\n")).collect();
+    let indented = JOIN_INFO.trim_end().replace('\n', "\n    ");
     format!(
-        "#cloud-config\nwrite_files:\n- path: /etc/marooned/join-info.yaml\n  permissions: '0600'\n  content: |\n{indented}"
+        "#cloud-config\nwrite_files:\n- path: /etc/marooned/join-info.yaml\n  permissions: '0600'\n  content: |\n    {indented}\n"
     )
 }
 
