@@ -15,6 +15,7 @@ mod kubeconfig;
 pub mod line;
 pub mod load;
 pub mod logs;
+pub mod node_image;
 pub mod oci;
 pub mod pki;
 pub mod plane;

@@ -16,11 +16,13 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// What an image is made of: one amd64 Linux layer and how to run it.
+/// What an image is made of: one Linux layer and how to run it.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Full reference, such as `maroonedpods-webhook:0.1.0`.
     pub name: String,
+    /// What its programs are for, such as `amd64`.
+    pub architecture: &'static str,
     /// Its files.
     pub files: Files,
     /// What is run: the program and its first arguments.
@@ -118,7 +120,7 @@ impl Image {
         let layer = blobs.add(LAYER, self.files.tar(created)?);
         let config = json!({
             "created": self.created,
-            "architecture": "amd64",
+            "architecture": self.architecture,
             "os": "linux",
             "config": {
                 "User": self.user,
@@ -231,6 +233,7 @@ mod tests {
         files.folder("/tmp", 0o1777).unwrap();
         Image {
             name: "program:1".to_owned(),
+            architecture: "amd64",
             files,
             entrypoint: vec!["/bin/program".to_owned()],
             user: "65532:65532".to_owned(),

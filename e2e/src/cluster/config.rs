@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 /// Name of the image that every pod's sandbox is made of.
-pub(super) const SANDBOX_IMAGE: &str = "localhost/pause:1";
+pub(crate) const SANDBOX_IMAGE: &str = "localhost/pause:1";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 

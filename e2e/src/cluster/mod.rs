@@ -18,14 +18,14 @@
 //! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
 
 mod cgroup;
-mod config;
+pub(crate) mod config;
 mod mounts;
 mod namespaces;
 mod network;
 mod node;
 mod requirements;
 mod run;
-mod sandbox;
+pub(crate) mod sandbox;
 
 use std::fs;
 use std::path::{Path, PathBuf};

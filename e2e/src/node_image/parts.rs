@@ -1,0 +1,134 @@
+//! Everything that goes into the image, before file systems are made of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::{Apt, Package};
+use super::host::{self, Host};
+use super::modules::{self, Modules, Stage};
+use super::tree::Tree;
+use super::{Options, check, programs};
+use crate::cluster::config::SANDBOX_IMAGE;
+use crate::cluster::sandbox;
+use crate::images::cargo::Workspace;
+use crate::tools::{self, NodeTool, say};
+
+/// Folders that file systems are mounted on, with the modes that they have until then.
+const MOUNT_POINTS: [(&str, u32); 8] = [
+    ("/dev", 0o755),
+    ("/etc/marooned", 0o700),
+    ("/mnt", 0o755),
+    ("/proc", 0o555),
+    ("/run", 0o755),
+    ("/sys", 0o555),
+    ("/tmp", 0o1777),
+    ("/var", 0o755),
+];
+/// containerd's folder with the image of pods' sandboxes in it; the boot program copies it to where containerd works.
+const PRELOADED: &str = "/usr/share/marooned/containerd";
+
+/// What the image is made of.
+pub(super) struct Parts {
+    pub(super) kernel: Vec<u8>,
+    pub(super) initrd: Tree,
+    pub(super) root: Tree,
+    /// Of what something was taken.
+    pub(super) packages: Vec<Package>,
+    /// The Go programs, as built.
+    pub(super) go: Vec<PathBuf>,
+    /// The boot program.
+    pub(super) boot: Vec<u8>,
+}
+
+impl Parts {
+    /// Fetches and builds everything.
+    ///
+    /// # Errors
+    /// That cannot be done, or something of it does not fit: then everything that is wrong is named.
+    pub(super) fn collect(workspace: &Workspace, apt: &Apt, work: &Path, options: &Options) -> Result<Self> {
+        let arch = options.arch;
+        let recipe = workspace.root.join("images/node");
+        let listed = fs::read_to_string(recipe.join("modules"))?;
+        let mut initrd = Tree::default();
+        let mut root = Tree::default();
+
+        let kernel = apt.alone(&apt.first_dependency(&format!("linux-image-cloud-{}", arch.name()))?)?;
+        add_modules(&mut initrd, &kernel, &listed, Stage::Initrd)?;
+        add_modules(&mut root, &kernel, &listed, Stage::Root)?;
+
+        root.copy("configuration", "/etc", &recipe.join("root/etc"))?;
+        for (path, mode) in MOUNT_POINTS {
+            root.folder("configuration", path, mode)?;
+        }
+        let debian = apt.with_dependencies(&programs::DEBIAN.map(|(package, ..)| package))?;
+        let mut packages = programs::add_debian(&mut root, &debian, arch)?;
+        packages.push(kernel.clone());
+        let go = programs::add_go(&mut root, arch)?;
+        root.copy("pause image", PRELOADED, &preloaded(work, options)?)?;
+
+        let boot = programs::boot(workspace, options.profile, arch);
+        let mut problems = Vec::new();
+        match &boot {
+            Ok(boot) => {
+                initrd.file("boot program", "/init", 0o755, boot.clone())?;
+                root.file("boot program", programs::BOOT, 0o755, boot.clone())?;
+                root.link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
+            }
+            Err(error) => problems.push(format!("boot program: {error:#}")),
+        }
+        problems.extend(check::problems(arch, &initrd, &root));
+        if !problems.is_empty() {
+            bail!("the image for {} is not whole:\n  {}", arch.name(), problems.join("\n  "));
+        }
+        Ok(Self {
+            kernel: host::file(&kernel, &format!("boot/{}", only(&kernel.root.join("boot"), "vmlinuz-")?))?,
+            initrd,
+            root,
+            packages,
+            go,
+            boot: boot?,
+        })
+    }
+}
+
+/// Adds the modules of a stage, flat, and the order of loading.
+fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) -> Result<()> {
+    let all = Modules::find(&kernel.root.join("lib/modules"))?;
+    let mut order = String::new();
+    for path in all.closure(&modules::listed(listed, stage)?)? {
+        let name = path.file_name().context("a module without a name")?.to_string_lossy();
+        tree.file("kernel modules", &format!("/lib/modules/{name}"), 0o644, fs::read(path)?)?;
+        order.push_str(&name);
+        order.push('\n');
+    }
+    tree.file("kernel modules", "/lib/modules/order", 0o644, order.into_bytes())
+}
+
+/// The one file in a folder whose name begins so.
+fn only(folder: &Path, prefix: &str) -> Result<String> {
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        if let Some(name) = entry?.file_name().to_str().filter(|name| name.starts_with(prefix)) {
+            return Ok(name.to_owned());
+        }
+    }
+    bail!("{} has no {prefix}…", folder.display())
+}
+
+/// A containerd folder with the sandbox image in it.
+fn preloaded(work: &Path, options: &Options) -> Result<PathBuf> {
+    let arch = options.arch.name();
+    say("preparing the image of pods' sandboxes");
+    let pause = fs::read(tools::find_for_node(NodeTool::Pause, arch)?)?;
+    let archive = work.join(format!("pause-{arch}.tar"));
+    fs::write(&archive, sandbox::archive(pause, arch)?.bytes)?;
+    let folder = work.join(format!("preloaded-{arch}"));
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let preload = tools::find_for_node(NodeTool::Preload, Host::arch()?.name())?;
+    host::run(Command::new(preload).arg(&archive).arg(SANDBOX_IMAGE).arg(&folder))?;
+    Ok(folder)
+}
