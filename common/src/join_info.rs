@@ -30,6 +30,9 @@ pub struct JoinInfo {
     /// Address of the cluster's DNS Service, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_dns: Option<String>,
+    /// The pod uses the guest's own network: every port of the guest is the pod's business then.
+    #[serde(default)]
+    pub host_network: bool,
     /// What the kubelet must know.
     pub kubelet: KubeletSettings,
 }

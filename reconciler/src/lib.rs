@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod policies;
 pub mod preflight;
 pub mod readable;
 pub mod record;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use maroonedpods_common::api::{MaroonedNode, Phase, VmResources};
@@ -14,6 +15,7 @@ use crate::api::{CallError, Cluster, find};
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::plan::View;
+use crate::policies;
 use crate::readable::Readable;
 use crate::record;
 use crate::seen::Seen;
@@ -37,6 +39,8 @@ pub struct Caches {
     pub vmis: Store<DynamicObject>,
     /// CSRs.
     pub csrs: Store<CertificateSigningRequest>,
+    /// NetworkPolicies, without their rules.
+    pub policies: Store<NetworkPolicy>,
 }
 
 /// The API objects of one pod, as read.
@@ -83,10 +87,11 @@ pub fn cached(
             .as_ref()
             .is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
     });
-    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, settings))
+    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, &caches.policies, settings))
 }
 
-/// The view that the API server gives now. CSRs come from the cache: a write to one carries its version.
+/// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
+/// NetworkPolicies: what they change here is what is said, and whether to wait.
 ///
 /// # Errors
 /// Any read that fails but for "not found", which is what is being asked. A kind that is not served is no such
@@ -127,6 +132,7 @@ pub async fn live(
             vmi,
         },
         csrs,
+        &caches.policies,
         settings,
     );
     Ok(View {
@@ -140,6 +146,7 @@ fn view(
     pod_uid: &str,
     objects: Objects,
     csrs: Vec<Arc<CertificateSigningRequest>>,
+    policies: &Store<NetworkPolicy>,
     settings: Option<&Arc<Settings>>,
 ) -> View {
     // A record has its size already.
@@ -152,6 +159,11 @@ fn view(
         settings: settings.cloned(),
         pod: objects.pod.as_deref().and_then(|pod| PodView::of(pod)),
         size,
+        policies: objects
+            .pod
+            .as_deref()
+            .map(|pod| policies::selecting(pod, policies))
+            .unwrap_or_default(),
         record: objects.record,
         node: objects.node.as_deref().and_then(|node| NodeView::of(node)),
         vmi: objects.vmi.as_deref().and_then(VmiView::of),

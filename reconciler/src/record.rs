@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 /// The record of a pod, with our finalizer on it from the start.
 #[must_use]
-pub fn new(pod: PodRef, resources: VmResources, settings: &Settings) -> MaroonedNode {
+pub fn new(pod: PodRef, host_network: bool, resources: VmResources, settings: &Settings) -> MaroonedNode {
     let spec = &settings.spec;
     MaroonedNode {
         metadata: ObjectMeta {
@@ -24,6 +24,7 @@ pub fn new(pod: PodRef, resources: VmResources, settings: &Settings) -> Marooned
         },
         spec: MaroonedNodeSpec {
             pod_ref: pod,
+            host_network,
             resources,
             config_hash: settings.hash.clone(),
             vm: VmSpec {
@@ -137,7 +138,8 @@ pub(crate) mod tests {
             reserved_memory_mi: 366,
             reserved_cpu_milli: 500,
         };
-        let mut record = new(PodView::of(&pod.unwrap()).unwrap().reference(), size, &settings);
+        let pod = PodView::of(&pod.unwrap()).unwrap().reference();
+        let mut record = new(pod, false, size, &settings);
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record

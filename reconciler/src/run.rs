@@ -276,6 +276,8 @@ async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let _: Result<(), _> = caches.nodes.wait_until_ready().await;
     wait("CertificateSigningRequests");
     let _: Result<(), _> = caches.csrs.wait_until_ready().await;
+    wait("NetworkPolicies");
+    let _: Result<(), _> = caches.policies.wait_until_ready().await;
 }
 
 /// KubeVirt may be installed later than we are: pods say meanwhile what they wait for.

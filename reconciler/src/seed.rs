@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::api::{MaroonedNode, NetworkBinding};
 use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
 use maroonedpods_common::{names, sizing};
 use serde::Serialize;
@@ -13,6 +13,18 @@ use crate::record::owner_reference;
 
 /// Key of the user data in the Secret, fixed by KubeVirt.
 const USER_DATA_KEY: &str = "userdata";
+/// Key of the network configuration in the Secret, fixed by KubeVirt.
+const NETWORK_DATA_KEY: &str = "networkdata";
+/// The guest's side of KubeVirt's masquerade binding, whose addresses are constants of KubeVirt's.
+const MASQUERADE: &str = "\
+version: 2
+ethernets:
+  eth0:
+    match: {name: \"e*\"}
+    set-name: eth0
+    addresses: [10.0.2.2/24]
+    gateway4: 10.0.2.1
+";
 
 #[derive(Serialize)]
 struct CloudConfig {
@@ -40,12 +52,22 @@ pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
         ca,
         mode: vm.join.mode,
         cluster_dns: vm.join.cluster_dns.clone(),
+        host_network: record.spec.host_network,
         kubelet: KubeletSettings {
             port: names::KUBELET_PORT,
             reserved_cpu_milli: size.reserved_cpu_milli,
             reserved_memory_mi: size.reserved_memory_mi,
             eviction_memory_mi: sizing::EVICTION_MEMORY_MI,
         },
+    }
+}
+
+/// Whether the seed says which address the guest has; else the guest must ask on its link.
+#[must_use]
+pub fn has_network_data(record: &MaroonedNode) -> bool {
+    match record.spec.vm.options.network_binding {
+        NetworkBinding::Masquerade => true,
+        NetworkBinding::Bridge => false,
     }
 }
 
@@ -70,6 +92,10 @@ pub fn secret(
             write_files: vec![file]
         })?
     );
+    let mut data = BTreeMap::from([(USER_DATA_KEY.to_owned(), user_data)]);
+    if has_network_data(record) {
+        data.insert(NETWORK_DATA_KEY.to_owned(), MASQUERADE.to_owned());
+    }
     let pod_uid = record.spec.pod_ref.uid.clone();
     Ok(Secret {
         metadata: ObjectMeta {
@@ -80,7 +106,7 @@ pub fn secret(
             ..ObjectMeta::default()
         },
         immutable: Some(true),
-        string_data: Some(BTreeMap::from([(USER_DATA_KEY.to_owned(), user_data)])),
+        string_data: Some(data),
         ..Secret::default()
     })
 }
@@ -107,5 +133,33 @@ mod tests {
         assert_eq!(file["path"], names::JOIN_INFO_PATH);
         let read: JoinInfo = serde_yaml_ng::from_str(file["content"].as_str().unwrap()).unwrap();
         assert_eq!(read, info);
+        assert!(!read.host_network);
+    }
+
+    #[test]
+    fn only_a_guest_behind_nat_is_told_its_address() {
+        let mut record = record();
+        let data = |record: &MaroonedNode| {
+            let info = join_info(record, Token::new("abcdef", "0123456789abcdef"), String::new());
+            secret(record, 1, "marooned-vms", &info)
+                .unwrap()
+                .string_data
+                .unwrap()
+        };
+        let network: serde_yaml_ng::Value =
+            serde_yaml_ng::from_str(&data(&record)[NETWORK_DATA_KEY]).unwrap();
+        let link = &network["ethernets"]["eth0"];
+        assert_eq!(link["addresses"][0], "10.0.2.2/24");
+        assert_eq!(link["gateway4"], "10.0.2.1");
+        record.spec.vm.options.network_binding = NetworkBinding::Bridge;
+        assert!(!data(&record).contains_key(NETWORK_DATA_KEY));
+    }
+
+    #[test]
+    fn the_guest_is_told_that_its_pod_uses_its_network() {
+        let mut record = record();
+        record.spec.host_network = true;
+        let info = join_info(&record, Token::new("abcdef", "0123456789abcdef"), String::new());
+        assert!(info.host_network);
     }
 }

@@ -13,7 +13,7 @@ use crate::lift::Placement;
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four facts that hold or not independently of one another, each asked for alone"
+    reason = "five facts that hold or not independently of one another, each asked for alone"
 )]
 pub struct PodView {
     /// Namespace.
@@ -32,6 +32,8 @@ pub struct PodView {
     pub placement: Placement,
     /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
     pub exempt: bool,
+    /// `spec.hostNetwork`: the pod uses its node's own network.
+    pub host_network: bool,
     /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
     pub pinned: bool,
     /// When its grace period ends, once its deletion was asked for.
@@ -86,6 +88,7 @@ impl PodView {
                 .collect(),
             placement: Placement::of(pod),
             exempt: rule.daemon_set_owned || rule.mirror,
+            host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             terminal,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::identity;
 use crate::record::owner_reference;
+use crate::seed;
 
 /// Seconds that a guest gets to power off; its pod is gone by then.
 const TERMINATION_GRACE_SECONDS: u32 = 30;
@@ -65,7 +66,7 @@ fn spec(record: &MaroonedNode, attempt: u32) -> Value {
         "volumes": [
             {"name": "root", "containerDisk": with_pull_secret(json!({"image": vm.node_image}), record)},
             {"name": "scratch", "emptyDisk": {"capacity": format!("{}Mi", record.spec.resources.disk_mi)}},
-            {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": names::join_secret_name(uid, attempt)}}},
+            {"name": "seed", "cloudInitNoCloud": cloud_init(record, attempt)},
         ],
     });
     let options = &vm.options;
@@ -79,6 +80,15 @@ fn spec(record: &MaroonedNode, attempt: u32) -> Value {
         spec["priorityClassName"] = json!(options.priority_class_name);
     }
     spec
+}
+
+fn cloud_init(record: &MaroonedNode, attempt: u32) -> Value {
+    let secret = json!({"name": names::join_secret_name(&record.spec.pod_ref.uid, attempt)});
+    let mut source = json!({"secretRef": secret});
+    if seed::has_network_data(record) {
+        source["networkDataSecretRef"] = secret;
+    }
+    source
 }
 
 fn domain(record: &MaroonedNode, attempt: u32) -> Value {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::Api;
 use kube::core::{DynamicObject, ResourceExt};
 use kube::runtime::reflector::store::{self, Writer};
@@ -22,6 +23,7 @@ use crate::csr::{self, Requester};
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::observe::Caches;
+use crate::policies;
 use crate::readable::Readable;
 use crate::record;
 use crate::vmi;
@@ -101,11 +103,21 @@ pub fn start(
     let of_csr = move |csr: &CertificateSigningRequest| of_requester(csr, &known);
     tasks.spawn(run(
         cluster.all(),
-        everything,
+        everything.clone(),
         writer,
         listeners("csrs"),
         of_csr,
         |_| {},
+    ));
+    let (policies, writer) = reflector::store();
+    let neighbours = pods.clone();
+    tasks.spawn(run(
+        cluster.all(),
+        everything,
+        writer,
+        listeners("networkpolicies"),
+        move |policy: &NetworkPolicy| of_namespace(policy, &neighbours),
+        policies::forget_rules,
     ));
     Caches {
         pods,
@@ -113,6 +125,7 @@ pub fn start(
         nodes,
         vmis,
         csrs,
+        policies,
     }
 }
 
@@ -125,14 +138,15 @@ fn forget_spec(vmi: &mut DynamicObject) {
 
 /// Runs one watch for ever; `trim` takes off what the cache need not hold. Errors are retried with backoff: a missing
 /// CRD may be installed later.
-async fn run<K>(
+async fn run<K, P>(
     api: Api<K>,
     config: watcher::Config,
     writer: Writer<K>,
     listeners: Listeners,
-    pod_uid: impl Fn(&K) -> Option<String>,
+    pod_uids: impl Fn(&K) -> P,
     trim: impl Fn(&mut K),
 ) where
+    P: IntoIterator<Item = String>,
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
@@ -149,7 +163,7 @@ async fn run<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
-                if let Some(uid) = pod_uid(&object) {
+                for uid in pod_uids(&object) {
                     workers.poke(&uid);
                 }
             }
@@ -171,6 +185,12 @@ fn of_name<K: ResourceExt>(object: &K) -> Option<String> {
         .as_deref()
         .and_then(names::pod_uid_of)
         .map(ToOwned::to_owned)
+}
+
+/// Any pod of the namespace: a policy that changed selected other pods before than it does now.
+fn of_namespace(policy: &NetworkPolicy, pods: &store::Store<Readable<Pod>>) -> Vec<String> {
+    let neighbours = pods.state_filter(|pod| pod.metadata.namespace == policy.metadata.namespace);
+    neighbours.iter().filter_map(|pod| pod.uid()).collect()
 }
 
 /// A Node names its pod; a token is known by the record that it was minted for.

@@ -216,6 +216,18 @@ pub struct VmOptions {
     pub network_binding: NetworkBinding,
     /// Secret in the VM namespace to pull `nodeImage` with; none when empty.
     pub image_pull_secret: String,
+    /// What to do about a pod that a `NetworkPolicy` selects, for no policy is enforced on marooned pods.
+    pub network_policies: NetworkPolicies,
+}
+
+/// What to do about a marooned pod that a `NetworkPolicy` selects.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NetworkPolicies {
+    /// Run it, and say on it that the policy is not enforced.
+    #[default]
+    Warn,
+    /// Let it wait until no policy selects it.
+    Refuse,
 }
 
 /// How a VM's interface is bound to its launcher pod's network.

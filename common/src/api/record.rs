@@ -30,6 +30,9 @@ pub struct MaroonedNodeSpec {
     /// The pod that the node is for.
     #[x_kube(validation = Rule::new("self == oldSelf").message("podRef is immutable: a node serves one pod in its life"))]
     pub pod_ref: PodRef,
+    /// The pod uses its node's own network (`hostNetwork`).
+    #[serde(default)]
+    pub host_network: bool,
     /// Size of the VM.
     pub resources: VmResources,
     /// Hash of the configuration that the VM is built from; later configurations do not touch it.

@@ -159,6 +159,7 @@ impl World {
             ca: self.plane.ca_pem(),
             mode: JoinMode::Kubelet,
             cluster_dns: None,
+            host_network: false,
             kubelet: KubeletSettings {
                 port: names::KUBELET_PORT,
                 reserved_cpu_milli: 500,

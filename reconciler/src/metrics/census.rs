@@ -126,7 +126,10 @@ fn census(
         };
         *gated.entry(reason).or_default() += 1;
         // The others wait for somebody else, for as long as that takes.
-        if !matches!(reason, reason::WAITING_FOR_GATES | reason::ATTEMPTS_EXHAUSTED) {
+        if !matches!(
+            reason,
+            reason::WAITING_FOR_GATES | reason::ATTEMPTS_EXHAUSTED | reason::NETWORK_POLICY_NOT_ENFORCED
+        ) {
             let age = pod
                 .created
                 .map_or(0.0, |created| now.duration_since(created).as_secs_f64());

@@ -1,7 +1,7 @@
 //! Step 1: a gated pod gets its record.
 
 use super::report::{reason, report};
-use super::{Plan, View, Write};
+use super::{Plan, View, Write, policies};
 use crate::record;
 use crate::view::PodView;
 
@@ -40,9 +40,13 @@ fn waiting(view: &View, pod: &PodView) -> Plan {
     if let Some(why) = &view.hold {
         return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
     }
+    if let Some(plan) = policies::wait(view, pod) {
+        return plan;
+    }
     match &view.size {
         Some(Ok(size)) => Plan::wait().write(Write::CreateRecord(Box::new(record::new(
             pod.reference(),
+            pod.host_network,
             *size,
             settings,
         )))),

@@ -10,7 +10,7 @@ use maroonedpods_common::names;
 use failure::{Failure, boot_deadline, clean_up, deadline, fail, failure, join_deadline};
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, after};
+use super::{Context, Note, Plan, Write, after, policies};
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -67,6 +67,9 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 fn launch(c: &Context, pod: &PodView) -> Plan {
     if let Some(why) = &c.view.hold {
         return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+    }
+    if let Some(plan) = policies::wait(c.view, pod) {
+        return plan;
     }
     if let Some(Time(at)) = c.status.not_before.as_ref().filter(|t| t.0 > c.now) {
         return Plan::wait()
@@ -195,6 +198,9 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
     let Some(gate_index) = pod.gate_index else {
         return plan;
     };
+    if let Some(wait) = policies::wait(c.view, pod) {
+        return plan.and(wait);
+    }
     let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
     plan.writes(startup.map(|index| Write::RemoveStartupTaint {
@@ -209,7 +215,7 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         uid: pod.uid.clone(),
         patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
     })
-    .writes(super::serve::lifted(c, pod))
+    .and(super::serve::lifted(c, pod))
     .note(Note::normal(
         "GateLifted",
         format!("node {name} is ready and reserved for this pod"),

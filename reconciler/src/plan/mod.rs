@@ -8,6 +8,7 @@
 mod admit;
 mod attempt;
 mod csrs;
+mod policies;
 mod release;
 mod report;
 mod serve;
@@ -39,6 +40,8 @@ pub struct View {
     pub pod: Option<PodView>,
     /// The size of the VM that the pod needs, or why there is none; absent with the pod.
     pub size: Option<Result<VmResources, String>>,
+    /// The NetworkPolicies that select the pod, by name, in order.
+    pub policies: Vec<String>,
     /// Our record.
     pub record: Option<Arc<MaroonedNode>>,
     /// The Node of the record's name.
@@ -95,6 +98,13 @@ impl Plan {
 
     fn note(mut self, note: Note) -> Self {
         self.notes.push(note);
+        self
+    }
+
+    /// This plan and then the other's writes and notes.
+    fn and(mut self, other: Self) -> Self {
+        self.writes.extend(other.writes);
+        self.notes.extend(other.notes);
         self
     }
 

@@ -16,12 +16,13 @@ pub(crate) mod reason {
     pub(crate) const JOINING: &str = "Joining";
     pub(crate) const RETRYING: &str = "Retrying";
     pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
+    pub(crate) const NETWORK_POLICY_NOT_ENFORCED: &str = "NetworkPolicyNotEnforced";
     pub(crate) const NODE_READY: &str = "NodeReady";
     pub(crate) const GATE_REMOVED: &str = "GateRemoved";
     pub(crate) const NODE_LOST: &str = "NodeLost";
 
     /// Those that a gated pod can carry.
-    pub(crate) const OF_WAITS: [&str; 11] = [
+    pub(crate) const OF_WAITS: [&str; 12] = [
         WAITING_FOR_GATES,
         NO_CONFIG,
         CLUSTER_NOT_READY,
@@ -33,6 +34,7 @@ pub(crate) mod reason {
         JOINING,
         RETRYING,
         ATTEMPTS_EXHAUSTED,
+        NETWORK_POLICY_NOT_ENFORCED,
     ];
 }
 

@@ -5,8 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{Phase, condition};
 
 use super::release::{GRACE_MARGIN, finished_pod_ttl};
-use super::report::{reason, report};
-use super::{Context, Plan, Write, after};
+use super::{Context, Plan, Write, after, policies};
 use crate::record::set_condition;
 use crate::view::PodView;
 
@@ -14,7 +13,7 @@ use crate::view::PodView;
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
-    let mut plan = Plan::wait().writes(lifted(c, pod)).writes(super::csrs::decide(c));
+    let mut plan = lifted(c, pod).writes(super::csrs::decide(c));
     if pod.terminal {
         return plan.wake_at(pod.finished_at.map_or(c.now, |at| after(at, finished_pod_ttl(c))));
     }
@@ -32,11 +31,13 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
 }
 
 /// What pod and record say once the gate is lifted; nothing where they say it already.
-pub(super) fn lifted(c: &Context, pod: &PodView) -> Vec<Write> {
-    let report = (!pod.terminal && pod.deletion_deadline.is_none())
-        .then(|| report(pod, true, reason::NODE_READY, "the pod's own node is ready"))
-        .flatten();
-    report.into_iter().chain(lifted_status(c)).collect()
+pub(super) fn lifted(c: &Context, pod: &PodView) -> Plan {
+    let said = if pod.terminal || pod.deletion_deadline.is_some() {
+        Plan::wait()
+    } else {
+        policies::ready(c.view, pod)
+    };
+    said.writes(lifted_status(c))
 }
 
 fn lifted_status(c: &Context) -> Option<Write> {

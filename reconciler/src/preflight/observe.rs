@@ -128,7 +128,7 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
         name: "preflight".to_owned(),
         uid: NOBODY.to_owned(),
     };
-    let mut specimen = record::new(nobody, size, settings);
+    let mut specimen = record::new(nobody, false, size, settings);
     // The VM's owner reference needs one.
     specimen.metadata.uid = Some(NOBODY.to_owned());
     let only_try = PostParams {

@@ -56,6 +56,7 @@ pub(super) struct World {
     pub now: Timestamp,
     pub settings: Option<Arc<Settings>>,
     pub hold: Option<String>,
+    pub policies: Vec<String>,
     pub objects: Objects,
     /// Both kinds of Secret, by name, with the UID of the owner.
     pub secrets: BTreeMap<String, String>,
@@ -100,6 +101,7 @@ impl World {
             now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             hold: None,
+            policies: Vec::new(),
             objects: Objects {
                 pod: Some(serde_json::from_value(pod).unwrap()),
                 ..Objects::default()
@@ -134,6 +136,7 @@ impl World {
             pod_uid: POD_UID.to_owned(),
             settings: self.settings.clone(),
             hold: self.hold.clone(),
+            policies: self.policies.clone(),
             pod,
             size: sized.then_some(Ok(SIZE)),
             record: cache.record.clone().map(Arc::new),
