@@ -119,7 +119,6 @@ fn image(program: &str, binary: Vec<u8>, sbom: Vec<u8>, source: &Source, options
     files.file(&format!("/usr/share/sbom/{program}.cdx.json"), 0o644, sbom)?;
     Ok(Image {
         name: reference(options, program),
-        architecture: "amd64",
         files,
         entrypoint: vec![path],
         user: USER.to_owned(),

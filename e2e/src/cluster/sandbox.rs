@@ -20,12 +20,11 @@ pub(super) fn image(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The image, named [`SANDBOX_IMAGE`], around a `pause` for `architecture`.
-pub(crate) fn archive(pause: Vec<u8>, architecture: &'static str) -> Result<Archive> {
+pub(crate) fn archive(pause: Vec<u8>, architecture: &str) -> Result<Archive> {
     let mut files = Files::default();
     files.file("/pause", 0o755, pause)?;
     let image = Image {
         name: SANDBOX_IMAGE.to_owned(),
-        architecture,
         files,
         entrypoint: vec!["/pause".to_owned()],
         user: "65535:65535".to_owned(),
@@ -33,5 +32,5 @@ pub(crate) fn archive(pause: Vec<u8>, architecture: &'static str) -> Result<Arch
         labels: BTreeMap::new(),
         created: Timestamp::UNIX_EPOCH,
     };
-    image.archive()
+    image.archive_for(architecture)
 }

@@ -136,7 +136,6 @@ pub fn build(options: &Options) -> Result<Built> {
     let tag = options.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
     let image = Image {
         name: format!("{NAME}:{tag}"),
-        architecture: options.arch.name(),
         files,
         entrypoint: Vec::new(),
         // KubeVirt's, who reads the disk.
@@ -145,7 +144,7 @@ pub fn build(options: &Options) -> Result<Built> {
         labels: labels("marooned-node", &source),
         created: source.time,
     };
-    let archive = image.archive()?;
+    let archive = image.archive_for(options.arch.name())?;
     Ok(Built {
         name: image.name,
         archive: put(&folder, "marooned-node.tar", &archive.bytes)?,

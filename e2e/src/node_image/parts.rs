@@ -27,6 +27,8 @@ const MOUNT_POINTS: [(&str, u32); 8] = [
     ("/tmp", 0o1777),
     ("/var", 0o755),
 ];
+/// The same in the initrd, which mounts the root on `/root`.
+const INITRD_MOUNT_POINTS: [&str; 4] = ["/dev", "/proc", "/root", "/sys"];
 /// containerd's folder with the image of pods' sandboxes in it; the boot program copies it to where containerd works.
 const PRELOADED: &str = "/usr/share/marooned/containerd";
 
@@ -59,10 +61,15 @@ impl Parts {
         add_modules(&mut initrd, &kernel, &listed, Stage::Initrd)?;
         add_modules(&mut root, &kernel, &listed, Stage::Root)?;
 
+        for path in INITRD_MOUNT_POINTS {
+            initrd.folder("configuration", path, 0o755)?;
+        }
         root.copy("configuration", "/etc", &recipe.join("root/etc"))?;
         for (path, mode) in MOUNT_POINTS {
             root.folder("configuration", path, mode)?;
         }
+        // The boot program writes it, into memory.
+        root.link("configuration", "/etc/machine-id", "marooned/machine-id")?;
         let debian = apt.with_dependencies(&programs::DEBIAN.map(|(package, ..)| package))?;
         let mut packages = programs::add_debian(&mut root, &debian, arch)?;
         packages.push(kernel.clone());

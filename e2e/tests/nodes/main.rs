@@ -41,7 +41,6 @@ async fn import_image(cluster: &Cluster) {
     files.file("/testserver", 0o755, program).unwrap();
     let image = Image {
         name: IMAGE.to_owned(),
-        architecture: "amd64",
         files,
         entrypoint: vec!["/testserver".to_owned()],
         user: "65532:65532".to_owned(),
