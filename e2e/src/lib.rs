@@ -16,6 +16,7 @@ pub mod line;
 pub mod load;
 pub mod logs;
 pub mod oci;
+pub mod packages;
 pub mod pki;
 pub mod plane;
 pub mod pods;
