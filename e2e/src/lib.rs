@@ -17,6 +17,7 @@ pub mod load;
 pub mod logs;
 pub mod node_image;
 pub mod oci;
+pub mod packages;
 pub mod pki;
 pub mod plane;
 pub mod pods;

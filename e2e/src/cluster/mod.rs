@@ -39,6 +39,7 @@ use kube::Api;
 use maroonedpods_common::names;
 use tokio::task;
 
+pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
 pub use self::run::{provide, with_cluster, with_shared_cluster};
 
