@@ -38,6 +38,9 @@ struct Args {
     /// Build twice, and fail unless both give the same image.
     #[arg(long)]
     check: bool,
+    /// Write only what images/node/Containerfile.node takes of us, the boot program and the image of pods' sandboxes.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "check")]
+    parts_into: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,9 @@ fn run(args: Args) -> Result<()> {
         sources: args.sources.map(std::path::absolute).transpose()?,
         update: args.update,
     };
+    if let Some(folder) = args.parts_into {
+        return node_image::write_parts(&options, &folder);
+    }
     let image = node_image::build(&options)?;
     if args.check {
         let again = node_image::build(&options)?;

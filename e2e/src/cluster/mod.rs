@@ -41,6 +41,7 @@ use tokio::task;
 
 pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
+pub(crate) use self::run::leave_out;
 pub use self::run::{provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;

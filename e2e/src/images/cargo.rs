@@ -93,7 +93,10 @@ impl Workspace {
 
     /// Whether this machine's Rust can build for `target`.
     pub(crate) fn has_target(&self, target: &str) -> Result<bool> {
-        let libraries = output(self.rustc().args(["--print", "target-libdir", "--target", target]))?;
+        let libraries = output(
+            self.rustc()
+                .args(["--print", "target-libdir", "--target", target]),
+        )?;
         Ok(Path::new(libraries.trim()).exists())
     }
 

@@ -154,8 +154,10 @@ pub(crate) fn of_image(
         .into_iter()
         .map(|part| (part.purl.clone(), part.component("library")))
         .collect();
-    let mut edges: BTreeMap<String, BTreeSet<String>> =
-        components.keys().map(|id| (id.clone(), BTreeSet::new())).collect();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = components
+        .keys()
+        .map(|id| (id.clone(), BTreeSet::new()))
+        .collect();
     let mut contents: BTreeSet<String> = components.keys().cloned().collect();
     for program in programs {
         contents.insert(program.metadata.component.id.clone());
@@ -163,7 +165,10 @@ pub(crate) fn of_image(
             components.insert(component.id.clone(), component);
         }
         for dependencies in program.dependencies {
-            edges.entry(dependencies.id).or_default().extend(dependencies.depends_on);
+            edges
+                .entry(dependencies.id)
+                .or_default()
+                .extend(dependencies.depends_on);
         }
     }
     edges.insert(image.purl.clone(), contents);

@@ -54,9 +54,17 @@ impl Apt {
         let install = [&["install", "--yes", "--no-install-recommends"], names].concat();
         let plan = self.run("apt-get", &[&["--simulate"], install.as_slice()].concat())?;
         let wanted: Vec<_> = plan.lines().filter_map(planned).collect();
-        ensure!(!wanted.is_empty(), "apt-get plans nothing for {}", names.join(" "));
+        ensure!(
+            !wanted.is_empty(),
+            "apt-get plans nothing for {}",
+            names.join(" ")
+        );
         if !wanted.iter().all(|wanted| self.archive(wanted).exists()) {
-            say(&format!("fetching {} Debian packages: {} …", wanted.len(), names.join(" ")));
+            say(&format!(
+                "fetching {} Debian packages: {} …",
+                wanted.len(),
+                names.join(" ")
+            ));
             self.run("apt-get", &[&["--download-only"], install.as_slice()].concat())?;
         }
         wanted.iter().map(|wanted| self.unpack(wanted)).collect()
@@ -82,7 +90,9 @@ impl Apt {
     pub(super) fn first_dependency(&self, name: &str) -> Result<String> {
         let shown = self.show(name)?;
         let first = field(&shown, "Depends").and_then(|depends| depends.split([',', ' ', '|']).next());
-        Ok(first.with_context(|| format!("{name} depends on nothing"))?.to_owned())
+        Ok(first
+            .with_context(|| format!("{name} depends on nothing"))?
+            .to_owned())
     }
 
     fn show(&self, name: &str) -> Result<String> {
@@ -98,7 +108,10 @@ impl Apt {
         if !root.exists() {
             let unfinished = tempfile::tempdir_in(&self.folder)?;
             let archive = self.archive(wanted);
-            run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(unfinished.path()))?;
+            run(Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(archive)
+                .arg(unfinished.path()))?;
             fs::rename(unfinished.keep(), &root)?;
         }
         Ok(Package {
@@ -129,7 +142,12 @@ struct Wanted {
 impl Wanted {
     /// As apt names what it fetched.
     fn file_name(&self) -> String {
-        format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
+        format!(
+            "{}_{}_{}.deb",
+            self.name,
+            self.version.replace(':', "%3a"),
+            self.arch
+        )
     }
 }
 
@@ -196,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_plan_names_versions_and_architectures() {
-        let line = "Inst libgmp10 (2:6.2.1+dfsg1-1.1 Debian:12.12/oldstable, Debian-Security:12/x [amd64]) []";
+        let line =
+            "Inst libgmp10 (2:6.2.1+dfsg1-1.1 Debian:12.12/oldstable, Debian-Security:12/x [amd64]) []";
         let wanted = planned(line).unwrap();
         assert_eq!(wanted.file_name(), "libgmp10_2%3a6.2.1+dfsg1-1.1_amd64.deb");
         for other in ["Conf libgmp10 (2:6.2.1 Debian:12 [amd64])", "Inst odd", ""] {

@@ -37,7 +37,13 @@ pub(super) fn document(
     )?;
     let foreign = debian(&parts.packages).into_iter().chain(go(&parts.go)?);
     let sha256 = format!("{:x}", Sha256::digest(disk));
-    Ok(serde_json::to_vec_pretty(&sbom::of_image(image, foreign, vec![boot], &sha256, timestamp))?)
+    Ok(serde_json::to_vec_pretty(&sbom::of_image(
+        image,
+        foreign,
+        vec![boot],
+        &sha256,
+        timestamp,
+    ))?)
 }
 
 /// Debian's packages.
@@ -103,7 +109,11 @@ mod tests {
         let told = "/x/kubelet: go1.26.8\n\tpath\tx/kubelet\n\tmod\tx\t(devel)\t\n\tdep\tk8s.io/api\tv0.36.3\th1:a=\n\
                     \tdep\tk8s.io/old\tv1.0.0\n\t=>\tk8s.io/new\tv2.0.0\th1:b=\n\tbuild\tGOOS=linux\n";
         let pair = |(name, version): (&str, &str)| (name.to_owned(), version.to_owned());
-        let expected = [("k8s.io/api", "v0.36.3"), ("k8s.io/new", "v2.0.0"), ("stdlib", "1.26.8")];
+        let expected = [
+            ("k8s.io/api", "v0.36.3"),
+            ("k8s.io/new", "v2.0.0"),
+            ("stdlib", "1.26.8"),
+        ];
         assert_eq!(modules(told), expected.map(pair).into());
     }
 

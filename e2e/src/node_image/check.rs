@@ -30,7 +30,10 @@ pub(super) fn problems(arch: Arch, initrd: &Tree, root: &Tree) -> Vec<String> {
         root.iter()
             .any(|(there, entry)| there == path && matches!(entry.kind, Kind::Folder))
     };
-    let missing = MOUNT_POINTS.iter().chain(&["/var"]).filter(|path| !is_folder(path));
+    let missing = MOUNT_POINTS
+        .iter()
+        .chain(&["/var"])
+        .filter(|path| !is_folder(path));
     problems.extend(missing.map(|path| format!("root: the folder {path} is missing")));
     if initrd.content("/init").is_none() {
         problems.push("initrd: /init is missing".to_owned());
@@ -82,7 +85,10 @@ fn modules_of(tree: &Tree) -> Vec<String> {
             problems.push(format!("{path} is to be loaded, and is missing"));
             continue;
         };
-        let info = elf::section(content, ".modinfo").ok().flatten().unwrap_or_default();
+        let info = elf::section(content, ".modinfo")
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         for needed in modules::depends(info) {
             if !loaded.contains(&needed) {
                 problems.push(format!("{path} is loaded before {needed}, which it needs"));
@@ -126,8 +132,17 @@ mod tests {
     #[test]
     fn everything_that_is_missing_is_named() {
         let problems = problems(Arch::Amd64, &Tree::default(), &Tree::default());
-        for missing in ["/usr/bin/kubelet", "/sbin/init", "/lib/modules/order", "/run", "/init"] {
-            assert!(problems.iter().any(|problem| problem.contains(missing)), "{missing}: {problems:?}");
+        for missing in [
+            "/usr/bin/kubelet",
+            "/sbin/init",
+            "/lib/modules/order",
+            "/run",
+            "/init",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(missing)),
+                "{missing}: {problems:?}"
+            );
         }
     }
 
@@ -152,8 +167,12 @@ mod tests {
     #[test]
     fn the_order_of_modules_must_be_whole() {
         let (mut initrd, root) = bare();
-        initrd.file("k", "/lib/modules/order", 0o644, b"gone.ko\n".to_vec()).unwrap();
-        initrd.file("k", "/lib/modules/extra.ko", 0o644, Vec::new()).unwrap();
+        initrd
+            .file("k", "/lib/modules/order", 0o644, b"gone.ko\n".to_vec())
+            .unwrap();
+        initrd
+            .file("k", "/lib/modules/extra.ko", 0o644, Vec::new())
+            .unwrap();
         let problems = problems(Arch::Amd64, &initrd, &root);
         assert_eq!(
             problems,

@@ -93,7 +93,11 @@ mod tests {
     fn a_program_names_its_loader_and_its_libraries() {
         let facts = facts(&fs::read(this()).unwrap()).unwrap().unwrap();
         assert!(facts.interpreter.unwrap().contains("ld-linux"));
-        assert!(facts.needed.contains(&"libc.so.6".to_owned()), "{:?}", facts.needed);
+        assert!(
+            facts.needed.contains(&"libc.so.6".to_owned()),
+            "{:?}",
+            facts.needed
+        );
     }
 
     #[test]
@@ -105,7 +109,10 @@ mod tests {
     #[test]
     fn a_library_that_is_nowhere_is_named() {
         let error = libraries(&[this()], |_| None).unwrap_err().to_string();
-        assert!(error.contains(".so") && error.contains("no package brings"), "{error}");
+        assert!(
+            error.contains(".so") && error.contains("no package brings"),
+            "{error}"
+        );
     }
 
     #[test]

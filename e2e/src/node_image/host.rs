@@ -74,7 +74,9 @@ impl Host {
 pub(super) fn library(packages: &[Package], arch: Arch, name: &str) -> Option<PathBuf> {
     packages
         .iter()
-        .flat_map(|package| ["lib", "usr/lib"].map(|lib| package.root.join(lib).join(arch.multiarch()).join(name)))
+        .flat_map(|package| {
+            ["lib", "usr/lib"].map(|lib| package.root.join(lib).join(arch.multiarch()).join(name))
+        })
         .find(|path| path.is_file())
 }
 

@@ -11,6 +11,7 @@ mod check;
 mod disk;
 mod elf;
 mod filesystem;
+pub mod guest;
 mod host;
 mod modules;
 mod parts;
@@ -19,7 +20,7 @@ mod report;
 mod tree;
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -103,7 +104,14 @@ pub fn build(options: &Options) -> Result<Built> {
         Apt::new(&folder, arch.name(), options.sources.as_deref(), options.update)
     };
     let packages = apt(options.arch)?;
-    let host = Host::new(&if host == options.arch { packages.clone() } else { apt(host)? }, host)?;
+    let host = Host::new(
+        &if host == options.arch {
+            packages.clone()
+        } else {
+            apt(host)?
+        },
+        host,
+    )?;
     let mut parts = Parts::collect(&workspace, &packages, &work, options)?;
 
     say("making the root file system and the disk");
@@ -111,7 +119,9 @@ pub fn build(options: &Options) -> Result<Built> {
     let initrd = parts.initrd.cpio(seconds)?;
     let grub = match options.arch {
         Arch::Amd64 => {
-            parts.root.file("kernel", "/boot/vmlinuz", 0o644, parts.kernel.clone())?;
+            parts
+                .root
+                .file("kernel", "/boot/vmlinuz", 0o644, parts.kernel.clone())?;
             parts.root.file("initrd", "/boot/initrd", 0o644, initrd.clone())?;
             let package = packages.alone("grub-pc-bin")?;
             let grub = filesystem::grub(&host, &package, &work)?;
@@ -120,12 +130,18 @@ pub fn build(options: &Options) -> Result<Built> {
         }
         Arch::Arm64 => None,
     };
-    let disk = disk::disk(grub.as_ref(), &filesystem::squashfs(&host, &parts.root, seconds, &work)?)?;
+    let disk = disk::disk(
+        grub.as_ref(),
+        &filesystem::squashfs(&host, &parts.root, seconds, &work)?,
+    )?;
     let bill = bill::document(&workspace, options.arch, &parts, &disk, source.time)?;
-    let folder = options.profile.images(&workspace.target).join(match options.arch {
-        Arch::Amd64 => "node",
-        Arch::Arm64 => "node-arm64",
-    });
+    let folder = options
+        .profile
+        .images(&workspace.target)
+        .join(match options.arch {
+            Arch::Amd64 => "node",
+            Arch::Arm64 => "node-arm64",
+        });
     fs::create_dir_all(&folder)?;
     let mut files = Files::default();
     files.file("/boot/vmlinuz", 0o644, parts.kernel.clone())?;
@@ -155,4 +171,17 @@ pub fn build(options: &Options) -> Result<Built> {
         sbom: put(&folder, "marooned-node.cdx.json", &bill)?,
         sizes: Sizes::of(&parts.root),
     })
+}
+
+/// Writes into `folder` what the bootc variant takes of us: the boot program and the image of pods' sandboxes. Blocks.
+///
+/// # Errors
+/// One of them cannot be built.
+pub fn write_parts(options: &Options, folder: &Path) -> Result<()> {
+    let workspace = Workspace::find()?;
+    fs::create_dir_all(folder)?;
+    let boot = programs::boot(&workspace, options.profile, options.arch)?;
+    put(folder, programs::BOOT_PACKAGE, &boot)?;
+    put(folder, "pause.tar", &parts::pause(options.arch)?)?;
+    Ok(())
 }

@@ -23,7 +23,10 @@ pub(super) enum Stage {
 /// A line has not the three columns: stage, module, reason.
 pub(super) fn listed(text: &str, stage: Stage) -> Result<Vec<&str>> {
     let mut names = Vec::new();
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let mut words = line.split_whitespace();
         let (Some(of), Some(name), Some(_reason)) = (words.next(), words.next(), words.next()) else {
             bail!("{line:?} should be a stage, a module and the reason");
@@ -163,7 +166,10 @@ mod tests {
         let info = b"license=GPL\0depends=nf-conntrack,nf_tables\0name=nft_ct\0";
         assert_eq!(depends(info), ["nf_conntrack", "nf_tables"]);
         assert_eq!(depends(b"depends=\0"), Vec::<String>::new());
-        assert_eq!(module_name(Path::new("/x/virtio-rng.ko")).as_deref(), Some("virtio_rng"));
+        assert_eq!(
+            module_name(Path::new("/x/virtio-rng.ko")).as_deref(),
+            Some("virtio_rng")
+        );
         assert_eq!(module_name(Path::new("/x/modules.order")), None);
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Package};
+use super::arch::Arch;
 use super::host::{self, Host};
 use super::modules::{self, Modules, Stage};
 use super::tree::Tree;
@@ -14,7 +15,7 @@ use super::{Options, check, programs};
 use crate::cluster::config::SANDBOX_IMAGE;
 use crate::cluster::sandbox;
 use crate::images::cargo::Workspace;
-use crate::tools::{self, NodeTool, say};
+use crate::tools::{self, NodeTool};
 
 /// Folders that file systems are mounted on, with the modes that they have until then.
 const MOUNT_POINTS: [(&str, u32); 8] = [
@@ -27,8 +28,6 @@ const MOUNT_POINTS: [(&str, u32); 8] = [
     ("/tmp", 0o1777),
     ("/var", 0o755),
 ];
-/// The same in the initrd, which mounts the root on `/root`.
-const INITRD_MOUNT_POINTS: [&str; 4] = ["/dev", "/proc", "/root", "/sys"];
 /// containerd's folder with the image of pods' sandboxes in it; the boot program copies it to where containerd works.
 const PRELOADED: &str = "/usr/share/marooned/containerd";
 
@@ -61,9 +60,6 @@ impl Parts {
         add_modules(&mut initrd, &kernel, &listed, Stage::Initrd)?;
         add_modules(&mut root, &kernel, &listed, Stage::Root)?;
 
-        for path in INITRD_MOUNT_POINTS {
-            initrd.folder("configuration", path, 0o755)?;
-        }
         root.copy("configuration", "/etc", &recipe.join("root/etc"))?;
         for (path, mode) in MOUNT_POINTS {
             root.folder("configuration", path, mode)?;
@@ -88,10 +84,17 @@ impl Parts {
         }
         problems.extend(check::problems(arch, &initrd, &root));
         if !problems.is_empty() {
-            bail!("the image for {} is not whole:\n  {}", arch.name(), problems.join("\n  "));
+            bail!(
+                "the image for {} is not whole:\n  {}",
+                arch.name(),
+                problems.join("\n  ")
+            );
         }
         Ok(Self {
-            kernel: host::file(&kernel, &format!("boot/{}", only(&kernel.root.join("boot"), "vmlinuz-")?))?,
+            kernel: host::file(
+                &kernel,
+                &format!("boot/{}", only(&kernel.root.join("boot"), "vmlinuz-")?),
+            )?,
             initrd,
             root,
             packages,
@@ -106,8 +109,16 @@ fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) ->
     let all = Modules::find(&kernel.root.join("lib/modules"))?;
     let mut order = String::new();
     for path in all.closure(&modules::listed(listed, stage)?)? {
-        let name = path.file_name().context("a module without a name")?.to_string_lossy();
-        tree.file("kernel modules", &format!("/lib/modules/{name}"), 0o644, fs::read(path)?)?;
+        let name = path
+            .file_name()
+            .context("a module without a name")?
+            .to_string_lossy();
+        tree.file(
+            "kernel modules",
+            &format!("/lib/modules/{name}"),
+            0o644,
+            fs::read(path)?,
+        )?;
         order.push_str(&name);
         order.push('\n');
     }
@@ -117,25 +128,38 @@ fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) ->
 /// The one file in a folder whose name begins so.
 fn only(folder: &Path, prefix: &str) -> Result<String> {
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        if let Some(name) = entry?.file_name().to_str().filter(|name| name.starts_with(prefix)) {
+        if let Some(name) = entry?
+            .file_name()
+            .to_str()
+            .filter(|name| name.starts_with(prefix))
+        {
             return Ok(name.to_owned());
         }
     }
     bail!("{} has no {prefix}…", folder.display())
 }
 
+/// The image of pods' sandboxes, an OCI archive.
+pub(super) fn pause(arch: Arch) -> Result<Vec<u8>> {
+    let program = fs::read(tools::find_for_node(NodeTool::Pause, arch.name())?)?;
+    Ok(sandbox::archive(program, arch.name())?.bytes)
+}
+
 /// A containerd folder with the sandbox image in it.
 fn preloaded(work: &Path, options: &Options) -> Result<PathBuf> {
     let arch = options.arch.name();
-    say("preparing the image of pods' sandboxes");
-    let pause = fs::read(tools::find_for_node(NodeTool::Pause, arch)?)?;
     let archive = work.join(format!("pause-{arch}.tar"));
-    fs::write(&archive, sandbox::archive(pause, arch)?.bytes)?;
+    fs::write(&archive, pause(options.arch)?)?;
     let folder = work.join(format!("preloaded-{arch}"));
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     let preload = tools::find_for_node(NodeTool::Preload, Host::arch()?.name())?;
-    host::run(Command::new(preload).arg(&archive).arg(SANDBOX_IMAGE).arg(&folder))?;
+    host::run(
+        Command::new(preload)
+            .arg(&archive)
+            .arg(SANDBOX_IMAGE)
+            .arg(&folder),
+    )?;
     Ok(folder)
 }

@@ -64,7 +64,12 @@ pub(super) fn add_debian(root: &mut Tree, packages: &[Package], arch: Arch) -> R
         }
     }
     let loader = host::library(packages, arch, arch.loader()).context("no package brings the loader")?;
-    root.file("shared libraries", &interpreter(&programs)?, 0o755, fs::read(&loader)?)?;
+    root.file(
+        "shared libraries",
+        &interpreter(&programs)?,
+        0o755,
+        fs::read(&loader)?,
+    )?;
     for package in packages {
         let of_package = |path: &PathBuf| path.starts_with(&package.root);
         if !used.contains(package) && (libraries.values().any(of_package) || of_package(&loader)) {

@@ -28,7 +28,12 @@ impl Sizes {
         for (name, size) in &self.0 {
             let hundredths = size.saturating_add(5_000) / 10_000;
             // Writing to a String does not fail.
-            let _ = writeln!(table, "  {name:<24}{:>6}.{:02} MB", hundredths / 100, hundredths % 100);
+            let _ = writeln!(
+                table,
+                "  {name:<24}{:>6}.{:02} MB",
+                hundredths / 100,
+                hundredths % 100
+            );
         }
         table
     }

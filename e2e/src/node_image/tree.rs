@@ -60,8 +60,16 @@ impl Tree {
                 self.folder(part, &inside, 0o755)?;
                 self.copy(part, &inside, &entry.path())?;
             } else {
-                ensure!(metadata.is_file(), "{} is neither file nor folder", entry.path().display());
-                let mode = if metadata.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
+                ensure!(
+                    metadata.is_file(),
+                    "{} is neither file nor folder",
+                    entry.path().display()
+                );
+                let mode = if metadata.permissions().mode() & 0o111 == 0 {
+                    0o644
+                } else {
+                    0o755
+                };
                 self.file(part, &inside, mode, fs::read(entry.path())?)?;
             }
         }
@@ -79,7 +87,10 @@ impl Tree {
                 kind: Kind::Folder,
                 part: part.to_owned(),
             });
-            ensure!(matches!(parent.kind, Kind::Folder), "{path} is not below a folder");
+            ensure!(
+                matches!(parent.kind, Kind::Folder),
+                "{path} is not below a folder"
+            );
         }
         let entry = Entry {
             mode,
@@ -165,7 +176,8 @@ mod tests {
 
     fn tree() -> Tree {
         let mut tree = Tree::default();
-        tree.file("a", "/usr/bin/program", 0o755, b"program".to_vec()).unwrap();
+        tree.file("a", "/usr/bin/program", 0o755, b"program".to_vec())
+            .unwrap();
         tree.folder("b", "/tmp", 0o1777).unwrap();
         tree.link("a", "/init", "usr/bin/program").unwrap();
         tree
