@@ -7,9 +7,10 @@ use super::tree::{Kind, Tree};
 use super::{elf, programs};
 
 /// What else the boot program relies on, on the root file system.
-const NEEDED: [&str; 4] = [
+const NEEDED: [&str; 5] = [
     "/etc/containerd/config.toml",
     "/etc/mke2fs.conf",
+    "/etc/ssl/certs/ca-certificates.crt",
     "/lib/modules/order",
     "/usr/share/marooned/containerd/io.containerd.metadata.v1.bolt/meta.db",
 ];

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{Apt, Package};
 use super::arch::Arch;
@@ -28,6 +28,10 @@ const MOUNT_POINTS: [(&str, u32); 8] = [
     ("/tmp", 0o1777),
     ("/var", 0o755),
 ];
+/// Where Go's programs look for the authorities that they believe: containerd, of registries.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where the kubelet looks for volume plugins that are programs.
+const VOLUME_PLUGINS: &str = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec";
 /// containerd's folder with the image of pods' sandboxes in it; the boot program copies it to where containerd works.
 const PRELOADED: &str = "/usr/share/marooned/containerd";
 
@@ -64,11 +68,26 @@ impl Parts {
         for (path, mode) in MOUNT_POINTS {
             root.folder("configuration", path, mode)?;
         }
-        // The boot program writes it, into memory.
-        root.link("configuration", "/etc/machine-id", "marooned/machine-id")?;
+        // The kubelet makes this folder where it can.
+        root.folder("configuration", VOLUME_PLUGINS, 0o755)?;
+        // The boot program writes them, into memory.
+        for name in ["machine-id", "resolv.conf"] {
+            root.link(
+                "configuration",
+                &format!("/etc/{name}"),
+                &format!("marooned/{name}"),
+            )?;
+        }
         let debian = apt.with_dependencies(&programs::DEBIAN.map(|(package, ..)| package))?;
         let mut packages = programs::add_debian(&mut root, &debian, arch)?;
-        packages.push(kernel.clone());
+        let authorities = apt.alone("ca-certificates")?;
+        root.file(
+            "certificate authorities",
+            AUTHORITIES,
+            0o644,
+            certificates(&authorities)?,
+        )?;
+        packages.extend([authorities, kernel.clone()]);
         let go = programs::add_go(&mut root, arch)?;
         root.copy("pause image", PRELOADED, &preloaded(work, options)?)?;
 
@@ -123,6 +142,22 @@ fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) ->
         order.push('\n');
     }
     tree.file("kernel modules", "/lib/modules/order", 0o644, order.into_bytes())
+}
+
+/// All certificates of Debian's package, in one file; an installation of it would write the same.
+fn certificates(package: &Package) -> Result<Vec<u8>> {
+    let mut tree = Tree::default();
+    tree.copy("", "", &package.root.join("usr/share/ca-certificates"))?;
+    let bundle: Vec<u8> = tree
+        .files()
+        .flat_map(|(_, _, content)| content)
+        .copied()
+        .collect();
+    ensure!(
+        !bundle.is_empty(),
+        "the package ca-certificates has no certificates"
+    );
+    Ok(bundle)
 }
 
 /// The one file in a folder whose name begins so.

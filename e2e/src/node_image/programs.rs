@@ -54,6 +54,14 @@ pub(super) fn add_debian(root: &mut Tree, packages: &[Package], arch: Arch) -> R
             .with_context(|| format!("the package {name} has no {program}"))?;
         root.file(name, path, 0o755, fs::read(&from)?)?;
         programs.push(from);
+        if name == "e2fsprogs" {
+            root.file(
+                name,
+                "/etc/mke2fs.conf",
+                0o644,
+                host::file(package, "etc/mke2fs.conf")?,
+            )?;
+        }
         used.push(package.clone());
     }
     let libraries = elf::libraries(&programs, |name| host::library(packages, arch, name))?;
