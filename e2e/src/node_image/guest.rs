@@ -100,7 +100,7 @@ impl Guest {
         let scratch = folder.path().join("scratch.img");
         fs::File::create(&scratch)?.set_len(SCRATCH_BYTES)?;
         let mut arguments: Vec<String> = "-machine q35,accel=tcg -cpu max -m 512 -smp 1 -nodefaults -no-user-config \
-             -display none -no-reboot -serial stdio -netdev user,id=net,net=10.0.2.0/24,host=10.0.2.1,restrict=on \
+             -display none -no-reboot -uuid 5f0d2d5c-1c35-5f3c-8d2e-6f3f7d0b1a11 -serial stdio -netdev user,id=net,net=10.0.2.0/24,host=10.0.2.1,restrict=on \
              -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci"
             .split_whitespace()
             .map(str::to_owned)

@@ -91,16 +91,18 @@ impl Parts {
         let go = programs::add_go(&mut root, arch)?;
         root.copy("pause image", PRELOADED, &preloaded(work, options)?)?;
 
-        let boot = programs::boot(workspace, options.profile, arch);
         let mut problems = Vec::new();
-        match &boot {
-            Ok(boot) => {
-                initrd.file("boot program", "/init", 0o755, boot.clone())?;
-                root.file("boot program", programs::BOOT, 0o755, boot.clone())?;
-                root.link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
-            }
-            Err(error) => problems.push(format!("boot program: {error:#}")),
-        }
+        let target = arch.rust_target();
+        let boot = if workspace.has_target(target)? {
+            let boot = programs::boot(workspace, options.profile, arch)?;
+            initrd.file("boot program", "/init", 0o755, boot.clone())?;
+            root.file("boot program", programs::BOOT, 0o755, boot.clone())?;
+            root.link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
+            boot
+        } else {
+            problems.push(programs::no_target(target));
+            Vec::new()
+        };
         problems.extend(check::problems(arch, &initrd, &root));
         if !problems.is_empty() {
             bail!(
@@ -118,7 +120,7 @@ impl Parts {
             root,
             packages,
             go,
-            boot: boot?,
+            boot,
         })
     }
 }
