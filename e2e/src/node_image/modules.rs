@@ -1,6 +1,6 @@
 //! Which kernel modules the image holds, and in what order they are loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,12 +46,15 @@ pub(super) fn listed(text: &str, stage: Stage) -> Result<Vec<&str>> {
 /// The modules of one kernel.
 pub(super) struct Modules {
     files: BTreeMap<String, PathBuf>,
+    /// What this kernel has built in: other architectures' have other things as modules.
+    built_in: BTreeSet<String>,
 }
 
 impl Modules {
     /// Finds them below a folder of `/lib/modules`.
     pub(super) fn find(folder: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
+        let mut built_in = BTreeSet::new();
         let mut unread = vec![folder.to_owned()];
         while let Some(folder) = unread.pop() {
             for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
@@ -61,15 +64,27 @@ impl Modules {
                     unread.push(path);
                 } else if let Some(name) = module_name(&path) {
                     files.insert(name, path);
+                } else if entry.file_name() == "modules.builtin" {
+                    built_in.extend(
+                        fs::read_to_string(path)?
+                            .lines()
+                            .filter_map(|line| module_name(line.as_ref())),
+                    );
                 }
             }
         }
-        Ok(Self { files })
+        Ok(Self { files, built_in })
     }
 
-    /// The files of the named modules and of all that they depend on, each after what it depends on.
+    /// The files of the named modules, as far as they are not built in, and of all that they depend on, each after
+    /// what it depends on.
     pub(super) fn closure(&self, names: &[&str]) -> Result<Vec<&Path>> {
-        let order = order(names, &|name| {
+        let names: Vec<_> = names
+            .iter()
+            .copied()
+            .filter(|&name| !self.built_in.contains(name))
+            .collect();
+        let order = order(&names, &|name| {
             let path = self.path(name)?;
             let content = fs::read(path)?;
             let info = elf::section(&content, ".modinfo")
@@ -159,6 +174,20 @@ mod tests {
             order(&["virtio_blk", "virtio_net", "failover"], &depends).unwrap(),
             ["virtio", "virtio_blk", "failover", "net_failover", "virtio_net"]
         );
+    }
+
+    #[test]
+    fn what_is_built_in_is_not_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("modules.builtin"),
+            "kernel/drivers/acpi/button.ko\n",
+        )
+        .unwrap();
+        let modules = Modules::find(folder.path()).unwrap();
+        assert!(modules.closure(&["button"]).unwrap().is_empty());
+        let error = modules.closure(&["evdev"]).unwrap_err().to_string();
+        assert!(error.contains("no module evdev"), "{error}");
     }
 
     #[test]
