@@ -112,7 +112,7 @@ pub fn start(
     let (policies, writer) = reflector::store();
     let neighbours = pods.clone();
     tasks.spawn(run(
-        cluster.all(),
+        Api::<NetworkPolicy>::all(cluster.client.clone()),
         everything,
         writer,
         listeners("networkpolicies"),

@@ -5,7 +5,7 @@ mod record;
 
 pub use config::{
     BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, MaroonedPodsConfig, MaroonedPodsConfigSpec,
-    MaroonedPodsConfigStatus, NetworkBinding, NodeCounts, ResourceOverhead, VmOptions,
+    MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts, ResourceOverhead, VmOptions,
 };
 pub use record::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, Phase, PodRef, StageTimes, VmResources, VmSpec,

@@ -2,6 +2,7 @@
 
 mod life;
 mod model;
+mod policies;
 mod properties;
 mod releases;
 mod steps;

@@ -1,5 +1,6 @@
 //! Any interleaving of users, KubeVirt, guests, lagging caches, two leaders and crashes between writes.
 
+use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
@@ -49,6 +50,13 @@ const MOVES: &[(&str, Act)] = &[
     ("pod_is_recreated", World::pod_is_recreated),
     ("gate_is_taken", World::gate_is_taken),
     ("record_is_deleted", World::record_is_deleted),
+    ("policy_is_written", World::policy_is_written),
+    ("policies are heeded", |w| {
+        w.configure_policies(NetworkPolicies::Refuse)
+    }),
+    ("policies are not heeded", |w| {
+        w.configure_policies(NetworkPolicies::Warn)
+    }),
     ("budget holds", |w| !std::mem::replace(&mut w.budget_holds, true)),
 ];
 
@@ -146,6 +154,9 @@ impl Run {
         for write in plan.writes.iter().take(writes) {
             if matches!(write, Write::LiftGate { .. }) {
                 verified(&self.world).map_err(|why| format!("S1: {why}"))?;
+                if self.world.heeds_a_policy() {
+                    return Err("lifted though a policy is to be heeded".to_owned());
+                }
             }
             let gated = self.world.pod().is_some_and(|p| p.gate_index.is_some());
             let existed = self.world.objects.pod.is_some();

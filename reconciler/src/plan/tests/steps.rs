@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use maroonedpods_common::api::{NetworkPolicies, Phase, condition};
+use maroonedpods_common::api::{Phase, condition};
 use maroonedpods_common::names;
 
 use super::model::{Asks, Outcome, World, kinds};
@@ -10,7 +10,7 @@ use crate::plan::{self, Write};
 use crate::record;
 
 /// A world in which everybody has behaved until `stage` holds.
-fn until(stage: impl Fn(&World) -> bool) -> World {
+pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
     let mut world = World::new();
     for _ in 0..40 {
         if stage(&world) {
@@ -39,13 +39,13 @@ fn registered() -> World {
 }
 
 /// All that the lift waits for is there.
-fn about_to_lift() -> World {
+pub(super) fn about_to_lift() -> World {
     let world = until(|w| w.status().phase == Phase::Registered && w.node().is_some_and(|n| n.ready));
     assert!(kinds(&world.plan()).contains(&"lift_gate"));
     world
 }
 
-fn says(world: &World) -> String {
+pub(super) fn says(world: &World) -> String {
     world
         .pod()
         .and_then(|p| p.condition)
@@ -364,86 +364,4 @@ fn a_cluster_that_is_not_ready_gets_no_credential_and_goes_on_with_what_runs() {
     let mut ready = about_to_lift();
     ready.hold = Some(why);
     assert!(kinds(&ready.plan()).contains(&"lift_gate"));
-}
-
-fn selected(mut world: World, mode: NetworkPolicies) -> World {
-    let mut settings = (*world.settings.clone().unwrap()).clone();
-    settings.spec.vm.network_policies = mode;
-    world.settings = Some(Arc::new(settings));
-    world.policies = vec!["deny-all".to_owned()];
-    world
-}
-
-#[test]
-fn a_policy_that_is_not_enforced_is_said_with_the_lift_and_costs_no_write() {
-    let quiet = about_to_lift().plan();
-    let mut world = selected(about_to_lift(), NetworkPolicies::Warn);
-    let plan = world.pass();
-    assert_eq!(kinds(&plan), kinds(&quiet));
-    let warned = plan.notes.iter().filter(|n| n.warning).collect::<Vec<_>>();
-    assert!(
-        matches!(warned.as_slice(), [note] if note.reason == "NetworkPolicyNotEnforced"),
-        "{warned:?}"
-    );
-    assert!(warned[0].message.ends_with("deny-all"), "{}", warned[0].message);
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
-    let plan = world.plan();
-    assert!(plan.writes.is_empty() && plan.notes.is_empty(), "said once");
-}
-
-#[test]
-fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
-    let mut world = until(|w| w.pod().is_some_and(|p| p.lifted()) && kinds(&w.plan()).is_empty());
-    assert_eq!(says(&world), "NodeReady");
-    world = selected(world, NetworkPolicies::Refuse);
-    let plan = world.pass();
-    assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
-        (&["pod_report"][..], 1)
-    );
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
-    assert!(kinds(&world.plan()).is_empty());
-    world.policies.clear();
-    let plan = world.pass();
-    assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
-        (&["pod_report"][..], 0)
-    );
-    assert_eq!(says(&world), "NodeReady");
-}
-
-#[test]
-fn where_policies_are_to_be_heeded_a_selected_pod_gets_no_vm() {
-    let mut world = selected(World::new(), NetworkPolicies::Refuse);
-    let plan = world.pass();
-    assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
-        (&["pod_report"][..], 1)
-    );
-    assert!(kinds(&world.plan()).is_empty(), "said once");
-    // Whoever cannot change the policy may change the configuration.
-    assert_eq!(
-        kinds(&selected(world.clone(), NetworkPolicies::Warn).plan()),
-        ["create_record"]
-    );
-    world.policies.clear();
-    assert_eq!(world.settle(200).unwrap(), Outcome::Lifted);
-}
-
-#[test]
-fn where_policies_are_to_be_heeded_a_late_one_keeps_the_gate_closed() {
-    let mut world = selected(about_to_lift(), NetworkPolicies::Refuse);
-    world.pass();
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
-    assert!(world.pod().unwrap().gate_index.is_some());
-    assert!(!kinds(&world.plan()).contains(&"lift_gate"));
-    world.policies.clear();
-    assert!(kinds(&world.pass()).contains(&"lift_gate"));
-
-    let mut recorded = World::new();
-    recorded.pass();
-    let mut recorded = selected(recorded, NetworkPolicies::Refuse);
-    recorded.pass();
-    assert!(recorded.living_vms().is_empty());
-    assert_eq!(says(&recorded), "NetworkPolicyNotEnforced");
 }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::core::DynamicObject;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, NetworkPolicies, VmResources};
 use maroonedpods_common::names;
 use serde_json::json;
 
@@ -170,6 +170,12 @@ impl World {
             self.apply(write).unwrap();
         }
         plan
+    }
+
+    /// A policy selects the pod, and the configuration has it wait for that.
+    pub fn heeds_a_policy(&self) -> bool {
+        let configured = self.settings.as_ref().map(|s| s.spec.vm.network_policies);
+        !self.policies.is_empty() && configured == Some(NetworkPolicies::Refuse)
     }
 
     pub fn status(&self) -> MaroonedNodeStatus {

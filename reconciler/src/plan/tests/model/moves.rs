@@ -1,8 +1,11 @@
 //! What KubeVirt, the guest, Kubernetes and people do. Each move says whether it changed anything.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::DynamicObject;
+use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
@@ -12,7 +15,7 @@ use crate::record;
 impl World {
     /// Everybody who is honest does what is due, once; whether anything was.
     pub fn behave(&mut self) -> bool {
-        let moves: [fn(&mut Self) -> bool; 13] = [
+        let moves: [fn(&mut Self) -> bool; 14] = [
             Self::vms_that_go_are_gone,
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
@@ -26,8 +29,25 @@ impl World {
             Self::kubelet_stops_pod,
             Self::pod_is_orphaned,
             |w| std::mem::take(&mut w.budget_holds),
+            |w| !std::mem::take(&mut w.policies).is_empty(),
         ];
         moves.iter().filter(|step| step(self)).count() > 0
+    }
+
+    /// A policy selects the pod from now on.
+    pub fn policy_is_written(&mut self) -> bool {
+        let none = self.policies.is_empty();
+        self.policies = vec!["deny-all".to_owned()];
+        none
+    }
+
+    /// The configuration says what to do about policies.
+    pub fn configure_policies(&mut self, wanted: NetworkPolicies) -> bool {
+        let Some(settings) = &mut self.settings else {
+            return false;
+        };
+        let now = &mut Arc::make_mut(settings).spec.vm.network_policies;
+        std::mem::replace(now, wanted) != wanted
     }
 
     pub fn vms_that_go_are_gone(&mut self) -> bool {

@@ -1,0 +1,86 @@
+//! NetworkPolicies that select the pod, at each stage of its life.
+
+use maroonedpods_common::api::NetworkPolicies;
+
+use super::model::{Outcome, World, kinds};
+use super::steps::{about_to_lift, says, until};
+
+fn selected(mut world: World, mode: NetworkPolicies) -> World {
+    world.configure_policies(mode);
+    world.policy_is_written();
+    world
+}
+
+#[test]
+fn a_policy_that_is_not_enforced_is_said_with_the_lift_and_costs_no_write() {
+    let quiet = about_to_lift().plan();
+    let mut world = selected(about_to_lift(), NetworkPolicies::Warn);
+    let plan = world.pass();
+    assert_eq!(kinds(&plan), kinds(&quiet));
+    let warned = plan.notes.iter().filter(|n| n.warning).collect::<Vec<_>>();
+    assert!(
+        matches!(warned.as_slice(), [note] if note.reason == "NetworkPolicyNotEnforced"),
+        "{warned:?}"
+    );
+    assert!(warned[0].message.ends_with("deny-all"), "{}", warned[0].message);
+    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    let plan = world.plan();
+    assert!(plan.writes.is_empty() && plan.notes.is_empty(), "said once");
+}
+
+#[test]
+fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
+    let mut world = until(|w| w.pod().is_some_and(|p| p.lifted()) && kinds(&w.plan()).is_empty());
+    assert_eq!(says(&world), "NodeReady");
+    world = selected(world, NetworkPolicies::Refuse);
+    let plan = world.pass();
+    assert_eq!(
+        (kinds(&plan).as_slice(), plan.notes.len()),
+        (&["pod_report"][..], 1)
+    );
+    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    assert!(kinds(&world.plan()).is_empty());
+    world.policies.clear();
+    let plan = world.pass();
+    assert_eq!(
+        (kinds(&plan).as_slice(), plan.notes.len()),
+        (&["pod_report"][..], 0)
+    );
+    assert_eq!(says(&world), "NodeReady");
+}
+
+#[test]
+fn where_policies_are_to_be_heeded_a_selected_pod_gets_no_vm() {
+    let mut world = selected(World::new(), NetworkPolicies::Refuse);
+    let plan = world.pass();
+    assert_eq!(
+        (kinds(&plan).as_slice(), plan.notes.len()),
+        (&["pod_report"][..], 1)
+    );
+    assert!(kinds(&world.plan()).is_empty(), "said once");
+    // Whoever cannot change the policy may change the configuration.
+    assert_eq!(
+        kinds(&selected(world.clone(), NetworkPolicies::Warn).plan()),
+        ["create_record"]
+    );
+    world.policies.clear();
+    assert_eq!(world.settle(200).unwrap(), Outcome::Lifted);
+}
+
+#[test]
+fn where_policies_are_to_be_heeded_a_late_one_keeps_the_gate_closed() {
+    let mut world = selected(about_to_lift(), NetworkPolicies::Refuse);
+    world.pass();
+    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    assert!(world.pod().unwrap().gate_index.is_some());
+    assert!(!kinds(&world.plan()).contains(&"lift_gate"));
+    world.policies.clear();
+    assert!(kinds(&world.pass()).contains(&"lift_gate"));
+
+    let mut recorded = World::new();
+    recorded.pass();
+    let mut recorded = selected(recorded, NetworkPolicies::Refuse);
+    recorded.pass();
+    assert!(recorded.living_vms().is_empty());
+    assert_eq!(says(&recorded), "NetworkPolicyNotEnforced");
+}
