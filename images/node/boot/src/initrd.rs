@@ -14,7 +14,9 @@ use crate::console::{self, Phase};
 use crate::{disks, modules, mounts};
 
 /// Where the root is while the initrd still is one.
-const ROOT: &str = "/root";
+const ROOT: &str = "/mnt";
+/// What the image's root is.
+const ROOT_KIND: &str = "squashfs";
 
 /// From the kernel's first process to the root's init.
 pub fn run() -> Result<Infallible> {
@@ -23,7 +25,8 @@ pub fn run() -> Result<Infallible> {
     modules::load()?;
     let command_line = fs::read_to_string("/proc/cmdline")?;
     let root = disks::last_partition(&disks::wait_for_serial(disks::root_serial(&command_line)?)?)?;
-    mounts::read_only(&root, ROOT, "ext4")?;
+    fs::create_dir_all(ROOT)?;
+    mounts::read_only(&root, ROOT, ROOT_KIND)?;
     for folder in mounts::early_folders() {
         let target = Path::new(ROOT).join(folder.trim_start_matches('/'));
         move_mount(folder, &target)

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use maroonedpods_common::api::JoinMode;
 use maroonedpods_common::names::JOIN_INFO_PATH;
 
-use crate::{files, join_info, paths};
+use crate::{cni, files, join_info, machine, paths, uplink};
 
 /// How often the certificate is looked for.
 const POLL: Duration = Duration::from_millis(200);
@@ -23,15 +23,33 @@ pub fn run() -> Result<()> {
         .with_context(|| format!("cannot read {JOIN_INFO_PATH}, which cloud-init writes"))?;
     let info = join_info::parse(&yaml)?;
     files::write(root, &files::to_join(&info)?)?;
-    let (unit, certificate) = match info.mode {
-        JoinMode::Kubelet => ("kubelet.service", paths::CLIENT_CERTIFICATE),
-        JoinMode::K3s => ("k3s-agent.service", paths::K3S_CLIENT_CERTIFICATE),
-    };
-    start(unit)?;
-    while !Path::new(certificate).exists() {
+    match info.mode {
+        JoinMode::Kubelet => {
+            // The rules first: nft has the kernel load the modules that the settings are for.
+            uplink::guard(&info)?;
+            machine::settings()?;
+            start("kubelet.service")?;
+            wait_for(paths::CLIENT_CERTIFICATE);
+            files::forget_token(root, &info)?;
+            if info.host_network {
+                wait_for(paths::SERVING_CERTIFICATE);
+                cni::put_on_loopback()?;
+            }
+            Ok(())
+        }
+        // k3s brings its own pod network.
+        JoinMode::K3s => {
+            start("k3s-agent.service")?;
+            wait_for(paths::K3S_CLIENT_CERTIFICATE);
+            files::forget_token(root, &info)
+        }
+    }
+}
+
+fn wait_for(path: &str) {
+    while !Path::new(path).exists() {
         thread::sleep(POLL);
     }
-    files::forget_token(root, &info)
 }
 
 fn start(unit: &str) -> Result<()> {

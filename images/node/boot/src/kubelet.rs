@@ -54,6 +54,8 @@ pub fn configuration(info: &JoinInfo) -> Result<String, Error> {
             "nodefs.available": "5%",
             "imagefs.available": "5%",
         },
+        // By default below /usr, which is read-only in the guest.
+        "volumePluginDir": format!("{}/volumeplugins", paths::KUBELET_FOLDER),
         "containerLogMaxSize": "10Mi",
         "containerLogMaxFiles": 3,
     });

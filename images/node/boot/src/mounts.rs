@@ -93,8 +93,11 @@ const LATE: [Mount; 6] = [
     },
 ];
 
-/// Mounts what the initrd needs.
+/// Mounts what the initrd needs, which brings no folders for it.
 pub fn early() -> Result<()> {
+    for folder in early_folders() {
+        fs::create_dir_all(folder)?;
+    }
     mount_all(&EARLY)
 }
 
@@ -179,7 +182,7 @@ fn mount_all(mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-/// Without a journal: this file system is never used again after a crash.
+/// Without a journal: this file system is never used again after a crash. And with as little to write as can be.
 fn make_file_system(device: &Path) -> Result<()> {
     let status = Command::new("mkfs.ext4")
         .args([
@@ -188,9 +191,9 @@ fn make_file_system(device: &Path) -> Result<()> {
             "-m",
             "0",
             "-O",
-            "^has_journal",
+            "^has_journal,^resize_inode",
             "-E",
-            "lazy_itable_init=1,nodiscard",
+            "lazy_itable_init=1,nodiscard,packed_meta_blocks=1",
         ])
         .arg(device)
         .env("PATH", paths::PROGRAM_FOLDERS)

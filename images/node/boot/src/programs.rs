@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
-use crate::supervise::{Action, Event, MOST_FAILURES, Supervisor, Unit};
+use crate::supervise::{Action, Alarm, Event, MOST_FAILURES, Supervisor, Unit};
 use crate::{cni, console, files, kubelet, paths, power};
 
 /// How often something is looked for that the programs make.
@@ -34,6 +34,8 @@ struct Child {
 struct Programs<'a> {
     info: &'a JoinInfo,
     children: BTreeMap<Unit, Child>,
+    /// How each ended last.
+    ends: BTreeMap<Unit, WaitStatus>,
     sender: Sender<Message>,
 }
 
@@ -47,6 +49,7 @@ pub fn run(info: &JoinInfo) -> Result<()> {
     let mut programs = Programs {
         info,
         children: BTreeMap::new(),
+        ends: BTreeMap::new(),
         sender: sender.clone(),
     };
     let mut supervisor = Supervisor::default();
@@ -81,6 +84,16 @@ impl Programs<'_> {
             Action::Stop(unit) => self.signal(unit, Signal::SIGTERM),
             Action::Kill(unit) => self.signal(unit, Signal::SIGKILL),
             Action::Wake(alarm, after) => {
+                if let Alarm::Restart(unit) = alarm {
+                    let end = self
+                        .ends
+                        .remove(&unit)
+                        .map_or_else(|| "it was not started".to_owned(), described);
+                    console::error(&anyhow!(
+                        "{} ended ({end}); it is started again in {after:?}",
+                        name(unit)
+                    ));
+                }
                 let sender = self.sender.clone();
                 thread::spawn(move || {
                     thread::sleep(after);
@@ -143,9 +156,7 @@ impl Programs<'_> {
             .iter()
             .find_map(|(&unit, child)| (child.pid == pid).then_some(unit))?;
         let ran = self.children.remove(&unit)?.since.elapsed();
-        if status != WaitStatus::Exited(pid, 0) {
-            console::error(&anyhow!("{} ended: {status:?}", name(unit)));
-        }
+        self.ends.insert(unit, status);
         Some(Event::Ended { unit, ran })
     }
 }
@@ -188,6 +199,14 @@ fn watch(sender: &Sender<Message>) {
         if sender.send(Message::Event(event)).is_err() {
             return;
         }
+    }
+}
+
+fn described(end: WaitStatus) -> String {
+    match end {
+        WaitStatus::Exited(_, status) => format!("exit status {status}"),
+        WaitStatus::Signaled(_, signal, _) => signal.to_string(),
+        other => format!("{other:?}"),
     }
 }
 

@@ -20,13 +20,18 @@ pub fn configure(network: Network, info: &JoinInfo) -> Result<()> {
     let loopback = netlink.link("lo")?.context("there is no link lo")?;
     netlink.set_up(loopback.index)?;
     let uplink = wait_for_link(&mut netlink)?;
-    // On the guest's own network, every port is the pod's.
-    if !info.host_network {
-        nft::apply(&nft::base(paths::UPLINK, info.kubelet.port))?;
-    }
+    guard(info)?;
     netlink.add_address(uplink.index, network.address, network.prefix, false)?;
     netlink.set_up(uplink.index)?;
     netlink.add_route(uplink.index, Route::Default(network.gateway))
+}
+
+/// Lets nobody reach the guest but at the kubelet's port. On the guest's own network, every port is the pod's.
+pub fn guard(info: &JoinInfo) -> Result<()> {
+    if info.host_network {
+        return Ok(());
+    }
+    nft::apply(&nft::base(paths::UPLINK, info.kubelet.port))
 }
 
 fn wait_for_link(netlink: &mut Netlink) -> Result<Link> {
