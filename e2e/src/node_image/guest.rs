@@ -1,14 +1,14 @@
 //! The node image in bare QEMU, without a cluster around it: as far as a guest gets without an API server.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use maroonedpods_common::join_info::JoinInfo;
 use maroonedpods_common::names::JOIN_INFO_PATH;
 use nix::unistd::geteuid;
@@ -28,6 +28,8 @@ const NETWORK_CONFIG: &str = "version: 2\nethernets: {eth0: {match: {name: \"e*\
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 root=/dev/disk/by-id/virtio-root ro panic=5";
 const SCRATCH_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_millis(100);
+/// A monitor that takes longer to do as it is told does not answer.
+const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a guest starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +197,19 @@ impl Guest {
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) -> Result<()> {
         let mut monitor = UnixStream::connect(self.folder.path().join("monitor"))?;
-        Ok(monitor.write_all(b"system_powerdown\n")?)
+        monitor.set_read_timeout(Some(MONITOR_LIMIT))?;
+        monitor.write_all(b"system_powerdown\n")?;
+        // The monitor prompts, and again when it has done as told; it forgets who hangs up before.
+        let mut said = Vec::new();
+        let mut part = [0; 256];
+        while String::from_utf8_lossy(&said).matches("(qemu)").count() < 2 {
+            let length = monitor
+                .read(&mut part)
+                .context("QEMU's monitor does not answer")?;
+            ensure!(length > 0, "QEMU's monitor hung up");
+            said.extend_from_slice(&part[..length]);
+        }
+        Ok(())
     }
 
     fn console_path(&self) -> PathBuf {
