@@ -1,7 +1,7 @@
 //! Our two programs as container images: built static, so that an image needs no base and holds nothing else.
 
-mod cargo;
-mod sbom;
+pub(crate) mod cargo;
+pub(crate) mod sbom;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 pub use self::cargo::Profile;
-use self::cargo::{Source, Workspace};
+use self::cargo::{Source, TARGET, Workspace};
 use crate::oci::{Files, Image};
 
 /// Nobody's, on any distribution: the user that small base images run as.
@@ -88,10 +88,10 @@ fn build_one(
     options: &Options,
     program: &'static str,
 ) -> Result<Built> {
-    let executable = workspace.build(program, options.profile)?;
+    let executable = workspace.build(program, options.profile, TARGET)?;
     let binary = fs::read(&executable).with_context(|| format!("reading {}", executable.display()))?;
     let sbom = sbom::document(
-        &workspace.dependencies(program)?,
+        &workspace.dependencies(program, TARGET)?,
         &workspace.linked()?,
         &format!("{:x}", Sha256::digest(&binary)),
         source.time,
@@ -136,7 +136,7 @@ fn reference(options: &Options, program: &str) -> String {
     }
 }
 
-fn labels(program: &str, source: &Source) -> BTreeMap<String, String> {
+pub(crate) fn labels(program: &str, source: &Source) -> BTreeMap<String, String> {
     let mut labels = vec![
         ("title", program.to_owned()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -153,7 +153,7 @@ fn labels(program: &str, source: &Source) -> BTreeMap<String, String> {
 }
 
 /// Writes a file at once or not at all: another test program may be reading the one that is there.
-fn put(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
+pub(crate) fn put(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf> {
     let path = folder.join(name);
     let unfinished = tempfile::Builder::new()
         .permissions(Permissions::from_mode(0o644))

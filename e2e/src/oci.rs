@@ -16,7 +16,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// What an image is made of: one amd64 Linux layer and how to run it.
+/// What an image is made of: one layer and how to run it.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Full reference, such as `maroonedpods-webhook:0.1.0`.
@@ -108,17 +108,25 @@ impl Files {
 }
 
 impl Image {
-    /// Makes the archive.
+    /// Makes the archive, of an image for amd64 Linux.
     ///
     /// # Errors
     /// A path is too long for a tar header, or the image was created before 1970.
     pub fn archive(&self) -> Result<Archive> {
+        self.archive_for("amd64")
+    }
+
+    /// [`Self::archive`] for another architecture, by Go's name of it.
+    ///
+    /// # Errors
+    /// As for [`Self::archive`].
+    pub fn archive_for(&self, architecture: &str) -> Result<Archive> {
         let created = u64::try_from(self.created.as_second()).context("an image made before 1970")?;
         let mut blobs = Blobs::default();
         let layer = blobs.add(LAYER, self.files.tar(created)?);
         let config = json!({
             "created": self.created,
-            "architecture": "amd64",
+            "architecture": architecture,
             "os": "linux",
             "config": {
                 "User": self.user,

@@ -28,6 +28,17 @@ const SOURCES: [&str; 9] = [
     "containerd/go.sum",
 ];
 
+/// What the programs of the node image depend on, below `hack/tools`.
+const NODE_SOURCES: [&str; 7] = [
+    "go.mod",
+    "go.sum",
+    "kubelet/main.go",
+    "pause/main.go",
+    "containerd/go.mod",
+    "containerd/go.sum",
+    "containerd/preload/main.go",
+];
+
 /// A program that the harness runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -106,10 +117,67 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
         }
     }
     let sources = source_folder();
-    let cache = cache_folder(&sources)?;
+    let cache = cache_folder(&sources, &SOURCES)?;
     let path = cache.join(tool.name());
     if !path.exists() {
         go::build_once(tool, &sources, &cache)?;
+    }
+    Ok(path)
+}
+
+/// A Go program of the node image, built for any architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeTool {
+    /// The node agent alone.
+    Kubelet,
+    /// The first process of a pod's sandbox.
+    Pause,
+    /// Runs the guest's containers.
+    Containerd,
+    /// What containerd leaves with each pod.
+    ContainerdShim,
+    /// Fills a containerd folder with an image; runs while the image is made.
+    Preload,
+}
+
+impl NodeTool {
+    /// File name of the program.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::Pause => "pause",
+            Self::Containerd => "containerd",
+            Self::ContainerdShim => "containerd-shim-runc-v2",
+            Self::Preload => "preload",
+        }
+    }
+
+    fn package(self) -> (Module, &'static str) {
+        match self {
+            Self::Kubelet => (Module::Kubernetes, "./kubelet"),
+            Self::Pause => (Module::Kubernetes, "./pause"),
+            Self::Containerd => (
+                Module::Containerd,
+                "github.com/containerd/containerd/v2/cmd/containerd",
+            ),
+            Self::ContainerdShim => (
+                Module::Containerd,
+                "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+            ),
+            Self::Preload => (Module::Containerd, "./preload"),
+        }
+    }
+}
+
+/// Path of a static `tool` for `arch` (Go's name of it), built first if need be. Never the machine's: the image is
+/// made of what `hack/tools` pins. Blocks, for minutes the first time.
+pub(crate) fn find_for_node(tool: NodeTool, arch: &str) -> Result<PathBuf> {
+    let sources = source_folder();
+    let cache = cache_folder(&sources, &NODE_SOURCES)?.join(arch);
+    let path = cache.join(tool.name());
+    if !path.exists() {
+        let (module, package) = tool.package();
+        go::build_for_once(module, &[package], tool.name(), arch, &sources, &cache)?;
     }
     Ok(path)
 }
@@ -139,7 +207,8 @@ fn source_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/tools")
 }
 
-fn cache_folder(sources: &Path) -> Result<PathBuf> {
+/// The folder for what is built from `files`: another one for other contents.
+fn cache_folder(sources: &Path, files: &[&str]) -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME") {
         Some(folder) => PathBuf::from(folder),
         None => env::home_dir()
@@ -147,7 +216,7 @@ fn cache_folder(sources: &Path) -> Result<PathBuf> {
             .join(".cache"),
     };
     let mut hash = Sha256::new();
-    for source in SOURCES {
+    for source in files {
         let path = sources.join(source);
         hash.update(fs::read(&path).with_context(|| format!("reading {}", path.display()))?);
     }

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use crate::check::eventually;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use crate::plane::{Identity, Plane, PlaneOptions};
-use crate::vmhost::{VmHost, VmHostOptions, install_crd};
+use crate::vmhost::{Guests, VmHost, VmHostOptions, install_crd};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const HOSTS: u32 = 3;
@@ -116,6 +116,7 @@ impl World {
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
             seed,
+            guests: Guests::Simulated,
         })
         .await
     }

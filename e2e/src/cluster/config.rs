@@ -5,8 +5,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+/// The handler of a node for a `RuntimeClass`: its containers have `/dev/net/tun` and `/dev/kvm`, without more rights.
+pub const DEVICES_HANDLER: &str = "vm-devices";
+/// What they begin with, a file in the node's folder.
+pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
 /// Name of the image that every pod's sandbox is made of.
-pub(super) const SANDBOX_IMAGE: &str = "localhost/pause:1";
+pub(crate) const SANDBOX_IMAGE: &str = "localhost/pause:1";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -44,8 +48,36 @@ disabled_plugins = [
   runtime_path = '{shim}'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   BinaryName = '{runc}'
+# The same, with what VMs need.
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{DEVICES_HANDLER}]
+  runtime_type = 'io.containerd.runc.v2'
+  runtime_path = '{shim}'
+  base_runtime_spec = '{folder}/{DEVICES_SPEC}'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{DEVICES_HANDLER}.options]
+  BinaryName = '{runc}'
 "
     )
+}
+
+/// The specification that containers of [`DEVICES_HANDLER`] begin with: containerd's own, `default`, and device nodes
+/// that everybody in the container may use. Where the kernel lacks one, opening it says so.
+pub(super) fn with_devices(mut default: Value) -> Value {
+    let linux = &mut default["linux"];
+    // Numbers that Linux has given to them: Documentation/admin-guide/devices.txt.
+    for (path, minor) in [("/dev/net/tun", 200), ("/dev/kvm", 232)] {
+        let node = json!({"path": path, "type": "c", "major": 10, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0});
+        let rule = json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"});
+        push(&mut linux["devices"], node);
+        push(&mut linux["resources"]["devices"], rule);
+    }
+    default
+}
+
+fn push(list: &mut Value, item: Value) {
+    match list.as_array_mut() {
+        Some(list) => list.push(item),
+        None => *list = json!([item]),
+    }
 }
 
 /// The pod network's, for the CNI plugins `bridge` and `host-local`.
@@ -115,4 +147,21 @@ pub(super) fn kube_proxy(folder: &Path, node: &str) -> Value {
         // The table of connections is the machine's: its size is left alone.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_added_to_what_there_is() {
+        let deny = json!({"allow": false, "access": "rwm"});
+        let spec = with_devices(json!({"linux": {"resources": {"devices": [deny]}}}));
+        assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/net/tun");
+        let rules = spec["linux"]["resources"]["devices"].as_array().unwrap();
+        assert_eq!(
+            (rules.len(), &rules[0], &rules[2]["minor"]),
+            (3, &deny, &json!(232))
+        );
+    }
 }

@@ -18,14 +18,14 @@
 //! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
 
 mod cgroup;
-mod config;
+pub(crate) mod config;
 mod mounts;
 mod namespaces;
 mod network;
 mod node;
 mod requirements;
 mod run;
-mod sandbox;
+pub(crate) mod sandbox;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,9 @@ use kube::Api;
 use maroonedpods_common::names;
 use tokio::task;
 
+pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
+pub(crate) use self::run::leave_out;
 pub use self::run::{provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;

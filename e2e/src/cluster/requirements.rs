@@ -1,17 +1,14 @@
 //! What a machine needs for real nodes: rights, and programs that its distribution brings.
 
-use std::env;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 
 use super::namespaces;
-use crate::tools::{self, last_lines, say};
+use crate::packages::{self, program};
+use crate::tools;
 
-/// Where programs for the administrator are, which an ordinary PATH does not name.
-const ADMIN_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// Where distributions put the CNI plugins.
 const CNI_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
 const CNI_PLUGINS: [&str; 3] = ["bridge", "host-local", "loopback"];
@@ -41,15 +38,7 @@ pub(super) fn provide() -> Result<Programs> {
         .lock()
         .map_err(|_| anyhow!("installing failed before"))?;
     tools::prepare_nodes()?;
-    let packages = missing_packages();
-    if !packages.is_empty() {
-        install(&packages)?;
-        let still = missing_packages();
-        ensure!(
-            still.is_empty(),
-            "apt-get installed {still:?}, but what they should bring is not where it is looked for"
-        );
-    }
+    packages::provide("the test nodes", missing_packages)?;
     Ok(Programs {
         runc: program("runc").context("runc is missing")?,
         cni: cni().context("the CNI plugins are missing")?,
@@ -67,52 +56,6 @@ fn missing_packages() -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))
     .collect()
-}
-
-fn install(packages: &[&str]) -> Result<()> {
-    let names = packages.join(" ");
-    if program("apt-get").is_none() {
-        bail!(
-            "real nodes need runc, iptables, ip and the CNI plugins; of these, this machine lacks what Debian calls: {names}. Install them, or run without root to leave the tests of real nodes out"
-        );
-    }
-    say(&format!("installing with apt-get, for the test nodes: {names}"));
-    if apt_get(&["install", "--yes", "--no-install-recommends"], packages).is_ok() {
-        return Ok(());
-    }
-    // A fresh machine has no list of packages, or an old one.
-    apt_get(&["update"], &[])?;
-    apt_get(&["install", "--yes", "--no-install-recommends"], packages)
-}
-
-fn apt_get(arguments: &[&str], packages: &[&str]) -> Result<()> {
-    let log = tempfile::NamedTempFile::new()?;
-    let status = Command::new("apt-get")
-        // Somebody else may be installing.
-        .args(["-o", "DPkg::Lock::Timeout=300"])
-        .args(arguments)
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(log.reopen()?)
-        .stderr(log.reopen()?)
-        .status()?;
-    ensure!(
-        status.success(),
-        "apt-get {} {} failed ({status}):\n{}",
-        arguments.join(" "),
-        packages.join(" "),
-        last_lines(log.path(), 10)
-    );
-    Ok(())
-}
-
-fn program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(ADMIN_FOLDERS.map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
 }
 
 fn cni() -> Option<PathBuf> {

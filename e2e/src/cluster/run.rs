@@ -120,6 +120,12 @@ fn is_left_out(test: &str) -> bool {
     let Some(reason) = missing_rights() else {
         return false;
     };
+    leave_out(test, &reason);
+    true
+}
+
+/// Says that a test was left out, and why: on stderr, and in the last line of `hack/test`.
+pub(crate) fn leave_out(test: &str, reason: &str) {
     say(&format!("not run: {test}: {reason}"));
     if let Some(list) = env::var_os(NOT_RUN) {
         let added = OpenOptions::new().append(true).create(true).open(&list);
@@ -127,7 +133,6 @@ fn is_left_out(test: &str) -> bool {
             say(&format!("{NOT_RUN}: {error}"));
         }
     }
-    true
 }
 
 /// Name of the running test: the test runner calls the test's thread by it, unless it runs them one by one on its

@@ -14,7 +14,7 @@ use super::sbom::{Linked, TREE_ARGUMENTS};
 
 /// glibc, linked in. Our programs in a cluster look no names up (the API server's address comes by environment),
 /// which is the one thing that a static glibc is bad at.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// How a program is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,18 +26,19 @@ pub enum Profile {
 }
 
 /// This repository, as cargo sees it.
-pub(super) struct Workspace {
-    root: PathBuf,
+pub(crate) struct Workspace {
+    /// Its folder.
+    pub(crate) root: PathBuf,
     /// Where cargo builds.
-    pub(super) target: PathBuf,
+    pub(crate) target: PathBuf,
 }
 
 /// What an image is built from.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// The commit's time, or `SOURCE_DATE_EPOCH`.
-    pub(super) time: Timestamp,
+    pub(crate) time: Timestamp,
     /// The commit, with `-dirty` where it is not all that was built; None outside of git.
-    pub(super) revision: Option<String>,
+    pub(crate) revision: Option<String>,
 }
 
 impl Profile {
@@ -49,7 +50,7 @@ impl Profile {
     }
 
     /// The folder of the images: a test's never take the place of a release's.
-    pub(super) fn images(self, target: &Path) -> PathBuf {
+    pub(crate) fn images(self, target: &Path) -> PathBuf {
         let images = target.join("images");
         match self {
             Self::Release => images,
@@ -59,7 +60,7 @@ impl Profile {
 }
 
 impl Workspace {
-    pub(super) fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         #[derive(Deserialize)]
         struct Metadata {
             workspace_root: PathBuf,
@@ -74,33 +75,42 @@ impl Workspace {
         })
     }
 
-    /// Builds one program, by itself: with others, it would get the features that only they need.
-    pub(super) fn build(&self, program: &str, profile: Profile) -> Result<PathBuf> {
+    /// Builds one program, by itself: with others, it would get the features that only they need. `target` is Rust's
+    /// name of what it is for.
+    pub(crate) fn build(&self, program: &str, profile: Profile, target: &str) -> Result<PathBuf> {
         let profile = profile.cargo_name();
         let status = cargo(&self.root)
             .env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags()?)
             // With --target the flags are not for what runs while it is built (procedural macros cannot be static).
-            .args(["build", "--locked", "--target", TARGET, "--profile", profile])
+            .args(["build", "--locked", "--target", target, "--profile", profile])
             .args(["--package", program, "--bin", program])
             .stdin(Stdio::null())
             .status()
             .context("running cargo")?;
         ensure!(status.success(), "cargo build failed ({status}); see above why");
-        Ok(self.target.join(TARGET).join(profile).join(program))
+        Ok(self.target.join(target).join(profile).join(program))
     }
 
-    /// The crates in a program, as `sbom` reads them.
-    pub(super) fn dependencies(&self, program: &str) -> Result<String> {
+    /// Whether this machine's Rust can build for `target`.
+    pub(crate) fn has_target(&self, target: &str) -> Result<bool> {
+        let libraries = output(
+            self.rustc()
+                .args(["--print", "target-libdir", "--target", target]),
+        )?;
+        Ok(Path::new(libraries.trim()).exists())
+    }
+
+    /// The crates in a program built for `target`, as `sbom` reads them.
+    pub(crate) fn dependencies(&self, program: &str, target: &str) -> Result<String> {
         let mut cargo = cargo(&self.root);
-        cargo.args(["tree", "--locked", "--target", TARGET, "--package", program]);
+        cargo.args(["tree", "--locked", "--target", target, "--package", program]);
         cargo.args(TREE_ARGUMENTS);
         output(&mut cargo)
     }
 
     /// What is linked into a program besides crates.
-    pub(super) fn linked(&self) -> Result<[Linked; 2]> {
-        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        let rustc = output(rustc.current_dir(&self.root).arg("--version"))?;
+    pub(crate) fn linked(&self) -> Result<[Linked; 2]> {
+        let rustc = output(self.rustc().arg("--version"))?;
         let glibc = output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
         Ok([
             Linked {
@@ -117,7 +127,7 @@ impl Workspace {
     }
 
     /// What the image is built from.
-    pub(super) fn source(&self) -> Result<Source> {
+    pub(crate) fn source(&self) -> Result<Source> {
         let commit = self.git(&["log", "-1", "--format=%H %ct"]);
         let (revision, committed) = match commit.as_deref().and_then(|line| line.trim().split_once(' ')) {
             Some((revision, time)) => (Some(revision), Some(time.to_owned())),
@@ -156,6 +166,12 @@ impl Workspace {
             flags.push(name);
         }
         Ok(flags)
+    }
+
+    fn rustc(&self) -> Command {
+        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.current_dir(&self.root);
+        rustc
     }
 
     /// What git answers; None where it cannot.

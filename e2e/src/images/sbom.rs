@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// What `cargo tree` must be asked with: the crates linked into a program (not those that run while it is built),
 /// one a line, with depth, licence and repository.
-pub(super) const TREE_ARGUMENTS: [&str; 6] = [
+pub(crate) const TREE_ARGUMENTS: [&str; 6] = [
     "--edges",
     "normal,no-proc-macro",
     "--prefix",
@@ -20,16 +20,16 @@ pub(super) const TREE_ARGUMENTS: [&str; 6] = [
 
 /// What is linked in and no crate, such as the C library.
 #[derive(Clone, Debug)]
-pub(super) struct Linked {
-    pub(super) name: &'static str,
-    pub(super) version: String,
-    pub(super) license: &'static str,
+pub(crate) struct Linked {
+    pub(crate) name: &'static str,
+    pub(crate) version: String,
+    pub(crate) license: &'static str,
 }
 
 /// A bill of materials; its fields are those of the CycloneDX JSON schema.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Bom {
+pub(crate) struct Bom {
     #[serde(rename = "bomFormat")]
     format: &'static str,
     spec_version: &'static str,
@@ -95,7 +95,7 @@ struct Dependencies {
 ///
 /// # Errors
 /// A line of the tree is not as [`TREE_ARGUMENTS`] asks for.
-pub(super) fn document(tree: &str, linked: &[Linked], sha256: &str, timestamp: Timestamp) -> Result<Bom> {
+pub(crate) fn document(tree: &str, linked: &[Linked], sha256: &str, timestamp: Timestamp) -> Result<Bom> {
     let mut components = BTreeMap::new();
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     // The crates from the root down to the line before.
@@ -129,23 +129,93 @@ pub(super) fn document(tree: &str, linked: &[Linked], sha256: &str, timestamp: T
         edges.insert(purl.clone(), BTreeSet::new());
         components.insert(purl.clone(), part.component(purl));
     }
-    Ok(Bom {
+    Ok(bom(program, components, edges, sha256, timestamp))
+}
+
+/// What is in an image and no crate, such as a package of its distribution.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// Its package URL, which says whose name that is.
+    pub(crate) purl: String,
+}
+
+/// The bill of an image with programs of ours, whose bills these are, and other parts; `sha256` is the digest of what
+/// it holds.
+pub(crate) fn of_image(
+    image: Part,
+    parts: impl IntoIterator<Item = Part>,
+    programs: Vec<Bom>,
+    sha256: &str,
+    timestamp: Timestamp,
+) -> Bom {
+    let mut components: BTreeMap<String, Component> = parts
+        .into_iter()
+        .map(|part| (part.purl.clone(), part.component("library")))
+        .collect();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = components
+        .keys()
+        .map(|id| (id.clone(), BTreeSet::new()))
+        .collect();
+    let mut contents: BTreeSet<String> = components.keys().cloned().collect();
+    for program in programs {
+        contents.insert(program.metadata.component.id.clone());
+        for component in program.components.into_iter().chain([program.metadata.component]) {
+            components.insert(component.id.clone(), component);
+        }
+        for dependencies in program.dependencies {
+            edges
+                .entry(dependencies.id)
+                .or_default()
+                .extend(dependencies.depends_on);
+        }
+    }
+    edges.insert(image.purl.clone(), contents);
+    let mut image = image.component("container");
+    image.hashes.push(Hash {
+        alg: "SHA-256",
+        content: sha256.to_owned(),
+    });
+    bom(image, components, edges, sha256, timestamp)
+}
+
+fn bom(
+    component: Component,
+    components: BTreeMap<String, Component>,
+    edges: BTreeMap<String, BTreeSet<String>>,
+    sha256: &str,
+    timestamp: Timestamp,
+) -> Bom {
+    Bom {
         format: "CycloneDX",
         spec_version: "1.6",
         serial_number: Uuid::new_v5(&Uuid::NAMESPACE_OID, sha256.as_bytes())
             .urn()
             .to_string(),
         version: 1,
-        metadata: Metadata {
-            timestamp,
-            component: program,
-        },
+        metadata: Metadata { timestamp, component },
         components: components.into_values().collect(),
         dependencies: edges
             .into_iter()
             .map(|(id, depends_on)| Dependencies { id, depends_on })
             .collect(),
-    })
+    }
+}
+
+impl Part {
+    fn component(self, kind: &'static str) -> Component {
+        Component {
+            kind,
+            id: self.purl.clone(),
+            name: self.name,
+            version: self.version,
+            purl: self.purl,
+            hashes: Vec::new(),
+            licenses: Vec::new(),
+            references: Vec::new(),
+        }
+    }
 }
 
 impl Linked {
@@ -289,6 +359,31 @@ mod tests {
         assert_eq!(serial("abc"), serial("abc"));
         assert_ne!(serial("abc"), serial("abd"));
         assert!(serial("abc").starts_with("urn:uuid:"));
+    }
+
+    #[test]
+    fn an_image_depends_on_its_parts_and_programs() {
+        let part = |name: &str| Part {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            purl: format!("pkg:deb/debian/{name}@1"),
+        };
+        let time = Timestamp::UNIX_EPOCH;
+        let program = document(TREE, &linked(), "abc", time).unwrap();
+        let bom = of_image(part("image"), [part("runc")], vec![program], "def", time);
+        let bom = serde_json::to_value(bom).unwrap();
+        assert_eq!(bom["metadata"]["component"]["type"], "container");
+        assert_eq!(bom["metadata"]["component"]["hashes"][0]["content"], "def");
+        assert_eq!(bom["components"].as_array().unwrap().len(), 1 + 5);
+        let image = bom["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|dependencies| dependencies["ref"] == "pkg:deb/debian/image@1");
+        assert_eq!(
+            image.unwrap()["dependsOn"],
+            json!(["pkg:cargo/program@0.1.0", "pkg:deb/debian/runc@1"])
+        );
     }
 
     #[test]

@@ -61,15 +61,7 @@ impl Module {
 /// Builds under a lock, so that test programs that start together build once.
 pub(super) fn build_once(tool: Tool, sources: &Path, cache: &Path) -> Result<()> {
     fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
-    let lock = File::create(cache.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            say("waiting for another program that is building the control plane");
-            lock.lock()?;
-        }
-        Err(TryLockError::Error(error)) => return Err(error.into()),
-    }
+    let _lock = lock(cache)?;
     if cache.join(tool.name()).exists() {
         return Ok(());
     }
@@ -87,9 +79,54 @@ pub(super) fn build_once(tool: Tool, sources: &Path, cache: &Path) -> Result<()>
     build(module, sources, cache)
 }
 
-/// Builds a module's tools in a folder of their own, so that a program in the cache is a whole one.
+/// Builds packages of a module for an architecture into `cache`, if `name` is not there yet.
+pub(super) fn build_for_once(
+    module: Module,
+    packages: &[&str],
+    name: &str,
+    arch: &str,
+    sources: &Path,
+    cache: &Path,
+) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("creating {}", cache.display()))?;
+    let _lock = lock(cache)?;
+    if cache.join(name).exists() {
+        return Ok(());
+    }
+    require_go(&sources.join(module.folder()))?;
+    let what = format!("building {name} for {arch} from source, once");
+    build_packages(module, packages, Some(arch), &what, sources, cache)
+}
+
+/// Holds the cache until the file is dropped.
+fn lock(cache: &Path) -> Result<File> {
+    let lock = File::create(cache.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            say("waiting for another program that is building the same");
+            lock.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    Ok(lock)
+}
+
+/// Builds a module's tools.
 fn build(module: Module, sources: &Path, cache: &Path) -> Result<()> {
-    let what = module.announcement();
+    build_packages(module, &["tool"], None, module.announcement(), sources, cache)
+}
+
+/// Builds packages of a module in a folder of their own, so that a program in the cache is a whole one; `arch` is Go's
+/// name of the architecture that they are for, where that is not this machine's.
+fn build_packages(
+    module: Module,
+    packages: &[&str],
+    arch: Option<&str>,
+    what: &str,
+    sources: &Path,
+    cache: &Path,
+) -> Result<()> {
     let unfinished = cache.join("unfinished");
     fs::create_dir_all(&unfinished)?;
     let log = cache.join("build.log");
@@ -100,10 +137,13 @@ fn build(module: Module, sources: &Path, cache: &Path) -> Result<()> {
         .args(["build", "-trimpath", "-ldflags", &module.linker_flags()?, "-o"])
         // With the slash, Go takes it for a folder.
         .arg(unfinished.join(""))
-        .arg("tool")
+        .args(packages)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&log)?);
+    if let Some(arch) = arch {
+        build.env("GOOS", "linux").env("GOARCH", arch);
+    }
     let status = run_with_progress(&mut build, what)?;
     ensure!(
         status.success(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Patch, PatchParams};
@@ -14,14 +14,15 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinSet};
 
 use super::crd::{pods, vmis};
 use super::launcher::{CREATED_BY, Launcher};
 use super::log::{GuestEvent, GuestLog};
-use super::machine::{Seen, Vm};
+use super::machine::{Domains, Seen, Vm};
 use super::nodes::HostNode;
-use super::vmi::condition;
+use super::qemu::{self, Kvm};
+use super::vmi::{Ending, condition};
 use crate::check::becomes;
 
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
@@ -35,12 +36,24 @@ pub struct VmHostOptions {
     pub vm_namespace: String,
     /// Name and client of each simulated host node; the client is that of a kubelet, `system:node:<name>`.
     pub hosts: Vec<(String, Client)>,
-    /// Draws a boot delay of up to a second for each VM; 0 for none.
+    /// Draws a boot delay of up to a second for each simulated guest; 0 for none.
     pub seed: u64,
+    /// What the launchers run.
+    pub guests: Guests,
+}
+
+/// What the launchers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// Nothing; the guests are simulated here, as scripts say. Launchers go to the simulated hosts.
+    Simulated,
+    /// QEMU. Launchers go to the cluster's real nodes, which need [`super::launcher_image`]; there must be no
+    /// simulated hosts. Of a [`super::script::Script`], only `unschedulable` is heeded.
+    Qemu(Kvm),
 }
 
 /// The played KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
-/// tidied up.
+/// tidied up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
 pub struct VmHost {
     client: Client,
     namespace: String,
@@ -57,7 +70,17 @@ impl VmHost {
             vm_namespace,
             hosts,
             seed,
+            guests,
         } = options;
+        let domains = match guests {
+            Guests::Simulated => Domains::Simulated { seed },
+            Guests::Qemu(kvm) => {
+                ensure!(hosts.is_empty(), "real guests need real hosts");
+                qemu::serve_nodes(&client).await?;
+                let accelerator = task::spawn_blocking(move || qemu::accelerator(kvm)).await??;
+                Domains::Qemu { accelerator }
+            }
+        };
         let log = GuestLog::default();
         let mut tasks = JoinSet::new();
         let nodes = Api::all(client.clone());
@@ -78,7 +101,7 @@ impl VmHost {
         let controller = Controller {
             client: client.clone(),
             namespace: vm_namespace.clone(),
-            seed,
+            domains,
             log: log.clone(),
             known: HashMap::new(),
             running: JoinSet::new(),
@@ -137,7 +160,7 @@ fn is_ready(node: &Node) -> bool {
 struct Controller {
     client: Client,
     namespace: String,
-    seed: u64,
+    domains: Domains,
     log: GuestLog,
     known: HashMap<String, Known>,
     running: JoinSet<()>,
@@ -168,7 +191,7 @@ impl Controller {
                 },
                 Some(event) = pod_events.next() => match event {
                     Ok(Event::Apply(pod) | Event::InitApply(pod)) => self.see_launcher(&pod, Launcher::of(&pod)),
-                    Ok(Event::Delete(pod)) => self.see_launcher(&pod, Launcher::Gone),
+                    Ok(Event::Delete(pod)) => self.see_launcher(&pod, Launcher::Ended(Ending::LauncherLost)),
                     Ok(Event::Init | Event::InitDone) => {}
                     Err(error) => tracing::debug!(%error, "virt-controller's watch of launchers failed"),
                 },
@@ -193,7 +216,7 @@ impl Controller {
         let vm = Vm {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
-            seed: self.seed,
+            domains: self.domains,
             log: self.log.clone(),
             vmi,
             seen: seen.subscribe(),
@@ -206,8 +229,11 @@ impl Controller {
     fn see_launcher(&self, pod: &Pod, launcher: Launcher) {
         if let Some(known) = pod.labels().get(CREATED_BY).and_then(|uid| self.known.get(uid)) {
             known.seen.send_if_modified(|seen| {
-                let news = seen.launcher != launcher;
-                seen.launcher = launcher;
+                // A launcher ends once, whatever becomes of its pod.
+                let news = seen.launcher != launcher && !matches!(seen.launcher, Launcher::Ended(_));
+                if news {
+                    seen.launcher = launcher;
+                }
                 news
             });
         }

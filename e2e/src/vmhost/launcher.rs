@@ -8,6 +8,7 @@ use maroonedpods_common::quantity;
 use serde_json::{Value, json};
 
 use super::script::EXIT_AFTER_ANNOTATION;
+use super::vmi::Ending;
 
 /// Label on a launcher: the UID of its VMI.
 pub(super) const CREATED_BY: &str = "kubevirt.io/created-by";
@@ -15,7 +16,7 @@ pub(super) const CREATED_BY: &str = "kubevirt.io/created-by";
 pub(super) const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 /// What virt-controller adds to the guest's grace for the launcher's own: +15 s twice.
 const GRACE_MARGIN_SECONDS: i64 = 30;
-const DEFAULT_GRACE_SECONDS: i64 = 30;
+const DEFAULT_GRACE_SECONDS: u32 = 30;
 const MI: u64 = 1 << 20;
 
 /// What the VMI's launcher makes of it.
@@ -28,8 +29,8 @@ pub(super) enum Launcher {
     Waiting { unschedulable: Option<String> },
     /// It runs on this host and has this address.
     Ready { host: String, address: String },
-    /// It ended or its object is gone.
-    Gone,
+    /// It ended, like this, or its object is gone.
+    Ended(Ending),
 }
 
 impl Launcher {
@@ -41,7 +42,8 @@ impl Launcher {
         let is =
             |type_: &str, wanted: &str| conditions.iter().find(|c| c.type_ == type_ && c.status == wanted);
         match (status.phase.as_deref(), host, status.pod_ip) {
-            (Some("Succeeded" | "Failed"), _, _) => Self::Gone,
+            (Some("Succeeded"), _, _) => Self::Ended(Ending::PoweredOff),
+            (Some("Failed"), _, _) => Self::Ended(Ending::Crashed),
             (_, Some(host), Some(address)) if is("Ready", "True").is_some() => Self::Ready { host, address },
             _ => Self::Waiting {
                 unschedulable: is("PodScheduled", "False")
@@ -68,9 +70,7 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
     if nowhere {
         selector.insert("vmhost.test/room".to_owned(), json!("none"));
     }
-    let grace = spec["terminationGracePeriodSeconds"]
-        .as_i64()
-        .unwrap_or(DEFAULT_GRACE_SECONDS);
+    let grace = i64::from(grace_seconds(vmi));
     let mut requests = spec["domain"]["resources"]["requests"].clone();
     if let Some(requests) = requests.as_object_mut() {
         requests.remove("ephemeral-storage");
@@ -98,6 +98,14 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
         }
     }
     serde_json::from_value(pod).context("rendering a launcher")
+}
+
+/// What a guest gets to power off.
+pub(super) fn grace_seconds(vmi: &DynamicObject) -> u32 {
+    let grace = vmi.data["spec"]["terminationGracePeriodSeconds"].as_u64();
+    grace
+        .and_then(|seconds| seconds.try_into().ok())
+        .unwrap_or(DEFAULT_GRACE_SECONDS)
 }
 
 /// A machine as its guest finds it.
@@ -154,7 +162,7 @@ pub(super) async fn user_data(
     Ok(Some(String::from_utf8(text.0).context("user data is not text")?))
 }
 
-fn volumes(spec: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn volumes(spec: &Value) -> impl Iterator<Item = &Value> {
     spec["volumes"].as_array().into_iter().flatten()
 }
 
@@ -235,6 +243,8 @@ mod tests {
             of(json!({"spec": {"nodeName": "h", "containers": []}, "status": ready})),
             expected
         );
-        assert_eq!(of(json!({"status": {"phase": "Failed"}})), Launcher::Gone);
+        for (phase, ending) in [("Succeeded", Ending::PoweredOff), ("Failed", Ending::Crashed)] {
+            assert_eq!(of(json!({"status": {"phase": phase}})), Launcher::Ended(ending));
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::crd::{pods, vmis};
 use super::guest::Guest;
 use super::launcher::{self, CREATED_BY, Hardware, Launcher};
 use super::log::GuestLog;
+use super::qemu::{self, Accelerator};
 use super::retry::{code, persist};
 use super::script::{SCRIPT_ANNOTATION, Script, attempt_of, seconds};
 use super::vmi::{Ending, Phase, condition, now};
@@ -29,6 +30,7 @@ const START_TIME: Duration = Duration::from_millis(100);
 const INTERFACES_TIME: Duration = Duration::from_millis(300);
 const SEED_RETRY: Duration = Duration::from_millis(200);
 const GONE: u16 = 404;
+const GONE_POLL: Duration = Duration::from_millis(250);
 
 /// What virt-controller's informers tell of one VMI.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,11 +39,26 @@ pub(super) struct Seen {
     pub(super) launcher: Launcher,
 }
 
+/// What a domain is: where real and simulated guests differ.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Domains {
+    /// A task of this process, beside a launcher that does nothing.
+    Simulated {
+        /// See [`super::VmHostOptions::seed`].
+        seed: u64,
+    },
+    /// The launcher itself: it runs QEMU, and ends with it.
+    Qemu {
+        /// What QEMU is to use.
+        accelerator: Accelerator,
+    },
+}
+
 /// One VMI.
 pub(super) struct Vm {
     pub(super) client: Client,
     pub(super) namespace: String,
-    pub(super) seed: u64,
+    pub(super) domains: Domains,
     pub(super) log: GuestLog,
     pub(super) vmi: DynamicObject,
     pub(super) seen: watch::Receiver<Seen>,
@@ -76,53 +93,79 @@ impl Vm {
         let mut seen = self.seen.clone();
         let deleted = async {
             seen.wait_for(|seen| seen.deleting).await?;
-            sleep(seconds(script.slow_delete)).await;
-            let heeded_acpi = script.slow_delete == 0.0;
-            anyhow::Ok(if heeded_acpi {
-                Ending::PoweredOff
-            } else {
-                Ending::Destroyed
-            })
+            self.power_off(&script).await
         };
         // Whoever ends first, the guest ends here: it is part of the other future.
         let ending = tokio::select! {
             ending = self.power_on(&script) => ending?,
             ending = deleted => ending?,
         };
-        self.delete_launchers().await?;
+        self.delete_launchers(0).await?;
         self.enter(self.phase().after(ending), json!({})).await?;
         self.let_go().await
     }
 
     /// From nothing to a running guest; returns when that has ended by itself.
     async fn power_on(&self, script: &Script) -> Result<Ending> {
-        let launcher = launcher::render(&self.vmi, script.unschedulable)?;
+        let mut launcher = launcher::render(&self.vmi, script.unschedulable)?;
+        if let Domains::Qemu { accelerator } = self.domains {
+            launcher = qemu::in_launcher(launcher, &self.vmi, accelerator)?;
+        }
         let pods = pods(&self.client, &self.namespace);
         let params = PostParams::default();
         persist("creating a launcher", || pods.create(&params, &launcher)).await;
         self.enter(Phase::Scheduling, json!({})).await?;
-        let Some((host, address)) = self.wait_for_launcher().await? else {
-            return Ok(Ending::LauncherLost);
+        let (host, address) = match self.wait_for_launcher().await? {
+            Ok(placed) => placed,
+            Err(ending) => return Ok(ending),
         };
         self.patch(json!({"metadata": {"labels": {"kubevirt.io/nodeName": host}}}))
             .await?;
         self.enter(Phase::Scheduled, json!({"nodeName": host})).await?;
-        let mut seen = self.seen.clone();
         tokio::select! {
             ended = self.run_domain(script, &address) => ended,
-            lost = seen.wait_for(|seen| seen.launcher == Launcher::Gone) => lost.map(|_| Ending::LauncherLost).map_err(Into::into),
+            ended = self.launcher_ends() => ended,
         }
     }
 
-    /// Host and address of the launcher once it is ready, `None` when it ended before.
-    async fn wait_for_launcher(&self) -> Result<Option<(String, String)>> {
+    /// Asks the guest to power off, because its VMI is being deleted, and destroys it when it does not heed that.
+    async fn power_off(&self, script: &Script) -> Result<Ending> {
+        match self.domains {
+            Domains::Simulated { .. } if script.slow_delete > 0.0 => {
+                sleep(seconds(script.slow_delete)).await;
+                Ok(Ending::Destroyed)
+            }
+            Domains::Simulated { .. } => Ok(Ending::PoweredOff),
+            // The kubelet sends SIGTERM, which the launcher hands on, and kills when the grace is over.
+            Domains::Qemu { .. } => {
+                self.delete_launchers(launcher::grace_seconds(&self.vmi)).await?;
+                Ok(match self.seen.borrow().launcher {
+                    Launcher::Ended(ending) => ending,
+                    _ => Ending::Destroyed,
+                })
+            }
+        }
+    }
+
+    async fn launcher_ends(&self) -> Result<Ending> {
+        let mut seen = self.seen.clone();
+        loop {
+            if let Launcher::Ended(ending) = seen.borrow_and_update().launcher {
+                return Ok(ending);
+            }
+            seen.changed().await?;
+        }
+    }
+
+    /// Host and address of the launcher once it is ready, or how it ended before.
+    async fn wait_for_launcher(&self) -> Result<Result<(String, String), Ending>> {
         let mut seen = self.seen.clone();
         let mut said = None;
         loop {
             let launcher = seen.borrow_and_update().launcher.clone();
             match launcher {
-                Launcher::Ready { host, address } => return Ok(Some((host, address))),
-                Launcher::Gone => return Ok(None),
+                Launcher::Ready { host, address } => return Ok(Ok((host, address))),
+                Launcher::Ended(ending) => return Ok(Err(ending)),
                 Launcher::Waiting {
                     unschedulable: Some(why),
                 } if said.as_ref() != Some(&why) => {
@@ -137,14 +180,25 @@ impl Vm {
         }
     }
 
+    /// Says that the domain is up, and returns when it has ended by itself.
     async fn run_domain(&self, script: &Script, address: &str) -> Result<Ending> {
+        let own = json!({"name": "default", "podInterfaceName": "eth0", "ipAddress": address,
+            "ipAddresses": [address], "linkState": "up", "queueCount": 1, "infoSource": "domain"});
+        match self.domains {
+            Domains::Simulated { .. } => self.simulate_domain(script, own).await,
+            Domains::Qemu { .. } => {
+                self.enter(Phase::Running, json!({"interfaces": [own]})).await?;
+                self.launcher_ends().await
+            }
+        }
+    }
+
+    async fn simulate_domain(&self, script: &Script, own: Value) -> Result<Ending> {
         if script.never_boots {
             return std::future::pending().await;
         }
         let user_data = self.user_data().await?;
         sleep(START_TIME + seconds(script.boot_delay)).await;
-        let own = json!({"name": "default", "podInterfaceName": "eth0", "ipAddress": address,
-            "ipAddresses": [address], "linkState": "up", "queueCount": 1, "infoSource": "domain"});
         let guest = Guest {
             hardware: Hardware::of(&self.vmi)?,
             user_data,
@@ -207,28 +261,32 @@ impl Vm {
             }
             None => Script::default(),
         };
-        let uid = self.vmi.uid().unwrap_or_default();
-        Ok(script
-            .for_attempt(attempt_of(&self.name()))
-            .jittered(self.seed, &uid))
+        let script = script.for_attempt(attempt_of(&self.name()));
+        Ok(match self.domains {
+            Domains::Simulated { seed } => script.jittered(seed, &self.vmi.uid().unwrap_or_default()),
+            Domains::Qemu { .. } => script,
+        })
     }
 
-    /// Deletes the launcher at once, by its label, and waits until it is gone.
-    async fn delete_launchers(&self) -> Result<()> {
+    /// Deletes the launcher, by its label, and waits until it is gone. Without a grace that is at once, wherever it is.
+    async fn delete_launchers(&self, grace_seconds: u32) -> Result<()> {
         let pods = pods(&self.client, &self.namespace);
         let ours =
             ListParams::default().labels(&format!("{CREATED_BY}={}", self.vmi.uid().unwrap_or_default()));
-        let at_once = DeleteParams::default().grace_period(0);
+        let deletion = DeleteParams::default().grace_period(grace_seconds);
         loop {
             let found = pods.list_metadata(&ours).await?;
             if found.items.is_empty() {
                 return Ok(());
             }
             for pod in found {
-                match pods.delete(&pod.name_any(), &at_once).await {
+                match pods.delete(&pod.name_any(), &deletion).await {
                     Err(kube::Error::Api(status)) if status.code == GONE => {}
                     deleted => drop(deleted?),
                 }
+            }
+            if grace_seconds > 0 {
+                sleep(GONE_POLL).await;
             }
         }
     }

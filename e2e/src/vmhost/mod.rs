@@ -5,6 +5,7 @@
 //! | file | plays | speaks as |
 //! |---|---|---|
 //! | [`host`], [`machine`], [`launcher`] | virt-api's mutator, virt-controller, virt-handler | KubeVirt |
+//! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | KubeVirt |
 //! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
 //! | [`guest`], [`join`] | the node image's boot program | nobody, then its bootstrap token |
 //! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
@@ -24,6 +25,7 @@ mod machine;
 mod nodes;
 mod pod_status;
 mod pods;
+mod qemu;
 mod retry;
 pub mod script;
 mod seed;
@@ -32,5 +34,6 @@ mod vmi;
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;
-pub use host::{VmHost, VmHostOptions};
+pub use host::{Guests, VmHost, VmHostOptions};
 pub use log::{GuestEvent, GuestLog, Loot};
+pub use qemu::{Kvm, RealVm, launcher_image};

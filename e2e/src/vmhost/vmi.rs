@@ -25,7 +25,7 @@ pub(super) enum Phase {
 /// How a VM came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The VMI was deleted and the guest heeded ACPI.
+    /// The guest powered itself off, or heeded ACPI when the VMI was deleted.
     PoweredOff,
     /// The VMI was deleted and the guest did not heed ACPI within its grace.
     Destroyed,

@@ -17,7 +17,7 @@ use maroonedpods_e2e::images::images;
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm, programs_outside, render};
 use maroonedpods_e2e::pods::SOON;
 use maroonedpods_e2e::rights::{all_used, denied, granted};
-use maroonedpods_e2e::vmhost::{VmHost, VmHostOptions, install_crd};
+use maroonedpods_e2e::vmhost::{Guests, VmHost, VmHostOptions, install_crd};
 use maroonedpods_e2e::world::{quick_config, wait_for_default_account};
 use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
@@ -84,6 +84,7 @@ impl<'a> Site<'a> {
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
             seed: 0,
+            guests: Guests::Simulated,
         })
         .await
         .unwrap()

@@ -14,7 +14,7 @@ use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
 use maroonedpods_e2e::install::apply_yaml;
 use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use maroonedpods_e2e::vmhost::script::SCRIPT_ANNOTATION;
-use maroonedpods_e2e::vmhost::{GuestEvent, VmHost, VmHostOptions, install_crd};
+use maroonedpods_e2e::vmhost::{GuestEvent, Guests, VmHost, VmHostOptions, install_crd};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -85,6 +85,7 @@ impl World {
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
             seed: 0,
+            guests: Guests::Simulated,
         };
         let host = VmHost::start(options).await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();

@@ -1,0 +1,99 @@
+//! Programs that make the image, from Debian packages of this machine's architecture that are unpacked and not
+//! installed: each is run by the loader and with the libraries of these packages.
+
+use std::env::consts::ARCH;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::apt::{Apt, Package};
+use super::arch::Arch;
+
+/// What is run of which package.
+const PACKAGES: [&str; 2] = ["grub-common", "squashfs-tools"];
+
+/// The programs.
+pub(super) struct Host {
+    packages: Vec<Package>,
+    arch: Arch,
+}
+
+impl Host {
+    /// The architecture of this machine.
+    pub(super) fn arch() -> Result<Arch> {
+        match ARCH {
+            "x86_64" => Ok(Arch::Amd64),
+            "aarch64" => Ok(Arch::Arm64),
+            other => anyhow::bail!("node images are built on x86_64 and aarch64, and this is {other}"),
+        }
+    }
+
+    /// Fetches them, of this machine's architecture.
+    pub(super) fn new(apt: &Apt, arch: Arch) -> Result<Self> {
+        Ok(Self {
+            packages: apt.with_dependencies(&PACKAGES)?,
+            arch,
+        })
+    }
+
+    /// A command that runs the program `name`. Nothing of it is inherited but the working folder.
+    pub(super) fn command(&self, name: &str) -> Result<Command> {
+        let multiarch = self.arch.multiarch();
+        let program = self.find(&format!("usr/bin/{name}"))?;
+        let libraries: Vec<_> = self
+            .packages
+            .iter()
+            .flat_map(|package| ["lib", "usr/lib"].map(|lib| package.root.join(lib).join(multiarch)))
+            .filter(|folder| folder.is_dir())
+            .map(|folder| folder.display().to_string())
+            .collect();
+        let loader = library(&self.packages, self.arch, self.arch.loader())
+            .context("no package brings the loader of programs")?;
+        let mut command = Command::new(loader);
+        command
+            .arg("--library-path")
+            .arg(libraries.join(":"))
+            .arg(program)
+            .env_clear()
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    fn find(&self, path: &str) -> Result<PathBuf> {
+        self.packages
+            .iter()
+            .map(|package| package.root.join(path))
+            .find(|path| fs::metadata(path).is_ok())
+            .with_context(|| format!("no package brings {path}"))
+    }
+}
+
+/// Where a shared library is among unpacked packages, with symbolic links followed.
+pub(super) fn library(packages: &[Package], arch: Arch, name: &str) -> Option<PathBuf> {
+    packages
+        .iter()
+        .flat_map(|package| {
+            ["lib", "usr/lib"].map(|lib| package.root.join(lib).join(arch.multiarch()).join(name))
+        })
+        .find(|path| path.is_file())
+}
+
+/// Runs a command, and shows what it says when it fails.
+pub(super) fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().context("running a tool")?;
+    ensure!(
+        output.status.success(),
+        "{command:?} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The unpacked file `path` of a package.
+pub(super) fn file(package: &Package, path: &str) -> Result<Vec<u8>> {
+    let path: &Path = &package.root.join(path);
+    fs::read(path).with_context(|| format!("{} has no {}", package.name, path.display()))
+}

@@ -1,0 +1,187 @@
+//! The node image, what a marooned pod's VM boots: Debian's kernel and a few of its programs, containerd, the kubelet,
+//! and our boot program as the first process.
+//!
+//! One OCI image holds a disk (`/disk/node.img`, a KubeVirt containerDisk) and, for KubeVirt's kernelBoot, kernel and
+//! initrd (`/boot/vmlinuz`, `/boot/initrd`). The same commit and the same packages give the same digest.
+
+mod apt;
+mod arch;
+mod bill;
+mod check;
+mod disk;
+mod elf;
+mod filesystem;
+pub mod guest;
+mod host;
+mod modules;
+mod parts;
+mod programs;
+mod report;
+mod tree;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use self::apt::Apt;
+pub use self::arch::Arch;
+use self::host::Host;
+use self::parts::Parts;
+pub use self::report::Sizes;
+use crate::images::cargo::Workspace;
+use crate::images::{Profile, labels, put};
+use crate::oci::{Files, Image};
+use crate::tools::say;
+
+/// The image's name without its tag. Kubernetes would take a bare name for a registry's.
+const NAME: &str = "localhost/marooned-node";
+/// How to build the image.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The version of our programs where there is none.
+    pub tag: Option<String>,
+    /// What it is for.
+    pub arch: Arch,
+    /// How the boot program is compiled.
+    pub profile: Profile,
+    /// Debian package sources in place of the machine's own.
+    pub sources: Option<PathBuf>,
+    /// Whether to fetch Debian's lists of packages although there are some already.
+    pub update: bool,
+}
+
+impl Options {
+    /// What tests run: an image for this machine, quickly compiled.
+    pub fn for_tests() -> Result<Self> {
+        Ok(Self {
+            tag: None,
+            arch: Host::arch()?,
+            profile: Profile::Test,
+            sources: None,
+            update: false,
+        })
+    }
+}
+
+/// The image, and what is in it as plain files.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Full reference.
+    pub name: String,
+    /// The OCI archive.
+    pub archive: PathBuf,
+    /// Digest of the image's manifest, `sha256:…`.
+    pub digest: String,
+    /// The raw disk.
+    pub disk: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initrd.
+    pub initrd: PathBuf,
+    /// The bill of materials (CycloneDX JSON), which the image holds too.
+    pub sbom: PathBuf,
+    /// Of the root file system, by part.
+    pub sizes: Sizes,
+}
+
+/// Builds the image below cargo's target folder. Needs Debian's apt and dpkg, Go and Rust; no root: nothing is installed.
+/// Blocks, for minutes the first time.
+///
+/// # Errors
+/// Something cannot be fetched or built, or the image is not whole: then all that is wrong with it is named.
+pub fn build(options: &Options) -> Result<Built> {
+    let workspace = Workspace::find()?;
+    let source = workspace.source()?;
+    let work = workspace.target.join("node-image");
+    fs::create_dir_all(&work)?;
+    let lock = File::create(work.join("lock"))?;
+    lock.lock()?;
+
+    let host = Host::arch()?;
+    let apt = |arch: Arch| {
+        let folder = work.join(format!("apt-{}", arch.name()));
+        Apt::new(&folder, arch.name(), options.sources.as_deref(), options.update)
+    };
+    let packages = apt(options.arch)?;
+    let host = Host::new(
+        &if host == options.arch {
+            packages.clone()
+        } else {
+            apt(host)?
+        },
+        host,
+    )?;
+    let mut parts = Parts::collect(&workspace, &packages, &work, options)?;
+
+    say("making the root file system and the disk");
+    let seconds = u32::try_from(source.time.as_second()).context("no file system knows the commit's time")?;
+    let initrd = parts.initrd.cpio(seconds)?;
+    let grub = match options.arch {
+        Arch::Amd64 => {
+            parts
+                .root
+                .file("kernel", "/boot/vmlinuz", 0o644, parts.kernel.clone())?;
+            parts.root.file("initrd", "/boot/initrd", 0o644, initrd.clone())?;
+            let package = packages.alone("grub-pc-bin")?;
+            let grub = filesystem::grub(&host, &package, &work)?;
+            parts.packages.push(package);
+            Some(grub)
+        }
+        Arch::Arm64 => None,
+    };
+    let disk = disk::disk(
+        grub.as_ref(),
+        &filesystem::squashfs(&host, &parts.root, seconds, &work)?,
+    )?;
+    let bill = bill::document(&workspace, options.arch, &parts, &disk, source.time)?;
+    let folder = options
+        .profile
+        .images(&workspace.target)
+        .join(match options.arch {
+            Arch::Amd64 => "node",
+            Arch::Arm64 => "node-arm64",
+        });
+    fs::create_dir_all(&folder)?;
+    let mut files = Files::default();
+    files.file("/boot/vmlinuz", 0o644, parts.kernel.clone())?;
+    files.file("/boot/initrd", 0o644, initrd.clone())?;
+    files.file("/disk/node.img", 0o644, disk.clone())?;
+    // Where scanners look for it: any *.cdx.json in an image.
+    files.file("/usr/share/sbom/marooned-node.cdx.json", 0o644, bill.clone())?;
+    let tag = options.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+    let image = Image {
+        name: format!("{NAME}:{tag}"),
+        files,
+        entrypoint: Vec::new(),
+        // KubeVirt's, who reads the disk.
+        user: "107:107".to_owned(),
+        env: Vec::new(),
+        labels: labels("marooned-node", &source),
+        created: source.time,
+    };
+    let archive = image.archive_for(options.arch.name())?;
+    Ok(Built {
+        name: image.name,
+        archive: put(&folder, "marooned-node.tar", &archive.bytes)?,
+        digest: archive.digest,
+        disk: put(&folder, "node.img", &disk)?,
+        kernel: put(&folder, "vmlinuz", &parts.kernel)?,
+        initrd: put(&folder, "initrd", &initrd)?,
+        sbom: put(&folder, "marooned-node.cdx.json", &bill)?,
+        sizes: Sizes::of(&parts.root),
+    })
+}
+
+/// Writes into `folder` what the bootc variant takes of us: the boot program and the image of pods' sandboxes. Blocks.
+///
+/// # Errors
+/// One of them cannot be built.
+pub fn write_parts(options: &Options, folder: &Path) -> Result<()> {
+    let workspace = Workspace::find()?;
+    fs::create_dir_all(folder)?;
+    let boot = programs::boot(&workspace, options.profile, options.arch)?;
+    put(folder, programs::BOOT_PACKAGE, &boot)?;
+    put(folder, "pause.tar", &parts::pause(options.arch)?)?;
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Which kernel modules the image holds, and in what order they are loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::elf;
+
+/// Where a module is loaded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The initrd: what it takes to mount the root file system.
+    Initrd,
+    /// The root file system.
+    Root,
+}
+
+/// The names of the modules that `images/node/modules` lists for a stage, in its order.
+///
+/// # Errors
+/// A line has not the three columns: stage, module, reason.
+pub(super) fn listed(text: &str, stage: Stage) -> Result<Vec<&str>> {
+    let mut names = Vec::new();
+    for line in text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let mut words = line.split_whitespace();
+        let (Some(of), Some(name), Some(_reason)) = (words.next(), words.next(), words.next()) else {
+            bail!("{line:?} should be a stage, a module and the reason");
+        };
+        let of = match of {
+            "initrd" => Stage::Initrd,
+            "root" => Stage::Root,
+            other => bail!("{line:?} should begin with initrd or root, not {other}"),
+        };
+        if of == stage {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The modules of one kernel.
+pub(super) struct Modules {
+    files: BTreeMap<String, PathBuf>,
+    /// What this kernel has built in: other architectures' have other things as modules.
+    built_in: BTreeSet<String>,
+}
+
+impl Modules {
+    /// Finds them below a folder of `/lib/modules`.
+    pub(super) fn find(folder: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        let mut built_in = BTreeSet::new();
+        let mut unread = vec![folder.to_owned()];
+        while let Some(folder) = unread.pop() {
+            for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+                let entry = entry?;
+                let path = entry.path();
+                if entry.file_type()?.is_dir() {
+                    unread.push(path);
+                } else if let Some(name) = module_name(&path) {
+                    files.insert(name, path);
+                } else if entry.file_name() == "modules.builtin" {
+                    built_in.extend(
+                        fs::read_to_string(path)?
+                            .lines()
+                            .filter_map(|line| module_name(line.as_ref())),
+                    );
+                }
+            }
+        }
+        Ok(Self { files, built_in })
+    }
+
+    /// The files of the named modules, as far as they are not built in, and of all that they depend on, each after
+    /// what it depends on.
+    pub(super) fn closure(&self, names: &[&str]) -> Result<Vec<&Path>> {
+        let names: Vec<_> = names
+            .iter()
+            .copied()
+            .filter(|&name| !self.built_in.contains(name))
+            .collect();
+        let order = order(&names, &|name| {
+            let path = self.path(name)?;
+            let content = fs::read(path)?;
+            let info = elf::section(&content, ".modinfo")
+                .with_context(|| format!("reading {}", path.display()))?
+                .unwrap_or_default();
+            Ok(depends(info))
+        })?;
+        order.iter().map(|name| self.path(name)).collect()
+    }
+
+    fn path(&self, name: &str) -> Result<&Path> {
+        let path = self.files.get(name);
+        let path = path.with_context(|| format!("the kernel package has no module {name}"))?;
+        Ok(path)
+    }
+}
+
+/// The kernel's name of a module file: it makes no difference between `-` and `_`.
+pub(super) fn module_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".ko")?;
+    Some(name.replace('-', "_"))
+}
+
+/// What a module depends on, as its section `.modinfo` says.
+pub(super) fn depends(modinfo: &[u8]) -> Vec<String> {
+    let fields = modinfo.split(|&byte| byte == 0);
+    fields
+        .filter_map(|field| str::from_utf8(field).ok()?.strip_prefix("depends="))
+        .flat_map(|names| names.split(','))
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace('-', "_"))
+        .collect()
+}
+
+/// Depth first: what a module depends on stands before it, and nothing twice.
+fn order(names: &[&str], depends: &impl Fn(&str) -> Result<Vec<String>>) -> Result<Vec<String>> {
+    fn visit(
+        name: &str,
+        depends: &impl Fn(&str) -> Result<Vec<String>>,
+        order: &mut Vec<String>,
+    ) -> Result<()> {
+        if !order.iter().any(|before| before == name) {
+            for needed in depends(name)? {
+                visit(&needed, depends, order)?;
+            }
+            order.push(name.to_owned());
+        }
+        Ok(())
+    }
+    let mut order = Vec::new();
+    for name in names {
+        visit(name, depends, &mut order)?;
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "# why\n\ninitrd virtio_blk the disks\nroot veth the link\nroot overlay snapshots\n";
+
+    #[test]
+    fn the_list_is_by_stage_and_in_order() {
+        assert_eq!(listed(LIST, Stage::Initrd).unwrap(), ["virtio_blk"]);
+        assert_eq!(listed(LIST, Stage::Root).unwrap(), ["veth", "overlay"]);
+    }
+
+    #[test]
+    fn every_module_has_a_reason() {
+        for line in ["root veth", "boot veth the link"] {
+            assert!(listed(line, Stage::Root).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_module_comes_after_what_it_depends_on() {
+        let depends = |name: &str| {
+            Ok(match name {
+                "virtio_net" => vec!["net_failover".to_owned(), "virtio".to_owned()],
+                "net_failover" => vec!["failover".to_owned()],
+                "virtio_blk" => vec!["virtio".to_owned()],
+                _ => vec![],
+            })
+        };
+        assert_eq!(
+            order(&["virtio_blk", "virtio_net", "failover"], &depends).unwrap(),
+            ["virtio", "virtio_blk", "failover", "net_failover", "virtio_net"]
+        );
+    }
+
+    #[test]
+    fn what_is_built_in_is_not_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("modules.builtin"),
+            "kernel/drivers/acpi/button.ko\n",
+        )
+        .unwrap();
+        let modules = Modules::find(folder.path()).unwrap();
+        assert!(modules.closure(&["button"]).unwrap().is_empty());
+        let error = modules.closure(&["evdev"]).unwrap_err().to_string();
+        assert!(error.contains("no module evdev"), "{error}");
+    }
+
+    #[test]
+    fn dependencies_are_read_as_the_kernel_writes_them() {
+        let info = b"license=GPL\0depends=nf-conntrack,nf_tables\0name=nft_ct\0";
+        assert_eq!(depends(info), ["nf_conntrack", "nf_tables"]);
+        assert_eq!(depends(b"depends=\0"), Vec::<String>::new());
+        assert_eq!(
+            module_name(Path::new("/x/virtio-rng.ko")).as_deref(),
+            Some("virtio_rng")
+        );
+        assert_eq!(module_name(Path::new("/x/modules.order")), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! Launcher pods with real guests in them: does vmhost make of a VMI what KubeVirt would?
+//!
+//! Needs root and QEMU, and apt-get for the guest's kernel; what is left out without root is said by name.
+
+// Clippy takes only the functions marked as tests for test code, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod site;
+mod stand_in;
+
+use kube::ResourceExt;
+use maroonedpods_e2e::cluster::{ClusterOptions, with_cluster};
+use serde_json::json;
+
+use self::site::Site;
+
+#[test]
+fn real_guests() {
+    with_cluster(ClusterOptions::default(), async |cluster| {
+        let site = Site::new(&cluster).await;
+        tokio::join!(
+            a_guest_finds_the_machine_of_its_vmi(&site),
+            a_disk_with_a_boot_sector_boots(&site),
+        );
+        tokio::join!(
+            a_guest_that_panics_has_failed(&site),
+            a_launcher_that_is_killed_has_failed(&site),
+        );
+        tokio::join!(
+            a_deleted_guest_heeds_acpi(&site),
+            a_deaf_guest_is_killed_when_its_grace_is_over(&site),
+        );
+        drop(site);
+        cluster.stop().await.unwrap();
+    })
+    .unwrap();
+}
+
+async fn a_guest_finds_the_machine_of_its_vmi(site: &Site<'_>) {
+    let vmi = site.launch("whole", &json!({})).await;
+    let running = site.reaches(&vmi, "Running").await;
+    let vm = site.vm(&vmi).await;
+    let launcher = site.pods.get(vm.launcher()).await.unwrap();
+    let address = launcher.status.unwrap().pod_ip.unwrap();
+    let status = &running.data["status"];
+    assert_eq!(status["interfaces"][0]["name"], "default");
+    assert_eq!(status["interfaces"][0]["ipAddress"], address);
+    assert_eq!(status["nodeName"], "node-1");
+    assert_eq!(status["conditions"][0]["status"], "True");
+
+    let console = site.says(&vm, "stand-in: ready").await;
+    println!("$ kubectl logs {}\n{console}", vm.launcher());
+    let uuid = running.data["spec"]["domain"]["firmware"]["uuid"]
+        .as_str()
+        .unwrap();
+    let uid = running.uid().unwrap();
+    for found in [
+        &format!("uuid {uuid}"),
+        "cpus 1",
+        "disk root sectors 2048",
+        // 3 GiB.
+        "disk scratch sectors 6291456",
+        "disk seed sectors",
+        "watchdog",
+        "label cidata",
+        &format!("meta-data: instance-id: {uid} local-hostname: whole"),
+        "user-data: #cloud-config",
+        "network-config: version: 2",
+    ] {
+        assert!(
+            console.contains(&format!("stand-in: {found}")),
+            "{found} in {console}"
+        );
+    }
+    let mtu = vm.shell("cat /sys/class/net/eth0/mtu").await.unwrap();
+    assert!(
+        console.contains(&format!("stand-in: mtu {mtu}")),
+        "{mtu} in {console}"
+    );
+    let rights = vm
+        .shell("grep -E '^(Uid|CapEff|NoNewPrivs)' /proc/1/status")
+        .await
+        .unwrap();
+    let words: Vec<_> = rights.split_whitespace().collect();
+    assert_eq!(
+        words,
+        [
+            "Uid:",
+            "107",
+            "107",
+            "107",
+            "107",
+            "CapEff:",
+            "0000000000000000",
+            "NoNewPrivs:",
+            "1"
+        ]
+    );
+
+    // From a pod on the other node, whose address the guest sees.
+    let answer = site
+        .get_from_client(&format!("http://{address}:8080/hello"))
+        .await;
+    assert_eq!(answer, "this is whole");
+    let client = site.client_address().await;
+    site.says(&vm, &format!("{client}:")).await;
+    assert!(vm.console().await.unwrap().contains("asks for /hello"));
+
+    vm.pause().await.unwrap();
+    assert!(
+        site.try_get_from_client(&format!("http://{address}:8080/paused"))
+            .await
+            .is_err()
+    );
+    vm.resume().await.unwrap();
+    assert_eq!(
+        site.get_from_client(&format!("http://{address}:8080/resumed"))
+            .await,
+        "this is whole"
+    );
+
+    site.tell(&address, "poweroff").await;
+    site.reaches(&vmi, "Succeeded").await;
+    site.delete(&vmi).await;
+}
+
+async fn a_disk_with_a_boot_sector_boots(site: &Site<'_>) {
+    let vmi = site
+        .launch("disk", &json!({"domain": {"firmware": {"kernelBoot": null}}}))
+        .await;
+    site.reaches(&vmi, "Running").await;
+    site.says(&site.vm(&vmi).await, stand_in::BOOT_SECTOR_SAYS).await;
+    site.delete(&vmi).await;
+}
+
+async fn a_guest_that_panics_has_failed(site: &Site<'_>) {
+    let vmi = site.launch("panics", &json!({})).await;
+    let address = site.ready(&vmi).await;
+    site.tell(&address, "panic").await;
+    site.reaches(&vmi, "Failed").await;
+    site.delete(&vmi).await;
+}
+
+async fn a_launcher_that_is_killed_has_failed(site: &Site<'_>) {
+    let vmi = site.launch("killed", &json!({})).await;
+    site.ready(&vmi).await;
+    site.vm(&vmi).await.kill().await.unwrap();
+    site.reaches(&vmi, "Failed").await;
+    site.delete(&vmi).await;
+}
+
+async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
+    // Far beyond what this test waits for its end.
+    let vmi = site
+        .launch("heeds", &json!({"terminationGracePeriodSeconds": 600}))
+        .await;
+    site.ready(&vmi).await;
+    assert_eq!(site.delete(&vmi).await, "Succeeded");
+}
+
+async fn a_deaf_guest_is_killed_when_its_grace_is_over(site: &Site<'_>) {
+    let deaf = json!({
+        "terminationGracePeriodSeconds": 3,
+        "domain": {"firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 panic=5 deaf"}}},
+    });
+    let vmi = site.launch("deaf", &deaf).await;
+    site.ready(&vmi).await;
+    assert_eq!(site.delete(&vmi).await, "Failed");
+}

@@ -1,0 +1,308 @@
+//! A cluster with real guests on it, and VMIs by hand.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{ApiResource, DeleteParams, DynamicObject};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
+use maroonedpods_e2e::install::apply_yaml;
+use maroonedpods_e2e::oci::{Files, Image};
+use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::vmhost::{Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image};
+use maroonedpods_e2e::world::wait_for_default_account;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::stand_in;
+
+/// An emulated guest boots in 3 s on an idle machine.
+pub const SOON: Duration = Duration::from_secs(120);
+/// As the chart makes it.
+const NAMESPACE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: marooned-vms
+  labels: {pod-security.kubernetes.io/enforce: privileged}
+";
+const CLIENT: &str = "client";
+const CLIENT_IMAGE: &str = "localhost/testserver:1";
+
+pub struct Site<'a> {
+    cluster: &'a Cluster,
+    admin: Client,
+    pub pods: Api<Pod>,
+    vmis: Api<DynamicObject>,
+    _kubevirt: VmHost,
+}
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+impl<'a> Site<'a> {
+    /// Imports the images, starts the played KubeVirt, and a pod on node-2 to call guests from.
+    pub async fn new(cluster: &'a Cluster) -> Self {
+        let folder = cluster.plane().folder().to_owned();
+        let archives = tokio::task::spawn_blocking(move || {
+            [
+                launcher_image(&folder).unwrap(),
+                stand_in::image(&folder),
+                client_image(&folder),
+            ]
+        });
+        for archive in archives.await.unwrap() {
+            cluster.import(&archive).await.unwrap();
+        }
+        let admin = cluster.plane().admin().await.unwrap();
+        apply_yaml(&admin, NAMESPACE).await.unwrap();
+        install_crd(&admin).await.unwrap();
+        wait_for_default_account(&admin, names::VM_NAMESPACE)
+            .await
+            .unwrap();
+        let kubevirt = VmHost::start(VmHostOptions {
+            client: admin.clone(),
+            vm_namespace: names::VM_NAMESPACE.to_owned(),
+            hosts: Vec::new(),
+            seed: 0,
+            guests: Guests::Qemu(Kvm::Auto),
+        });
+        let pods: Api<Pod> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
+        accepts(&pods, &client_pod()).await.unwrap();
+        let resource = ApiResource {
+            group: "kubevirt.io".to_owned(),
+            version: "v1".to_owned(),
+            api_version: "kubevirt.io/v1".to_owned(),
+            kind: "VirtualMachineInstance".to_owned(),
+            plural: "virtualmachineinstances".to_owned(),
+        };
+        Self {
+            cluster,
+            vmis: Api::namespaced_with(admin.clone(), names::VM_NAMESPACE, &resource),
+            pods,
+            admin: admin.clone(),
+            _kubevirt: kubevirt.await.unwrap(),
+        }
+    }
+
+    /// Creates a VMI and its Secret; `more` is merged into the spec, and null takes a field away.
+    pub async fn launch(&self, name: &str, more: &Value) -> String {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), names::VM_NAMESPACE);
+        let secret: Secret = from(json!({
+            "metadata": {"name": format!("{name}-join")},
+            "stringData": {"userdata": "#cloud-config\nwrite_files: []\n", "networkdata": "version: 2\n"},
+        }));
+        accepts(&secrets, &secret).await.unwrap();
+        let mut vmi = vmi(name);
+        merge(&mut vmi["spec"], more);
+        accepts(&self.vmis, &from::<DynamicObject>(vmi)).await.unwrap();
+        name.to_owned()
+    }
+
+    pub async fn reaches(&self, vmi: &str, phase: &str) -> DynamicObject {
+        let is = |vmi: &DynamicObject| vmi.data["status"]["phase"] == phase;
+        match becomes(&self.vmis, vmi, phase, SOON, is).await {
+            Ok(vmi) => vmi,
+            Err(error) => panic!("{error:#}\n{}", self.launchers().await),
+        }
+    }
+
+    /// What administrators would look at when a VM hangs.
+    async fn launchers(&self) -> String {
+        let plane = self.cluster.plane();
+        let namespace = ["--namespace", names::VM_NAMESPACE];
+        let mut seen = String::new();
+        for arguments in [
+            ["describe", "pods", "--selector", "kubevirt.io=virt-launcher"].as_slice(),
+            &[
+                "logs",
+                "--selector",
+                "kubevirt.io=virt-launcher",
+                "--all-containers",
+                "--prefix",
+            ],
+        ] {
+            match plane.kubectl(&[&namespace, arguments].concat()).await {
+                Ok(text) => seen += &text,
+                Err(error) => seen += &format!("{error:#}"),
+            }
+        }
+        seen
+    }
+
+    pub async fn vm(&self, vmi: &str) -> RealVm<'a> {
+        RealVm::find(self.cluster.plane(), vmi).await.unwrap()
+    }
+
+    /// Waits until the guest has said `line`, and returns its console.
+    pub async fn says(&self, vm: &RealVm<'_>, line: &str) -> String {
+        let said = eventually(line, SOON, || async {
+            let console = vm.console().await?;
+            anyhow::ensure!(console.contains(line), "{console}");
+            Ok(Some(console))
+        });
+        said.await.unwrap()
+    }
+
+    /// The address of the VMI's guest, once that listens.
+    pub async fn ready(&self, vmi: &str) -> String {
+        let running = self.reaches(vmi, "Running").await;
+        self.says(&self.vm(vmi).await, "stand-in: ready").await;
+        let address = running.data["status"]["interfaces"][0]["ipAddress"].as_str();
+        address.unwrap().to_owned()
+    }
+
+    /// Tells the guest at this address what to do.
+    pub async fn tell(&self, address: &str, what: &str) {
+        let mut stream = TcpStream::connect((address, 9000)).await.unwrap();
+        stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Deletes the VMI; its phase at the very end.
+    pub async fn delete(&self, vmi: &str) -> String {
+        let only = watcher::Config::default().fields(&format!("metadata.name={vmi}"));
+        let mut events = pin!(watcher(self.vmis.clone(), only));
+        let end = async {
+            while let Some(event) = events.next().await {
+                match event.unwrap() {
+                    Event::InitDone => drop(self.vmis.delete(vmi, &DeleteParams::default()).await.unwrap()),
+                    Event::Delete(vmi) => return vmi.data["status"]["phase"].as_str().map(str::to_owned),
+                    _ => {}
+                }
+            }
+            None
+        };
+        let phase = tokio::time::timeout(SOON, end).await.unwrap().unwrap();
+        let launchers = self.pods.list_metadata(&Default::default()).await.unwrap();
+        let of_vmi = |pod: &&kube::core::PartialObjectMeta<Pod>| {
+            pod.name_any().starts_with(&format!("virt-launcher-{vmi}-"))
+        };
+        assert_eq!(launchers.iter().filter(of_vmi).count(), 0);
+        phase
+    }
+
+    /// What the client pod gets from a URL.
+    pub async fn get_from_client(&self, url: &str) -> String {
+        let answer = eventually("an answer", SOON, || async {
+            Ok(Some(self.try_get_from_client(url).await?))
+        });
+        answer.await.unwrap()
+    }
+
+    pub async fn try_get_from_client(&self, url: &str) -> anyhow::Result<String> {
+        let arguments = [
+            "--namespace",
+            names::VM_NAMESPACE,
+            "exec",
+            CLIENT,
+            "--",
+            "/testserver",
+            "get",
+            url,
+        ];
+        self.cluster.plane().kubectl(&arguments).await
+    }
+
+    pub async fn client_address(&self) -> String {
+        self.pods
+            .get(CLIENT)
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .pod_ip
+            .unwrap()
+    }
+}
+
+fn client_pod() -> Pod {
+    from(json!({
+        "metadata": {"name": CLIENT},
+        "spec": {
+            "nodeSelector": {REAL_LABEL: "true", "kubernetes.io/hostname": "node-2"},
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": CLIENT_IMAGE, "args": ["serve"]}],
+        },
+    }))
+}
+
+fn client_image(folder: &std::path::Path) -> std::path::PathBuf {
+    let mut files = Files::default();
+    let program = std::fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
+    files.file("/testserver", 0o755, program).unwrap();
+    let image = Image {
+        name: CLIENT_IMAGE.to_owned(),
+        files,
+        entrypoint: vec!["/testserver".to_owned()],
+        user: "65532:65532".to_owned(),
+        env: Vec::new(),
+        labels: std::collections::BTreeMap::new(),
+        created: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let path = folder.join("testserver.tar");
+    std::fs::write(&path, image.archive().unwrap().bytes).unwrap();
+    path
+}
+
+/// A VMI in the shape of the reconciler's, and a watchdog.
+fn vmi(name: &str) -> Value {
+    let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
+    let secret = json!({"name": format!("{name}-join")});
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {"name": name},
+        "spec": {
+            "architecture": "amd64",
+            "hostname": name,
+            "nodeSelector": {"kubernetes.io/hostname": "node-1"},
+            "evictionStrategy": "External",
+            "domain": {
+                "machine": {"type": "q35"},
+                "cpu": {"sockets": 1, "cores": 1, "threads": 1, "maxSockets": 1},
+                "memory": {"guest": "256Mi", "maxGuest": "256Mi"},
+                "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+                "firmware": {
+                    "uuid": Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string(),
+                    "kernelBoot": {
+                        "kernelArgs": "console=ttyS0 panic=5",
+                        "container": {"image": stand_in::IMAGE, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
+                    },
+                },
+                "devices": {
+                    "watchdog": {"name": "watchdog", "i6300esb": {"action": "poweroff"}},
+                    "disks": [disk("root"), disk("scratch"), disk("seed")],
+                    "interfaces": [{"name": "default", "model": "virtio", "masquerade": {}}],
+                },
+            },
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": [
+                {"name": "root", "containerDisk": {"image": stand_in::IMAGE}},
+                {"name": "scratch", "emptyDisk": {"capacity": "3Gi"}},
+                {"name": "seed", "cloudInitNoCloud": {"secretRef": secret, "networkDataSecretRef": secret}},
+            ],
+        },
+    })
+}
+
+/// As a JSON merge patch (RFC 7396).
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    for (name, value) in fields {
+        match value {
+            Value::Null => drop(target.as_object_mut().unwrap().remove(name)),
+            value => merge(&mut target[name], value),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+// Command preload writes a containerd root folder that holds one image, unpacked, as if containerd had imported it:
+//
+//	preload ARCHIVE NAME FOLDER
+//
+// ARCHIVE is an OCI archive with one image of one layer, NAME what Kubernetes calls it. A guest that starts with a
+// copy of FOLDER has nothing to import. Needs neither root nor mounts: the layer is written straight to where the
+// overlay snapshotter keeps it, by containerd's own code. The same archive gives the same bytes; the layer's owners
+// and times are not kept, as the image file system sets them anyway.
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	imagearchive "github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	snapshotter = "overlayfs"
+	// Folders of containerd's plugins, by their names.
+	contentFolder  = "io.containerd.content.v1.content"
+	metadataFolder = "io.containerd.metadata.v1.bolt"
+	overlayFolder  = "io.containerd.snapshotter.v1." + snapshotter
+)
+
+// The page size of every database, whatever the machine's is.
+var database = &bolt.Options{PageSize: 4096}
+
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: preload ARCHIVE NAME FOLDER")
+		os.Exit(2)
+	}
+	if err := preload(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, "preload:", err)
+		os.Exit(1)
+	}
+}
+
+func preload(archive, name, folder string) error {
+	metadataFile := filepath.Join(folder, metadataFolder, "meta.db")
+	overlayFile := filepath.Join(folder, overlayFolder, "metadata.db")
+	size, err := store(archive, name, folder, metadataFile)
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{metadataFile, overlayFile} {
+		if err := normalize(file, size); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+// store fills the folder, and returns the size of the unpacked layer.
+func store(archive, name, folder, metadataFile string) (int64, error) {
+	blobs, err := local.NewStore(filepath.Join(folder, contentFolder))
+	if err != nil {
+		return 0, err
+	}
+	layers, err := overlay.NewSnapshotter(filepath.Join(folder, overlayFolder))
+	if err != nil {
+		return 0, err
+	}
+	defer layers.Close()
+	if err := os.MkdirAll(filepath.Dir(metadataFile), 0o711); err != nil {
+		return 0, err
+	}
+	bolted, err := bolt.Open(metadataFile, 0o644, database)
+	if err != nil {
+		return 0, err
+	}
+	defer bolted.Close()
+	// The namespace of containerd that Kubernetes uses.
+	ctx := namespaces.WithNamespace(context.Background(), "k8s.io")
+	db := metadata.NewDB(bolted, blobs, map[string]snapshots.Snapshotter{snapshotter: layers})
+	if err := db.Init(ctx); err != nil {
+		return 0, err
+	}
+
+	file, err := os.Open(archive)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	index, err := imagearchive.ImportIndex(ctx, db.ContentStore(), file)
+	if err != nil {
+		return 0, err
+	}
+	target, err := onlyManifest(ctx, db.ContentStore(), index)
+	if err != nil {
+		return 0, err
+	}
+	// Labels by which containerd's garbage collector finds what the image needs.
+	keep := images.SetChildrenMappedLabels(db.ContentStore(), images.ChildrenHandler(db.ContentStore()), nil)
+	if err := images.Walk(ctx, keep, target); err != nil {
+		return 0, err
+	}
+	_, err = metadata.NewImageStore(db).Create(ctx, images.Image{
+		Name:   name,
+		Target: target,
+		Labels: map[string]string{
+			// As containerd's CRI plugin marks what it pulls: it lists nothing else, and the kubelet removes no
+			// pinned image.
+			"io.cri-containerd.image":  "managed",
+			"io.cri-containerd.pinned": "pinned",
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	return unpack(ctx, db, target)
+}
+
+func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descriptor) (ocispec.Descriptor, error) {
+	bytes, err := content.ReadBlob(ctx, blobs, index)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	var list ocispec.Index
+	if err := json.Unmarshal(bytes, &list); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if len(list.Manifests) != 1 {
+		return ocispec.Descriptor{}, fmt.Errorf("the archive must hold one image, not %d", len(list.Manifests))
+	}
+	manifest := list.Manifests[0]
+	// Said of the archive, not of the image.
+	manifest.Annotations = nil
+	return manifest, nil
+}
+
+func unpack(ctx context.Context, db *metadata.DB, target ocispec.Descriptor) (int64, error) {
+	blobs, layers := db.ContentStore(), db.Snapshotter(snapshotter)
+	bytes, err := content.ReadBlob(ctx, blobs, target)
+	if err != nil {
+		return 0, err
+	}
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(bytes, &manifest); err != nil {
+		return 0, err
+	}
+	if bytes, err = content.ReadBlob(ctx, blobs, manifest.Config); err != nil {
+		return 0, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(bytes, &config); err != nil {
+		return 0, err
+	}
+	if len(manifest.Layers) != 1 || len(config.RootFS.DiffIDs) != 1 {
+		return 0, errors.New("the image must have one layer")
+	}
+	const key = "unpack"
+	mounts, err := layers.Prepare(ctx, key, "")
+	if err != nil {
+		return 0, err
+	}
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		return 0, fmt.Errorf("the first layer should be a plain folder, not %v", mounts)
+	}
+	layer, err := blobs.ReaderAt(ctx, manifest.Layers[0])
+	if err != nil {
+		return 0, err
+	}
+	defer layer.Close()
+	size, err := archive.Apply(ctx, mounts[0].Source, content.NewReader(layer), archive.WithNoSameOwner())
+	if err != nil {
+		return 0, err
+	}
+	// One layer: the chain's id is its own.
+	chain := config.RootFS.DiffIDs[0].String()
+	if err := layers.Commit(ctx, chain, key); err != nil {
+		return 0, err
+	}
+	label := "containerd.io/gc.ref.snapshot." + snapshotter
+	_, err = blobs.Update(ctx, content.Info{
+		Digest: manifest.Config.Digest,
+		Labels: map[string]string{label: chain},
+	}, "labels."+label)
+	return size, err
+}
+
+// normalize makes the database depend on nothing but what was stored: times become 1970, the layer's size what its
+// files' sizes add up to (not what this machine's file system spends on them), and all is written anew in order.
+func normalize(path string, size int64) error {
+	source, err := bolt.Open(path, 0o644, database)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	epoch, err := time.Unix(0, 0).UTC().MarshalBinary()
+	if err != nil {
+		return err
+	}
+	fixed := map[string][]byte{
+		"createdat": epoch,
+		"updatedat": epoch,
+		"size":      binary.AppendVarint(nil, size),
+	}
+	if filepath.Base(path) != "metadata.db" {
+		// There, sizes are of blobs.
+		delete(fixed, "size")
+	}
+	err = source.Update(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(_ []byte, bucket *bolt.Bucket) error { return replace(bucket, fixed) })
+	})
+	if err != nil {
+		return err
+	}
+	ordered := path + ".ordered"
+	target, err := bolt.Open(ordered, 0o644, database)
+	if err != nil {
+		return err
+	}
+	// A transaction for each entry: within one, bbolt numbers new pages in the random order of a Go map.
+	if err := errors.Join(bolt.Compact(target, source, 1), target.Close()); err != nil {
+		return err
+	}
+	return os.Rename(ordered, path)
+}
+
+func replace(bucket *bolt.Bucket, fixed map[string][]byte) error {
+	var keys [][]byte
+	err := bucket.ForEach(func(key, value []byte) error {
+		if inner := bucket.Bucket(key); value == nil && inner != nil {
+			return replace(inner, fixed)
+		}
+		if _, ok := fixed[string(key)]; ok {
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	for _, key := range keys {
+		err = errors.Join(err, bucket.Put(key, fixed[string(key)]))
+	}
+	return err
+}
