@@ -9,15 +9,16 @@ mod site;
 mod stand_in;
 
 use kube::ResourceExt;
-use maroonedpods_e2e::cluster::{ClusterOptions, with_cluster};
+use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
-use self::site::Site;
+use self::site::{Images, Site};
 
 #[test]
 fn real_guests() {
+    let images = provide().unwrap().then(Images::new);
     with_cluster(ClusterOptions::default(), async |cluster| {
-        let site = Site::new(&cluster).await;
+        let site = Site::new(&cluster, images.as_ref().unwrap()).await;
         tokio::join!(
             a_guest_finds_the_machine_of_its_vmi(&site),
             a_disk_with_a_boot_sector_boots(&site),

@@ -16,9 +16,9 @@ pub const IMAGE: &str = "localhost/stand-in:1";
 pub const BOOT_SECTOR_SAYS: &str = "the boot sector speaks";
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// In this order.
-const MODULES: [&str; 17] = [
-    "virtio",
+const MODULES: [&str; 16] = [
     "virtio_ring",
+    "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
@@ -32,7 +32,6 @@ const MODULES: [&str; 17] = [
     "pvpanic-pci",
     "evdev",
     "button",
-    "rng-core",
     "virtio-rng",
 ];
 
