@@ -182,7 +182,10 @@ impl<'a> Site<'a> {
 
     /// Tells the guest at this address what to do.
     pub async fn tell(&self, address: &str, what: &str) {
-        let mut stream = TcpStream::connect((address, 9000)).await.unwrap();
+        let listening = eventually("the guest to listen", SOON, || async {
+            Ok(Some(TcpStream::connect((address, 9000)).await?))
+        });
+        let mut stream = listening.await.unwrap();
         stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
     }
 
