@@ -3,12 +3,13 @@
 //! Needs root and QEMU, and apt-get for the guest's kernel; what is left out without root is said by name.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod site;
 mod stand_in;
 
 use kube::ResourceExt;
+use kube::api::EvictParams;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
@@ -161,6 +162,17 @@ async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
         .launch("heeds", &json!({"terminationGracePeriodSeconds": 600}))
         .await;
     site.ready(&vmi).await;
+
+    // As a drain of its host does: it runs on, and its VMI is marked.
+    let launcher = site.vm(&vmi).await.launcher().to_owned();
+    let refused = site.pods.evict(&launcher, &EvictParams::default()).await;
+    assert!(
+        matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429),
+        "{refused:?}"
+    );
+    let marked = site.reaches(&vmi, "Running").await;
+    assert_eq!(marked.data["status"]["evacuationNodeName"], "node-1");
+
     assert_eq!(site.delete(&vmi).await, "Succeeded");
 }
 

@@ -152,7 +152,7 @@ impl<'a> Site<'a> {
         ] {
             match plane.kubectl(&[&namespace, arguments, &selector].concat()).await {
                 Ok(text) => seen += &text,
-                Err(error) => seen += &format!("{error:#}\n"),
+                Err(error) => seen += &error.to_string(),
             }
         }
         seen

@@ -69,7 +69,7 @@ fn kernel(folder: &Path) -> PathBuf {
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: "));
     packages::download("the stand-in guest", &[package.unwrap()], folder).unwrap();
-    let archive = entry(folder, |name| name.ends_with(".deb"));
+    let archive = entry(folder, |name| name.starts_with("linux-image"));
     let unpacked = folder.join("kernel");
     run(Command::new("dpkg-deb")
         .arg("--extract")
