@@ -4,25 +4,24 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::{self, AbortHandle, JoinSet};
 
 use super::crd::{pods, vmis};
+use super::eviction;
 use super::launcher::{CREATED_BY, Launcher};
 use super::log::{GuestEvent, GuestLog};
 use super::machine::{Domains, Seen, Vm};
 use super::nodes::HostNode;
 use super::qemu::{self, Kvm};
-use super::vmi::{Ending, condition};
+use super::vmi::Ending;
 use crate::check::becomes;
 
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
@@ -72,17 +71,18 @@ impl VmHost {
             seed,
             guests,
         } = options;
+        let mut tasks = JoinSet::new();
         let domains = match guests {
             Guests::Simulated => Domains::Simulated { seed },
             Guests::Qemu(kvm) => {
                 ensure!(hosts.is_empty(), "real guests need real hosts");
                 qemu::serve_nodes(&client).await?;
+                tasks.spawn(eviction::interceptor(client.clone(), vm_namespace.clone()).await?);
                 let accelerator = task::spawn_blocking(move || qemu::accelerator(kvm)).await??;
                 Domains::Qemu { accelerator }
             }
         };
         let log = GuestLog::default();
-        let mut tasks = JoinSet::new();
         let nodes = Api::all(client.clone());
         let mut names = Vec::new();
         for (index, (name, host)) in hosts.into_iter().enumerate() {
@@ -130,23 +130,7 @@ impl VmHost {
     /// Plays a drain of the VM's host. With `evictionStrategy: External`, the launcher's eviction is refused and the
     /// VMI is marked for evacuation; whoever made it must act.
     pub async fn evict(&self, vmi: &str) -> Result<()> {
-        let vmis = vmis(&self.client, &self.namespace);
-        let found = vmis.get(vmi).await?;
-        let status = &found.data["status"];
-        let host = status["nodeName"]
-            .as_str()
-            .with_context(|| format!("{vmi} is on no host yet"))?;
-        let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.push(condition(
-            "EvictionRequested",
-            "True",
-            "EvictionRequested",
-            "VMI eviction was requested",
-        ));
-        let evicted = json!({"status": {"evacuationNodeName": host, "conditions": conditions}});
-        vmis.patch(vmi, &PatchParams::default(), &Patch::Merge(evicted))
-            .await?;
-        Ok(())
+        eviction::mark(&vmis(&self.client, &self.namespace), vmi).await
     }
 }
 

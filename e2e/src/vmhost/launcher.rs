@@ -12,6 +12,8 @@ use super::vmi::Ending;
 
 /// Label on a launcher: the UID of its VMI.
 pub(super) const CREATED_BY: &str = "kubevirt.io/created-by";
+/// Annotation on a launcher: the name of its VMI.
+pub(super) const DOMAIN: &str = "kubevirt.io/domain";
 /// Label on nodes that virt-handler serves; launchers select it.
 pub(super) const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 /// What virt-controller adds to the guest's grace for the launcher's own: +15 s twice.
@@ -63,7 +65,7 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
     labels.insert("kubevirt.io".to_owned(), "virt-launcher".to_owned());
     labels.insert(CREATED_BY.to_owned(), uid.clone());
     let mut annotations = vmi.annotations().clone();
-    annotations.insert("kubevirt.io/domain".to_owned(), name.clone());
+    annotations.insert(DOMAIN.to_owned(), name.clone());
     annotations.insert(EXIT_AFTER_ANNOTATION.to_owned(), "never".to_owned());
     let mut selector = spec["nodeSelector"].as_object().cloned().unwrap_or_default();
     selector.insert(SCHEDULABLE.to_owned(), json!("true"));

@@ -100,7 +100,10 @@ impl Vm {
             ending = self.power_on(&script) => ending?,
             ending = deleted => ending?,
         };
-        self.delete_launchers(0).await?;
+        // A launcher that has ended stays for its log until its VMI goes, as KubeVirt's do.
+        if let Domains::Simulated { .. } = self.domains {
+            self.delete_launchers(0).await?;
+        }
         self.enter(self.phase().after(ending), json!({})).await?;
         self.let_go().await
     }

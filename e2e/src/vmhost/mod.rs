@@ -5,6 +5,7 @@
 //! | file | plays | speaks as |
 //! |---|---|---|
 //! | [`host`], [`machine`], [`launcher`] | virt-api's mutator, virt-controller, virt-handler | KubeVirt |
+//! | [`eviction`] | virt-api's webhook on evictions, beside real guests | KubeVirt |
 //! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | KubeVirt |
 //! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
 //! | [`guest`], [`join`] | the node image's boot program | nobody, then its bootstrap token |
@@ -15,6 +16,7 @@
 mod admission;
 mod crd;
 mod csr;
+mod eviction;
 mod guest;
 mod host;
 mod join;

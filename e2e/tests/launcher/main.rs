@@ -3,21 +3,23 @@
 //! Needs root and QEMU, and apt-get for the guest's kernel; what is left out without root is said by name.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod site;
 mod stand_in;
 
 use kube::ResourceExt;
-use maroonedpods_e2e::cluster::{ClusterOptions, with_cluster};
+use kube::api::EvictParams;
+use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
-use self::site::Site;
+use self::site::{Images, Site};
 
 #[test]
 fn real_guests() {
+    let images = provide().unwrap().then(Images::new);
     with_cluster(ClusterOptions::default(), async |cluster| {
-        let site = Site::new(&cluster).await;
+        let site = Site::new(&cluster, images.as_ref().unwrap()).await;
         tokio::join!(
             a_guest_finds_the_machine_of_its_vmi(&site),
             a_disk_with_a_boot_sector_boots(&site),
@@ -49,7 +51,12 @@ async fn a_guest_finds_the_machine_of_its_vmi(site: &Site<'_>) {
     assert_eq!(status["conditions"][0]["status"], "True");
 
     let console = site.says(&vm, "stand-in: ready").await;
-    println!("$ kubectl logs {}\n{console}", vm.launcher());
+    let own = console.lines().filter(|line| line.starts_with("stand-in: "));
+    println!(
+        "$ kubectl logs {}\n{}",
+        vm.launcher(),
+        own.collect::<Vec<_>>().join("\n")
+    );
     let uuid = running.data["spec"]["domain"]["firmware"]["uuid"]
         .as_str()
         .unwrap();
@@ -155,6 +162,17 @@ async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
         .launch("heeds", &json!({"terminationGracePeriodSeconds": 600}))
         .await;
     site.ready(&vmi).await;
+
+    // As a drain of its host does: it runs on, and its VMI is marked.
+    let launcher = site.vm(&vmi).await.launcher().to_owned();
+    let refused = site.pods.evict(&launcher, &EvictParams::default()).await;
+    assert!(
+        matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429),
+        "{refused:?}"
+    );
+    let marked = site.reaches(&vmi, "Running").await;
+    assert_eq!(marked.data["status"]["evacuationNodeName"], "node-1");
+
     assert_eq!(site.delete(&vmi).await, "Succeeded");
 }
 

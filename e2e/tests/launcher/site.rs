@@ -1,11 +1,15 @@
 //! A cluster with real guests on it, and VMIs by hand.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{ApiResource, DeleteParams, DynamicObject};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
@@ -17,6 +21,7 @@ use maroonedpods_e2e::tools::{self, Tool};
 use maroonedpods_e2e::vmhost::{Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image};
 use maroonedpods_e2e::world::wait_for_default_account;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -36,6 +41,28 @@ metadata:
 const CLIENT: &str = "client";
 const CLIENT_IMAGE: &str = "localhost/testserver:1";
 
+/// Archives of the images of launchers, guests and the client.
+pub struct Images {
+    archives: [PathBuf; 3],
+    _folder: TempDir,
+}
+
+impl Images {
+    /// Makes them. From a cluster's network, nothing that is missing could be downloaded.
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path();
+        Self {
+            archives: [
+                launcher_image(path).unwrap(),
+                stand_in::image(path),
+                client_image(path),
+            ],
+            _folder: folder,
+        }
+    }
+}
+
 pub struct Site<'a> {
     cluster: &'a Cluster,
     admin: Client,
@@ -50,17 +77,9 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 
 impl<'a> Site<'a> {
     /// Imports the images, starts the played KubeVirt, and a pod on node-2 to call guests from.
-    pub async fn new(cluster: &'a Cluster) -> Self {
-        let folder = cluster.plane().folder().to_owned();
-        let archives = tokio::task::spawn_blocking(move || {
-            [
-                launcher_image(&folder).unwrap(),
-                stand_in::image(&folder),
-                client_image(&folder),
-            ]
-        });
-        for archive in archives.await.unwrap() {
-            cluster.import(&archive).await.unwrap();
+    pub async fn new(cluster: &'a Cluster, images: &Images) -> Self {
+        for archive in &images.archives {
+            cluster.import(archive).await.unwrap();
         }
         let admin = cluster.plane().admin().await.unwrap();
         apply_yaml(&admin, NAMESPACE).await.unwrap();
@@ -108,9 +127,13 @@ impl<'a> Site<'a> {
     }
 
     pub async fn reaches(&self, vmi: &str, phase: &str) -> DynamicObject {
-        let is = |vmi: &DynamicObject| vmi.data["status"]["phase"] == phase;
-        match becomes(&self.vmis, vmi, phase, SOON, is).await {
-            Ok(vmi) => vmi,
+        let settled = |vmi: &DynamicObject| {
+            let found = vmi.data["status"]["phase"].as_str().unwrap_or_default();
+            found == phase || matches!(found, "Succeeded" | "Failed")
+        };
+        match becomes(&self.vmis, vmi, phase, SOON, settled).await {
+            Ok(vmi) if vmi.data["status"]["phase"] == phase => vmi,
+            Ok(other) => panic!("{vmi} is {}\n{}", other.data["status"], self.launchers().await),
             Err(error) => panic!("{error:#}\n{}", self.launchers().await),
         }
     }
@@ -119,20 +142,17 @@ impl<'a> Site<'a> {
     async fn launchers(&self) -> String {
         let plane = self.cluster.plane();
         let namespace = ["--namespace", names::VM_NAMESPACE];
+        let selector = ["--selector", "kubevirt.io=virt-launcher"];
         let mut seen = String::new();
         for arguments in [
-            ["describe", "pods", "--selector", "kubevirt.io=virt-launcher"].as_slice(),
-            &[
-                "logs",
-                "--selector",
-                "kubevirt.io=virt-launcher",
-                "--all-containers",
-                "--prefix",
-            ],
+            ["describe", "pods"].as_slice(),
+            &["logs", "--container", "network"],
+            &["logs", "--container", "disks"],
+            &["logs", "--container", "compute"],
         ] {
-            match plane.kubectl(&[&namespace, arguments].concat()).await {
+            match plane.kubectl(&[&namespace, arguments, &selector].concat()).await {
                 Ok(text) => seen += &text,
-                Err(error) => seen += &format!("{error:#}"),
+                Err(error) => seen += &error.to_string(),
             }
         }
         seen
@@ -162,7 +182,10 @@ impl<'a> Site<'a> {
 
     /// Tells the guest at this address what to do.
     pub async fn tell(&self, address: &str, what: &str) {
-        let mut stream = TcpStream::connect((address, 9000)).await.unwrap();
+        let listening = eventually("the guest to listen", SOON, || async {
+            Ok(Some(TcpStream::connect((address, 9000)).await?))
+        });
+        let mut stream = listening.await.unwrap();
         stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
     }
 
@@ -181,11 +204,14 @@ impl<'a> Site<'a> {
             None
         };
         let phase = tokio::time::timeout(SOON, end).await.unwrap().unwrap();
-        let launchers = self.pods.list_metadata(&Default::default()).await.unwrap();
-        let of_vmi = |pod: &&kube::core::PartialObjectMeta<Pod>| {
-            pod.name_any().starts_with(&format!("virt-launcher-{vmi}-"))
-        };
-        assert_eq!(launchers.iter().filter(of_vmi).count(), 0);
+        let prefix = format!("virt-launcher-{vmi}-");
+        eventually("the launcher to be gone", SOON, || async {
+            let pods = self.pods.list_metadata(&ListParams::default()).await?;
+            let left = pods.iter().any(|pod| pod.name_any().starts_with(&prefix));
+            Ok((!left).then_some(()))
+        })
+        .await
+        .unwrap();
         phase
     }
 
@@ -234,9 +260,9 @@ fn client_pod() -> Pod {
     }))
 }
 
-fn client_image(folder: &std::path::Path) -> std::path::PathBuf {
+fn client_image(folder: &Path) -> PathBuf {
     let mut files = Files::default();
-    let program = std::fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
+    let program = fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
     files.file("/testserver", 0o755, program).unwrap();
     let image = Image {
         name: CLIENT_IMAGE.to_owned(),
@@ -244,11 +270,11 @@ fn client_image(folder: &std::path::Path) -> std::path::PathBuf {
         entrypoint: vec!["/testserver".to_owned()],
         user: "65532:65532".to_owned(),
         env: Vec::new(),
-        labels: std::collections::BTreeMap::new(),
-        created: jiff::Timestamp::UNIX_EPOCH,
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
     };
     let path = folder.join("testserver.tar");
-    std::fs::write(&path, image.archive().unwrap().bytes).unwrap();
+    fs::write(&path, image.archive().unwrap().bytes).unwrap();
     path
 }
 

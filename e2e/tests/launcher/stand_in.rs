@@ -16,9 +16,9 @@ pub const IMAGE: &str = "localhost/stand-in:1";
 pub const BOOT_SECTOR_SAYS: &str = "the boot sector speaks";
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// In this order.
-const MODULES: [&str; 17] = [
-    "virtio",
+const MODULES: [&str; 16] = [
     "virtio_ring",
+    "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
@@ -32,7 +32,6 @@ const MODULES: [&str; 17] = [
     "pvpanic-pci",
     "evdev",
     "button",
-    "rng-core",
     "virtio-rng",
 ];
 
@@ -70,7 +69,7 @@ fn kernel(folder: &Path) -> PathBuf {
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: "));
     packages::download("the stand-in guest", &[package.unwrap()], folder).unwrap();
-    let archive = entry(folder, |name| name.ends_with(".deb"));
+    let archive = entry(folder, |name| name.starts_with("linux-image"));
     let unpacked = folder.join("kernel");
     run(Command::new("dpkg-deb")
         .arg("--extract")

@@ -34,7 +34,7 @@ const FIRMWARE_FOLDERS: [&str; 2] = ["/usr/share/seabios", "/usr/share/qemu"];
 const FIRMWARE: [&str; 3] = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"];
 
 /// Writes the launcher's image into `folder`, as an OCI archive for [`crate::cluster::Cluster::import`]. Installs
-/// what it is made from with apt-get where that is to be had. Blocks.
+/// what it is made from with apt-get where that is to be had, so call it outside of a cluster's network. Blocks.
 ///
 /// # Errors
 /// A program or a firmware file is missing; the error names its package.

@@ -30,7 +30,7 @@ table ip nat {
     ip saddr 10.0.2.2 counter masquerade
     oifname "k6t-eth0" counter jump KUBEVIRT_POSTINBOUND
   }
-  chain KUBEVIRT_PREINBOUND { counter dnat to 10.0.2.2 }
-  chain KUBEVIRT_POSTINBOUND { ip saddr 127.0.0.1 counter snat to 10.0.2.1 }
+  chain KUBEVIRT_PREINBOUND { counter dnat to 10.0.2.2; }
+  chain KUBEVIRT_POSTINBOUND { ip saddr 127.0.0.1 counter snat to 10.0.2.1; }
 }
 RULES
