@@ -22,6 +22,7 @@ pub mod pki;
 pub mod plane;
 pub mod pods;
 pub mod process;
+pub mod real;
 pub mod rights;
 pub mod secret_volume;
 pub mod tenant;

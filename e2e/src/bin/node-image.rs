@@ -32,6 +32,9 @@ struct Args {
     /// File of Debian package sources (NAME.sources or NAME.list) to use in place of the machine's own.
     #[arg(long, value_name = "FILE")]
     sources: Option<PathBuf>,
+    /// OCI archive of a further image, of one layer, that pods find without a registry. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    preload: Vec<PathBuf>,
     /// Look for newer Debian packages; those found the first time are kept otherwise.
     #[arg(long)]
     update: bool,
@@ -59,6 +62,7 @@ fn run(args: Args) -> Result<()> {
         arch: args.arch,
         profile: args.profile,
         sources: args.sources.map(std::path::absolute).transpose()?,
+        preload: args.preload,
         update: args.update,
     };
     if let Some(folder) = args.parts_into {

@@ -47,6 +47,8 @@ pub struct Options {
     pub profile: Profile,
     /// Debian package sources in place of the machine's own.
     pub sources: Option<PathBuf>,
+    /// OCI archives of further images, of one layer each, that pods find without a registry.
+    pub preload: Vec<PathBuf>,
     /// Whether to fetch Debian's lists of packages although there are some already.
     pub update: bool,
 }
@@ -59,6 +61,7 @@ impl Options {
             arch: Host::arch()?,
             profile: Profile::Test,
             sources: None,
+            preload: Vec::new(),
             update: false,
         })
     }

@@ -12,7 +12,6 @@ use super::host::{self, Host};
 use super::modules::{self, Modules, Stage};
 use super::tree::Tree;
 use super::{Options, check, programs};
-use crate::cluster::config::SANDBOX_IMAGE;
 use crate::cluster::sandbox;
 use crate::images::cargo::Workspace;
 use crate::tools::{self, NodeTool};
@@ -182,7 +181,7 @@ pub(super) fn pause(arch: Arch) -> Result<Vec<u8>> {
     Ok(sandbox::archive(program, arch.name())?.bytes)
 }
 
-/// A containerd folder with the sandbox image in it.
+/// A containerd folder with the sandbox image in it, and those that are asked for.
 fn preloaded(work: &Path, options: &Options) -> Result<PathBuf> {
     let arch = options.arch.name();
     let archive = work.join(format!("pause-{arch}.tar"));
@@ -194,9 +193,9 @@ fn preloaded(work: &Path, options: &Options) -> Result<PathBuf> {
     let preload = tools::find_for_node(NodeTool::Preload, Host::arch()?.name())?;
     host::run(
         Command::new(preload)
+            .arg(&folder)
             .arg(&archive)
-            .arg(SANDBOX_IMAGE)
-            .arg(&folder),
+            .args(&options.preload),
     )?;
     Ok(folder)
 }

@@ -1,11 +1,11 @@
-// Command preload writes a containerd root folder that holds one image, unpacked, as if containerd had imported it:
+// Command preload writes a containerd root folder that holds images, unpacked, as if containerd had imported them:
 //
-//	preload ARCHIVE NAME FOLDER
+//	preload FOLDER ARCHIVE...
 //
-// ARCHIVE is an OCI archive with one image of one layer, NAME what Kubernetes calls it. A guest that starts with a
-// copy of FOLDER has nothing to import. Needs neither root nor mounts: the layer is written straight to where the
-// overlay snapshotter keeps it, by containerd's own code. The same archive gives the same bytes; the layer's owners
-// and times are not kept, as the image file system sets them anyway.
+// ARCHIVE is an OCI archive with one image of one layer, under the full name that it is annotated with. A guest that
+// starts with a copy of FOLDER has nothing to import. Needs neither root nor mounts: layers are written straight to
+// where the overlay snapshotter keeps them, by containerd's own code. The same archives give the same bytes; the
+// layers' owners and times are not kept, as the image file system sets them anyway.
 package main
 
 import (
@@ -14,8 +14,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -43,74 +45,85 @@ const (
 var database = &bolt.Options{PageSize: 4096}
 
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: preload ARCHIVE NAME FOLDER")
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: preload FOLDER ARCHIVE...")
 		os.Exit(2)
 	}
-	if err := preload(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := preload(os.Args[1], os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, "preload:", err)
 		os.Exit(1)
 	}
 }
 
-func preload(archive, name, folder string) error {
+func preload(folder string, archives []string) error {
 	metadataFile := filepath.Join(folder, metadataFolder, "meta.db")
 	overlayFile := filepath.Join(folder, overlayFolder, "metadata.db")
-	size, err := store(archive, name, folder, metadataFile)
+	sizes, err := store(archives, folder, metadataFile)
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{metadataFile, overlayFile} {
-		if err := normalize(file, size); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
+	// In the one, sizes are of blobs, and as they are.
+	if err := normalize(metadataFile, nil); err != nil {
+		return fmt.Errorf("%s: %w", metadataFile, err)
+	}
+	if err := normalize(overlayFile, sizes); err != nil {
+		return fmt.Errorf("%s: %w", overlayFile, err)
 	}
 	return nil
 }
 
-// store fills the folder, and returns the size of the unpacked layer.
-func store(archive, name, folder, metadataFile string) (int64, error) {
+// store fills the folder, and returns the sizes of the unpacked layers, by the ids of their chains.
+func store(archives []string, folder, metadataFile string) (map[string]int64, error) {
 	blobs, err := local.NewStore(filepath.Join(folder, contentFolder))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	layers, err := overlay.NewSnapshotter(filepath.Join(folder, overlayFolder))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer layers.Close()
 	if err := os.MkdirAll(filepath.Dir(metadataFile), 0o711); err != nil {
-		return 0, err
+		return nil, err
 	}
 	bolted, err := bolt.Open(metadataFile, 0o644, database)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer bolted.Close()
 	// The namespace of containerd that Kubernetes uses.
 	ctx := namespaces.WithNamespace(context.Background(), "k8s.io")
 	db := metadata.NewDB(bolted, blobs, map[string]snapshots.Snapshotter{snapshotter: layers})
 	if err := db.Init(ctx); err != nil {
-		return 0, err
+		return nil, err
 	}
+	sizes := map[string]int64{}
+	for _, archive := range archives {
+		if err := add(ctx, db, archive, sizes); err != nil {
+			return nil, fmt.Errorf("%s: %w", archive, err)
+		}
+	}
+	return sizes, nil
+}
 
+func add(ctx context.Context, db *metadata.DB, archive string, sizes map[string]int64) error {
 	file, err := os.Open(archive)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer file.Close()
 	index, err := imagearchive.ImportIndex(ctx, db.ContentStore(), file)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	target, err := onlyManifest(ctx, db.ContentStore(), index)
+	target, name, err := onlyManifest(ctx, db.ContentStore(), index)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	// Labels by which containerd's garbage collector finds what the image needs.
 	keep := images.SetChildrenMappedLabels(db.ContentStore(), images.ChildrenHandler(db.ContentStore()), nil)
 	if err := images.Walk(ctx, keep, target); err != nil {
-		return 0, err
+		return err
 	}
 	_, err = metadata.NewImageStore(db).Create(ctx, images.Image{
 		Name:   name,
@@ -123,82 +136,90 @@ func store(archive, name, folder, metadataFile string) (int64, error) {
 		},
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return unpack(ctx, db, target)
+	chain, size, err := unpack(ctx, db, target)
+	sizes[chain] = size
+	return err
 }
 
-func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descriptor) (ocispec.Descriptor, error) {
+// onlyManifest returns the archive's image and its name.
+func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descriptor) (ocispec.Descriptor, string, error) {
 	bytes, err := content.ReadBlob(ctx, blobs, index)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return ocispec.Descriptor{}, "", err
 	}
 	var list ocispec.Index
 	if err := json.Unmarshal(bytes, &list); err != nil {
-		return ocispec.Descriptor{}, err
+		return ocispec.Descriptor{}, "", err
 	}
 	if len(list.Manifests) != 1 {
-		return ocispec.Descriptor{}, fmt.Errorf("the archive must hold one image, not %d", len(list.Manifests))
+		return ocispec.Descriptor{}, "", fmt.Errorf("the archive must hold one image, not %d", len(list.Manifests))
 	}
 	manifest := list.Manifests[0]
+	name := manifest.Annotations[images.AnnotationImageName]
+	if name == "" {
+		return ocispec.Descriptor{}, "", fmt.Errorf("the image has no annotation %s", images.AnnotationImageName)
+	}
 	// Said of the archive, not of the image.
 	manifest.Annotations = nil
-	return manifest, nil
+	return manifest, name, nil
 }
 
-func unpack(ctx context.Context, db *metadata.DB, target ocispec.Descriptor) (int64, error) {
+// unpack returns the id of the layer's chain, and its size.
+func unpack(ctx context.Context, db *metadata.DB, target ocispec.Descriptor) (string, int64, error) {
 	blobs, layers := db.ContentStore(), db.Snapshotter(snapshotter)
 	bytes, err := content.ReadBlob(ctx, blobs, target)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	var manifest ocispec.Manifest
 	if err := json.Unmarshal(bytes, &manifest); err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	if bytes, err = content.ReadBlob(ctx, blobs, manifest.Config); err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	var config ocispec.Image
 	if err := json.Unmarshal(bytes, &config); err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	if len(manifest.Layers) != 1 || len(config.RootFS.DiffIDs) != 1 {
-		return 0, errors.New("the image must have one layer")
+		return "", 0, errors.New("the image must have one layer")
 	}
 	const key = "unpack"
 	mounts, err := layers.Prepare(ctx, key, "")
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	if len(mounts) != 1 || mounts[0].Type != "bind" {
-		return 0, fmt.Errorf("the first layer should be a plain folder, not %v", mounts)
+		return "", 0, fmt.Errorf("the first layer should be a plain folder, not %v", mounts)
 	}
 	layer, err := blobs.ReaderAt(ctx, manifest.Layers[0])
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	defer layer.Close()
 	size, err := archive.Apply(ctx, mounts[0].Source, content.NewReader(layer), archive.WithNoSameOwner())
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	// One layer: the chain's id is its own.
 	chain := config.RootFS.DiffIDs[0].String()
 	if err := layers.Commit(ctx, chain, key); err != nil {
-		return 0, err
+		return "", 0, err
 	}
 	label := "containerd.io/gc.ref.snapshot." + snapshotter
 	_, err = blobs.Update(ctx, content.Info{
 		Digest: manifest.Config.Digest,
 		Labels: map[string]string{label: chain},
 	}, "labels."+label)
-	return size, err
+	return chain, size, err
 }
 
-// normalize makes the database depend on nothing but what was stored: times become 1970, the layer's size what its
-// files' sizes add up to (not what this machine's file system spends on them), and all is written anew in order.
-func normalize(path string, size int64) error {
+// normalize makes the database depend on nothing but what was stored: times become 1970, a layer's size what its files'
+// sizes add up to (not what this machine's file system spends on them), and all is written anew in order.
+func normalize(path string, sizes map[string]int64) error {
 	source, err := bolt.Open(path, 0o644, database)
 	if err != nil {
 		return err
@@ -211,14 +232,9 @@ func normalize(path string, size int64) error {
 	fixed := map[string][]byte{
 		"createdat": epoch,
 		"updatedat": epoch,
-		"size":      binary.AppendVarint(nil, size),
-	}
-	if filepath.Base(path) != "metadata.db" {
-		// There, sizes are of blobs.
-		delete(fixed, "size")
 	}
 	err = source.Update(func(tx *bolt.Tx) error {
-		return tx.ForEach(func(_ []byte, bucket *bolt.Bucket) error { return replace(bucket, fixed) })
+		return tx.ForEach(func(name []byte, bucket *bolt.Bucket) error { return replace(bucket, name, fixed, sizes) })
 	})
 	if err != nil {
 		return err
@@ -235,19 +251,26 @@ func normalize(path string, size int64) error {
 	return os.Rename(ordered, path)
 }
 
-func replace(bucket *bolt.Bucket, fixed map[string][]byte) error {
+func replace(bucket *bolt.Bucket, name []byte, fixed map[string][]byte, sizes map[string]int64) error {
+	values := maps.Clone(fixed)
+	for chain, size := range sizes {
+		// A snapshot is called by its namespace, a number and its chain.
+		if strings.HasSuffix(string(name), "/"+chain) {
+			values["size"] = binary.AppendVarint(nil, size)
+		}
+	}
 	var keys [][]byte
 	err := bucket.ForEach(func(key, value []byte) error {
 		if inner := bucket.Bucket(key); value == nil && inner != nil {
-			return replace(inner, fixed)
+			return replace(inner, key, fixed, sizes)
 		}
-		if _, ok := fixed[string(key)]; ok {
+		if _, ok := values[string(key)]; ok {
 			keys = append(keys, key)
 		}
 		return nil
 	})
 	for _, key := range keys {
-		err = errors.Join(err, bucket.Put(key, fixed[string(key)]))
+		err = errors.Join(err, bucket.Put(key, values[string(key)]))
 	}
 	return err
 }

@@ -1,0 +1,56 @@
+//! Marooned pods in real virtual machines, as their users see them.
+//!
+//! Needs root and QEMU; what is left out without root is said by name.
+
+// Clippy takes only the functions marked as tests for test code, not their helpers.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use k8s_openapi::api::core::v1::Pod;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::TestNamespace;
+use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
+use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
+use maroonedpods_e2e::vmhost::Kvm;
+use serde_json::json;
+
+#[test]
+fn pods_in_real_virtual_machines() {
+    let archives = provide().unwrap().then(|| Archives::make().unwrap());
+    with_cluster(ClusterOptions::default(), async |cluster| {
+        let archives = archives.as_ref().unwrap();
+        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({})).await.unwrap();
+        a_pod_is_on_another_kernel(&site).await;
+        drop(site);
+        cluster.stop().await.unwrap();
+    })
+    .unwrap();
+}
+
+async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
+    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
+        "spec": {
+            "automountServiceAccountToken": false,
+            "containers": [{"name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
+                "command": ["/bin/busybox", "sh", "-c", "/bin/busybox uname -a; exec /testserver serve"]}],
+        },
+    }))
+    .unwrap();
+    let begun = std::time::Instant::now();
+    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod).await.unwrap();
+    if let Err(error) = pod.running_within(RUNS).await {
+        panic!("{error:#}\n{}", site.state().await);
+    }
+    println!("running after {:.1} s", begun.elapsed().as_secs_f64());
+    let plane = site.cluster().plane();
+    for arguments in [
+        vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
+        vec!["-n", &namespace.name, "logs", "first"],
+        vec!["-n", &namespace.name, "exec", "first", "--", "/bin/busybox", "cat", "/proc/cmdline"],
+    ] {
+        println!("$ kubectl {}\n{}", arguments.join(" "), plane.kubectl(&arguments).await.unwrap_or_else(|e| format!("{e:#}")));
+    }
+    namespace.close(&site.admin).await.unwrap();
+}
