@@ -25,6 +25,8 @@ use crate::world::wait_for_default_account;
 
 /// What pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it without a registry.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
+/// Address of the cluster's DNS Service, for guests; a Service there is for tests to make.
+pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
 pub const RUNS: Duration = Duration::from_secs(240);
 
@@ -105,7 +107,13 @@ impl<'a> Site<'a> {
             node,
             ..
         } = archives;
-        for archive in [&ours.webhook.archive, &ours.reconciler.archive, launcher, toolbox, &node.archive] {
+        for archive in [
+            &ours.webhook.archive,
+            &ours.reconciler.archive,
+            launcher,
+            toolbox,
+            &node.archive,
+        ] {
             cluster.import(archive).await?;
         }
         let admin = cluster.plane().admin().await?;
@@ -115,8 +123,17 @@ impl<'a> Site<'a> {
         let kubeconfig = cluster.plane().kubeconfig().display().to_string();
         let (chart, values) = (chart().display().to_string(), values.display().to_string());
         let arguments = [
-            "install", RELEASE, &chart, "--values", &values, "--create-namespace", "--wait", "--timeout", "4m",
-            "--kubeconfig", &kubeconfig,
+            "install",
+            RELEASE,
+            &chart,
+            "--values",
+            &values,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "4m",
+            "--kubeconfig",
+            &kubeconfig,
         ];
         helm(&arguments).await?;
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
@@ -144,13 +161,23 @@ impl<'a> Site<'a> {
     /// What administrators would look at when a pod does not come up: our programs' words, and the guests' consoles.
     pub async fn state(&self) -> String {
         let ours = ["--selector", "app.kubernetes.io/name=maroonedpods", "--prefix"];
-        let launchers = ["--selector", "kubevirt.io=virt-launcher", "--all-containers", "--prefix", "--tail=60"];
+        let launchers = [
+            "--selector",
+            "kubevirt.io=virt-launcher",
+            "--all-containers",
+            "--prefix",
+            "--tail=60",
+        ];
         let mut seen = String::new();
         for arguments in [
             ["get", "pods,nodes,vmi,mn", "--all-namespaces", "--output", "wide"].as_slice(),
             &["get", "events", "--all-namespaces"],
             &[["logs", "--namespace", SYSTEM_NAMESPACE].as_slice(), &ours].concat(),
-            &[["logs", "--namespace", names::VM_NAMESPACE].as_slice(), &launchers].concat(),
+            &[
+                ["logs", "--namespace", names::VM_NAMESPACE].as_slice(),
+                &launchers,
+            ]
+            .concat(),
         ] {
             let shown = self.cluster.plane().kubectl(arguments).await;
             seen += &shown.unwrap_or_else(|error| format!("{error:#}\n"));
@@ -165,7 +192,7 @@ fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value
         "nodeImage": node.name,
         "enableKernelBoot": true,
         "baseVMResources": {"cpu": 1, "memoryMi": 512},
-        "join": {"serverURL": cluster.plane().server_url()},
+        "join": {"serverURL": cluster.plane().server_url(), "clusterDNS": DNS_ADDRESS},
         "deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "5s"},
     });
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
