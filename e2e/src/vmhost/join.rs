@@ -73,9 +73,18 @@ impl Joiner<'_> {
             None
         };
         match filed.answer(self.token).await? {
-            Answer::Issued(identity) => Ok(Some(Joined { identity, second })),
+            Answer::Issued(identity) => return Ok(Some(Joined { identity, second })),
+            Answer::Denied(why) => self.note(GuestEvent::ClientRequestDenied(why)),
+        }
+        // Of two requests made at once, the approver may have seen this one first.
+        let Some(second) = second else { return Ok(None) };
+        match second.answer(self.token).await? {
+            Answer::Issued(identity) => Ok(Some(Joined {
+                identity,
+                second: None,
+            })),
             Answer::Denied(why) => {
-                self.note(GuestEvent::ClientRequestDenied(why));
+                self.note(GuestEvent::SecondRequestDenied(why));
                 Ok(None)
             }
         }
