@@ -5,6 +5,12 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod faults;
+mod hostile;
+mod pods;
+mod sizes;
+mod user;
+
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::TestNamespace;
@@ -14,13 +20,71 @@ use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
 use maroonedpods_e2e::vmhost::Kvm;
 use serde_json::json;
 
+use self::sizes::Size;
+use self::user::Stage;
+
 #[test]
 fn pods_in_real_virtual_machines() {
     let archives = provide().unwrap().then(|| Archives::make().unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({})).await.unwrap();
+        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({}))
+            .await
+            .unwrap();
         a_pod_is_on_another_kernel(&site).await;
+        drop(site);
+        cluster.stop().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// Scenarios that start as there is room for their guests.
+#[test]
+#[ignore = "ten minutes of guests: hack/test --real"]
+fn pods_hostile_guests_and_faults() {
+    let archives = provide().unwrap().then(|| Archives::make().unwrap());
+    with_cluster(ClusterOptions::default(), async |cluster| {
+        let archives = archives.as_ref().unwrap();
+        // Little for the system, so that a processor has room for pods of many sizes.
+        let config = json!({
+            "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
+            "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
+        });
+        let site = Site::install(&cluster, archives, Kvm::Auto, &config)
+            .await
+            .unwrap();
+        let stage = Stage::new(&site);
+        tokio::join!(
+            pods::everything(&stage),
+            pods::failing_containers(&stage),
+            pods::job(&stage),
+            hostile::breached(&stage),
+            pods::no_restart(&stage),
+            sizes::a_pod_fits(
+                &stage,
+                Size {
+                    cpu: "600m",
+                    memory: "1Gi"
+                }
+            ),
+            sizes::a_pod_fits(
+                &stage,
+                Size {
+                    cpu: "700m",
+                    memory: "2Gi"
+                }
+            ),
+            sizes::a_pod_fits(
+                &stage,
+                Size {
+                    cpu: "800m",
+                    memory: "3Gi"
+                }
+            ),
+        );
+        // Alone: the other host node must have room.
+        faults::drained(&stage).await;
+        stage.sizes.print();
         drop(site);
         cluster.stop().await.unwrap();
     })
@@ -39,7 +103,9 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
     }))
     .unwrap();
     let begun = std::time::Instant::now();
-    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod).await.unwrap();
+    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod)
+        .await
+        .unwrap();
     if let Err(error) = pod.running_within(RUNS).await {
         panic!("{error:#}\n{}", site.state().await);
     }
@@ -48,9 +114,25 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
     for arguments in [
         vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
         vec!["-n", &namespace.name, "logs", "first"],
-        vec!["-n", &namespace.name, "exec", "first", "--", "/bin/busybox", "cat", "/proc/cmdline"],
+        vec![
+            "-n",
+            &namespace.name,
+            "exec",
+            "first",
+            "--",
+            "/bin/busybox",
+            "cat",
+            "/proc/cmdline",
+        ],
     ] {
-        println!("$ kubectl {}\n{}", arguments.join(" "), plane.kubectl(&arguments).await.unwrap_or_else(|e| format!("{e:#}")));
+        println!(
+            "$ kubectl {}\n{}",
+            arguments.join(" "),
+            plane
+                .kubectl(&arguments)
+                .await
+                .unwrap_or_else(|e| format!("{e:#}"))
+        );
     }
     namespace.close(&site.admin).await.unwrap();
 }
