@@ -107,11 +107,7 @@ pub async fn drained(stage: &Stage<'_>) {
         "automountServiceAccountToken": false,
         "containers": [shell("main", "sleep 3600")],
     });
-    Size {
-        cpu: "500m",
-        memory: "512Mi",
-    }
-    .put_into(&mut spec);
+    Size("500m", "512Mi").put_into(&mut spec);
     let labels = json!({"app": "drain", names::MAROON_LABEL: "true"});
     let _: Deployment = user
         .applies(json!({

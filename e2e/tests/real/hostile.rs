@@ -25,22 +25,8 @@ pub async fn breached(stage: &Stage<'_>) {
     let _room = stage.room_for(2).await;
     let (attacker, other) = tokio::join!(User::new(stage, "attacker"), User::new(stage, "other"));
     let ((own, pod), (victim, foreign)) = tokio::join!(
-        makes(
-            &attacker,
-            "root",
-            Size {
-                cpu: "400m",
-                memory: "300Mi"
-            }
-        ),
-        makes(
-            &other,
-            "victim",
-            Size {
-                cpu: "200m",
-                memory: "150Mi"
-            }
-        ),
+        makes(&attacker, "root", Size("400m", "300Mi")),
+        makes(&other, "victim", Size("200m", "150Mi")),
     );
     sees_the_guest_alone(&attacker).await;
     let token = finds_its_token(&attacker, &pod).await;

@@ -7,6 +7,7 @@
 
 mod faults;
 mod hostile;
+mod network;
 mod pods;
 mod sizes;
 mod user;
@@ -15,76 +16,63 @@ use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::TestNamespace;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
-use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::pods::{Marooned, condition};
 use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
 use maroonedpods_e2e::vmhost::Kvm;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::sizes::Size;
 use self::user::Stage;
 
 #[test]
-fn pods_in_real_virtual_machines() {
-    let archives = provide().unwrap().then(|| Archives::make().unwrap());
-    with_cluster(ClusterOptions::default(), async |cluster| {
-        let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({}))
-            .await
-            .unwrap();
-        a_pod_is_on_another_kernel(&site).await;
-        drop(site);
-        cluster.stop().await.unwrap();
-    })
-    .unwrap();
+fn a_pod_runs_in_a_real_virtual_machine() {
+    on_site(&json!({}), async |site| a_pod_is_on_another_kernel(site).await);
 }
 
-/// Scenarios that start as there is room for their guests.
 #[test]
-#[ignore = "ten minutes of guests: hack/test --real"]
+#[ignore = "minutes of guests: hack/test --real"]
+fn pods_reach_each_other() {
+    on_site(&json!({}), async |site| {
+        network::pods_reach_each_other(site).await
+    });
+}
+
+#[test]
+#[ignore = "minutes of guests: hack/test --real"]
 fn pods_hostile_guests_and_faults() {
-    let archives = provide().unwrap().then(|| Archives::make().unwrap());
-    with_cluster(ClusterOptions::default(), async |cluster| {
-        let archives = archives.as_ref().unwrap();
-        // Little for the system, so that a processor has room for pods of many sizes.
-        let config = json!({
-            "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
-            "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
-        });
-        let site = Site::install(&cluster, archives, Kvm::Auto, &config)
-            .await
-            .unwrap();
-        let stage = Stage::new(&site);
+    let config = json!({
+        // Little for the system, so that one processor has room for pods of many sizes.
+        "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
+        "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
+    });
+    on_site(&config, async |site| {
+        let stage = Stage::new(site);
+        // Each starts when there is room for its guests.
         tokio::join!(
             pods::everything(&stage),
             pods::failing_containers(&stage),
             pods::job(&stage),
             hostile::breached(&stage),
             pods::no_restart(&stage),
-            sizes::a_pod_fits(
-                &stage,
-                Size {
-                    cpu: "600m",
-                    memory: "1Gi"
-                }
-            ),
-            sizes::a_pod_fits(
-                &stage,
-                Size {
-                    cpu: "700m",
-                    memory: "2Gi"
-                }
-            ),
-            sizes::a_pod_fits(
-                &stage,
-                Size {
-                    cpu: "800m",
-                    memory: "3Gi"
-                }
-            ),
+            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
+            sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
+            sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
         );
         // Alone: the other host node must have room.
         faults::drained(&stage).await;
         stage.sizes.print();
+    });
+}
+
+/// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration.
+fn on_site(config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
+    let archives = provide().unwrap().then(|| Archives::make().unwrap());
+    with_cluster(ClusterOptions::default(), async |cluster| {
+        let archives = archives.as_ref().unwrap();
+        let site = Site::install(&cluster, archives, Kvm::Auto, config)
+            .await
+            .unwrap();
+        test(&site).await;
         drop(site);
         cluster.stop().await.unwrap();
     })
@@ -135,4 +123,9 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
         );
     }
     namespace.close(&site.admin).await.unwrap();
+}
+
+/// Whether the pod's Ready condition holds.
+fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
 }

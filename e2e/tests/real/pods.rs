@@ -42,10 +42,7 @@ pub async fn everything(stage: &Stage<'_>) {
         .applies(json!({"metadata": {"name": "paint"}, "data": {"colour": "red"}}))
         .await;
     may_make_config_maps(&user).await;
-    let size = Size {
-        cpu: "250m",
-        memory: "200Mi",
-    };
+    let size = Size("250m", "200Mi");
     let pod = user.runs("everything", size, with_everything()).await;
     let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
         .await
@@ -313,16 +310,7 @@ pub async fn failing_containers(stage: &Stage<'_>) {
         ],
         "volumes": [{"name": "seen", "emptyDir": {}}],
     });
-    let pod = user
-        .runs(
-            "failing",
-            Size {
-                cpu: "100m",
-                memory: "128Mi",
-            },
-            spec,
-        )
-        .await;
+    let pod = user.runs("failing", Size("100m", "128Mi"), spec).await;
     let fallen = |pod: &Pod| {
         ["eats", "once", "httpget", "tcpsocket", "exec"]
             .iter()
@@ -362,11 +350,7 @@ pub async fn job(stage: &Stage<'_>) {
         "containers": [shell_with("main", script, json!({"volumeMounts": [{"name": "seen", "mountPath": "/seen"}]}))],
         "volumes": [{"name": "seen", "emptyDir": {}}],
     });
-    Size {
-        cpu: "300m",
-        memory: "256Mi",
-    }
-    .put_into(&mut spec);
+    Size("300m", "256Mi").put_into(&mut spec);
     let _: Job = user
         .applies(json!({
             "metadata": {"name": "job"},
@@ -413,16 +397,7 @@ pub async fn no_restart(stage: &Stage<'_>) {
         "automountServiceAccountToken": false,
         "containers": [shell("main", "trap 'exit 3' TERM; sleep 3600 & wait")],
     });
-    let pod = user
-        .runs(
-            "ends",
-            Size {
-                cpu: "900m",
-                memory: "700Mi",
-            },
-            spec,
-        )
-        .await;
+    let pod = user.runs("ends", Size("900m", "700Mi"), spec).await;
     user.shell("ends", "kill 1").await;
     let failed = pod.becomes("Failed", |pod| phase(pod) == "Failed").await.unwrap();
     let ended = container(&failed, "main")

@@ -13,16 +13,13 @@ use crate::user::{Stage, User, shell};
 /// Fewer pods of different sizes would show little.
 const LEAST: usize = 10;
 
-/// What a pod's first container asks for.
+/// The CPU and the memory that a pod's first container asks for.
 #[derive(Clone, Copy)]
-pub struct Size {
-    pub cpu: &'static str,
-    pub memory: &'static str,
-}
+pub struct Size(pub &'static str, pub &'static str);
 
 impl Size {
     pub fn put_into(self, spec: &mut Value) {
-        spec["containers"][0]["resources"]["requests"] = json!({"cpu": self.cpu, "memory": self.memory});
+        spec["containers"][0]["resources"]["requests"] = json!({"cpu": self.0, "memory": self.1});
     }
 }
 
