@@ -5,7 +5,12 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod faults;
+mod hostile;
 mod network;
+mod pods;
+mod sizes;
+mod user;
 
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::names;
@@ -14,18 +19,60 @@ use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::pods::{Marooned, condition};
 use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
 use maroonedpods_e2e::vmhost::Kvm;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use self::sizes::Size;
+use self::user::Stage;
 
 #[test]
-fn pods_in_real_virtual_machines() {
+fn a_pod_runs_in_a_real_virtual_machine() {
+    on_site(&json!({}), async |site| a_pod_is_on_another_kernel(site).await);
+}
+
+#[test]
+#[ignore = "minutes of guests: hack/test --real"]
+fn pods_reach_each_other() {
+    on_site(&json!({}), async |site| {
+        network::pods_reach_each_other(site).await
+    });
+}
+
+#[test]
+#[ignore = "minutes of guests: hack/test --real"]
+fn pods_hostile_guests_and_faults() {
+    let config = json!({
+        // Little for the system, so that one processor has room for pods of many sizes.
+        "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
+        "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
+    });
+    on_site(&config, async |site| {
+        let stage = Stage::new(site);
+        // Each starts when there is room for its guests.
+        tokio::join!(
+            pods::everything(&stage),
+            pods::failing_containers(&stage),
+            pods::job(&stage),
+            hostile::breached(&stage),
+            pods::no_restart(&stage),
+            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
+            sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
+            sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
+        );
+        // Alone: the other host node must have room.
+        faults::drained(&stage).await;
+        stage.sizes.print();
+    });
+}
+
+/// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration.
+fn on_site(config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make().unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({}))
+        let site = Site::install(&cluster, archives, Kvm::Auto, config)
             .await
             .unwrap();
-        a_pod_is_on_another_kernel(&site).await;
-        network::pods_reach_each_other(&site).await;
+        test(&site).await;
         drop(site);
         cluster.stop().await.unwrap();
     })

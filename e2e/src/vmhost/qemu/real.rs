@@ -55,6 +55,11 @@ impl<'a> RealVm<'a> {
         self.qmp("cont").await
     }
 
+    /// Asks the guest to end (ACPI), as its VMI's deletion does.
+    pub async fn press_power_button(&self) -> Result<()> {
+        self.qmp("system_powerdown").await
+    }
+
     /// Kills QEMU on the spot.
     pub async fn kill(&self) -> Result<()> {
         self.shell("killall -9 qemu-system-x86_64").await.map(drop)

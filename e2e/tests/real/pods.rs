@@ -1,0 +1,410 @@
+//! What users of pods rely on.
+
+use std::process::Stdio;
+
+use futures::future::try_join_all;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::ResourceExt;
+use kube::api::ListParams;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{becomes, eventually, gone};
+use maroonedpods_e2e::drafts;
+use maroonedpods_e2e::pods::{Marooned, SOON, phase};
+use maroonedpods_e2e::real::RUNS;
+use maroonedpods_e2e::tools::{self, Tool};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::faults;
+use crate::sizes::Size;
+use crate::user::{Stage, User, container, restarts, shell, shell_with};
+
+/// Defines `tell NAME` for shell scripts: makes a `ConfigMap` of that name at the API server.
+const TELL: &str = r#"tell() { wget -q -O /dev/null --no-check-certificate \
+  --header "Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" \
+  --header "Content-Type: application/json" --post-data "{\"metadata\":{\"name\":\"$1\"}}" \
+  "https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/$POD_NAMESPACE/configmaps"; }
+"#;
+
+/// One pod that uses all that a pod can use.
+pub async fn everything(stage: &Stage<'_>) {
+    let _room = stage.room_for(1).await;
+    let user = User::new(stage, "everything").await;
+    let _: Secret = user
+        .applies(json!({"metadata": {"name": "keys"}, "stringData": {"password": "first"}}))
+        .await;
+    let _: ConfigMap = user
+        .applies(json!({"metadata": {"name": "paint"}, "data": {"colour": "red"}}))
+        .await;
+    may_make_config_maps(&user).await;
+    let size = Size("250m", "200Mi");
+    let pod = user.runs("everything", size, with_everything()).await;
+    let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+        .await
+        .unwrap();
+    user.kubectl(&["get", "pod", "everything", "--output", "wide"])
+        .await;
+
+    says_what_it_does(&user).await;
+    knows_itself(&user, &pod, &ready).await;
+    forwards_a_port(&user).await;
+    sees_updates(&user).await;
+    faults::paused(&user, &pod).await;
+    has_passed_its_probes(&pod).await;
+    ends_in_order(&user, &pod).await;
+    user.leaves().await;
+}
+
+async fn may_make_config_maps(user: &User<'_>) {
+    let rule = json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]});
+    let _: Role = user
+        .applies(json!({"metadata": {"name": "teller"}, "rules": [rule]}))
+        .await;
+    let _: RoleBinding = user
+        .applies(json!({
+            "metadata": {"name": "teller"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "teller"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": user.namespace}],
+        }))
+        .await;
+}
+
+fn with_everything() -> Value {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let env = json!([
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+        field("POD_IP", "status.podIP"),
+        field("HOST_IP", "status.hostIP"),
+        field("NODE_NAME", "spec.nodeName"),
+        {"name": "REQUESTED", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1Mi"}}},
+    ]);
+    let shared = json!({"name": "shared", "mountPath": "/shared"});
+    let main = format!("{TELL} trap 'tell main; exit 0' TERM; /testserver serve & wait");
+    // An exec probe takes long on an emulated processor.
+    let patient = json!({"periodSeconds": 5, "timeoutSeconds": 20, "failureThreshold": 6});
+    let probe = |kind: &str, check: Value| {
+        let mut probe = patient.clone();
+        probe[kind] = check;
+        probe
+    };
+    let main = shell_with(
+        "main",
+        &main,
+        json!({
+            "env": env,
+            "volumeMounts": [
+                shared,
+                {"name": "keys", "mountPath": "/keys"},
+                {"name": "paint", "mountPath": "/paint"},
+            ],
+            "startupProbe": probe("tcpSocket", json!({"port": 8080})),
+            "readinessProbe": probe("httpGet", json!({"port": 8080, "path": "/ready"})),
+            "livenessProbe": probe("exec", json!({"command": ["/bin/busybox", "test", "-e", "/shared/prepared"]})),
+            "lifecycle": {"preStop": {"exec": {
+                "command": ["/bin/busybox", "sh", "-c", format!("{TELL} tell pre-stop")],
+            }}},
+        }),
+    );
+    let prepares = "echo prepared for $POD_NAME | tee /shared/prepared";
+    let beats = format!(
+        "{TELL} trap 'tell sidecar; exit 0' TERM; while true; do date >> /shared/beats; sleep 2 & wait $!; done"
+    );
+    json!({
+        "terminationGracePeriodSeconds": 120,
+        "initContainers": [
+            shell_with("prepares", prepares, json!({"env": env, "volumeMounts": [shared]})),
+            shell_with("beats", &beats, json!({"restartPolicy": "Always", "env": env, "volumeMounts": [shared]})),
+        ],
+        "containers": [main],
+        "volumes": [
+            {"name": "shared", "emptyDir": {}},
+            {"name": "keys", "secret": {"secretName": "keys"}},
+            {"name": "paint", "configMap": {"name": "paint"}},
+        ],
+    })
+}
+
+async fn says_what_it_does(user: &User<'_>) {
+    let log = user
+        .kubectl(&["logs", "everything", "--container", "prepares"])
+        .await;
+    assert_eq!(log, "prepared for everything\n");
+    let log = user
+        .kubectl(&[
+            "logs",
+            "everything",
+            "--container",
+            "main",
+            "--limit-bytes",
+            "200",
+        ])
+        .await;
+    assert!(
+        log.starts_with("serving\n") && log.contains("asks for /ready"),
+        "{log}"
+    );
+    let beats = user
+        .shell("everything", "cat /shared/prepared; wc -l < /shared/beats")
+        .await;
+    let (prepared, beats) = beats.trim().split_once('\n').unwrap();
+    assert_eq!(prepared, "prepared for everything");
+    assert!(beats.trim().parse::<u32>().unwrap() > 0, "{beats}");
+}
+
+async fn knows_itself(user: &User<'_>, pod: &Marooned, seen: &Pod) {
+    let env = user
+        .shell(
+            "everything",
+            "env | grep -E '^(POD_|HOST_IP|NODE_NAME|REQUESTED)' | sort",
+        )
+        .await;
+    let address = seen
+        .status
+        .as_ref()
+        .and_then(|status| status.pod_ip.clone())
+        .unwrap();
+    let expected = format!(
+        "HOST_IP={address}\nNODE_NAME={}\nPOD_IP={address}\nPOD_NAME=everything\nPOD_NAMESPACE={}\nPOD_UID={}\nREQUESTED=200\n",
+        pod.node_name(),
+        user.namespace,
+        pod.uid
+    );
+    assert_eq!(env, expected);
+}
+
+async fn forwards_a_port(user: &User<'_>) {
+    let mut kubectl = Command::new(tools::find(Tool::Kubectl).unwrap())
+        .arg("--kubeconfig")
+        .arg(user.stage.plane().kubeconfig())
+        .args([
+            "--namespace",
+            &user.namespace,
+            "port-forward",
+            "pod/everything",
+            ":8080",
+        ])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(kubectl.stdout.take().unwrap()).lines();
+    let line = timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let port = line
+        .strip_prefix("Forwarding from 127.0.0.1:")
+        .and_then(|rest| rest.split(' ').next());
+    let address = format!("127.0.0.1:{}", port.unwrap());
+    let mut answer = String::new();
+    let asked = async {
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(b"GET /forwarded HTTP/1.0\r\n\r\n").await?;
+        stream.read_to_string(&mut answer).await
+    };
+    timeout(SOON, asked).await.unwrap().unwrap();
+    user.says(&format!(
+        "$ kubectl port-forward pod/everything :8080\n{line}\n{answer}"
+    ));
+    assert!(answer.ends_with("\r\n\r\nthis is everything"), "{answer}");
+    kubectl.kill().await.unwrap();
+}
+
+async fn sees_updates(user: &User<'_>) {
+    let read = "cat /keys/password; echo; cat /paint/colour";
+    assert_eq!(user.shell("everything", read).await, "first\nred");
+    for patch in [
+        [
+            "patch",
+            "secret",
+            "keys",
+            "--patch",
+            r#"{"stringData": {"password": "second"}}"#,
+        ],
+        [
+            "patch",
+            "configmap",
+            "paint",
+            "--patch",
+            r#"{"data": {"colour": "blue"}}"#,
+        ],
+        // The kubelet looks at a pod's volumes when the pod changes; else within a minute or two.
+        [
+            "annotate",
+            "pod",
+            "everything",
+            "example.com/look=again",
+            "--overwrite",
+        ],
+    ] {
+        user.kubectl(&patch).await;
+    }
+    eventually("the updates in the pod", RUNS, || async {
+        let seen = user.tries_in("everything", read).await?;
+        Ok((seen == "second\nblue").then_some(()))
+    })
+    .await
+    .unwrap();
+    user.shell("everything", read).await;
+}
+
+async fn has_passed_its_probes(pod: &Marooned) {
+    let seen = pod.pods.get(&pod.name).await.unwrap();
+    assert!(drafts::runs(&seen), "{:?}", seen.status);
+    for name in ["main", "beats"] {
+        assert_eq!(restarts(&seen, name), Some(0), "{name}");
+    }
+}
+
+/// The hook first, then the container, then its sidecar: each reaches the API server while the pod is ending.
+async fn ends_in_order(user: &User<'_>, pod: &Marooned) {
+    user.kubectl(&["delete", "pod", "everything"]).await;
+    pod.leaves_nothing().await.unwrap();
+    user.kubectl(&["get", "configmaps", "--sort-by", ".metadata.creationTimestamp"])
+        .await;
+    let maps = user.api::<ConfigMap>();
+    let told = ["pre-stop", "main", "sidecar"].map(|name| {
+        let maps = maps.clone();
+        async move { maps.get(name).await }
+    });
+    let versions: Vec<u64> = try_join_all(told)
+        .await
+        .unwrap()
+        .iter()
+        .map(|map| map.resource_version().unwrap().parse().unwrap())
+        .collect();
+    assert!(versions.is_sorted(), "{versions:?}");
+}
+
+/// Containers that end by themselves, for their memory, or for a probe's sake.
+pub async fn failing_containers(stage: &Stage<'_>) {
+    let _room = stage.room_for(1).await;
+    let user = User::new(stage, "failing").await;
+    let failing = |name: &str, check: Value| {
+        let mut probe = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10, "terminationGracePeriodSeconds": 1});
+        probe[name] = check;
+        shell_with(
+            &name.to_lowercase(),
+            "sleep 3600",
+            json!({"livenessProbe": probe}),
+        )
+    };
+    let mut eats = shell_with("eats", "", json!({"resources": {"limits": {"memory": "48Mi"}}}));
+    eats["command"] = json!(["/testserver", "eat"]);
+    let once = "[ -e /seen/it ] && exec sleep 3600; touch /seen/it; echo not yet; exit 3";
+    let spec = json!({
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": false,
+        "containers": [
+            shell("good", "sleep 3600"),
+            eats,
+            shell_with("once", once, json!({"volumeMounts": [{"name": "seen", "mountPath": "/seen"}]})),
+            failing("httpGet", json!({"port": 9})),
+            failing("tcpSocket", json!({"port": 9})),
+            failing("exec", json!({"command": ["/bin/busybox", "false"]})),
+        ],
+        "volumes": [{"name": "seen", "emptyDir": {}}],
+    });
+    let pod = user.runs("failing", Size("100m", "128Mi"), spec).await;
+    let fallen = |pod: &Pod| {
+        ["eats", "once", "httpget", "tcpsocket", "exec"]
+            .iter()
+            .all(|name| restarts(pod, name) > Some(0))
+    };
+    let seen = becomes(&pod.pods, "failing", "all to be restarted", RUNS, fallen)
+        .await
+        .unwrap();
+    let table = "jsonpath={range .status.containerStatuses[*]}{.name}: restarts {.restartCount}, last {.lastState.terminated.reason} {.lastState.terminated.exitCode}{\"\\n\"}{end}";
+    user.kubectl(&["get", "pod", "failing", "--output", table]).await;
+    user.kubectl(&["get", "events", "--field-selector", "reason=Unhealthy"])
+        .await;
+    let ended = |name: &str| {
+        let last = container(&seen, name).and_then(|container| container.last_state.as_ref());
+        let last = last.and_then(|state| state.terminated.as_ref()).unwrap();
+        (last.reason.clone().unwrap(), last.exit_code)
+    };
+    assert_eq!(ended("eats"), ("OOMKilled".to_owned(), 137));
+    assert_eq!(ended("once"), ("Error".to_owned(), 3));
+    assert_eq!(restarts(&seen, "good"), Some(0));
+    let log = user
+        .kubectl(&["logs", "failing", "--container", "once", "--previous"])
+        .await;
+    assert_eq!(log, "not yet\n");
+    faults::launcher_killed(&user, &pod).await;
+    user.leaves().await;
+}
+
+/// A Job whose container fails once (restartPolicy `OnFailure`), completes, and is gone by itself with its VM.
+pub async fn job(stage: &Stage<'_>) {
+    let _room = stage.room_for(1).await;
+    let user = User::new(stage, "job").await;
+    let script = "[ -e /seen/it ] || { touch /seen/it; sleep 5; exit 1; }; sleep 5; echo done";
+    let mut spec = json!({
+        "restartPolicy": "OnFailure",
+        "automountServiceAccountToken": false,
+        "containers": [shell_with("main", script, json!({"volumeMounts": [{"name": "seen", "mountPath": "/seen"}]}))],
+        "volumes": [{"name": "seen", "emptyDir": {}}],
+    });
+    Size("300m", "256Mi").put_into(&mut spec);
+    let _: Job = user
+        .applies(json!({
+            "metadata": {"name": "job"},
+            "spec": {
+                "backoffLimit": 3,
+                "ttlSecondsAfterFinished": 20,
+                "template": {"metadata": {"labels": {names::MAROON_LABEL: "true"}}, "spec": spec},
+            },
+        }))
+        .await;
+    let pods = user.api::<Pod>();
+    let found = eventually("the Job's pod", SOON, || async {
+        let found = pods.list(&ListParams::default().labels("job-name=job")).await?;
+        Ok(found.items.into_iter().next())
+    });
+    let pod = Marooned::of(&stage.site.admin, &found.await.unwrap()).unwrap();
+    user.sees_running(&pod).await;
+    let succeeded = |job: &Job| job.status.as_ref().and_then(|status| status.succeeded) == Some(1);
+    becomes(
+        &user.api::<Job>(),
+        "job",
+        "a Job that has succeeded",
+        RUNS,
+        succeeded,
+    )
+    .await
+    .unwrap();
+    assert_eq!(user.kubectl(&["logs", "job/job"]).await, "done\n");
+    user.kubectl(&["get", "jobs,pods", "--output", "wide"]).await;
+    assert_eq!(restarts(&pods.get(&pod.name).await.unwrap(), "main"), Some(1));
+    gone(&user.api::<Job>(), "job", RUNS).await.unwrap();
+    gone(&pods, &pod.name, RUNS).await.unwrap();
+    pod.leaves_nothing().await.unwrap();
+    user.says("the Job, its pod, its VM and its Node are gone");
+    user.leaves().await;
+}
+
+/// restartPolicy `Never`: the pod has failed with its container's exit code, and its VM goes.
+pub async fn no_restart(stage: &Stage<'_>) {
+    let _room = stage.room_for(1).await;
+    let user = User::new(stage, "no-restart").await;
+    let spec = json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "containers": [shell("main", "trap 'exit 3' TERM; sleep 3600 & wait")],
+    });
+    let pod = user.runs("ends", Size("900m", "700Mi"), spec).await;
+    user.shell("ends", "kill 1").await;
+    let failed = pod.becomes("Failed", |pod| phase(pod) == "Failed").await.unwrap();
+    let ended = container(&failed, "main")
+        .and_then(|main| main.state.as_ref()?.terminated.as_ref())
+        .unwrap();
+    assert_eq!((ended.exit_code, restarts(&failed, "main")), (3, Some(0)));
+    user.kubectl(&["get", "pod", "ends"]).await;
+    pod.leaves_nothing().await.unwrap();
+    user.leaves().await;
+}
