@@ -33,7 +33,7 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
     on_site(&json!({}), async |site| {
-        network::pods_reach_each_other(site).await
+        network::pods_reach_each_other(site).await;
     });
 }
 

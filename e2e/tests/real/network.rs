@@ -129,10 +129,8 @@ async fn every_pair_sees_real_addresses(pods: &Pods<'_>) {
             .filter(|to| MAROONED.contains(to) || MAROONED.contains(from))
         {
             let (source, target) = (pods.address(from), pods.address(to));
-            let sends: String = DATAGRAMS
-                .iter()
-                .map(|size| format!("/testserver send {target}:8080 {size}; "))
-                .collect();
+            let sends = DATAGRAMS.map(|size| format!("/testserver send {target}:8080 {size}; "));
+            let sends = sends.concat();
             let script = format!(
                 "set -e; /testserver get http://{target}:8080/sees; {sends}/bin/busybox ping -c 1 -s 4000 {target} >/dev/null"
             );
