@@ -243,6 +243,9 @@ proptest! {
     fn a_stale_plan_does_no_harm(steps in steps(), back in 0..30_usize) {
         let run = Run::of(&steps)?;
         let Some(past) = run.history.iter().rev().nth(back) else { return Ok(()) };
+        // Whether the pod is lifted before its VM's host is drained, and evicted then, or gets another VM first, is a
+        // matter of moments: both are good ends.
+        prop_assume!(run.world.vmi().is_none_or(|vmi| !vmi.evacuating));
         let (mut disturbed, mut left_alone) = (run.world.clone(), run.world);
         let stale = plan::plan(&past.cached_view(&past.objects), disturbed.now);
         prop_assume!(!stale.needs_live_view());
