@@ -105,7 +105,13 @@ impl<'a> Site<'a> {
             node,
             ..
         } = archives;
-        for archive in [&ours.webhook.archive, &ours.reconciler.archive, launcher, toolbox, &node.archive] {
+        for archive in [
+            &ours.webhook.archive,
+            &ours.reconciler.archive,
+            launcher,
+            toolbox,
+            &node.archive,
+        ] {
             cluster.import(archive).await?;
         }
         let admin = cluster.plane().admin().await?;
@@ -115,8 +121,17 @@ impl<'a> Site<'a> {
         let kubeconfig = cluster.plane().kubeconfig().display().to_string();
         let (chart, values) = (chart().display().to_string(), values.display().to_string());
         let arguments = [
-            "install", RELEASE, &chart, "--values", &values, "--create-namespace", "--wait", "--timeout", "4m",
-            "--kubeconfig", &kubeconfig,
+            "install",
+            RELEASE,
+            &chart,
+            "--values",
+            &values,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "4m",
+            "--kubeconfig",
+            &kubeconfig,
         ];
         helm(&arguments).await?;
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
@@ -144,13 +159,23 @@ impl<'a> Site<'a> {
     /// What administrators would look at when a pod does not come up: our programs' words, and the guests' consoles.
     pub async fn state(&self) -> String {
         let ours = ["--selector", "app.kubernetes.io/name=maroonedpods", "--prefix"];
-        let launchers = ["--selector", "kubevirt.io=virt-launcher", "--all-containers", "--prefix", "--tail=60"];
+        let launchers = [
+            "--selector",
+            "kubevirt.io=virt-launcher",
+            "--all-containers",
+            "--prefix",
+            "--tail=60",
+        ];
         let mut seen = String::new();
         for arguments in [
             ["get", "pods,nodes,vmi,mn", "--all-namespaces", "--output", "wide"].as_slice(),
             &["get", "events", "--all-namespaces"],
             &[["logs", "--namespace", SYSTEM_NAMESPACE].as_slice(), &ours].concat(),
-            &[["logs", "--namespace", names::VM_NAMESPACE].as_slice(), &launchers].concat(),
+            &[
+                ["logs", "--namespace", names::VM_NAMESPACE].as_slice(),
+                &launchers,
+            ]
+            .concat(),
         ] {
             let shown = self.cluster.plane().kubectl(arguments).await;
             seen += &shown.unwrap_or_else(|error| format!("{error:#}\n"));

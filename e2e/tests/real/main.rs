@@ -19,7 +19,9 @@ fn pods_in_real_virtual_machines() {
     let archives = provide().unwrap().then(|| Archives::make().unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({})).await.unwrap();
+        let site = Site::install(&cluster, archives, Kvm::Auto, &json!({}))
+            .await
+            .unwrap();
         a_pod_is_on_another_kernel(&site).await;
         drop(site);
         cluster.stop().await.unwrap();
@@ -39,7 +41,9 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
     }))
     .unwrap();
     let begun = std::time::Instant::now();
-    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod).await.unwrap();
+    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod)
+        .await
+        .unwrap();
     if let Err(error) = pod.running_within(RUNS).await {
         panic!("{error:#}\n{}", site.state().await);
     }
@@ -48,9 +52,25 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
     for arguments in [
         vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
         vec!["-n", &namespace.name, "logs", "first"],
-        vec!["-n", &namespace.name, "exec", "first", "--", "/bin/busybox", "cat", "/proc/cmdline"],
+        vec![
+            "-n",
+            &namespace.name,
+            "exec",
+            "first",
+            "--",
+            "/bin/busybox",
+            "cat",
+            "/proc/cmdline",
+        ],
     ] {
-        println!("$ kubectl {}\n{}", arguments.join(" "), plane.kubectl(&arguments).await.unwrap_or_else(|e| format!("{e:#}")));
+        println!(
+            "$ kubectl {}\n{}",
+            arguments.join(" "),
+            plane
+                .kubectl(&arguments)
+                .await
+                .unwrap_or_else(|e| format!("{e:#}"))
+        );
     }
     namespace.close(&site.admin).await.unwrap();
 }
