@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// After so long a silence, people wonder.
+/// After so long a silence, people wonder; after the second, twice as long, and so on.
 const SILENCE: Duration = Duration::from_secs(5);
+const LONGEST_SILENCE: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Prints to standard output; its clock starts with it.
@@ -22,9 +23,15 @@ struct Shared {
 }
 
 struct State {
-    /// What is being done, and since when.
-    doing: Option<(String, Instant)>,
+    doing: Option<Doing>,
     last_line: Instant,
+}
+
+struct Doing {
+    what: String,
+    since: Instant,
+    /// How long a silence about it is broken next.
+    silence: Duration,
 }
 
 impl Screen {
@@ -60,7 +67,11 @@ impl Screen {
     pub fn begin(&self, what: &str) {
         let mut state = self.shared.lock();
         self.shared.say(&mut state, what);
-        state.doing = Some((what.to_owned(), Instant::now()));
+        state.doing = Some(Doing {
+            what: what.to_owned(),
+            since: Instant::now(),
+            silence: SILENCE,
+        });
     }
 
     /// Nothing is being done: silence is no wonder.
@@ -89,12 +100,13 @@ impl Shared {
 
     fn break_silence(&self) {
         let mut state = self.lock();
-        if state.last_line.elapsed() < SILENCE {
+        let silent = state.last_line.elapsed();
+        let Some(doing) = state.doing.as_mut().filter(|doing| silent >= doing.silence) else {
             return;
-        }
-        if let Some((what, since)) = state.doing.clone() {
-            self.say(&mut state, &format!("… {what} ({} s)", since.elapsed().as_secs()));
-        }
+        };
+        doing.silence = (doing.silence * 2).min(LONGEST_SILENCE);
+        let line = format!("… {} ({} s)", doing.what, doing.since.elapsed().as_secs());
+        self.say(&mut state, &line);
     }
 }
 
