@@ -25,6 +25,8 @@ use crate::world::wait_for_default_account;
 
 /// What pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it without a registry.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
+/// Address of the cluster's DNS Service, for guests; a Service there is for tests to make.
+pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
 pub const RUNS: Duration = Duration::from_secs(240);
 
@@ -190,7 +192,7 @@ fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value
         "nodeImage": node.name,
         "enableKernelBoot": true,
         "baseVMResources": {"cpu": 1, "memoryMi": 512},
-        "join": {"serverURL": cluster.plane().server_url()},
+        "join": {"serverURL": cluster.plane().server_url(), "clusterDNS": DNS_ADDRESS},
         "deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "5s"},
     });
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {

@@ -16,12 +16,13 @@ use sha2::{Digest, Sha256};
 use self::go::Module;
 
 /// What a build depends on, below `hack/tools`.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "go.mod",
     "go.sum",
     "clusterkit/main.go",
     "pause/main.go",
     "testserver/main.go",
+    "testserver/network.go",
     "helm/go.mod",
     "helm/go.sum",
     "containerd/go.mod",

@@ -2,16 +2,14 @@
 //! own, so that the API server and the reconciler find it as they find a pod.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_reconciler::certs::secret;
-use maroonedpods_webhook::Server;
 use serde_json::json;
 
 use crate::install::SYSTEM_NAMESPACE;
@@ -34,19 +32,8 @@ impl WebhookPod {
     pub async fn start(client: &Client, name: &str, lag: Duration) -> Result<Self> {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
         let volume = SecretVolume::mount(secrets, secret::NAME, lag).await?;
-        let server = Server::bind(maroonedpods_webhook::Args {
-            bind: SocketAddr::new(own_address()?, 0),
-            metrics_bind: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls_dir: PathBuf::from(volume.path()),
-            reload_interval: Duration::from_millis(50),
-            max_connections: 1024,
-            shutdown_delay: Duration::ZERO,
-        })
-        .await?;
-        let address = server.addr();
-        let serving = Running::spawn(server.metrics_addr(), |stop| async move {
-            server.run(stop).await.map_err(|error| anyhow!(error))
-        });
+        let bind = SocketAddr::new(own_address()?, 0);
+        let (address, serving) = Running::webhook(bind, volume.path(), Duration::from_millis(50)).await?;
         join_service(client, name, address).await?;
         Ok(Self {
             serving,

@@ -2,7 +2,7 @@
 //! process, each under its own identity.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -235,19 +235,7 @@ impl Webhook {
         let pair = plane.authority().server(&["127.0.0.1"])?;
         std::fs::write(tls.path().join("tls.crt"), &pair.certificate)?;
         std::fs::write(tls.path().join("tls.key"), &pair.key)?;
-        let server = Server::bind(maroonedpods_webhook::Args {
-            bind,
-            metrics_bind: ANY_PORT,
-            tls_dir: PathBuf::from(tls.path()),
-            reload_interval: Duration::from_secs(2),
-            max_connections: 1024,
-            shutdown_delay: Duration::ZERO,
-        })
-        .await?;
-        let address = server.addr();
-        let serving = Running::spawn(server.metrics_addr(), |stop| async move {
-            server.run(stop).await.map_err(|error| anyhow!(error))
-        });
+        let (address, serving) = Running::webhook(bind, tls.path(), Duration::from_secs(2)).await?;
         Ok(Self {
             address,
             serving,
@@ -265,6 +253,28 @@ pub struct Running {
 }
 
 impl Running {
+    /// A webhook with the pair in `tls`, which it looks at that often, and where it serves.
+    pub(crate) async fn webhook(
+        bind: SocketAddr,
+        tls: &Path,
+        reload_interval: Duration,
+    ) -> Result<(SocketAddr, Self)> {
+        let server = Server::bind(maroonedpods_webhook::Args {
+            bind,
+            metrics_bind: ANY_PORT,
+            tls_dir: PathBuf::from(tls),
+            reload_interval,
+            max_connections: 1024,
+            shutdown_delay: Duration::ZERO,
+        })
+        .await?;
+        let address = server.addr();
+        let serving = Self::spawn(server.metrics_addr(), |stop| async move {
+            server.run(stop).await.map_err(|error| anyhow!(error))
+        });
+        Ok((address, serving))
+    }
+
     pub(crate) fn spawn<F>(
         metrics: SocketAddr,
         run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> F,

@@ -16,6 +16,9 @@ const UNREAD: [&[u8]; 4] = [
     b"\"containers\":",
 ];
 
+/// What of a review is left, mostly, in bytes.
+const ROOM: usize = 4 << 10;
+
 /// The same JSON with those arrays empty, wherever they are. What is no JSON may come back whole or in part, and is
 /// no JSON then either, unless all that was wrong with it was inside.
 pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
@@ -28,6 +31,9 @@ pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
             let Some(close) = end_of_array(json, open) else {
                 break;
             };
+            if kept.capacity() == 0 {
+                kept.reserve(ROOM);
+            }
             kept.extend_from_slice(&json[from..at]);
             (from, at) = (close, close);
         }

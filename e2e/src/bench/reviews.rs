@@ -153,9 +153,10 @@ fn managed_fields(shape: &Shape) -> String {
             containers("init", shape.init_containers)
         )
     };
-    let annotations: String = (0..shape.annotations)
+    let annotations: Vec<_> = (0..shape.annotations)
         .map(|n| format!(r#","f:example.com/note-{n}":{{}}"#))
         .collect();
+    let annotations = annotations.concat();
     format!(
         r#"{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-21T09:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:annotations":{{".":{{}}{annotations}}},"f:generateName":{{}},"f:labels":{{".":{{}},"f:app":{{}},"f:app.kubernetes.io/part-of":{{}},"f:maroonedpods.io/maroon":{{}},"f:pod-template-hash":{{}}}},"f:ownerReferences":{{".":{{}},"k:{{\"uid\":\"e1ff6f0a-4f2b-4b4c-8d6a-9f1b5c2d3e4f\"}}":{{}}}}}},"f:spec":{{"f:containers":{{{}}},"f:dnsPolicy":{{}},"f:enableServiceLinks":{{}},{init}"f:restartPolicy":{{}},"f:schedulerName":{{}},"f:securityContext":{{}},"f:serviceAccount":{{}},"f:serviceAccountName":{{}},"f:terminationGracePeriodSeconds":{{}}}}}}}}"#,
         containers("app", shape.containers)

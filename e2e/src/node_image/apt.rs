@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn own_sources_take_the_place_of_the_machines() {
-        let settings = settings(Path::new("/work"), "arm64", Some(Path::new("/my.sources")));
+        let settings = settings(Path::new("/folder"), "arm64", Some(Path::new("/my.sources")));
         assert!(settings.contains("sourcelist \"/my.sources\""), "{settings}");
         assert!(settings.contains("sourceparts \"/dev/null\""), "{settings}");
     }

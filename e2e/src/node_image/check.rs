@@ -99,7 +99,7 @@ fn modules_of(tree: &Tree) -> Vec<String> {
     }
     let unlisted = tree.files().filter(|(path, ..)| {
         let file = path.strip_prefix("/lib/modules/");
-        file.is_some_and(|file| file.ends_with(".ko") && !order.lines().any(|line| line == file))
+        file.is_some_and(|file| file != "order" && !order.lines().any(|line| line == file))
     });
     problems.extend(unlisted.map(|(path, ..)| format!("{path} is never loaded")));
     problems

@@ -36,6 +36,7 @@ use crate::tools::say;
 
 /// The image's name without its tag. Kubernetes would take a bare name for a registry's.
 const NAME: &str = "localhost/marooned-node";
+
 /// How to build the image.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -64,6 +65,11 @@ impl Options {
             preload: Vec::new(),
             update: false,
         })
+    }
+
+    fn apt(&self, work: &Path, arch: Arch) -> Result<Apt> {
+        let folder = work.join(format!("apt-{}", arch.name()));
+        Apt::new(&folder, arch.name(), self.sources.as_deref(), self.update)
     }
 }
 
@@ -97,21 +103,15 @@ pub fn build(options: &Options) -> Result<Built> {
     let workspace = Workspace::find()?;
     let source = workspace.source()?;
     let work = workspace.target.join("node-image");
-    fs::create_dir_all(&work)?;
-    let lock = File::create(work.join("lock"))?;
-    lock.lock()?;
+    let _lock = lock(&work)?;
 
     let host = Host::arch()?;
-    let apt = |arch: Arch| {
-        let folder = work.join(format!("apt-{}", arch.name()));
-        Apt::new(&folder, arch.name(), options.sources.as_deref(), options.update)
-    };
-    let packages = apt(options.arch)?;
+    let packages = options.apt(&work, options.arch)?;
     let host = Host::new(
         &if host == options.arch {
             packages.clone()
         } else {
-            apt(host)?
+            options.apt(&work, host)?
         },
         host,
     )?;
@@ -174,6 +174,27 @@ pub fn build(options: &Options) -> Result<Built> {
         sbom: put(&folder, "marooned-node.cdx.json", &bill)?,
         sizes: Sizes::of(&parts.root),
     })
+}
+
+/// What is wrong with the image as long as only Debian's packages are in it. That takes no compiler, and as little time
+/// for another architecture as for this machine's. Blocks, for a minute the first time.
+///
+/// # Errors
+/// Packages cannot be fetched, or one lacks what is to be taken of it.
+pub fn problems_of_packages(options: &Options) -> Result<Vec<String>> {
+    let workspace = Workspace::find()?;
+    let work = workspace.target.join("node-image");
+    let _lock = lock(&work)?;
+    let apt = options.apt(&work, options.arch)?;
+    Ok(Parts::of_packages(&workspace, &apt, options.arch)?.problems(options.arch))
+}
+
+/// Holds the folder that images are made in until the file is dropped.
+fn lock(work: &Path) -> Result<File> {
+    fs::create_dir_all(work)?;
+    let lock = File::create(work.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// Writes into `folder` what the bootc variant takes of us: the boot program and the image of pods' sandboxes. Blocks.

@@ -54,6 +54,47 @@ impl Parts {
     /// That cannot be done, or something of it does not fit: then everything that is wrong is named.
     pub(super) fn collect(workspace: &Workspace, apt: &Apt, work: &Path, options: &Options) -> Result<Self> {
         let arch = options.arch;
+        let mut parts = Self::of_packages(workspace, apt, arch)?;
+        parts.go = programs::add_go(&mut parts.root, arch)?;
+        parts
+            .root
+            .copy("pause image", PRELOADED, &preloaded(work, options)?)?;
+        let mut problems = Vec::new();
+        let target = arch.rust_target();
+        if workspace.has_target(target)? {
+            let boot = programs::boot(workspace, options.profile, arch)?;
+            parts.initrd.file("boot program", "/init", 0o755, boot.clone())?;
+            parts
+                .root
+                .file("boot program", programs::BOOT, 0o755, boot.clone())?;
+            parts
+                .root
+                .link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
+            parts.boot = boot;
+        } else {
+            problems.push(programs::no_target(target));
+        }
+        problems.extend(parts.problems(arch));
+        if !problems.is_empty() {
+            bail!(
+                "the image for {} is not whole:\n  {}",
+                arch.name(),
+                problems.join("\n  ")
+            );
+        }
+        Ok(parts)
+    }
+
+    /// What is wrong with an image of these parts; nothing, if it is whole.
+    pub(super) fn problems(&self, arch: Arch) -> Vec<String> {
+        check::problems(arch, &self.initrd, &self.root)
+    }
+
+    /// Fetches what Debian brings, and takes `images/node` to it; no program is built.
+    ///
+    /// # Errors
+    /// That cannot be done.
+    pub(super) fn of_packages(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Self> {
         let recipe = workspace.root.join("images/node");
         let listed = fs::read_to_string(recipe.join("modules"))?;
         let mut initrd = Tree::default();
@@ -87,29 +128,6 @@ impl Parts {
             certificates(&authorities)?,
         )?;
         packages.extend([authorities, kernel.clone()]);
-        let go = programs::add_go(&mut root, arch)?;
-        root.copy("pause image", PRELOADED, &preloaded(work, options)?)?;
-
-        let mut problems = Vec::new();
-        let target = arch.rust_target();
-        let boot = if workspace.has_target(target)? {
-            let boot = programs::boot(workspace, options.profile, arch)?;
-            initrd.file("boot program", "/init", 0o755, boot.clone())?;
-            root.file("boot program", programs::BOOT, 0o755, boot.clone())?;
-            root.link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
-            boot
-        } else {
-            problems.push(programs::no_target(target));
-            Vec::new()
-        };
-        problems.extend(check::problems(arch, &initrd, &root));
-        if !problems.is_empty() {
-            bail!(
-                "the image for {} is not whole:\n  {}",
-                arch.name(),
-                problems.join("\n  ")
-            );
-        }
         Ok(Self {
             kernel: host::file(
                 &kernel,
@@ -118,8 +136,8 @@ impl Parts {
             initrd,
             root,
             packages,
-            go,
-            boot,
+            go: Vec::new(),
+            boot: Vec::new(),
         })
     }
 }

@@ -9,7 +9,6 @@ mod site;
 mod stand_in;
 
 use kube::ResourceExt;
-use kube::api::EvictParams;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
@@ -165,7 +164,7 @@ async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
 
     // As a drain of its host does: it runs on, and its VMI is marked.
     let launcher = site.vm(&vmi).await.launcher().to_owned();
-    let refused = site.pods.evict(&launcher, &EvictParams::default()).await;
+    let refused = site.evict(&launcher).await;
     assert!(
         matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429),
         "{refused:?}"

@@ -9,9 +9,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
@@ -187,6 +188,17 @@ impl<'a> Site<'a> {
         });
         let mut stream = listening.await.unwrap();
         stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Asks for a pod's eviction, once: the usual client would repeat what is refused with 429, for minutes.
+    pub async fn evict(&self, pod: &str) -> kube::Result<()> {
+        let kubeconfig = Kubeconfig::read_from(self.cluster.plane().kubeconfig()).unwrap();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .unwrap();
+        config.default_retry = false;
+        let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, names::VM_NAMESPACE);
+        pods.evict(pod, &EvictParams::default()).await.map(drop)
     }
 
     /// Deletes the VMI; its phase at the very end.

@@ -141,6 +141,8 @@ fn make_names_what_is_not_set() {
         "build-node-image",
         "ENGINE=podman",
         "BASE_IMAGE=base@sha256:0",
+        "KUBERNETES_RELEASES=https://kubernetes.example/release",
+        "FORGE=https://forge.example",
         "KUBELET_SHA256=1",
         "CONTAINERD_SHA256=2",
         "RUNC_SHA256=3",

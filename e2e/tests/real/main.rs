@@ -5,11 +5,13 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod network;
+
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::TestNamespace;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
-use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::pods::{Marooned, condition};
 use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
 use maroonedpods_e2e::vmhost::Kvm;
 use serde_json::json;
@@ -23,6 +25,7 @@ fn pods_in_real_virtual_machines() {
             .await
             .unwrap();
         a_pod_is_on_another_kernel(&site).await;
+        network::pods_reach_each_other(&site).await;
         drop(site);
         cluster.stop().await.unwrap();
     })
@@ -73,4 +76,9 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
         );
     }
     namespace.close(&site.admin).await.unwrap();
+}
+
+/// Whether the pod's Ready condition holds.
+fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
 }

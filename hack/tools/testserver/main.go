@@ -1,7 +1,11 @@
 // Command testserver is what the tests of real nodes run in containers:
 //
-//	testserver serve         answers HTTP on 8080 with the name of its pod
+//	testserver serve         answers HTTP on 8080 with the name of its pod, and UDP
 //	testserver get URL       prints what URL answers
+//	testserver storm URL N   asks N times, each on a new connection, and prints how many were answered
+//	testserver send ADDR N   sends a UDP datagram of N bytes and prints what is answered
+//	testserver connect ADDR  connects by TCP
+//	testserver dns IP        answers DNS on 5353: every name has this address
 //	testserver refuse DIR    answers HTTPS on 8443 as an admission webhook that refuses; DIR has tls.crt and tls.key
 //	testserver eat           takes memory until it is killed
 package main
@@ -14,7 +18,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 func main() {
@@ -38,10 +41,24 @@ func run(arguments []string) error {
 			fmt.Printf("%s asks for %s\n", request.RemoteAddr, request.URL)
 			fmt.Fprintf(answer, "this is %s", hostname)
 		})
+		http.HandleFunc("/sees", func(answer http.ResponseWriter, request *http.Request) {
+			fmt.Fprintf(answer, "%s sees %s\n", hostname, host(request.RemoteAddr))
+		})
+		failed := make(chan error)
+		go func() { failed <- echo(hostname) }()
+		go func() { failed <- http.ListenAndServe(":8080", nil) }()
 		fmt.Println("serving")
-		return http.ListenAndServe(":8080", nil)
+		return <-failed
 	case what == "get" && len(rest) == 1:
 		return get(rest[0])
+	case what == "storm" && len(rest) == 2:
+		return storm(rest[0], rest[1])
+	case what == "send" && len(rest) == 2:
+		return send(rest[0], rest[1])
+	case what == "connect" && len(rest) == 1:
+		return connect(rest[0])
+	case what == "dns" && len(rest) == 1:
+		return dns(rest[0])
 	case what == "refuse" && len(rest) == 1:
 		http.HandleFunc("/", func(answer http.ResponseWriter, request *http.Request) {
 			if err := refuse(answer, request, "refused by "+hostname); err != nil {
@@ -62,7 +79,7 @@ func run(arguments []string) error {
 }
 
 func get(url string) error {
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: patience}
 	answer, err := client.Get(url)
 	if err != nil {
 		return err

@@ -1,0 +1,336 @@
+//! A marooned pod's address is its VM's: reached and reaching like any pod, from other nodes and from other VMs.
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::Api;
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
+use maroonedpods_e2e::cluster::REAL_LABEL;
+use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::real::{DNS_ADDRESS, RUNS, Site, TOOLBOX};
+use maroonedpods_e2e::vmhost::RealVm;
+use serde_json::{Value, json};
+
+use crate::ready;
+
+/// Where the DNS server of these tests says that every name is.
+const EVERYWHERE: &str = "192.0.2.53";
+/// More than a packet on the way, and than several.
+const DATAGRAMS: [&str; 4] = ["100", "1400", "5000", "20000"];
+
+/// Two marooned pods, on VMs of different hosts, and an ordinary pod on each host.
+struct Pods<'a> {
+    site: &'a Site<'a>,
+    namespace: String,
+    marooned: [Marooned; 2],
+    addresses: [(String, String); 4],
+}
+
+const PLAIN: [&str; 2] = ["plain-1", "plain-2"];
+const MAROONED: [&str; 2] = ["marooned-a", "marooned-b"];
+
+pub async fn pods_reach_each_other(site: &Site<'_>) {
+    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+    let pods = Pods::new(site, &namespace.name).await;
+    every_pair_sees_real_addresses(&pods).await;
+    services_lead_to_marooned_pods(&pods).await;
+    names_are_resolved(&pods).await;
+    kubectl_reaches_a_pod_in_a_vm(&pods).await;
+    the_guest_is_closed(&pods).await;
+    many_short_connections_succeed(&pods).await;
+    a_dead_vms_address_takes_no_traffic(&pods).await;
+    namespace.close(&site.admin).await.unwrap();
+}
+
+impl<'a> Pods<'a> {
+    async fn new(site: &'a Site<'a>, namespace: &str) -> Self {
+        let all: Api<Pod> = Api::namespaced(site.admin.clone(), namespace);
+        for (name, node) in PLAIN.iter().zip(["node-1", "node-2"]) {
+            let selector = json!({REAL_LABEL: "true", "kubernetes.io/hostname": node});
+            accepts(&all, &pod(name, &json!({}), &json!({"nodeSelector": selector})))
+                .await
+                .unwrap();
+        }
+        let mut marooned = Vec::new();
+        for name in MAROONED {
+            let labels = json!({names::MAROON_LABEL: "true", "tier": "marooned"});
+            let new = pod(name, &labels, &json!({}));
+            let created = Marooned::create_pod(&site.admin, namespace, &new).await;
+            marooned.push(created.unwrap());
+        }
+        let mut addresses = Vec::new();
+        for name in PLAIN.iter().chain(&MAROONED) {
+            let up = becomes(&all, name, "a pod that is ready", RUNS, ready).await;
+            let pod = match up {
+                Ok(pod) => pod,
+                Err(error) => panic!("{error:#}\n{}", site.state().await),
+            };
+            let address = pod.status.and_then(|status| status.pod_ip).unwrap();
+            addresses.push(((*name).to_owned(), address));
+        }
+        Self {
+            site,
+            namespace: namespace.to_owned(),
+            marooned: marooned.try_into().ok().unwrap(),
+            addresses: addresses.try_into().unwrap(),
+        }
+    }
+
+    fn address(&self, name: &str) -> &str {
+        let mut found = self.addresses.iter().filter(|(pod, _)| pod == name);
+        &found.next().unwrap().1
+    }
+
+    async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let arguments = [&["--namespace", &self.namespace], arguments].concat();
+        self.site.cluster().plane().kubectl(&arguments).await
+    }
+
+    /// Runs a program in a pod.
+    async fn exec(&self, pod: &str, command: &[&str]) -> anyhow::Result<String> {
+        self.kubectl(&[["exec", pod, "--"].as_slice(), command].concat())
+            .await
+    }
+
+    async fn test(&self, pod: &str, command: &[&str]) -> anyhow::Result<String> {
+        self.exec(pod, &[["/testserver"].as_slice(), command].concat())
+            .await
+    }
+}
+
+/// A pod that serves, and is ready when it does.
+fn pod(name: &str, labels: &Value, more: &Value) -> Pod {
+    let mut pod = json!({
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
+                "command": ["/testserver", "serve"],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
+            }],
+        },
+    });
+    for (key, value) in labels.as_object().unwrap() {
+        pod["metadata"]["labels"][key] = value.clone();
+    }
+    for (key, value) in more.as_object().unwrap() {
+        pod["spec"][key] = value.clone();
+    }
+    serde_json::from_value(pod).unwrap()
+}
+
+/// TCP, UDP, fragments and ping, both ways between pods on nodes and pods in VMs, and between VMs.
+async fn every_pair_sees_real_addresses(pods: &Pods<'_>) {
+    let names: Vec<_> = PLAIN.iter().chain(&MAROONED).copied().collect();
+    for from in &names {
+        for to in names
+            .iter()
+            .filter(|to| MAROONED.contains(to) || MAROONED.contains(from))
+        {
+            let (source, target) = (pods.address(from), pods.address(to));
+            let sends: String = DATAGRAMS
+                .iter()
+                .map(|size| format!("/testserver send {target}:8080 {size}; "))
+                .collect();
+            let script = format!(
+                "set -e; /testserver get http://{target}:8080/sees; {sends}/bin/busybox ping -c 1 -s 4000 {target} >/dev/null"
+            );
+            let said = pods
+                .exec(from, &["/bin/busybox", "sh", "-c", &script])
+                .await
+                .unwrap();
+            let sees = DATAGRAMS.map(|size| format!("{to} sees {source}, {size} bytes\n"));
+            assert_eq!(
+                said,
+                format!("{to} sees {source}\n{}", sees.concat()),
+                "{from} to {to}"
+            );
+            println!("{from} ({source}) to {to} ({target}): TCP, UDP up to 20000 bytes, ping");
+        }
+    }
+}
+
+async fn services_lead_to_marooned_pods(pods: &Pods<'_>) {
+    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    for name in MAROONED.iter().chain(&PLAIN) {
+        let service = json!({
+            "metadata": {"name": name},
+            "spec": {"type": "NodePort", "selector": {"app": name}, "ports": [
+                {"name": "tcp", "port": 80, "targetPort": 8080},
+                {"name": "udp", "port": 80, "targetPort": 8080, "protocol": "UDP"},
+            ]},
+        });
+        let service = serde_json::from_value(service).unwrap();
+        let made = accepts(&services, &service).await.unwrap().spec.unwrap();
+        let (address, port) = (
+            made.cluster_ip.unwrap(),
+            made.ports.unwrap()[0].node_port.unwrap(),
+        );
+        for from in PLAIN.iter().chain(&MAROONED) {
+            // To itself is the hairpin: the host's proxy puts its own address in, as for any pod.
+            let source = if from == name { "" } else { pods.address(from) };
+            let sees = format!("{name} sees {source}");
+            eventually("an answer through the Service", RUNS, || async {
+                let url = format!("http://{address}/sees");
+                let tcp = pods.test(from, &["get", &url]).await;
+                Ok(tcp.ok().filter(|answer| answer.starts_with(&sees)))
+            })
+            .await
+            .unwrap();
+            let udp = pods.test(from, &["send", &format!("{address}:80"), "100"]).await;
+            assert!(
+                udp.as_ref().is_ok_and(|answer| answer.starts_with(&sees)),
+                "{from}: {udp:?}"
+            );
+        }
+        for node in ["10.98.1.1", "10.98.1.2"] {
+            let url = format!("http://{node}:{port}/sees");
+            let answer = pods.test("plain-1", &["get", &url]).await.unwrap();
+            assert!(answer.starts_with(name), "{answer}");
+        }
+        println!("Service {name} ({address}, NodePort {port}): from all pods, and from itself");
+    }
+}
+
+async fn names_are_resolved(pods: &Pods<'_>) {
+    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let server = json!({"nodeSelector": {REAL_LABEL: "true"}, "containers": [{
+        "name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
+        "command": ["/testserver", "dns", EVERYWHERE],
+    }]});
+    accepts(&all, &pod("dns", &json!({}), &server)).await.unwrap();
+    becomes(&all, "dns", "a pod that is ready", RUNS, ready)
+        .await
+        .unwrap();
+    let service = json!({
+        "metadata": {"name": "dns"},
+        "spec": {"clusterIP": DNS_ADDRESS, "selector": {"app": "dns"}, "ports": [
+            {"port": 53, "targetPort": 5353, "protocol": "UDP"},
+        ]},
+    });
+    accepts(&services, &serde_json::from_value(service).unwrap())
+        .await
+        .unwrap();
+    let answer = eventually("a name's address", RUNS, || async {
+        let asked = pods
+            .exec("marooned-a", &["/bin/busybox", "nslookup", "shop.example.com"])
+            .await;
+        Ok(asked.ok().filter(|answer| answer.contains(EVERYWHERE)))
+    })
+    .await
+    .unwrap();
+    println!("$ kubectl exec marooned-a -- nslookup shop.example.com\n{answer}");
+}
+
+async fn kubectl_reaches_a_pod_in_a_vm(pods: &Pods<'_>) {
+    let log = pods.kubectl(&["logs", "marooned-a"]).await.unwrap();
+    assert!(log.starts_with("serving\n"), "{log}");
+    for path in ["pods/marooned-a:8080", "services/marooned-a:tcp"] {
+        let raw = format!("/api/v1/namespaces/{}/{path}/proxy/", pods.namespace);
+        let answer = pods.kubectl(&["get", "--raw", &raw]).await.unwrap();
+        assert_eq!(answer, "this is marooned-a", "{path}");
+    }
+}
+
+/// Nothing of the guest itself is reachable but its kubelet, and that asks who is there.
+async fn the_guest_is_closed(pods: &Pods<'_>) {
+    let target = pods.address("marooned-a");
+    let kubelet = names::KUBELET_PORT;
+    let url = format!("https://{target}:{kubelet}/pods");
+    let stranger = pods
+        .exec(
+            "plain-2",
+            &[
+                "/bin/busybox",
+                "wget",
+                "-q",
+                "-O",
+                "-",
+                "--no-check-certificate",
+                &url,
+            ],
+        )
+        .await;
+    assert!(stranger.is_err(), "{stranger:?}");
+    pods.test("plain-2", &["connect", &format!("{target}:{kubelet}")])
+        .await
+        .unwrap();
+    // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, where nobody listens.
+    for port in [22, 10248, 10250, 10255] {
+        let found = pods
+            .test("plain-2", &["connect", &format!("{target}:{port}")])
+            .await;
+        assert!(found.is_err(), "{port} is open");
+    }
+    for own in [
+        format!("{target}:{kubelet}"),
+        format!("127.0.0.1:{kubelet}"),
+        format!("10.0.2.2:{kubelet}"),
+        format!("169.254.1.1:{kubelet}"),
+        "10.0.2.1:22".to_owned(),
+    ] {
+        let found = pods.test("marooned-a", &["connect", &own]).await;
+        assert!(found.is_err(), "the pod reaches {own}");
+    }
+    println!("of the guest, others reach nothing but port {kubelet}, and the pod in it nothing at all");
+}
+
+async fn many_short_connections_succeed(pods: &Pods<'_>) {
+    let url = format!("http://{}:8080/", pods.address("marooned-a"));
+    let said = pods.test("plain-2", &["storm", &url, "1000"]).await.unwrap();
+    assert!(said.ends_with("1000 of 1000 answered\n"), "{said}");
+    // The kubelet's watches were idle for long, and the pod came in between.
+    let nodes: Api<Node> = Api::all(pods.site.admin.clone());
+    let node = nodes.get(&pods.marooned[0].node_name()).await.unwrap();
+    assert!(ready_node(&node));
+    pods.exec("marooned-a", &["/bin/busybox", "true"]).await.unwrap();
+    println!("plain-2 to marooned-a: {said}");
+}
+
+/// The VM of one of two pods behind a Service dies: its address may be somebody else's in a moment.
+async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
+    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let service = json!({
+        "metadata": {"name": "both"},
+        "spec": {"selector": {"tier": "marooned"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    });
+    let made = accepts(&services, &serde_json::from_value(service).unwrap())
+        .await
+        .unwrap();
+    let url = format!("http://{}/", made.spec.unwrap().cluster_ip.unwrap());
+    eventually("an answer of the pod that will die", RUNS, || async {
+        let answer = pods.test("plain-1", &["get", &url]).await;
+        Ok(answer.ok().filter(|answer| answer == "this is marooned-b"))
+    })
+    .await
+    .unwrap();
+    let plane = pods.site.cluster().plane();
+    let vm = RealVm::find(plane, &pods.marooned[1].node_name()).await.unwrap();
+    vm.kill().await.unwrap();
+    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    becomes(&all, "marooned-b", "a pod that is not ready", RUNS, |pod| {
+        !ready(pod)
+    })
+    .await
+    .unwrap();
+    eventually("traffic for the living pod only", RUNS, || async {
+        let said = pods.test("plain-1", &["storm", &url, "50"]).await?;
+        Ok((said == "50 of 50 answered\n").then_some(()))
+    })
+    .await
+    .unwrap();
+    println!("marooned-b's VM was killed: the Service goes to marooned-a alone");
+}
+
+fn ready_node(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
+    conditions
+        .unwrap_or_default()
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
