@@ -21,8 +21,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 async fn show(options: &Options) -> Result<()> {
     let screen = Arc::new(Screen::new());
-    screen.say("starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler, then webhook,");
-    screen.begin("reconciler and a played KubeVirt (its VMs are simulated; everything else is real)");
+    screen.begin("starting a control plane, webhook, reconciler and a played KubeVirt with simulated VMs");
     let world = World::start(1).await?;
     let reconciler = world.reconciler(true).await?;
     screen.say("the cluster is up");
