@@ -184,7 +184,7 @@ fn processes_of(folder: &Path) -> Vec<u32> {
 #[tokio::test]
 async fn being_killed_leaves_no_process_and_no_folder() {
     let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_demo"))
-        .arg("--keep")
+        .args(["--keep", "--guests", "simulated"])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

@@ -3,17 +3,35 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use maroonedpods_e2e::demo;
+use maroonedpods_e2e::demo::{self, Guests, Interrupted, Options};
+use maroonedpods_e2e::vmhost::Kvm;
 
-/// Shows MaroonedPods at work: a real control plane, our webhook and reconciler, and a played KubeVirt.
+/// Shows MaroonedPods at work, on a cluster that it starts and removes again.
 ///
-/// Creates a Deployment and a Job that are marooned, next to an ordinary pod, prints what happens to them as it
-/// happens, deletes them and shows that nothing is left. The first run builds Kubernetes from source, which takes
-/// minutes. Needs Rust and Go, no root, no container runtime, no network but the package registries.
+/// Creates a Deployment, a StatefulSet and a Job that are marooned, next to an ordinary pod; prints what happens to
+/// them as it happens, deletes them and shows that nothing is left.
+///
+/// With root, pods run in real virtual machines: a control plane, host nodes in private namespaces, the chart
+/// installed by helm, and QEMU guests that boot our node image. What is missing (QEMU and a few programs more) is
+/// installed with apt-get. Without root, or without apt-get, KubeVirt and the guests are simulated, and everything
+/// else is real.
+///
+/// The first run builds Kubernetes and the images from source, which takes minutes. Needs Rust and Go, no container
+/// runtime, no network but package registries and Debian's mirrors.
 #[derive(Parser)]
 #[command(name = "hack/demo")]
 struct Args {
-    /// Leave the cluster up at the end, and print the KUBECONFIG line to use it by hand.
+    /// What the pods' machines are; real where that is possible, when not given.
+    #[arg(long, value_enum)]
+    guests: Option<Guests>,
+    /// Whether real machines use KVM: where it works, or never.
+    #[arg(long, value_enum, default_value_t = Kvm::Auto)]
+    kvm: Kvm,
+    /// How many pods the Deployment has, each with a machine of its own (one processor, 512 MiB). There are more host
+    /// nodes where that takes them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pods: u32,
+    /// Leave the cluster up at the end, and print how to use it by hand.
     #[arg(long)]
     keep: bool,
     /// Print the programs' logs too, from this level or filter on, for example "info".
@@ -25,22 +43,24 @@ struct Args {
     log: String,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_env_filter(&args.log)
         .with_writer(std::io::stderr)
         .init();
-    let outcome = tokio::select! {
-        outcome = demo::run(args.keep) => outcome,
-        _ = tokio::signal::ctrl_c() => {
-            eprintln!("\ninterrupted; everything is being cleaned up");
-            return ExitCode::from(130);
-        }
-    };
+    let outcome = demo::run(&Options {
+        guests: args.guests,
+        kvm: args.kvm,
+        replicas: args.pods,
+        keep: args.keep,
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("\nhack/demo failed: {error:#}");
             ExitCode::FAILURE

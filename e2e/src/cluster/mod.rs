@@ -41,8 +41,9 @@ use tokio::task;
 
 pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
+pub use self::requirements::missing_rights;
 pub(crate) use self::run::leave_out;
-pub use self::run::{provide, with_cluster, with_shared_cluster};
+pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;
 use self::requirements::Programs;

@@ -22,7 +22,8 @@ pub(super) struct Programs {
 }
 
 /// Why this process may not run nodes, in a few words; none when it may.
-pub(super) fn missing_rights() -> Option<String> {
+#[must_use]
+pub fn missing_rights() -> Option<String> {
     let error = namespaces::are_allowed().err()?;
     Some(format!(
         "real nodes need root, with the right to make namespaces: {error:#}"

@@ -34,14 +34,34 @@ where
     if is_left_out(&name) {
         return Ok(());
     }
+    on_a_cluster(name, &options, async |cluster| {
+        test(cluster).await;
+        Ok(())
+    })
+}
+
+/// [`with_cluster`] for programs: it needs the rights that [`missing_rights`] is about, and `work` may fail.
+///
+/// # Errors
+/// As for [`with_cluster`], and those of `work`.
+pub fn on_cluster<T, F>(options: &ClusterOptions, work: F) -> Result<T>
+where
+    T: Send,
+    F: AsyncFnOnce(Cluster) -> Result<T> + Send,
+{
+    on_a_cluster("cluster".to_owned(), options, work)
+}
+
+fn on_a_cluster<T, F>(thread: String, options: &ClusterOptions, work: F) -> Result<T>
+where
+    T: Send,
+    F: AsyncFnOnce(Cluster) -> Result<T> + Send,
+{
     let programs = requirements::provide()?;
-    on_a_thread(name, move || {
+    on_a_thread(thread, move || {
         namespaces::new_network()?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            test(Cluster::start(&options, &programs).await?).await;
-            Ok(())
-        })
+        runtime.block_on(async { work(Cluster::start(options, &programs).await?).await })
     })
 }
 

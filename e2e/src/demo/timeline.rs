@@ -1,9 +1,8 @@
 //! What happens to each marooned pod, as it happens: one line a stage.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use anyhow::Result;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
@@ -15,6 +14,7 @@ use maroonedpods_common::api::{MaroonedNode, Phase};
 use maroonedpods_common::names;
 use tokio::sync::watch;
 
+use super::screen::Screen;
 use crate::vmhost;
 
 /// A stage of a marooned pod's life, in order.
@@ -72,7 +72,7 @@ pub type Seen = BTreeMap<String, BTreeSet<Stage>>;
 
 /// Prints and remembers.
 struct Timeline {
-    start: Instant,
+    screen: Arc<Screen>,
     names: BTreeMap<String, String>,
     seen: watch::Sender<Seen>,
 }
@@ -84,7 +84,7 @@ impl Timeline {
             .send_if_modified(|seen| seen.entry(uid.to_owned()).or_default().insert(stage));
         if first {
             let name = self.names.get(uid).map_or(uid, String::as_str);
-            println!("{} {name:<32} {}", elapsed(self.start.elapsed()), stage.says());
+            self.screen.say(&line(name, stage.says()));
         }
     }
 
@@ -176,21 +176,15 @@ impl Timeline {
     }
 }
 
-/// Elapsed seconds, as they stand before each line.
-#[must_use]
-pub fn elapsed(since: Duration) -> String {
-    format!("{:7.2}s", since.as_secs_f64())
+/// A line about a pod.
+pub fn line(pod: &str, says: &str) -> String {
+    format!("{pod:<32} {says}")
 }
 
-/// Watches and prints for ever, from `start` on. What was seen is in `seen`.
-pub async fn follow(
-    client: Client,
-    vm_namespace: &str,
-    start: Instant,
-    seen: watch::Sender<Seen>,
-) -> Result<()> {
+/// Watches and prints for ever. What was seen is in `seen`.
+pub async fn follow(client: Client, vm_namespace: &str, screen: Arc<Screen>, seen: watch::Sender<Seen>) {
     let mut timeline = Timeline {
-        start,
+        screen,
         names: BTreeMap::new(),
         seen,
     };

@@ -38,4 +38,4 @@ pub use crd::{install_crd, say_version};
 pub use csr::Ask;
 pub use host::{Guests, VmHost, VmHostOptions};
 pub use log::{GuestEvent, GuestLog, Loot};
-pub use qemu::{Kvm, RealVm, launcher_image};
+pub use qemu::{Kvm, RealVm, launcher_image, provide_launcher};

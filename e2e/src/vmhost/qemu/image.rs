@@ -39,7 +39,7 @@ const FIRMWARE: [&str; 3] = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin
 /// # Errors
 /// A program or a firmware file is missing; the error names its package.
 pub fn launcher_image(folder: &Path) -> Result<PathBuf> {
-    provide()?;
+    provide_launcher()?;
     let image = Image {
         name: LAUNCHER_IMAGE.to_owned(),
         files: files()?,
@@ -54,8 +54,11 @@ pub fn launcher_image(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Installs what the launcher is made from.
-pub(super) fn provide() -> Result<()> {
+/// Installs what the launcher is made from, with apt-get. Blocks.
+///
+/// # Errors
+/// Something is missing, and cannot be installed.
+pub fn provide_launcher() -> Result<()> {
     packages::provide("the launchers of real guests", || {
         let missing = PROGRAMS.iter().filter(|(name, _)| program(name).is_none());
         missing.map(|(_, package)| *package).collect()

@@ -16,7 +16,7 @@ mod pod;
 mod probe;
 mod real;
 
-pub use self::image::launcher_image;
+pub use self::image::{launcher_image, provide_launcher};
 pub(super) use self::nodes::serve_nodes;
 pub(super) use self::pod::in_launcher;
 pub use self::probe::Kvm;

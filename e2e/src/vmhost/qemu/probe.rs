@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use super::image;
 use crate::packages::program;
@@ -20,7 +21,7 @@ const DONE: i32 = 33;
 const DISK: usize = 1 << 20;
 
 /// Whether guests may use KVM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kvm {
     /// Emulate.
     Never,
@@ -46,7 +47,7 @@ impl Accelerator {
 
 /// Chooses, and says so. Blocks for up to a second or so.
 pub(in super::super) fn accelerator(kvm: Kvm) -> Result<Accelerator> {
-    image::provide()?;
+    image::provide_launcher()?;
     if kvm == Kvm::Never || !Path::new("/dev/kvm").exists() {
         return Ok(Accelerator::Tcg);
     }

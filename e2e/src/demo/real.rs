@@ -1,0 +1,226 @@
+//! The demo with root and QEMU: every marooned pod runs in a machine of its own.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use maroonedpods_common::names;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::choice::nodes_for;
+use super::screen::Screen;
+use super::tour::{Stand, Tour};
+use super::workloads::{BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB, marooned};
+use super::{Options, console};
+use crate::check::eventually;
+use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
+use crate::install::SYSTEM_NAMESPACE;
+use crate::packages::program;
+use crate::real::{Archives, RUNS, Site};
+use crate::vmhost::provide_launcher;
+
+/// What each further VM may add to [`RUNS`] where all share two processors.
+const MORE: Duration = Duration::from_secs(60);
+
+/// What keeps this machine from running real guests, and what would help. Installs the programs that are missing where
+/// there is apt-get, after saying so. Blocks.
+pub fn obstacles() -> Vec<String> {
+    if let Some(rights) = missing_rights() {
+        return vec![rights];
+    }
+    if program("apt-get").is_none() {
+        return vec!["there is no apt-get, and the node image is made from Debian's packages".to_owned()];
+    }
+    let provided = provide().and_then(|_| provide_launcher());
+    provided
+        .err()
+        .map(|error| format!("{error:#}"))
+        .into_iter()
+        .collect()
+}
+
+/// Runs it; [`obstacles`] must have found none. Blocks.
+pub fn run(options: &Options) -> Result<()> {
+    let screen = Screen::new();
+    screen.begin("building the images: ours, the launcher's and the node's");
+    let archives = Archives::make()?;
+    drop(screen);
+    let processors = thread::available_parallelism()?.get();
+    let cluster = ClusterOptions {
+        nodes: nodes_for(marooned(options.replicas), processors),
+        ..ClusterOptions::default()
+    };
+    let screen = Arc::new(Screen::new());
+    screen.begin(&format!(
+        "starting a control plane and {} host nodes: containerd, kubelet and kube-proxy, each in its own namespaces",
+        cluster.nodes
+    ));
+    on_cluster(&cluster, async |cluster| {
+        super::unless_interrupted(show(options, &archives, cluster, screen)).await
+    })
+}
+
+async fn show(options: &Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
+    screen.begin(
+        "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
+    );
+    let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "10s"}});
+    let site = Site::install(&cluster, archives, options.kvm, &settings).await?;
+    screen.say("the cluster is up");
+    screen.show("");
+    let stand = Stand {
+        plane: cluster.plane(),
+        admin: site.admin.clone(),
+        screen: Arc::clone(&screen),
+        limit: RUNS + MORE * options.replicas,
+    };
+    stand
+        .kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            SYSTEM_NAMESPACE,
+            "-o",
+            "custom-columns=NAME:.metadata.name,STATUS:.status.phase,NODE:.spec.nodeName",
+        ])
+        .await?;
+    let mut consoles = JoinSet::new();
+    consoles.spawn(console::follow(stand.admin.clone(), Arc::clone(&screen)));
+    let tour = Tour::start(stand, options.replicas).await?;
+    if let Err(error) = look(&tour).await {
+        return Err(error.context(site.state().await));
+    }
+    if options.keep {
+        let process = cluster
+            .plane()
+            .process_ids()
+            .first()
+            .copied()
+            .context("no control plane")?;
+        tour.keep(&[format!(
+            "nsenter --target {process} --net    # only there is the API server to be reached"
+        )])
+        .await?;
+    }
+    tour.end().await?;
+    drop((tour, consoles));
+    drop(site);
+    cluster.stop().await?;
+    super::say_done(&screen);
+    Ok(())
+}
+
+async fn look(tour: &Tour<'_>) -> Result<()> {
+    tokio::try_join!(tour.up(), report(tour))?;
+    tour.show().await?;
+    kernels(tour).await?;
+    service(tour).await?;
+    tour.stand()
+        .screen
+        .begin("waiting for the finished Job's VM to go by itself");
+    tour.job_released().await?;
+    tour.stand().screen.show("");
+    Ok(())
+}
+
+/// Shows the Job's words while its VM is there: logs go with the node.
+async fn report(tour: &Tour<'_>) -> Result<()> {
+    tour.job_done().await?;
+    let logs = tour
+        .stand()
+        .kubectl(&["logs", "-n", BY_NAMESPACE, &format!("job/{REPORT}")])
+        .await?;
+    ensure!(logs.trim_end().ends_with("done"), "the Job did not do its work");
+    Ok(())
+}
+
+/// Shows that pods run on a kernel of their own.
+async fn kernels(tour: &Tour<'_>) -> Result<()> {
+    let stand = tour.stand();
+    stand
+        .kubectl(&["logs", "-n", BY_POD, &format!("deployment/{WEB}")])
+        .await?;
+    let store = format!("{STORE}-0");
+    let exec = async |command: &[&str]| {
+        let inside = ["exec", "-n", BY_POD, store.as_str(), "--", "/bin/busybox"];
+        stand.kubectl(&[&inside, command].concat()).await
+    };
+    let uname = exec(&["uname", "-a"]).await?;
+    let on_host = Command::new("uname").arg("-a").output()?.stdout;
+    let on_host = String::from_utf8_lossy(&on_host);
+    stand
+        .screen
+        .show(&format!("on this machine:\n$ uname -a\n{on_host}"));
+    let command_line = exec(&["cat", "/proc/cmdline"]).await?;
+    let on_host_command_line = fs::read_to_string("/proc/cmdline")?;
+    stand.screen.show(&format!(
+        "on this machine:\n$ cat /proc/cmdline\n{on_host_command_line}"
+    ));
+    let release = |uname: &str| uname.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+    ensure!(
+        release(&uname) != release(&on_host),
+        "the pod runs on this machine's kernel"
+    );
+    ensure!(
+        command_line != on_host_command_line,
+        "the pod's kernel was started as this machine's"
+    );
+    Ok(())
+}
+
+/// Shows the Service answered by a marooned pod, asked by the ordinary pod on a host node.
+async fn service(tour: &Tour<'_>) -> Result<()> {
+    let stand = tour.stand();
+    let service = Api::<Service>::namespaced(stand.admin.clone(), BY_POD)
+        .get(WEB)
+        .await?;
+    let address = service
+        .spec
+        .and_then(|spec| spec.cluster_ip)
+        .context("the Service has no address")?;
+    let url = format!("http://{address}/");
+    let arguments = ["exec", "-n", BY_POD, PLAIN, "--", "/testserver", "get", &url];
+    // kube-proxy on the client's node learns of the endpoints when it does.
+    eventually("the Service answers", stand.limit, || async {
+        Ok(Some(stand.plane.kubectl(&arguments).await?))
+    })
+    .await?;
+    let pods = Api::<Pod>::namespaced(stand.admin.clone(), BY_POD);
+    let client = node_of(&pods.get(PLAIN).await?);
+    let answer = stand.kubectl(&arguments).await?;
+    let web = pods
+        .list(&ListParams::default().labels(&format!("app={WEB}")))
+        .await?;
+    let server = web
+        .iter()
+        .find(|pod| answer.trim() == format!("this is {}", pod.name_any()));
+    let server = server.with_context(|| format!("not an answer of {WEB}'s: {answer}"))?;
+    let uid = server.uid().unwrap_or_default();
+    let launchers = Api::<Pod>::namespaced(stand.admin.clone(), names::VM_NAMESPACE);
+    let launchers = launchers
+        .list(&ListParams::default().labels(&format!("{}={uid}", names::POD_UID_LABEL)))
+        .await?;
+    let host = launchers.iter().next().map(node_of).unwrap_or_default();
+    stand.screen.say(&format!(
+        "{PLAIN} on {client} was answered by {} on {},",
+        server.name_any(),
+        node_of(server)
+    ));
+    stand.screen.say(&format!("whose VM is on {host}"));
+    ensure!(client != node_of(server), "client and server are on one node");
+    Ok(())
+}
+
+fn node_of(pod: &Pod) -> String {
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone())
+        .unwrap_or_default()
+}
