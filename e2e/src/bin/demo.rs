@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         .with_env_filter(&args.log)
         .with_writer(std::io::stderr)
         .init();
-    let outcome = demo::run(&Options {
+    let outcome = demo::run(Options {
         guests: args.guests,
         kvm: args.kvm,
         replicas: args.pods,

@@ -34,7 +34,7 @@ where
     if is_left_out(&name) {
         return Ok(());
     }
-    on_a_cluster(name, &options, async |cluster| {
+    on_a_cluster(name, options, async |cluster| {
         test(cluster).await;
         Ok(())
     })
@@ -44,7 +44,7 @@ where
 ///
 /// # Errors
 /// As for [`with_cluster`], and those of `work`.
-pub fn on_cluster<T, F>(options: &ClusterOptions, work: F) -> Result<T>
+pub fn on_cluster<T, F>(options: ClusterOptions, work: F) -> Result<T>
 where
     T: Send,
     F: AsyncFnOnce(Cluster) -> Result<T> + Send,
@@ -52,7 +52,7 @@ where
     on_a_cluster("cluster".to_owned(), options, work)
 }
 
-fn on_a_cluster<T, F>(thread: String, options: &ClusterOptions, work: F) -> Result<T>
+fn on_a_cluster<T, F>(thread: String, options: ClusterOptions, work: F) -> Result<T>
 where
     T: Send,
     F: AsyncFnOnce(Cluster) -> Result<T> + Send,
@@ -61,7 +61,7 @@ where
     on_a_thread(thread, move || {
         namespaces::new_network()?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async { work(Cluster::start(options, &programs).await?).await })
+        runtime.block_on(async { work(Cluster::start(&options, &programs).await?).await })
     })
 }
 

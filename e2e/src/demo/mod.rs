@@ -48,7 +48,7 @@ impl std::error::Error for Interrupted {}
 ///
 /// # Errors
 /// When anything was not seen that belongs to a marooned pod's life, or anything was left; [`Interrupted`].
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<()> {
     let obstacles = match options.guests {
         Some(Guests::Simulated) => Vec::new(),
         None | Some(Guests::Real) => real::obstacles(),

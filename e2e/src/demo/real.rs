@@ -47,7 +47,7 @@ pub fn obstacles() -> Vec<String> {
 }
 
 /// Runs it; [`obstacles`] must have found none. Blocks.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<()> {
     let screen = Screen::new();
     screen.begin("building the images: ours, the launcher's and the node's");
     let archives = Archives::make()?;
@@ -62,12 +62,13 @@ pub fn run(options: &Options) -> Result<()> {
         "starting a control plane and {} host nodes: containerd, kubelet and kube-proxy, each in its own namespaces",
         cluster.nodes
     ));
-    on_cluster(&cluster, async |cluster| {
-        super::unless_interrupted(show(options, &archives, cluster, screen)).await
+    on_cluster(cluster, async |cluster| {
+        let shown = Box::pin(show(options, &archives, cluster, screen));
+        super::unless_interrupted(shown).await
     })
 }
 
-async fn show(options: &Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
+async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
     screen.begin(
         "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
     );

@@ -13,13 +13,13 @@ use crate::world::World;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs it on the calling thread.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<()> {
     tools::prepare()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(super::unless_interrupted(show(options)))
 }
 
-async fn show(options: &Options) -> Result<()> {
+async fn show(options: Options) -> Result<()> {
     let screen = Arc::new(Screen::new());
     screen.begin("starting a control plane, webhook, reconciler and a played KubeVirt with simulated VMs");
     let world = World::start(1).await?;
