@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn colours_do_not_hide_what_systemd_says() {
-        let log = "2026-01-01T00:00:03Z [\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mkubelet.service\u{1b}[0m - The kubelet.\r\n";
+        let log = "2026-01-01T00:00:03Z [\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mkubelet.service\u{1b}[0m.\r\n";
         let found = stages(log, &STOCK);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].0, "kubelet");

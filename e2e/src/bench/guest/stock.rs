@@ -37,6 +37,8 @@ const ROOM_BYTES: u64 = 300 << 20;
 const FSTAB: &str = "/dev/disk/by-id/virtio-root / ext4 rw,discard,errors=remount-ro 0 1\n";
 /// The images are there from the start, as in ours.
 const NO_IMPORT: &str = "[Service]\nExecStartPost=\n";
+/// What is reached is told by the names of units. By default, long ones and their descriptions are cut.
+const STATUS_NAMES: &str = "[Manager]\nStatusUnitFormat=name\n";
 const NODE_BOOT: &str = "marooned-node-boot";
 
 /// A built one.
@@ -92,7 +94,13 @@ pub fn build(folder: &Path, preloaded: &[&Path]) -> Result<Stock> {
 fn lay_out(ours: &Path, scratch: &Path, preloaded: &[&Path]) -> Result<()> {
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/node");
     let units = ours.join("usr/lib/systemd/system");
-    for folder in ["usr/bin", "usr/lib/marooned/cni", "etc/containerd", "var/lib"] {
+    for folder in [
+        "usr/bin",
+        "usr/lib/marooned/cni",
+        "etc/containerd",
+        "etc/systemd/system.conf.d",
+        "var/lib",
+    ] {
         fs::create_dir_all(ours.join(folder))?;
     }
     fs::create_dir_all(units.join("containerd.service.d"))?;
@@ -124,6 +132,7 @@ fn lay_out(ours: &Path, scratch: &Path, preloaded: &[&Path]) -> Result<()> {
         ours.join("usr/lib/systemd/system/containerd.service.d/preloaded.conf"),
         NO_IMPORT,
     )?;
+    fs::write(ours.join("etc/systemd/system.conf.d/names.conf"), STATUS_NAMES)?;
     fs::write(ours.join("etc/fstab"), FSTAB)?;
     fs::write(ours.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     let preload = tools::find_for_node(NodeTool::Preload, Arch::Amd64.name())?;
