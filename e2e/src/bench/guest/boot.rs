@@ -56,7 +56,7 @@ pub struct Boot {
     pub cpu_until_running: f64,
     /// QEMU's processor time while the pod did nothing, in percent of one processor.
     pub idle_percent: f64,
-    /// The guest's memory, in MiB, and what it uses of it (MemTotal − MemAvailable).
+    /// The guest's memory, in MiB, and what it uses of it (`MemTotal` − `MemAvailable`).
     pub memory_mi: u64,
     /// See above.
     pub used_mi: f64,
@@ -219,7 +219,7 @@ fn is_ready(node: &Node) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// MemTotal − MemAvailable.
+/// `MemTotal` − `MemAvailable`.
 fn used_kib(meminfo: &str) -> Option<u64> {
     let field = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
