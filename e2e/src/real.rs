@@ -64,6 +64,18 @@ impl Archives {
             _folder: folder,
         })
     }
+
+    /// The node image.
+    #[must_use]
+    pub fn node(&self) -> &node_image::Built {
+        &self.node
+    }
+
+    /// The archive of [`TOOLBOX`].
+    #[must_use]
+    pub fn toolbox(&self) -> &Path {
+        &self.toolbox
+    }
 }
 
 fn toolbox(folder: &Path) -> Result<PathBuf> {

@@ -1,5 +1,7 @@
-//! The benchmarks: what the webhook costs beside other designs, and what a pod's life takes from the reconciler.
+//! The benchmarks: what the webhook costs beside other designs, what a pod's life takes from the reconciler, and how
+//! long a real guest boots.
 
+pub mod guest;
 pub mod lives;
 pub mod load;
 mod machine;

@@ -11,7 +11,7 @@ use super::host::{self, Host};
 use super::tree::Tree;
 
 /// The kernel's arguments when it boots from the disk; the boot program finds its root by itself.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 ro panic=5 quiet";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 ro panic=5 no_timer_check quiet";
 /// What GRUB must know: the BIOS's disks, their partitions, the root file system, and how Linux is started.
 const GRUB_MODULES: [&str; 4] = ["biosdisk", "part_msdos", "squash4", "linux"];
 

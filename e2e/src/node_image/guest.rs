@@ -25,7 +25,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// The constants of KubeVirt's masquerade, as the reconciler writes them.
 const NETWORK_CONFIG: &str = "version: 2\nethernets: {eth0: {match: {name: \"e*\"}, set-name: eth0, addresses: [10.0.2.2/24], gateway4: 10.0.2.1}}\n";
 /// What is typed on the kernel's command line without a boot loader: the configuration's default.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 root=/dev/disk/by-id/virtio-root ro panic=5";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 root=/dev/disk/by-id/virtio-root ro panic=5 no_timer_check";
 const SCRATCH_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_millis(100);
 /// A monitor that takes longer to do as it is told does not answer.

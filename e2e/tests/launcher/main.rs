@@ -178,7 +178,7 @@ async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
 async fn a_deaf_guest_is_killed_when_its_grace_is_over(site: &Site<'_>) {
     let deaf = json!({
         "terminationGracePeriodSeconds": 3,
-        "domain": {"firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 panic=5 deaf"}}},
+        "domain": {"firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 panic=5 no_timer_check deaf"}}},
     });
     let vmi = site.launch("deaf", &deaf).await;
     site.ready(&vmi).await;

@@ -311,7 +311,7 @@ fn vmi(name: &str) -> Value {
                 "firmware": {
                     "uuid": Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string(),
                     "kernelBoot": {
-                        "kernelArgs": "console=ttyS0 panic=5",
+                        "kernelArgs": "console=ttyS0 panic=5 no_timer_check",
                         "container": {"image": stand_in::IMAGE, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
                     },
                 },

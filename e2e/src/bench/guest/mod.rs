@@ -1,0 +1,245 @@
+//! Real guests on a real cluster: how long a node takes to be one, and what it costs its host; beside a stock Debian
+//! guest, boot by boot in turns.
+
+mod boot;
+mod console;
+mod qemu;
+mod sizes;
+mod stock;
+mod tables;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::boot::{Boot, Watch, boot};
+use self::sizes::Sizes;
+use super::Report;
+use crate::check::{TestNamespace, eventually};
+use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
+use crate::real::{Archives, Site};
+use crate::vmhost::Kvm;
+
+/// What both guests have; a stock system is not at ease with less.
+const MEMORY_MI: u64 = 512;
+/// The sizes that are tried, from the least that the configuration takes.
+const SMALLER_MI: [u64; 3] = [256, 320, 384];
+/// For a guest to run its pod. An emulated stock one may take minutes.
+const RUN_LIMIT: Duration = Duration::from_secs(420);
+/// The same for ours where memory may be too little for it.
+const SMALL_LIMIT: Duration = Duration::from_secs(120);
+const CONFIG_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often to boot, and how long to look at an idle guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    boots: usize,
+    idle: Duration,
+    with_stock: bool,
+}
+
+impl Effort {
+    /// Five boots of each guest; or, `quick`, one.
+    #[must_use]
+    pub fn new(quick: bool, with_stock: bool) -> Self {
+        let (boots, idle) = if quick { (1, 10) } else { (5, 30) };
+        Self {
+            boots,
+            idle: Duration::from_secs(idle),
+            with_stock,
+        }
+    }
+}
+
+/// The figures of one kind of guest.
+#[derive(Debug, Serialize)]
+pub struct Guest {
+    sizes: Sizes,
+    boots: Vec<Boot>,
+}
+
+/// All figures.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// Of QEMU, as it says itself.
+    qemu: String,
+    /// Of the machine, in the last minute before the first boot, with the cluster idle.
+    load_before: f64,
+    ours: Guest,
+    stock: Option<Guest>,
+    /// With the smallest memory, of those tried, that our guest ran its pod with; none where only the usual will do.
+    smallest: Option<Boot>,
+}
+
+/// Measures. Needs root. Blocks, for as long as it takes.
+///
+/// # Errors
+/// There is no right to run nodes, something cannot be built, or a guest does not come up.
+pub fn run(effort: Effort) -> Result<Report<Figures>> {
+    ensure!(
+        provide()?,
+        "real guests need real nodes, and these root with the right to make namespaces: run it as root"
+    );
+    let archives = Archives::make()?;
+    let folder = TempDir::new()?;
+    let stock = effort
+        .with_stock
+        .then(|| stock::build(folder.path(), &[archives.toolbox()]))
+        .transpose()?;
+    let mut figures = None;
+    let options = ClusterOptions {
+        nodes: 1,
+        ..ClusterOptions::default()
+    };
+    with_cluster(options, async |cluster| {
+        let measured = tokio::select! {
+            measured = measure(&cluster, &archives, stock.as_ref(), effort) => measured,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is being cleaned up")),
+        };
+        let stopped = cluster.stop().await;
+        figures = Some(measured.and_then(|figures| stopped.map(|()| figures)));
+    })?;
+    let figures = figures.context("the cluster did not run")??;
+    Ok(Report::new(
+        tables::goals(&figures),
+        tables::all(&figures),
+        figures,
+    ))
+}
+
+async fn measure(
+    cluster: &Cluster,
+    archives: &Archives,
+    stock: Option<&stock::Stock>,
+    effort: Effort,
+) -> Result<Figures> {
+    if let Some(stock) = stock {
+        cluster.import(&stock.archive).await?;
+    }
+    // A slow machine is to be measured, not given up.
+    let patience = json!({
+        "deadlines": {"boot": "10m", "join": "10m", "finishedPodTTL": "5s"},
+        "baseVMResources": {"cpu": 1, "memoryMi": MEMORY_MI},
+    });
+    let site = Site::install(cluster, archives, Kvm::Auto, &patience).await?;
+    let namespace = TestNamespace::new(&site.admin, &[]).await?;
+    let watch = Watch {
+        limit: RUN_LIMIT,
+        idle: effort.idle,
+        markers: &console::OURS,
+    };
+    let of_stock = Watch {
+        markers: &console::STOCK,
+        ..watch
+    };
+    let load_before = load()?;
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for round in 1..=effort.boots {
+        configure(&site, &json!({"nodeImage": archives.node().name})).await?;
+        ours.push(one("ours", round, &site, &namespace.name, watch).await?);
+        if stock.is_some() {
+            configure(&site, &json!({"nodeImage": stock::IMAGE})).await?;
+            others.push(one("stock", round, &site, &namespace.name, of_stock).await?);
+        }
+    }
+    let smallest = smallest(&site, archives, &namespace.name, watch).await?;
+    namespace.close(&site.admin).await?;
+    Ok(Figures {
+        qemu: qemu_version(),
+        load_before,
+        ours: Guest {
+            sizes: Sizes::of_ours(archives.node())?,
+            boots: ours,
+        },
+        stock: stock.map(|stock| Guest {
+            sizes: stock.sizes,
+            boots: others,
+        }),
+        smallest,
+    })
+}
+
+async fn one(who: &str, round: usize, site: &Site<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
+    eprintln!("boot {round}, {who}");
+    let boot = boot(site, namespace, watch).await?;
+    let reached = boot.stages.iter().map(|(stage, at)| format!("{stage} {at:.2}"));
+    eprintln!("  {}", reached.collect::<Vec<_>>().join(", "));
+    Ok(boot)
+}
+
+/// Tries ever larger guests until one runs its pod; the usual size is known to.
+async fn smallest(
+    site: &Site<'_>,
+    archives: &Archives,
+    namespace: &str,
+    watch: Watch,
+) -> Result<Option<Boot>> {
+    for memory_mi in SMALLER_MI {
+        let sized = json!({
+            "nodeImage": archives.node().name,
+            "baseVMResources": {"memoryMi": memory_mi},
+            "resourceOverhead": {"memory": format!("{memory_mi}Mi")},
+        });
+        configure(site, &sized).await?;
+        eprintln!("ours with {memory_mi} MiB");
+        let watch = Watch {
+            limit: SMALL_LIMIT,
+            ..watch
+        };
+        match boot(site, namespace, watch).await {
+            Ok(boot) => return Ok(Some(boot)),
+            Err(error) => {
+                let error = error.to_string();
+                eprintln!("  too little: {}", error.lines().next().unwrap_or_default());
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Changes the configuration, and waits until the reconciler has seen it.
+async fn configure(site: &Site<'_>, spec: &Value) -> Result<()> {
+    let configs: Api<MaroonedPodsConfig> = Api::all(site.admin.clone());
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let wanted = configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patch)
+        .await?
+        .metadata
+        .generation;
+    eventually(
+        "the reconciler to see the configuration",
+        CONFIG_LIMIT,
+        || async {
+            let config = configs.get(names::CONFIG_NAME).await?;
+            let seen = config.status.and_then(|status| status.observed_generation);
+            Ok((seen >= wanted).then_some(()))
+        },
+    )
+    .await
+}
+
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    let first = text.split_whitespace().next().context("/proc/loadavg is empty")?;
+    Ok(first.parse()?)
+}
+
+fn qemu_version() -> String {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output();
+    let text = output.map_or_else(|_| Vec::new(), |output| output.stdout);
+    String::from_utf8_lossy(&text)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
