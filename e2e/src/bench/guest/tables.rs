@@ -101,12 +101,15 @@ fn costs(figures: &Figures) -> Table {
     table
 }
 
+/// A size in bytes.
+type Size = fn(&Guest) -> usize;
+
 fn sizes(figures: &Figures) -> Table {
     let mut table = beside(
         "The images, MB, nothing compressed but what their file systems compress",
         "stock",
     );
-    let parts: [(&str, fn(&Guest) -> usize); 4] = [
+    let parts: [(&str, Size); 4] = [
         ("archive", |g| g.sizes.archive),
         ("disk", |g| g.sizes.disk),
         ("kernel", |g| g.sizes.kernel),
