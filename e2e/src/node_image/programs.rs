@@ -14,14 +14,16 @@ use crate::images::cargo::Workspace;
 use crate::tools::{self, NodeTool};
 
 /// Where they are in the image.
-pub(super) const PATHS: [&str; 7] = [
+pub(super) const PATHS: [&str; 9] = [
     BOOT,
     "/usr/bin/containerd",
     "/usr/bin/containerd-shim-runc-v2",
     "/usr/bin/kubelet",
     "/usr/bin/mkfs.ext4",
+    "/usr/bin/mount",
     "/usr/bin/nft",
     "/usr/bin/runc",
+    "/usr/bin/umount",
 ];
 /// The boot program, which is the first process.
 pub(super) const BOOT: &str = "/sbin/init";
@@ -31,10 +33,13 @@ pub(super) const CNI_PLUGIN: &str = "/usr/lib/marooned/cni/marooned-pass-through
 pub(super) const BOOT_PACKAGE: &str = "marooned-node-boot";
 
 /// Debian's packages, and of each the program that the image takes, with the path it has there.
-pub(super) const DEBIAN: [(&str, &str, &str); 3] = [
+pub(super) const DEBIAN: [(&str, &str, &str); 5] = [
     ("runc", "runc", "/usr/bin/runc"),
     ("nftables", "nft", "/usr/bin/nft"),
     ("e2fsprogs", "mke2fs", "/usr/bin/mkfs.ext4"),
+    // The kubelet runs them for every volume that is in memory: Secrets and service accounts' tokens.
+    ("mount", "mount", "/usr/bin/mount"),
+    ("mount", "umount", "/usr/bin/umount"),
 ];
 /// The Go programs of the image.
 const GO: [NodeTool; 3] = [NodeTool::Containerd, NodeTool::ContainerdShim, NodeTool::Kubelet];
@@ -47,7 +52,7 @@ pub(super) fn add_debian(root: &mut Tree, packages: &[Package], arch: Arch) -> R
         let package = packages.iter().find(|package| package.name == name);
         let package = package.with_context(|| format!("apt brought no package {name}"))?;
         // Debian moves them from the one to the other.
-        let from = ["sbin", "usr/sbin"]
+        let from = ["bin", "sbin", "usr/bin", "usr/sbin"]
             .map(|folder| package.root.join(folder).join(program))
             .into_iter()
             .find(|path| path.is_file())
@@ -62,7 +67,9 @@ pub(super) fn add_debian(root: &mut Tree, packages: &[Package], arch: Arch) -> R
                 host::file(package, "etc/mke2fs.conf")?,
             )?;
         }
-        used.push(package.clone());
+        if !used.iter().any(|used: &Package| used.name == package.name) {
+            used.push(package.clone());
+        }
     }
     let libraries = elf::libraries(&programs, |name| host::library(packages, arch, name))?;
     for (name, from) in &libraries {

@@ -84,7 +84,6 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
-            "automountServiceAccountToken": false,
             "containers": [{"name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
                 "command": ["/bin/busybox", "sh", "-c", "/bin/busybox uname -a; exec /testserver serve"]}],
         },
