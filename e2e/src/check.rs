@@ -275,8 +275,17 @@ async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
     Ok(left)
 }
 
+/// Whether the Node's Ready condition holds.
+#[must_use]
+pub fn node_is_ready(node: &Node) -> bool {
+    let status = node.status.iter();
+    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// The VMIs in our namespace; ours are nowhere else.
-pub(crate) fn vmis(client: &Client) -> Api<DynamicObject> {
+#[must_use]
+pub fn vmis(client: &Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstance");
     Api::namespaced_with(client.clone(), names::VM_NAMESPACE, &ApiResource::from_gvk(&kind))
 }

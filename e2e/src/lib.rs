@@ -26,6 +26,7 @@ pub mod real;
 pub mod rights;
 pub mod secret_volume;
 pub mod tenant;
+pub mod test_server;
 pub mod tools;
 pub mod vmhost;
 pub mod webhooks;

@@ -47,7 +47,7 @@ pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;
 use self::requirements::Programs;
-use crate::check::becomes;
+use crate::check::{becomes, node_is_ready};
 use crate::plane::{Plane, PlaneOptions};
 
 /// A node that takes longer has failed. Usual are 2 to 3 s.
@@ -154,13 +154,19 @@ impl Cluster {
 
     async fn is_ready(&self, node: &Node) -> Result<()> {
         let nodes: Api<core::Node> = Api::all(self.plane.admin().await?);
-        becomes(&nodes, node.name(), "a node that is ready", READY_LIMIT, is_ready)
-            .await
-            .map(drop)
-            .map_err(|error| match node.check() {
-                Ok(()) => error,
-                Err(ended) => error.context(ended),
-            })
+        becomes(
+            &nodes,
+            node.name(),
+            "a node that is ready",
+            READY_LIMIT,
+            node_is_ready,
+        )
+        .await
+        .map(drop)
+        .map_err(|error| match node.check() {
+            Ok(()) => error,
+            Err(ended) => error.context(ended),
+        })
     }
 
     /// The control plane. Its API server listens at an address that nodes and pods reach, too.
@@ -189,15 +195,4 @@ impl Cluster {
     pub async fn stop(self) -> Result<()> {
         Ok(task::spawn_blocking(move || drop(self)).await?)
     }
-}
-
-fn is_ready(node: &core::Node) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
-    conditions
-        .unwrap_or_default()
-        .iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -22,7 +22,7 @@ use super::machine::{Domains, Seen, Vm};
 use super::nodes::HostNode;
 use super::qemu::{self, Kvm};
 use super::vmi::Ending;
-use crate::check::becomes;
+use crate::check::{becomes, node_is_ready};
 
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -96,7 +96,7 @@ impl VmHost {
             tasks.spawn(host.run());
         }
         for name in &names {
-            becomes(&nodes, name, "the host to be ready", HOSTS_LIMIT, is_ready).await?;
+            becomes(&nodes, name, "the host to be ready", HOSTS_LIMIT, node_is_ready).await?;
         }
         let controller = Controller {
             client: client.clone(),
@@ -132,12 +132,6 @@ impl VmHost {
     pub async fn evict(&self, vmi: &str) -> Result<()> {
         eviction::mark(&vmis(&self.client, &self.namespace), vmi).await
     }
-}
-
-fn is_ready(node: &Node) -> bool {
-    let status = node.status.iter();
-    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// virt-controller: tells each VMI's task what the informers see.

@@ -1,24 +1,20 @@
 //! A cluster with real guests on it, and VMIs by hand.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, EvictParams, ListParams};
+use kube::api::{DeleteParams, DynamicObject, EvictParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::check::{accepts, becomes, eventually, vmis};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
 use maroonedpods_e2e::install::apply_yaml;
-use maroonedpods_e2e::oci::{Files, Image};
-use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::vmhost::{Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image};
 use maroonedpods_e2e::world::wait_for_default_account;
 use serde_json::{Value, json};
@@ -40,7 +36,6 @@ metadata:
   labels: {pod-security.kubernetes.io/enforce: privileged}
 ";
 const CLIENT: &str = "client";
-const CLIENT_IMAGE: &str = "localhost/testserver:1";
 
 /// Archives of the images of launchers, guests and the client.
 pub struct Images {
@@ -57,7 +52,7 @@ impl Images {
             archives: [
                 launcher_image(path).unwrap(),
                 stand_in::image(path),
-                client_image(path),
+                test_server(path).unwrap(),
             ],
             _folder: folder,
         }
@@ -97,16 +92,9 @@ impl<'a> Site<'a> {
         });
         let pods: Api<Pod> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
         accepts(&pods, &client_pod()).await.unwrap();
-        let resource = ApiResource {
-            group: "kubevirt.io".to_owned(),
-            version: "v1".to_owned(),
-            api_version: "kubevirt.io/v1".to_owned(),
-            kind: "VirtualMachineInstance".to_owned(),
-            plural: "virtualmachineinstances".to_owned(),
-        };
         Self {
             cluster,
-            vmis: Api::namespaced_with(admin.clone(), names::VM_NAMESPACE, &resource),
+            vmis: vmis(&admin),
             pods,
             admin: admin.clone(),
             _kubevirt: kubevirt.await.unwrap(),
@@ -267,27 +255,9 @@ fn client_pod() -> Pod {
         "spec": {
             "nodeSelector": {REAL_LABEL: "true", "kubernetes.io/hostname": "node-2"},
             "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "c", "image": CLIENT_IMAGE, "args": ["serve"]}],
+            "containers": [{"name": "c", "image": TEST_SERVER, "args": ["serve"]}],
         },
     }))
-}
-
-fn client_image(folder: &Path) -> PathBuf {
-    let mut files = Files::default();
-    let program = fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
-    files.file("/testserver", 0o755, program).unwrap();
-    let image = Image {
-        name: CLIENT_IMAGE.to_owned(),
-        files,
-        entrypoint: vec!["/testserver".to_owned()],
-        user: "65532:65532".to_owned(),
-        env: Vec::new(),
-        labels: BTreeMap::new(),
-        created: Timestamp::UNIX_EPOCH,
-    };
-    let path = folder.join("testserver.tar");
-    fs::write(&path, image.archive().unwrap().bytes).unwrap();
-    path
 }
 
 /// A VMI in the shape of the reconciler's, and a watchdog.

@@ -8,12 +8,10 @@
 mod machine;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -21,14 +19,13 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, rejects};
 use maroonedpods_e2e::cluster::{self, Cluster, REAL_LABEL, with_shared_cluster};
-use maroonedpods_e2e::oci::{Files, Image};
-use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::test_server::{TEST_SERVER, test_server};
+use maroonedpods_e2e::tools;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 const SOON: Duration = Duration::from_secs(60);
-const IMAGE: &str = "localhost/testserver:1";
 
 fn from<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -36,20 +33,7 @@ fn from<T: DeserializeOwned>(value: Value) -> T {
 
 /// Imports the image that these tests' pods run.
 async fn import_image(cluster: &Cluster) {
-    let mut files = Files::default();
-    let program = fs::read(tools::find(Tool::TestServer).unwrap()).unwrap();
-    files.file("/testserver", 0o755, program).unwrap();
-    let image = Image {
-        name: IMAGE.to_owned(),
-        files,
-        entrypoint: vec!["/testserver".to_owned()],
-        user: "65532:65532".to_owned(),
-        env: Vec::new(),
-        labels: BTreeMap::new(),
-        created: Timestamp::UNIX_EPOCH,
-    };
-    let archive = cluster.plane().folder().join("testserver.tar");
-    fs::write(&archive, image.archive().unwrap().bytes).unwrap();
+    let archive = test_server(cluster.plane().folder()).unwrap();
     cluster.import(&archive).await.unwrap();
 }
 
@@ -68,7 +52,7 @@ fn on_cluster(test: impl AsyncFnOnce(&Cluster, Client, &str) + Send) {
 
 /// A pod of one container with these arguments.
 fn pod(name: &str, arguments: &[&str], extra: &Value) -> Pod {
-    let mut container = json!({"name": "c", "image": IMAGE, "args": arguments});
+    let mut container = json!({"name": "c", "image": TEST_SERVER, "args": arguments});
     for (field, value) in extra.as_object().unwrap() {
         container[field] = value.clone();
     }

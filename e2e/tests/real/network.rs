@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
+use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, node_is_ready};
 use maroonedpods_e2e::cluster::REAL_LABEL;
 use maroonedpods_e2e::pods::Marooned;
 use maroonedpods_e2e::real::{DNS_ADDRESS, RUNS, Site, TOOLBOX};
@@ -281,7 +281,7 @@ async fn many_short_connections_succeed(pods: &Pods<'_>) {
     // The kubelet's watches were idle for long, and the pod came in between.
     let nodes: Api<Node> = Api::all(pods.site.admin.clone());
     let node = nodes.get(&pods.marooned[0].node_name()).await.unwrap();
-    assert!(ready_node(&node));
+    assert!(node_is_ready(&node));
     pods.exec("marooned-a", &["/bin/busybox", "true"]).await.unwrap();
     println!("plain-2 to marooned-a: {said}");
 }
@@ -319,15 +319,4 @@ async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
     .await
     .unwrap();
     println!("marooned-b's VM was killed: the Service goes to marooned-a alone");
-}
-
-fn ready_node(node: &Node) -> bool {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
-    conditions
-        .unwrap_or_default()
-        .iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

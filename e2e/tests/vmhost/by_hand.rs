@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::JoinMode;
 use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
+use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, vmis};
 use maroonedpods_e2e::install::apply_yaml;
 use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use maroonedpods_e2e::vmhost::script::SCRIPT_ANNOTATION;
@@ -41,17 +41,6 @@ metadata: {name: marooned-vms}
 
 pub fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
-}
-
-pub fn vmis(client: &Client) -> Api<DynamicObject> {
-    let resource = ApiResource {
-        group: "kubevirt.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "kubevirt.io/v1".to_owned(),
-        kind: "VirtualMachineInstance".to_owned(),
-        plural: "virtualmachineinstances".to_owned(),
-    };
-    Api::namespaced_with(client.clone(), names::VM_NAMESPACE, &resource)
 }
 
 /// A plane with a played KubeVirt on it.

@@ -11,12 +11,12 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, gone, refused, rejects};
+use maroonedpods_e2e::check::{accepts, becomes, gone, refused, rejects, vmis};
 use maroonedpods_e2e::vmhost::GuestEvent;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use by_hand::{SOON, World, from, vmi, vmis};
+use by_hand::{SOON, World, from, vmi};
 
 /// Several VMs at a time would take each other's certificate requests: one test, one story after the other.
 #[tokio::test(flavor = "multi_thread")]
