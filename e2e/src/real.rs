@@ -40,11 +40,12 @@ pub struct Archives {
 }
 
 impl Archives {
-    /// Makes them. Installs Debian's QEMU where apt-get is. Blocks, for minutes the first time.
+    /// Makes them, with this static kubelet for guests or the pinned one. Installs Debian's QEMU where apt-get is. Blocks,
+    /// for minutes the first time.
     ///
     /// # Errors
     /// Something is missing or cannot be built.
-    pub fn make() -> Result<Self> {
+    pub fn make(kubelet: Option<PathBuf>) -> Result<Self> {
         let folder = TempDir::new()?;
         let launcher = launcher_image(folder.path())?;
         let toolbox = toolbox(folder.path())?;
@@ -53,6 +54,7 @@ impl Archives {
         say("building the node image");
         let node = node_image::build(&node_image::Options {
             tag: Some("test".to_owned()),
+            kubelet,
             preload: vec![toolbox.clone()],
             ..node_image::Options::for_tests()?
         })?;

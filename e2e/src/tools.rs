@@ -40,6 +40,9 @@ const NODE_SOURCES: [&str; 7] = [
     "containerd/preload/main.go",
 ];
 
+/// What an older kubelet depends on, below `hack/tools`.
+const OLDER_SOURCES: [&str; 3] = ["older.mod", "older.sum", "kubelet/main.go"];
+
 /// A program that the harness runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -131,6 +134,8 @@ pub fn find(tool: Tool) -> Result<PathBuf> {
 pub(crate) enum NodeTool {
     /// The node agent alone.
     Kubelet,
+    /// See [`older_kubelet`].
+    OlderKubelet,
     /// The first process of a pod's sandbox.
     Pause,
     /// Runs the guest's containers.
@@ -145,7 +150,7 @@ impl NodeTool {
     /// File name of the program.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Kubelet => "kubelet",
+            Self::Kubelet | Self::OlderKubelet => "kubelet",
             Self::Pause => "pause",
             Self::Containerd => "containerd",
             Self::ContainerdShim => "containerd-shim-runc-v2",
@@ -153,9 +158,18 @@ impl NodeTool {
         }
     }
 
+    /// What it depends on, below `hack/tools`.
+    fn sources(self) -> &'static [&'static str] {
+        match self {
+            Self::OlderKubelet => &OLDER_SOURCES,
+            _ => &NODE_SOURCES,
+        }
+    }
+
     fn package(self) -> (Module, &'static str) {
         match self {
             Self::Kubelet => (Module::Kubernetes, "./kubelet"),
+            Self::OlderKubelet => (Module::OlderKubernetes, "./kubelet"),
             Self::Pause => (Module::Kubernetes, "./pause"),
             Self::Containerd => (
                 Module::Containerd,
@@ -174,13 +188,22 @@ impl NodeTool {
 /// made of what `hack/tools` pins. Blocks, for minutes the first time.
 pub(crate) fn find_for_node(tool: NodeTool, arch: &str) -> Result<PathBuf> {
     let sources = source_folder();
-    let cache = cache_folder(&sources, &NODE_SOURCES)?.join(arch);
+    let cache = cache_folder(&sources, tool.sources())?.join(arch);
     let path = cache.join(tool.name());
     if !path.exists() {
         let (module, package) = tool.package();
         go::build_for_once(module, &[package], tool.name(), arch, &sources, &cache)?;
     }
     Ok(path)
+}
+
+/// Path of a static kubelet for `arch` (Go's name of it) of the minor version before the control plane's, built first if
+/// need be. Blocks, for minutes the first time.
+///
+/// # Errors
+/// It does not build.
+pub fn older_kubelet(arch: &str) -> Result<PathBuf> {
+    find_for_node(NodeTool::OlderKubelet, arch)
 }
 
 /// Builds what is missing, so that a clock that starts afterwards does not count it. Blocks.
@@ -198,10 +221,20 @@ pub fn prepare_nodes() -> Result<()> {
 
 /// The Kubernetes version that `hack/tools/go.mod` pins, such as `v1.36.3`.
 pub fn pinned_kubernetes_version() -> Result<String> {
-    let module = fs::read_to_string(source_folder().join("go.mod"))?;
-    go::kubernetes_version(&module)
+    kubernetes_version(Module::Kubernetes)
+}
+
+/// The version of [`older_kubelet`].
+pub fn older_kubelet_version() -> Result<String> {
+    kubernetes_version(Module::OlderKubernetes)
+}
+
+fn kubernetes_version(module: Module) -> Result<String> {
+    let file = module.file();
+    let text = fs::read_to_string(source_folder().join(file))?;
+    go::kubernetes_line(&text)
         .map(str::to_owned)
-        .context("hack/tools/go.mod names no version of k8s.io/kubernetes")
+        .with_context(|| format!("hack/tools/{file} names no version of k8s.io/kubernetes"))
 }
 
 fn source_folder() -> PathBuf {

@@ -29,6 +29,10 @@ struct Args {
     /// How to compile the boot program: "release" takes longer, "test" gives a larger one.
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
+    /// Static kubelet to take, for clusters older than the one that is built from hack/tools: a kubelet must not be newer
+    /// than the API server.
+    #[arg(long, value_name = "FILE")]
+    kubelet: Option<PathBuf>,
     /// File of Debian package sources (NAME.sources or NAME.list) to use in place of the machine's own.
     #[arg(long, value_name = "FILE")]
     sources: Option<PathBuf>,
@@ -61,6 +65,7 @@ fn run(args: Args) -> Result<()> {
         tag: args.tag,
         arch: args.arch,
         profile: args.profile,
+        kubelet: args.kubelet,
         sources: args.sources.map(std::path::absolute).transpose()?,
         preload: args.preload,
         update: args.update,

@@ -50,7 +50,7 @@ pub fn obstacles() -> Vec<String> {
 pub fn run(options: Options) -> Result<()> {
     let screen = Screen::new();
     screen.begin("building the images: ours, the launcher's and the node's");
-    let archives = Archives::make()?;
+    let archives = Archives::make(None)?;
     drop(screen);
     let processors = thread::available_parallelism()?.get();
     let cluster = ClusterOptions {

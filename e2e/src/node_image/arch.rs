@@ -1,5 +1,8 @@
 //! What the two processor architectures are called by everybody who is asked for something.
 
+use std::env::consts::ARCH;
+
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
 
@@ -13,6 +16,18 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// That of this machine.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn of_this_machine() -> Result<Self> {
+        match ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            other => bail!("node images are built on x86_64 and aarch64, and this is {other}"),
+        }
+    }
+
     /// Debian's and Go's name, and that of OCI images.
     #[must_use]
     pub fn name(self) -> &'static str {

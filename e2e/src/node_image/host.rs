@@ -1,7 +1,6 @@
 //! Programs that make the image, from Debian packages of this machine's architecture that are unpacked and not
 //! installed: each is run by the loader and with the libraries of these packages.
 
-use std::env::consts::ARCH;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,15 +20,6 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// The architecture of this machine.
-    pub(super) fn arch() -> Result<Arch> {
-        match ARCH {
-            "x86_64" => Ok(Arch::Amd64),
-            "aarch64" => Ok(Arch::Arm64),
-            other => anyhow::bail!("node images are built on x86_64 and aarch64, and this is {other}"),
-        }
-    }
-
     /// Fetches them, of this machine's architecture.
     pub(super) fn new(apt: &Apt, arch: Arch) -> Result<Self> {
         Ok(Self {

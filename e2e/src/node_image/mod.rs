@@ -46,6 +46,8 @@ pub struct Options {
     pub arch: Arch,
     /// How the boot program is compiled.
     pub profile: Profile,
+    /// A static kubelet in place of the one that `hack/tools` pins.
+    pub kubelet: Option<PathBuf>,
     /// Debian package sources in place of the machine's own.
     pub sources: Option<PathBuf>,
     /// OCI archives of further images, of one layer each, that pods find without a registry.
@@ -59,8 +61,9 @@ impl Options {
     pub fn for_tests() -> Result<Self> {
         Ok(Self {
             tag: None,
-            arch: Host::arch()?,
+            arch: Arch::of_this_machine()?,
             profile: Profile::Test,
+            kubelet: None,
             sources: None,
             preload: Vec::new(),
             update: false,
@@ -105,7 +108,7 @@ pub fn build(options: &Options) -> Result<Built> {
     let work = workspace.target.join("node-image");
     let _lock = lock(&work)?;
 
-    let host = Host::arch()?;
+    let host = Arch::of_this_machine()?;
     let packages = options.apt(&work, options.arch)?;
     let host = Host::new(
         &if host == options.arch {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::{Apt, Package};
 use super::arch::Arch;
-use super::host::{self, Host};
+use super::host;
 use super::modules::{self, Modules, Stage};
 use super::tree::Tree;
 use super::{Options, check, programs};
@@ -55,7 +55,7 @@ impl Parts {
     pub(super) fn collect(workspace: &Workspace, apt: &Apt, work: &Path, options: &Options) -> Result<Self> {
         let arch = options.arch;
         let mut parts = Self::of_packages(workspace, apt, arch)?;
-        parts.go = programs::add_go(&mut parts.root, arch)?;
+        parts.go = programs::add_go(&mut parts.root, options)?;
         parts
             .root
             .copy("pause image", PRELOADED, &preloaded(work, options)?)?;
@@ -208,7 +208,7 @@ fn preloaded(work: &Path, options: &Options) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    let preload = tools::find_for_node(NodeTool::Preload, Host::arch()?.name())?;
+    let preload = tools::find_for_node(NodeTool::Preload, Arch::of_this_machine()?.name())?;
     host::run(
         Command::new(preload)
             .arg(&folder)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::apt::Package;
 use super::arch::Arch;
 use super::tree::Tree;
-use super::{elf, host};
+use super::{Options, elf, host};
 use crate::images::Profile;
 use crate::images::cargo::Workspace;
 use crate::tools::{self, NodeTool};
@@ -104,12 +104,16 @@ fn interpreter(programs: &[PathBuf]) -> Result<String> {
 }
 
 /// Adds the Go programs; gives their files, for the bill of materials.
-pub(super) fn add_go(root: &mut Tree, arch: Arch) -> Result<Vec<PathBuf>> {
+pub(super) fn add_go(root: &mut Tree, options: &Options) -> Result<Vec<PathBuf>> {
     GO.into_iter()
         .map(|tool| {
-            let from = tools::find_for_node(tool, arch.name())?;
+            let from = match (tool, &options.kubelet) {
+                (NodeTool::Kubelet, Some(given)) => given.clone(),
+                _ => tools::find_for_node(tool, options.arch.name())?,
+            };
             let path = format!("/usr/bin/{}", tool.name());
-            root.file(tool.name(), &path, 0o755, fs::read(&from)?)?;
+            let program = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+            root.file(tool.name(), &path, 0o755, program)?;
             Ok(from)
         })
         .collect()

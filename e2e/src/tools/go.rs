@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::{Tool, last_lines, pinned_kubernetes_version, say};
+use super::{Tool, kubernetes_version, last_lines, say};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// The parts of `clusterkit`, our multi-call build of Kubernetes: each is a symlink to it.
@@ -29,6 +29,8 @@ const CLUSTERKIT_PARTS: [Tool; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Module {
     Kubernetes,
+    /// Of the minor version before. Of it, only the kubelet is built.
+    OlderKubernetes,
     Helm,
     Containerd,
 }
@@ -36,15 +38,25 @@ pub(super) enum Module {
 impl Module {
     fn folder(self) -> &'static str {
         match self {
-            Self::Kubernetes => "",
+            Self::Kubernetes | Self::OlderKubernetes => "",
             Self::Helm => "helm",
             Self::Containerd => "containerd",
         }
     }
 
+    /// The module file, in the folder.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::OlderKubernetes => "older.mod",
+            Self::Kubernetes | Self::Helm | Self::Containerd => "go.mod",
+        }
+    }
+
     fn announcement(self) -> &'static str {
         match self {
-            Self::Kubernetes => "building Kubernetes from source, once, about 5 minutes on 2 cores",
+            Self::Kubernetes | Self::OlderKubernetes => {
+                "building Kubernetes from source, once, about 5 minutes on 2 cores"
+            }
             Self::Helm => "building helm from source, once, about 2 minutes on 2 cores",
             Self::Containerd => "building containerd from source, once, about 1 minute on 2 cores",
         }
@@ -52,7 +64,7 @@ impl Module {
 
     fn linker_flags(self) -> Result<String> {
         match self {
-            Self::Kubernetes => version_flags(&pinned_kubernetes_version()?),
+            Self::Kubernetes | Self::OlderKubernetes => version_flags(&kubernetes_version(self)?),
             Self::Helm | Self::Containerd => Ok("-s -w".to_owned()),
         }
     }
@@ -134,7 +146,8 @@ fn build_packages(
     build
         .current_dir(sources.join(module.folder()))
         .env("CGO_ENABLED", "0")
-        .args(["build", "-trimpath", "-ldflags", &module.linker_flags()?, "-o"])
+        .args(["build", "-trimpath", "-modfile", module.file()])
+        .args(["-ldflags", &module.linker_flags()?, "-o"])
         // With the slash, Go takes it for a folder.
         .arg(unfinished.join(""))
         .args(packages)
@@ -218,7 +231,7 @@ fn require_go(module: &Path) -> Result<()> {
 }
 
 /// The version of the `k8s.io/kubernetes` line in a go.mod.
-pub(super) fn kubernetes_version(module: &str) -> Option<&str> {
+pub(super) fn kubernetes_line(module: &str) -> Option<&str> {
     word_after(module, "k8s.io/kubernetes")
 }
 
@@ -255,9 +268,9 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_module_file() {
-        assert_eq!(kubernetes_version(MODULE), Some("v1.36.3"));
+        assert_eq!(kubernetes_line(MODULE), Some("v1.36.3"));
         assert_eq!(required_go(MODULE), Some("1.26.0"));
-        assert_eq!(kubernetes_version("module x"), None);
+        assert_eq!(kubernetes_line("module x"), None);
     }
 
     #[test]

@@ -12,12 +12,16 @@ mod pods;
 mod sizes;
 mod user;
 
-use k8s_openapi::api::core::v1::Pod;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::TestNamespace;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
+use maroonedpods_e2e::node_image::Arch;
 use maroonedpods_e2e::pods::{Marooned, condition};
 use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
+use maroonedpods_e2e::tools;
 use maroonedpods_e2e::vmhost::Kvm;
 use serde_json::{Value, json};
 
@@ -26,13 +30,28 @@ use self::user::Stage;
 
 #[test]
 fn a_pod_runs_in_a_real_virtual_machine() {
-    on_site(&json!({}), async |site| a_pod_is_on_another_kernel(site).await);
+    on_site(None, &json!({}), async |site| {
+        a_pod_is_on_another_kernel(site).await;
+    });
+}
+
+/// Kubernetes supports kubelets that are up to three minor versions older than the API server.
+#[test]
+#[ignore = "minutes of compiling: hack/test --real"]
+fn a_node_has_an_older_kubelet() {
+    let kubelet = tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
+    on_site(Some(kubelet), &json!({}), async |site| {
+        let node = a_pod_is_on_another_kernel(site).await;
+        let info = node.status.unwrap().node_info.unwrap();
+        assert_eq!(info.kubelet_version, tools::older_kubelet_version().unwrap());
+        assert_ne!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+    });
 }
 
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
-    on_site(&json!({}), async |site| {
+    on_site(None, &json!({}), async |site| {
         network::pods_reach_each_other(site).await;
     });
 }
@@ -45,7 +64,7 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
-    on_site(&config, async |site| {
+    on_site(None, &config, async |site| {
         let stage = Stage::new(site);
         // Each starts when there is room for its guests.
         tokio::join!(
@@ -54,7 +73,7 @@ fn pods_hostile_guests_and_faults() {
             pods::job(&stage),
             hostile::breached(&stage),
             pods::no_restart(&stage),
-            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
+            sizes::a_pod_fits(&stage, Size("1200m", "1Gi")),
             sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
             sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
         );
@@ -64,9 +83,10 @@ fn pods_hostile_guests_and_faults() {
     });
 }
 
-/// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration.
-fn on_site(config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
-    let archives = provide().unwrap().then(|| Archives::make().unwrap());
+/// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration, and
+/// guests have this kubelet, or the cluster's.
+fn on_site(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
+    let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
         let site = Site::install(&cluster, archives, Kvm::Auto, config)
@@ -79,7 +99,8 @@ fn on_site(config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
     .unwrap();
 }
 
-async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
+/// Gives the pod's Node, as it was.
+async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
@@ -121,7 +142,9 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) {
                 .unwrap_or_else(|e| format!("{e:#}"))
         );
     }
+    let node = pod.nodes().get(&pod.node_name()).await.unwrap();
     namespace.close(&site.admin).await.unwrap();
+    node
 }
 
 /// Whether the pod's Ready condition holds.

@@ -1,5 +1,7 @@
 //! A marooned pod's address is its VM's: reached and reaching like any pod, from other nodes and from other VMs.
 
+use std::time::Instant;
+
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use maroonedpods_common::names;
@@ -38,6 +40,7 @@ pub async fn pods_reach_each_other(site: &Site<'_>) {
     the_guest_is_closed(&pods).await;
     many_short_connections_succeed(&pods).await;
     a_dead_vms_address_takes_no_traffic(&pods).await;
+    a_pod_on_the_host_network_has_the_same_address(&pods).await;
     namespace.close(&site.admin).await.unwrap();
 }
 
@@ -236,24 +239,8 @@ async fn the_guest_is_closed(pods: &Pods<'_>) {
     let target = pods.address("marooned-a");
     let kubelet = names::KUBELET_PORT;
     let url = format!("https://{target}:{kubelet}/pods");
-    let stranger = pods
-        .exec(
-            "plain-2",
-            &[
-                "/bin/busybox",
-                "wget",
-                "-q",
-                "-O",
-                "-",
-                "--no-check-certificate",
-                &url,
-            ],
-        )
-        .await;
-    assert!(stranger.is_err(), "{stranger:?}");
-    pods.test("plain-2", &["connect", &format!("{target}:{kubelet}")])
-        .await
-        .unwrap();
+    let stranger = pods.test("plain-2", &["ask", &url]).await.unwrap();
+    assert!(stranger.starts_with("401 Unauthorized"), "{stranger}");
     // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, where nobody listens.
     for port in [22, 10248, 10250, 10255] {
         let found = pods
@@ -306,17 +293,46 @@ async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
     let plane = pods.site.cluster().plane();
     let vm = RealVm::find(plane, &pods.marooned[1].node_name()).await.unwrap();
     vm.kill().await.unwrap();
+    let killed = Instant::now();
     let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
     becomes(&all, "marooned-b", "a pod that is not ready", RUNS, |pod| {
         !ready(pod)
     })
     .await
     .unwrap();
+    let unready = killed.elapsed();
     eventually("traffic for the living pod only", RUNS, || async {
         let said = pods.test("plain-1", &["storm", &url, "50"]).await?;
         Ok((said == "50 of 50 answered\n").then_some(()))
     })
     .await
     .unwrap();
-    println!("marooned-b's VM was killed: the Service goes to marooned-a alone");
+    println!(
+        "marooned-b's VM was killed: unready after {unready:.1?}, 50 of 50 to marooned-a by {:.1?}",
+        killed.elapsed()
+    );
+}
+
+/// `hostNetwork`: its host is its guest. Ready by a probe of its kubelet.
+async fn a_pod_on_the_host_network_has_the_same_address(pods: &Pods<'_>) {
+    let new = pod(
+        "host",
+        &json!({names::MAROON_LABEL: "true"}),
+        &json!({"hostNetwork": true}),
+    );
+    let admin = &pods.site.admin;
+    let marooned = Marooned::create_pod(admin, &pods.namespace, &new).await.unwrap();
+    let up = becomes(&marooned.pods, "host", "a pod that is ready", RUNS, ready).await;
+    let address = up.unwrap().status.unwrap().pod_ip.unwrap();
+    let node = marooned.node_name();
+    let plain = pods.address("plain-1");
+    let to = pods
+        .test("plain-1", &["get", &format!("http://{address}:8080/sees")])
+        .await;
+    assert_eq!(to.unwrap(), format!("{node} sees {plain}\n"));
+    let from = pods
+        .test("host", &["get", &format!("http://{plain}:8080/sees")])
+        .await;
+    assert_eq!(from.unwrap(), format!("plain-1 sees {address}\n"));
+    println!("host ({address}) and plain-1 ({plain}) see each other, with hostNetwork");
 }

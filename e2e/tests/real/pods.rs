@@ -25,10 +25,8 @@ use crate::sizes::Size;
 use crate::user::{Stage, User, container, restarts, shell, shell_with};
 
 /// Defines `tell NAME` for shell scripts: makes a `ConfigMap` of that name at the API server.
-const TELL: &str = r#"tell() { wget -q -O /dev/null --no-check-certificate \
-  --header "Authorization: Bearer $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" \
-  --header "Content-Type: application/json" --post-data "{\"metadata\":{\"name\":\"$1\"}}" \
-  "https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/$POD_NAMESPACE/configmaps"; }
+const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/$POD_NAMESPACE/configmaps" \
+  "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" "{\"metadata\":{\"name\":\"$1\"}}"; }
 "#;
 
 /// One pod that uses all that a pod can use.

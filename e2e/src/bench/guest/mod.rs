@@ -90,7 +90,7 @@ pub fn run(effort: Effort) -> Result<Report<Figures>> {
         provide()?,
         "real guests need real nodes, and these root with the right to make namespaces: run it as root"
     );
-    let archives = Archives::make()?;
+    let archives = Archives::make(None)?;
     let folder = TempDir::new()?;
     let stock = effort
         .with_stock
