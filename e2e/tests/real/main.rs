@@ -7,6 +7,7 @@
 
 mod faults;
 mod hostile;
+mod jobs;
 mod network;
 mod pods;
 mod sizes;
@@ -70,10 +71,10 @@ fn pods_hostile_guests_and_faults() {
         tokio::join!(
             pods::everything(&stage),
             pods::failing_containers(&stage),
-            pods::job(&stage),
+            jobs::completes(&stage),
             hostile::breached(&stage),
-            pods::no_restart(&stage),
-            sizes::a_pod_fits(&stage, Size("1200m", "1Gi")),
+            jobs::is_not_restarted(&stage),
+            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
             sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
             sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
         );
