@@ -160,7 +160,7 @@ async fn measure(
     let audit = plane.audit()?;
     reached.extend(asked(&audit, created, &node));
     reached.extend([("Node Ready", ready), ("pod Running", running)]);
-    let launcher = launched(&audit, vm.launcher());
+    let launcher = launched(&audit, created);
     Ok(Boot {
         created_to_launcher: launcher.map(|launcher| seconds(created, launcher)),
         launcher_to_power_on: launcher.map(|launcher| seconds(launcher, qemu.started)),
@@ -203,10 +203,14 @@ fn asked(audit: &[AuditEvent], since: Timestamp, node: &str) -> Stages {
         .collect()
 }
 
-/// When the launcher was created.
-fn launched(audit: &[AuditEvent], launcher: &str) -> Option<Timestamp> {
-    let event = audit.iter().find(|e| {
-        e.resource == "pods" && e.verb == "create" && e.name == launcher && e.subresource.is_empty()
+/// When the launcher was created. The server makes its name, so the request has none.
+fn launched(audit: &[AuditEvent], since: Timestamp) -> Option<Timestamp> {
+    let event = audit.iter().find(|event| {
+        event.received >= since
+            && event.namespace == VM_NAMESPACE
+            && event.resource == "pods"
+            && event.subresource.is_empty()
+            && event.verb == "create"
     })?;
     Some(event.completed)
 }
@@ -250,7 +254,7 @@ mod tests {
             group: String::new(),
             resource: resource.to_owned(),
             subresource: String::new(),
-            namespace: String::new(),
+            namespace: VM_NAMESPACE.to_owned(),
             name: name.to_owned(),
             code: 201,
             denied: false,
@@ -278,13 +282,7 @@ mod tests {
                 "a",
                 "2026-01-01T00:00:01Z",
             ),
-            event(
-                "admin",
-                "create",
-                "pods",
-                "virt-launcher-x",
-                "2026-01-01T00:00:02Z",
-            ),
+            event("kubevirt", "create", "pods", "", "2026-01-01T00:00:02Z"),
             event(
                 "system:bootstrap:new",
                 "create",
@@ -301,6 +299,6 @@ mod tests {
         };
         let asked = asked(&audit, moment(2), "n");
         assert_eq!(asked, [("client CSR", moment(3)), ("certificate", moment(4))]);
-        assert_eq!(launched(&audit, "virt-launcher-x"), Some(moment(2)));
+        assert_eq!(launched(&audit, moment(2)), Some(moment(2)));
     }
 }

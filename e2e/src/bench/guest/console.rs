@@ -14,15 +14,14 @@ pub const OURS: [(&str, &str); 6] = [
     ("containerd", "marooned: phase=containerd "),
     ("kubelet", "marooned: phase=kubelet "),
 ];
-/// What Debian's initrd and systemd say at the same points. The network is there before cloud-init reads the seed to
-/// its end, which is what the units of ours wait for.
-pub const STOCK: [(&str, &str); 6] = [
+/// What Debian's initrd, systemd and our program say at the same points. The network is there before cloud-init has
+/// read the seed to its end, which is what our unit waits for.
+pub const STOCK: [(&str, &str); 5] = [
     ("initrd", "Loading, please wait..."),
     ("init", "Welcome to "),
-    ("seed", "Finished cloud-init.service"),
     ("network", "Reached target network-online.target"),
-    ("containerd", "Started containerd.service"),
-    ("kubelet", "Started kubelet.service"),
+    ("seed", "marooned: phase=seed "),
+    ("containerd", "marooned: phase=containerd "),
 ];
 
 /// When each of `markers` first was on the console.
@@ -62,9 +61,9 @@ mod tests {
 
     #[test]
     fn colours_do_not_hide_what_systemd_says() {
-        let log = "2026-01-01T00:00:03Z [\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mkubelet.service\u{1b}[0m.\r\n";
+        let log = "2026-01-01T00:00:03Z [\u{1b}[0;32m  OK  \u{1b}[0m] Reached target \u{1b}[0;1;39mnetwork-online.target\u{1b}[0m.\r\n";
         let found = stages(log, &STOCK);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0, "kubelet");
+        assert_eq!(found[0].0, "network");
     }
 }

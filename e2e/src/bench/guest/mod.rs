@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::api::{KernelBootConfig, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -126,12 +126,15 @@ async fn measure(
     if let Some(stock) = stock {
         cluster.import(&stock.archive).await?;
     }
+    // cloud-init gives the NIC no other name than the kernel's, which must be the seed's then. Ours has no udev to tell.
+    let kernel_args = format!("{} net.ifnames=0", KernelBootConfig::default().kernel_args);
     // A slow machine is to be measured, not given up.
-    let patience = json!({
+    let config = json!({
+        "kernelBootConfig": {"kernelArgs": kernel_args},
         "deadlines": {"boot": "10m", "join": "10m", "finishedPodTTL": "5s"},
         "baseVMResources": {"cpu": 1, "memoryMi": MEMORY_MI},
     });
-    let site = Site::install(cluster, archives, Kvm::Auto, &patience).await?;
+    let site = Site::install(cluster, archives, Kvm::Auto, &config).await?;
     let namespace = TestNamespace::new(&site.admin, &[]).await?;
     let watch = Watch {
         limit: RUN_LIMIT,

@@ -180,9 +180,8 @@ fn reap(sender: &Sender<Message>) {
 
 /// Says what the programs have made, in the order in which they make it.
 fn watch(sender: &Sender<Message>) {
-    let answers: fn() -> bool = || UnixStream::connect(paths::CONTAINERD_SOCKET).is_ok();
     let steps: [(fn() -> bool, Event); 3] = [
-        (answers, Event::ContainerdAnswers),
+        (containerd_answers, Event::ContainerdAnswers),
         (
             || Path::new(paths::CLIENT_CERTIFICATE).exists(),
             Event::ClientCertificate,
@@ -200,6 +199,12 @@ fn watch(sender: &Sender<Message>) {
             return;
         }
     }
+}
+
+/// Whether containerd takes connections.
+#[must_use]
+pub fn containerd_answers() -> bool {
+    UnixStream::connect(paths::CONTAINERD_SOCKET).is_ok()
 }
 
 fn described(end: WaitStatus) -> String {
