@@ -8,6 +8,7 @@ mod apt;
 mod arch;
 mod bill;
 mod check;
+mod cross;
 mod disk;
 mod elf;
 mod filesystem;
@@ -36,6 +37,9 @@ use crate::tools::say;
 
 /// The image's name without its tag. Kubernetes would take a bare name for a registry's.
 const NAME: &str = "localhost/marooned-node";
+
+/// Debian's packages of the programs that make file systems and the disk.
+const TOOLS: [&str; 2] = ["grub-common", "squashfs-tools"];
 
 /// How to build the image.
 #[derive(Clone, Debug)]
@@ -103,21 +107,19 @@ pub struct Built {
 /// # Errors
 /// Something cannot be fetched or built, or the image is not whole: then all that is wrong with it is named.
 pub fn build(options: &Options) -> Result<Built> {
-    let workspace = Workspace::find()?;
+    let mut workspace = Workspace::find()?;
     let source = workspace.source()?;
     let work = workspace.target.join("node-image");
     let _lock = lock(&work)?;
 
-    let host = Arch::of_this_machine()?;
+    let machine = Arch::of_this_machine()?;
     let packages = options.apt(&work, options.arch)?;
-    let host = Host::new(
-        &if host == options.arch {
-            packages.clone()
-        } else {
-            options.apt(&work, host)?
-        },
-        host,
-    )?;
+    let mut for_machine = packages.clone();
+    if machine != options.arch {
+        for_machine = options.apt(&work, machine)?;
+        workspace.rust = Some(cross::rust(&for_machine, &packages, options.arch, &work)?);
+    }
+    let host = Host::new(for_machine.with_dependencies(&TOOLS)?)?;
     let mut parts = Parts::collect(&workspace, &packages, &work, options)?;
 
     say("making the root file system and the disk");
@@ -205,7 +207,15 @@ fn lock(work: &Path) -> Result<File> {
 /// # Errors
 /// One of them cannot be built.
 pub fn write_parts(options: &Options, folder: &Path) -> Result<()> {
-    let workspace = Workspace::find()?;
+    let mut workspace = Workspace::find()?;
+    let machine = Arch::of_this_machine()?;
+    let work = workspace.target.join("node-image");
+    let _lock = lock(&work)?;
+    if machine != options.arch {
+        let for_machine = options.apt(&work, machine)?;
+        let for_image = options.apt(&work, options.arch)?;
+        workspace.rust = Some(cross::rust(&for_machine, &for_image, options.arch, &work)?);
+    }
     fs::create_dir_all(folder)?;
     let boot = programs::boot(&workspace, options.profile, options.arch)?;
     put(folder, programs::BOOT_PACKAGE, &boot)?;
