@@ -16,14 +16,15 @@ use maroonedpods_e2e::node_image::{self, Arch, Options};
 ///
 /// Kernel and tools are Debian's, of the release that this machine's apt is set up for; they are fetched and unpacked
 /// below the target folder, and nothing is installed. Kubelet and containerd are built from hack/tools. Needs apt-get,
-/// dpkg-deb, Go, Rust and a C compiler, no root.
+/// dpkg-deb, Go, Rust and a C compiler, no root. For another architecture than this machine's, Debian's Rust (rustc-web)
+/// is fetched and unpacked, too.
 #[derive(Parser)]
 #[command(name = "hack/node-image")]
 struct Args {
     /// Tag of the image. The programs' version where it is not given.
     #[arg(long)]
     tag: Option<String>,
-    /// What the image is for. "arm64" needs Rust's standard library for it, and a linker.
+    /// What the image is for.
     #[arg(long, value_enum, default_value_t = Arch::Amd64)]
     arch: Arch,
     /// How to compile the boot program: "release" takes longer, "test" gives a larger one.

@@ -31,6 +31,21 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Where cargo builds.
     pub(crate) target: PathBuf,
+    /// What cargo builds with, if not this machine's own Rust.
+    pub(crate) rust: Option<Rust>,
+}
+
+/// A Rust that links without a C compiler, and for one target.
+#[derive(Clone, Debug)]
+pub(crate) struct Rust {
+    /// The compiler.
+    pub(crate) rustc: PathBuf,
+    /// The linker, which brings the C library along. It takes programs at fixed addresses only.
+    pub(crate) linker: PathBuf,
+    /// Where cargo builds with it, so that what this machine's own Rust has built stays.
+    pub(crate) target: PathBuf,
+    /// The C library's version.
+    pub(crate) glibc: String,
 }
 
 /// What an image is built from.
@@ -72,6 +87,7 @@ impl Workspace {
         Ok(Self {
             root: metadata.workspace_root,
             target: metadata.target_directory,
+            rust: None,
         })
     }
 
@@ -79,7 +95,16 @@ impl Workspace {
     /// name of what it is for.
     pub(crate) fn build(&self, program: &str, profile: Profile, target: &str) -> Result<PathBuf> {
         let profile = profile.cargo_name();
-        let status = cargo(&self.root)
+        let mut cargo = self.cargo();
+        let mut folder = &self.target;
+        if let Some(rust) = &self.rust {
+            let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+            cargo
+                .env(linker, &rust.linker)
+                .env("CARGO_TARGET_DIR", &rust.target);
+            folder = &rust.target;
+        }
+        let status = cargo
             .env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags()?)
             // With --target the flags are not for what runs while it is built (procedural macros cannot be static).
             .args(["build", "--locked", "--target", target, "--profile", profile])
@@ -88,21 +113,12 @@ impl Workspace {
             .status()
             .context("running cargo")?;
         ensure!(status.success(), "cargo build failed ({status}); see above why");
-        Ok(self.target.join(target).join(profile).join(program))
-    }
-
-    /// Whether this machine's Rust can build for `target`.
-    pub(crate) fn has_target(&self, target: &str) -> Result<bool> {
-        let libraries = output(
-            self.rustc()
-                .args(["--print", "target-libdir", "--target", target]),
-        )?;
-        Ok(Path::new(libraries.trim()).exists())
+        Ok(folder.join(target).join(profile).join(program))
     }
 
     /// The crates in a program built for `target`, as `sbom` reads them.
     pub(crate) fn dependencies(&self, program: &str, target: &str) -> Result<String> {
-        let mut cargo = cargo(&self.root);
+        let mut cargo = self.cargo();
         cargo.args(["tree", "--locked", "--target", target, "--package", program]);
         cargo.args(TREE_ARGUMENTS);
         output(&mut cargo)
@@ -111,7 +127,10 @@ impl Workspace {
     /// What is linked into a program besides crates.
     pub(crate) fn linked(&self) -> Result<[Linked; 2]> {
         let rustc = output(self.rustc().arg("--version"))?;
-        let glibc = output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+        let glibc = match &self.rust {
+            Some(rust) => rust.glibc.clone(),
+            None => second_word(&output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?)?,
+        };
         Ok([
             Linked {
                 name: "rust-std",
@@ -120,7 +139,7 @@ impl Workspace {
             },
             Linked {
                 name: "glibc",
-                version: second_word(&glibc)?,
+                version: glibc,
                 license: "LGPL-2.1-or-later",
             },
         ])
@@ -159,6 +178,9 @@ impl Workspace {
         };
         // Parted by the unit separator, as cargo asks: a folder's name may have spaces.
         let mut flags = OsString::from("-C\u{1f}target-feature=+crt-static");
+        if self.rust.is_some() {
+            flags.push("\u{1f}-C\u{1f}relocation-model=static");
+        }
         for (folder, name) in [(&cargo_home, "/cargo"), (&self.root, "/maroonedpods")] {
             flags.push("\u{1f}--remap-path-prefix=");
             flags.push(folder);
@@ -168,8 +190,19 @@ impl Workspace {
         Ok(flags)
     }
 
+    fn cargo(&self) -> Command {
+        let mut cargo = cargo(&self.root);
+        if let Some(rust) = &self.rust {
+            cargo.env("RUSTC", &rust.rustc);
+        }
+        cargo
+    }
+
     fn rustc(&self) -> Command {
-        let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        let mut rustc = Command::new(match &self.rust {
+            Some(rust) => rust.rustc.clone().into_os_string(),
+            None => env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()),
+        });
         rustc.current_dir(&self.root);
         rustc
     }

@@ -1,4 +1,4 @@
-//! Programs that make the image, from Debian packages of this machine's architecture that are unpacked and not
+//! Programs that run here to make an image, from Debian packages of this machine's architecture that are unpacked and not
 //! installed: each is run by the loader and with the libraries of these packages.
 
 use std::fs;
@@ -7,11 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::{Apt, Package};
+use super::apt::Package;
 use super::arch::Arch;
-
-/// What is run of which package.
-const PACKAGES: [&str; 2] = ["grub-common", "squashfs-tools"];
 
 /// The programs.
 pub(super) struct Host {
@@ -20,11 +17,11 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Fetches them, of this machine's architecture.
-    pub(super) fn new(apt: &Apt, arch: Arch) -> Result<Self> {
+    /// Those of `packages`, which are of this machine's architecture and bring all libraries along.
+    pub(super) fn new(packages: Vec<Package>) -> Result<Self> {
         Ok(Self {
-            packages: apt.with_dependencies(&PACKAGES)?,
-            arch,
+            packages,
+            arch: Arch::of_this_machine()?,
         })
     }
 

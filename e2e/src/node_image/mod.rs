@@ -8,6 +8,7 @@ mod apt;
 mod arch;
 mod bill;
 mod check;
+mod cross;
 mod disk;
 mod elf;
 mod filesystem;
@@ -36,6 +37,9 @@ use crate::tools::say;
 
 /// The image's name without its tag. Kubernetes would take a bare name for a registry's.
 const NAME: &str = "localhost/marooned-node";
+
+/// Debian's packages of the programs that make file systems and the disk.
+const TOOLS: [&str; 2] = ["grub-common", "squashfs-tools"];
 
 /// How to build the image.
 #[derive(Clone, Debug)]
@@ -74,6 +78,18 @@ impl Options {
         let folder = work.join(format!("apt-{}", arch.name()));
         Apt::new(&folder, arch.name(), self.sources.as_deref(), self.update)
     }
+
+    /// Gives the workspace a Rust for the image's architecture, `packages`', where that is not this machine's. Returns
+    /// the packages of this machine's.
+    fn prepare(&self, workspace: &mut Workspace, packages: &Apt, work: &Path) -> Result<Apt> {
+        let machine = Arch::of_this_machine()?;
+        if machine == self.arch {
+            return Ok(packages.clone());
+        }
+        let for_machine = self.apt(work, machine)?;
+        workspace.rust = Some(cross::rust(&for_machine, packages, self.arch, work)?);
+        Ok(for_machine)
+    }
 }
 
 /// The image, and what is in it as plain files.
@@ -103,21 +119,14 @@ pub struct Built {
 /// # Errors
 /// Something cannot be fetched or built, or the image is not whole: then all that is wrong with it is named.
 pub fn build(options: &Options) -> Result<Built> {
-    let workspace = Workspace::find()?;
+    let mut workspace = Workspace::find()?;
     let source = workspace.source()?;
     let work = workspace.target.join("node-image");
     let _lock = lock(&work)?;
 
-    let host = Arch::of_this_machine()?;
     let packages = options.apt(&work, options.arch)?;
-    let host = Host::new(
-        &if host == options.arch {
-            packages.clone()
-        } else {
-            options.apt(&work, host)?
-        },
-        host,
-    )?;
+    let for_machine = options.prepare(&mut workspace, &packages, &work)?;
+    let host = Host::new(for_machine.with_dependencies(&TOOLS)?)?;
     let mut parts = Parts::collect(&workspace, &packages, &work, options)?;
 
     say("making the root file system and the disk");
@@ -205,7 +214,11 @@ fn lock(work: &Path) -> Result<File> {
 /// # Errors
 /// One of them cannot be built.
 pub fn write_parts(options: &Options, folder: &Path) -> Result<()> {
-    let workspace = Workspace::find()?;
+    let mut workspace = Workspace::find()?;
+    let work = workspace.target.join("node-image");
+    let _lock = lock(&work)?;
+    let packages = options.apt(&work, options.arch)?;
+    options.prepare(&mut workspace, &packages, &work)?;
     fs::create_dir_all(folder)?;
     let boot = programs::boot(&workspace, options.profile, options.arch)?;
     put(folder, programs::BOOT_PACKAGE, &boot)?;

@@ -59,29 +59,22 @@ impl Parts {
         parts
             .root
             .copy("pause image", PRELOADED, &preloaded(work, options)?)?;
-        let mut problems = Vec::new();
-        let target = arch.rust_target();
-        if workspace.has_target(target)? {
-            let boot = programs::boot(workspace, options.profile, arch)?;
-            parts.initrd.file("boot program", "/init", 0o755, boot.clone())?;
-            parts
-                .root
-                .file("boot program", programs::BOOT, 0o755, boot.clone())?;
-            parts
-                .root
-                .link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
-            parts.boot = boot;
-        } else {
-            problems.push(programs::no_target(target));
-        }
-        problems.extend(parts.problems(arch));
-        if !problems.is_empty() {
-            bail!(
-                "the image for {} is not whole:\n  {}",
-                arch.name(),
-                problems.join("\n  ")
-            );
-        }
+        let boot = programs::boot(workspace, options.profile, arch)?;
+        parts.initrd.file("boot program", "/init", 0o755, boot.clone())?;
+        parts
+            .root
+            .file("boot program", programs::BOOT, 0o755, boot.clone())?;
+        parts
+            .root
+            .link("boot program", programs::CNI_PLUGIN, programs::BOOT)?;
+        parts.boot = boot;
+        let problems = parts.problems(arch);
+        ensure!(
+            problems.is_empty(),
+            "the image for {} is not whole:\n  {}",
+            arch.name(),
+            problems.join("\n  ")
+        );
         Ok(parts)
     }
 

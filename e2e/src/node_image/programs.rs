@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::apt::Package;
 use super::arch::Arch;
@@ -119,20 +119,11 @@ pub(super) fn add_go(root: &mut Tree, options: &Options) -> Result<Vec<PathBuf>>
         .collect()
 }
 
-/// What to do where [`Workspace::has_target`] says no.
-pub(super) fn no_target(target: &str) -> String {
-    format!(
-        "this Rust cannot build the boot program for {target}: `rustup target add {target}`, and install a linker for it"
-    )
-}
-
 /// Builds the boot program.
 ///
 /// # Errors
-/// It does not compile, or this machine's Rust cannot build for `arch`.
+/// It does not compile.
 pub(super) fn boot(workspace: &Workspace, profile: Profile, arch: Arch) -> Result<Vec<u8>> {
-    let target = arch.rust_target();
-    ensure!(workspace.has_target(target)?, no_target(target));
-    let program = workspace.build(BOOT_PACKAGE, profile, target)?;
+    let program = workspace.build(BOOT_PACKAGE, profile, arch.rust_target())?;
     fs::read(&program).with_context(|| format!("reading {}", program.display()))
 }

@@ -8,6 +8,7 @@
 
 mod bootc;
 
+use std::fs;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -121,8 +122,36 @@ fn two_builds_give_the_same_image() {
     assert_eq!(image().digest, again.digest);
 }
 
-/// Nothing is compiled for it, which takes minutes: what is not Debian's is missing here, and whoever builds the image
-/// is told of that too.
+/// It is not booted. A build fails unless all programs are for arm64, and their libraries there.
+#[test]
+#[ignore = "minutes of compiling: hack/test --arm64"]
+fn for_arm64_too_the_image_is_whole_and_the_same_each_time() {
+    let options = Options {
+        arch: Arch::Arm64,
+        ..Options::for_tests().unwrap()
+    };
+    let built = build(&options).unwrap();
+    let kernel = fs::read(&built.kernel).unwrap();
+    assert_eq!(&kernel[56..60], b"ARMd", "no kernel for arm64");
+    let bill = fs::read_to_string(&built.sbom).unwrap();
+    for part in [
+        "/libc6@",
+        "/runc@",
+        "/k8s.io/kubernetes@",
+        "/rust-std@",
+        "/glibc@",
+        "/serde@",
+    ] {
+        assert!(bill.contains(part), "the bill of materials lacks {part}");
+    }
+    assert!(
+        !bill.contains("arch=amd64"),
+        "the bill of materials has packages for amd64"
+    );
+    assert_eq!(build(&options).unwrap().digest, built.digest);
+}
+
+/// Nothing is compiled here, so what is not Debian's is missing.
 #[test]
 fn for_arm64_too_debian_brings_all_that_is_not_ours() {
     let options = Options {
