@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod cluster;
 mod components;
+pub mod config;
 pub mod demo;
 pub mod drafts;
 mod folder;

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use maroonedpods_common::api::{MaroonedPodsConfig, NodeCounts};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{accepts, becomes, gone, refused};
+use maroonedpods_e2e::config;
 use maroonedpods_e2e::drafts::{gates, marooned};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{self, Marooned, SOON};
@@ -19,14 +20,11 @@ use serde_json::{Value, json};
 const FOR_LONG: f64 = 600.0;
 
 fn configs(tenant: &Tenant<'_>) -> Api<MaroonedPodsConfig> {
-    Api::all(tenant.admin.clone())
+    config::configs(&tenant.admin)
 }
 
 async fn change(tenant: &Tenant<'_>, spec: Value) -> kube::Result<MaroonedPodsConfig> {
-    let patch = Patch::Merge(json!({"spec": spec}));
-    configs(tenant)
-        .patch(names::CONFIG_NAME, &PatchParams::default(), &patch)
-        .await
+    config::change(&tenant.admin, &spec).await
 }
 
 /// Status and message of the condition Accepted, once it speaks of the present generation.

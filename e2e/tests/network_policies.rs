@@ -4,11 +4,11 @@
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
-use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually};
+use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::config;
 use maroonedpods_e2e::drafts::{gates, marooned};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON, condition};
@@ -60,22 +60,9 @@ async fn is_warned(tenant: &Tenant<'_>, pod: &str) {
 }
 
 async fn refuse(tenant: &Tenant<'_>) {
-    let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
-    let change = Patch::Merge(json!({"spec": {"vm": {"networkPolicies": "Refuse"}}}));
-    let changed = configs
-        .patch(names::CONFIG_NAME, &PatchParams::default(), &change)
-        .await
-        .unwrap();
-    let seen = |config: &MaroonedPodsConfig| {
-        let seen = config
-            .status
-            .as_ref()
-            .and_then(|status| status.observed_generation);
-        seen == changed.metadata.generation
-    };
-    becomes(&configs, names::CONFIG_NAME, "in force", SOON, seen)
-        .await
-        .unwrap();
+    let spec = json!({"vm": {"networkPolicies": "Refuse"}});
+    let changed = config::change(&tenant.admin, &spec).await.unwrap();
+    config::seen(&tenant.admin, &changed).await.unwrap();
 }
 
 /// One configuration, and each step follows from the one before: so they are steps, not tests of their own.

@@ -8,11 +8,11 @@
 
 use anyhow::Result;
 use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::DeleteParams;
 use maroonedpods_common::api::MaroonedPodsConfig;
-use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
+use maroonedpods_e2e::check::{TestNamespace, eventually};
+use maroonedpods_e2e::config;
 use maroonedpods_e2e::install::{programs_outside, render};
 use maroonedpods_e2e::line::Line;
 use maroonedpods_e2e::logs::logs;
@@ -116,11 +116,8 @@ async fn lost_record(stage: &Stage) -> Result<()> {
 /// The configuration changes. Deadlines are long from here on: how many VMs a pod takes must not depend on how busy
 /// the machine is.
 async fn patience(stage: &Stage) -> Result<MaroonedPodsConfig> {
-    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
-    let change = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
-    Ok(configs
-        .patch(names::CONFIG_NAME, &PatchParams::default(), &change)
-        .await?)
+    let spec = json!({"deadlines": {"boot": "5m", "join": "5m"}});
+    Ok(config::change(&stage.admin, &spec).await?)
 }
 
 /// A pod for which reconciler after reconciler dies, each right after a write, until its VM runs. The next one finds
@@ -158,22 +155,7 @@ async fn everything(stage: &Stage) -> Result<()> {
         interrupted.ends().boxed_local(),
     ];
     try_join_all(scenarios).await?;
-    let configs: Api<MaroonedPodsConfig> = Api::all(stage.admin.clone());
-    let seen = |config: &MaroonedPodsConfig| {
-        let seen = config
-            .status
-            .as_ref()
-            .and_then(|status| status.observed_generation);
-        seen == changed.metadata.generation
-    };
-    becomes(
-        &configs,
-        names::CONFIG_NAME,
-        "the change in its status",
-        SOON,
-        seen,
-    )
-    .await?;
+    config::seen(&stage.admin, &changed).await?;
     // A watch is in the log when it has ended.
     reconciler.stop().await
 }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::console::{self, Stages};
 use super::qemu::Qemu;
 use crate::audit::AuditEvent;
-use crate::check::{eventually, nothing_left_of};
+use crate::check::{eventually, node_is_ready, nothing_left_of};
 use crate::pods::{Marooned, phase};
 use crate::real::{Site, TOOLBOX};
 use crate::vmhost::RealVm;
@@ -114,7 +114,7 @@ async fn measure(
     .await?;
     let memory_mi = quantity::units(&memory)? >> 20;
     let ready = await_condition(pod.nodes(), &node, |node: Option<&Node>| {
-        node.is_some_and(is_ready)
+        node.is_some_and(node_is_ready)
     });
     timeout(watch.limit, ready)
         .await
@@ -213,14 +213,6 @@ fn launched(audit: &[AuditEvent], since: Timestamp) -> Option<Timestamp> {
             && event.verb == "create"
     })?;
     Some(event.completed)
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// `MemTotal` − `MemAvailable`.

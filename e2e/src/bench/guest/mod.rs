@@ -13,10 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use maroonedpods_common::api::{KernelBootConfig, MaroonedPodsConfig};
-use maroonedpods_common::names;
+use maroonedpods_common::api::KernelBootConfig;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,8 +21,9 @@ use tempfile::TempDir;
 use self::boot::{Boot, Watch, boot};
 use self::sizes::Sizes;
 use super::Report;
-use crate::check::{TestNamespace, eventually};
+use crate::check::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
+use crate::config;
 use crate::real::{Archives, Site};
 use crate::vmhost::Kvm;
 
@@ -37,7 +35,6 @@ const SMALLER_MI: [u64; 3] = [256, 320, 384];
 const RUN_LIMIT: Duration = Duration::from_secs(420);
 /// The same for ours where memory may be too little for it.
 const SMALL_LIMIT: Duration = Duration::from_secs(120);
-const CONFIG_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often to boot, and how long to look at an idle guest.
 #[derive(Clone, Copy, Debug)]
@@ -212,23 +209,8 @@ async fn smallest(
 
 /// Changes the configuration, and waits until the reconciler has seen it.
 async fn configure(site: &Site<'_>, spec: &Value) -> Result<()> {
-    let configs: Api<MaroonedPodsConfig> = Api::all(site.admin.clone());
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let wanted = configs
-        .patch(names::CONFIG_NAME, &PatchParams::default(), &patch)
-        .await?
-        .metadata
-        .generation;
-    eventually(
-        "the reconciler to see the configuration",
-        CONFIG_LIMIT,
-        || async {
-            let config = configs.get(names::CONFIG_NAME).await?;
-            let seen = config.status.and_then(|status| status.observed_generation);
-            Ok((seen >= wanted).then_some(()))
-        },
-    )
-    .await
+    let changed = config::change(&site.admin, spec).await?;
+    config::seen(&site.admin, &changed).await
 }
 
 fn load() -> Result<f64> {
