@@ -4,6 +4,7 @@
 //	testserver get URL       prints what URL answers
 //	testserver ask URL [TOKEN [BODY]]  asks with a token, whoever answers, posts BODY if given; prints the status, too
 //	testserver storm URL N   asks N times, each on a new connection, and prints how many were answered
+//	testserver watch URL     asks for ten seconds, and prints when it got no answer
 //	testserver send ADDR N   sends a UDP datagram of N bytes and prints what is answered
 //	testserver connect ADDR  connects by TCP
 //	testserver dns IP        answers DNS on 5353: every name has this address
@@ -58,6 +59,8 @@ func run(arguments []string) error {
 		return ask(rest[0], rest[1:])
 	case what == "storm" && len(rest) == 2:
 		return storm(rest[0], rest[1])
+	case what == "watch" && len(rest) == 1:
+		return watch(rest[0])
 	case what == "send" && len(rest) == 2:
 		return send(rest[0], rest[1])
 	case what == "connect" && len(rest) == 1:

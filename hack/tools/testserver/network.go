@@ -99,6 +99,21 @@ func storm(url, count string) error {
 	return nil
 }
 
+// watch asks ten times a second for ten seconds, each time on a connection of its own, and prints when the ones were
+// begun that failed, in milliseconds of Unix time.
+func watch(url string) error {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		begun := time.Now()
+		if answer, err := client.Get(url); err != nil {
+			fmt.Println(begun.UnixMilli())
+		} else {
+			answer.Body.Close()
+		}
+	}
+	return nil
+}
+
 // connect says whether somebody listens for TCP.
 func connect(address string) error {
 	connection, err := net.DialTimeout("tcp4", address, 2*time.Second)
