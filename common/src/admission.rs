@@ -292,5 +292,7 @@ pub fn is_daemon_set(api_version: &str, kind: &str) -> bool {
     kind == "DaemonSet" && api_version.starts_with("apps/")
 }
 
+pub mod update;
+
 #[cfg(test)]
 mod tests;

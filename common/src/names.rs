@@ -119,10 +119,13 @@ pub fn pod_uid_of(name: &str) -> Option<&str> {
     (is_uid && (suffix.is_empty() || suffix.starts_with('-'))).then_some(uid)
 }
 
+/// How the key of every identity taint ends, whatever the configuration's `taintKey` is.
+pub const IDENTITY_TAINT_SUFFIX: &str = "/dedicated";
+
 /// Key of the identity taint, `<taintKey>/dedicated`; its value is the pod's UID.
 #[must_use]
 pub fn identity_taint(taint_key: &str) -> String {
-    format!("{taint_key}/dedicated")
+    format!("{taint_key}{IDENTITY_TAINT_SUFFIX}")
 }
 
 #[cfg(test)]

@@ -161,6 +161,12 @@ impl World {
         &self.webhook.serving
     }
 
+    /// Where our webhook serves the API server.
+    #[must_use]
+    pub fn webhook_address(&self) -> SocketAddr {
+        self.webhook.address
+    }
+
     /// Starts one more reconciler, under its own service account, and waits until it works (or, with
     /// `leader_elect`, until it serves).
     pub async fn reconciler(&self, leader_elect: bool) -> Result<Running> {
@@ -263,8 +269,9 @@ impl Running {
             bind,
             metrics_bind: ANY_PORT,
             tls_dir: PathBuf::from(tls),
+            client_ca: None,
             reload_interval,
-            max_connections: 1024,
+            max_connections: 512,
             shutdown_delay: Duration::ZERO,
         })
         .await?;

@@ -41,13 +41,19 @@ pub struct Args {
     #[arg(long, env = "MAROONEDPODS_TLS_DIR", value_name = "DIR")]
     pub tls_dir: PathBuf,
 
+    /// Certificates (PEM) of the authorities that sign the API server's client certificate. Only clients with such a
+    /// certificate are served then; without this flag, every client is. Followed by content, like the pair
+    #[arg(long, env = "MAROONEDPODS_CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+
     /// How often the certificate files are looked at
     #[arg(long, env = "MAROONEDPODS_RELOAD_INTERVAL", default_value = "2s", value_name = "DURATION",
           value_parser = duration)]
     pub reload_interval: Duration,
 
-    /// Connections to the TLS port at a time. More wait for 5 s and are closed then
-    #[arg(long, env = "MAROONEDPODS_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
+    /// Connections to the TLS port at a time. For one more, the one that has been idle longest goes, of the client that
+    /// has most of them
+    #[arg(long, env = "MAROONEDPODS_MAX_CONNECTIONS", default_value_t = 512, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 

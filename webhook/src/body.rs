@@ -1,4 +1,4 @@
-//! Request bodies, bounded in size and time.
+//! Request bodies, bounded in size, time, and what all of them hold together.
 
 use std::time::Duration;
 
@@ -6,6 +6,9 @@ use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
+
+use crate::connections::{Charge, Evicted};
+use crate::serve::WINDOW;
 
 /// The largest body that is read: twice what the API server takes from a client (3 MiB), and managed fields.
 pub const BODY_LIMIT: usize = 8 << 20;
@@ -15,7 +18,7 @@ const DISCARD_LIMIT: usize = 64 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is set aside at once for a body that announces its size; announcing is free, so not all of it.
-const RESERVE_LIMIT: u64 = 256 << 10;
+const RESERVE_LIMIT: usize = 256 << 10;
 
 /// A body as far as it arrived.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub enum Fault {
     TooSlow,
     /// The connection broke, or the framing was wrong.
     Broken,
+    /// There was no room for it.
+    NoRoom,
 }
 
 impl Fault {
@@ -45,6 +50,7 @@ impl Fault {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Broken => StatusCode::BAD_REQUEST,
+            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -55,35 +61,60 @@ impl Fault {
             Self::TooLarge => "the body is larger than 8 MiB, the most that this webhook reads",
             Self::TooSlow => "the body did not arrive within 10 seconds",
             Self::Broken => "the body broke off",
+            Self::NoRoom => "the webhook has too many requests at once: try again",
         }
     }
 }
 
-/// Reads `body` to its end, to [`BODY_LIMIT`] bytes and beyond that into the void.
-pub async fn receive(body: Body) -> Received {
-    let announced = body.size_hint().lower().min(RESERVE_LIMIT);
-    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+/// Reads `body` to its end, to [`BODY_LIMIT`] bytes and beyond that into the void. `charge` is where it asks for room;
+/// without one there is always room.
+pub async fn receive(body: Body, charge: Option<&Charge>) -> Received {
+    let mut bytes = Vec::new();
     let deadline = Instant::now() + BODY_TIMEOUT;
-    let fault = match timeout_at(deadline, fill(&mut bytes, body)).await {
+    let fault = match timeout_at(deadline, fill(&mut bytes, body, charge)).await {
         Ok(fault) => fault,
         Err(_elapsed) => Some(Fault::TooSlow),
     };
     Received { bytes, fault }
 }
 
-async fn fill(bytes: &mut Vec<u8>, mut body: Body) -> Option<Fault> {
+async fn fill(bytes: &mut Vec<u8>, mut body: Body, charge: Option<&Charge>) -> Option<Fault> {
+    let announced = body.size_hint().exact();
+    let announced = announced.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
+    // Of a body that is too large, its beginning is kept, where the uid is.
+    let keep = announced.filter(|size| *size <= BODY_LIMIT);
+    let mut room = keep.unwrap_or(WINDOW);
+    if room > WINDOW && reserve(charge, room - WINDOW).await.is_err() {
+        return Some(Fault::NoRoom);
+    }
+    // Announcing is free, so not all of it is set aside.
+    bytes.reserve_exact(room.min(RESERVE_LIMIT));
     let mut size = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Some(Fault::Broken);
         };
         let Some(data) = frame.data_ref() else { continue };
-        let room = BODY_LIMIT - bytes.len();
-        bytes.extend_from_slice(&data[..data.len().min(room)]);
         size += data.len();
+        if announced.is_none() && size > room && size <= BODY_LIMIT {
+            // It never said how large it is.
+            let more = room.max(size - room).min(BODY_LIMIT - room);
+            if reserve(charge, more).await.is_err() {
+                return Some(Fault::NoRoom);
+            }
+            room += more;
+        }
+        bytes.extend_from_slice(&data[..data.len().min(room - bytes.len())]);
         if size > DISCARD_LIMIT {
             break;
         }
     }
     (size > BODY_LIMIT).then_some(Fault::TooLarge)
+}
+
+async fn reserve(charge: Option<&Charge>, bytes: usize) -> Result<(), Evicted> {
+    match charge {
+        Some(charge) => charge.reserve(bytes).await,
+        None => Ok(()),
+    }
 }

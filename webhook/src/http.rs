@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State as Extract;
+use axum::extract::{Request, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,6 +13,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use crate::body::receive;
+use crate::connections::Charge;
 use crate::metrics::Metrics;
 use crate::review::{answer, refuse};
 
@@ -47,11 +47,11 @@ impl State {
 /// The TLS port. Which path an entry of the webhook configuration calls says whether pods may opt out; the API
 /// server has looked at the namespace, so we need not.
 pub fn router(state: Arc<State>) -> Router {
-    let mutate = |Extract(state): Extract<Arc<State>>, body| async move {
-        admit(&state, body, OptOut::Honoured).await
+    let mutate = |Extract(state): Extract<Arc<State>>, request| async move {
+        admit(&state, request, OptOut::Honoured).await
     };
-    let enforced = |Extract(state): Extract<Arc<State>>, body| async move {
-        admit(&state, body, OptOut::Overruled).await
+    let enforced = |Extract(state): Extract<Arc<State>>, request| async move {
+        admit(&state, request, OptOut::Overruled).await
     };
     probes()
         .route("/mutate", post(mutate))
@@ -81,13 +81,19 @@ async fn readyz(Extract(state): Extract<Arc<State>>) -> (StatusCode, &'static st
     }
 }
 
-async fn admit(state: &State, body: Body, opt_out: OptOut) -> Response {
+async fn admit(state: &State, request: Request, opt_out: OptOut) -> Response {
     let in_flight = state.metrics.start();
-    let received = receive(body).await;
+    let (mut head, body) = request.into_parts();
+    let charge = head.extensions.remove::<Arc<Charge>>();
+    let received = receive(body, charge.as_deref()).await;
     let answer = match received.fault {
         None => answer(&received.bytes, opt_out),
         Some(fault) => refuse(&received.bytes, fault.code(), fault.message()),
     };
+    drop(received);
+    if let Some(charge) = charge {
+        charge.release();
+    }
     in_flight.finish(answer.result);
     let content_type = if answer.status.is_success() {
         "application/json"

@@ -27,8 +27,10 @@ pub enum AdmissionResult {
     DaemonSet,
     /// Allowed: a mirror pod.
     MirrorPod,
-    /// Allowed: not a creation.
-    NotCreate,
+    /// Allowed with a patch: an update lacked what is ours.
+    Restored,
+    /// Allowed: neither a creation nor an update.
+    OtherOperation,
     /// Allowed: a subresource.
     Subresource,
     /// Allowed: not a v1 Pod.
@@ -54,6 +56,7 @@ pub struct Metrics {
     requests: Family<AdmissionLabels, Counter>,
     duration: Histogram,
     inflight: Gauge,
+    shed: Counter,
     reloads: Family<ReloadLabels, Counter>,
     not_after: Gauge,
 }
@@ -77,6 +80,7 @@ impl Metrics {
             requests: Family::default(),
             duration,
             inflight: Gauge::default(),
+            shed: Counter::default(),
             reloads: Family::default(),
             not_after: Gauge::default(),
         };
@@ -106,6 +110,11 @@ impl Metrics {
             metrics.inflight.clone(),
         );
         registry.register(
+            "shed_connections",
+            "Connections ended to make room for others",
+            metrics.shed.clone(),
+        );
+        registry.register(
             "tls_reloads",
             "Changes of the certificate files by result",
             metrics.reloads.clone(),
@@ -128,6 +137,11 @@ impl Metrics {
             metrics: self,
             started: Instant::now(),
         }
+    }
+
+    /// Counts connections that were ended to make room for others.
+    pub(crate) fn shed_connections(&self) -> Counter {
+        self.shed.clone()
     }
 
     /// Says when the certificate in service ends.
@@ -186,7 +200,8 @@ impl EncodeLabelValue for AdmissionResult {
             Self::OptedOut => "opted_out",
             Self::DaemonSet => "daemon_set",
             Self::MirrorPod => "mirror_pod",
-            Self::NotCreate => "not_create",
+            Self::Restored => "restored",
+            Self::OtherOperation => "other_operation",
             Self::Subresource => "subresource",
             Self::ForeignKind => "foreign_kind",
             Self::Denied => "denied",

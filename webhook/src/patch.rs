@@ -1,7 +1,10 @@
 //! The rule's additions as a JSON Patch (RFC 6902), written as bytes.
 
 use maroonedpods_common::admission::Addition;
-use maroonedpods_common::names::{CLASS_LABEL, CLASS_LABEL_VALUE, GATE, MAROON_LABEL, MAROON_TRUE};
+use maroonedpods_common::admission::update::Lost;
+use maroonedpods_common::names::{
+    CLASS_LABEL, CLASS_LABEL_VALUE, GATE, IDENTITY_LABEL, MAROON_LABEL, MAROON_TRUE,
+};
 use serde::Serialize;
 
 use crate::pod::Pod;
@@ -9,10 +12,7 @@ use crate::pod::Pod;
 /// The patch that makes `additions` to `pod`: `add` operations only, every missing parent created before its
 /// first child.
 pub fn json_patch(pod: &Pod<'_>, additions: &[Addition]) -> serde_json::Result<Vec<u8>> {
-    let mut patch = Patch {
-        bytes: Vec::with_capacity(1024),
-        missing: missing_parents(pod),
-    };
+    let mut patch = Patch::of(pod);
     for addition in additions {
         match addition {
             // On a member that exists, `add` replaces the value (RFC 6902, section 4.1).
@@ -24,8 +24,24 @@ pub fn json_patch(pod: &Pod<'_>, additions: &[Addition]) -> serde_json::Result<V
             Addition::Toleration(toleration) => patch.add("/spec/tolerations/-", toleration)?,
         }
     }
-    patch.bytes.push(b']');
-    Ok(patch.bytes)
+    Ok(patch.end())
+}
+
+/// The patch that gives `pod` back what it lost.
+pub fn restoring_patch(pod: &Pod<'_>, lost: &Lost<'_>) -> serde_json::Result<Vec<u8>> {
+    let mut patch = Patch::of(pod);
+    for (key, value) in [
+        (CLASS_LABEL, &lost.class_selector),
+        (IDENTITY_LABEL, &lost.identity_selector),
+    ] {
+        if let Some(value) = value {
+            patch.add(&member("/spec/nodeSelector", key), value)?;
+        }
+    }
+    for toleration in &lost.tolerations {
+        patch.add("/spec/tolerations/-", toleration)?;
+    }
+    Ok(patch.end())
 }
 
 #[derive(Serialize)]
@@ -86,6 +102,18 @@ fn missing_parents(pod: &Pod<'_>) -> Vec<Parent> {
 }
 
 impl Patch {
+    fn of(pod: &Pod<'_>) -> Self {
+        Self {
+            bytes: Vec::with_capacity(1024),
+            missing: missing_parents(pod),
+        }
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.bytes.push(b']');
+        self.bytes
+    }
+
     fn add(&mut self, path: &str, value: &impl Serialize) -> serde_json::Result<()> {
         while let Some(index) = self
             .missing

@@ -7,10 +7,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use maroonedpods_common::admission::update::Placement;
 use maroonedpods_common::admission::{self, PodView, is_daemon_set};
 use maroonedpods_common::names::GATE;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// How many items of a list are looked at: many times what a pod has, and few enough to hold.
+const ITEMS: usize = 1024;
 
 /// A string that borrows from the input unless it contains escapes. A bare `Option<Cow<str>>` never borrows.
 #[derive(Debug, serde::Deserialize)]
@@ -36,7 +40,9 @@ pub struct Metadata<'a> {
     #[serde(default, deserialize_with = "object")]
     annotations: Option<Annotations>,
     #[serde(borrow, default)]
-    owner_references: Option<Vec<OwnerReference<'a>>>,
+    owner_references: Option<Few<OwnerReference<'a>>>,
+    #[serde(borrow, default)]
+    uid: Option<Text<'a>>,
 }
 
 /// `metadata.labels`; the name is `names::MAROON_LABEL`.
@@ -71,12 +77,16 @@ pub struct Spec<'a> {
     #[serde(borrow, default, deserialize_with = "object")]
     pub node_selector: Option<NodeSelector<'a>>,
     #[serde(borrow, default)]
-    pub scheduling_gates: Option<Vec<Gate<'a>>>,
+    pub scheduling_gates: Option<Few<Gate<'a>>>,
     #[serde(borrow, default)]
-    pub tolerations: Option<Vec<Toleration<'a>>>,
+    pub tolerations: Option<Few<Toleration<'a>>>,
 }
 
-/// `spec.nodeSelector`; the name is `names::CLASS_LABEL`.
+/// The first [`ITEMS`] of a list. A `{}` of three bytes would become an item of a hundred.
+#[derive(Debug)]
+pub struct Few<T>(Vec<T>);
+
+/// `spec.nodeSelector`; the names are `names::CLASS_LABEL` and `names::IDENTITY_LABEL`.
 #[derive(Debug, serde::Deserialize)]
 pub struct NodeSelector<'a> {
     #[serde(
@@ -85,6 +95,12 @@ pub struct NodeSelector<'a> {
         rename = "maroonedpods.node-restriction.kubernetes.io/marooned"
     )]
     class: Option<Text<'a>>,
+    #[serde(
+        borrow,
+        default,
+        rename = "maroonedpods.node-restriction.kubernetes.io/pod-uid"
+    )]
+    identity: Option<Text<'a>>,
 }
 
 /// An item of `spec.schedulingGates`.
@@ -135,7 +151,7 @@ impl Pod<'_> {
             view.daemon_set_owned = metadata
                 .owner_references
                 .iter()
-                .flatten()
+                .flat_map(|owners| &owners.0)
                 .any(|owner| is_daemon_set(text(owner.api_version.as_ref()), text(owner.kind.as_ref())));
         }
         if let Some(spec) = &self.spec {
@@ -147,12 +163,60 @@ impl Pod<'_> {
             view.gated = spec
                 .scheduling_gates
                 .iter()
-                .flatten()
+                .flat_map(|gates| &gates.0)
                 .any(|gate| text(gate.name.as_ref()) == GATE);
             view.class_selector = class.map(Text::as_str);
-            view.tolerations = spec.tolerations.iter().flatten().map(Toleration::view).collect();
+            view.tolerations = spec.tolerations();
         }
         view
+    }
+
+    /// The pod as the rule for updates sees it.
+    pub fn placement(&self) -> Placement<'_> {
+        let metadata = self.metadata.as_ref();
+        let spec = self.spec.as_ref();
+        let selector = spec.and_then(|spec| spec.node_selector.as_ref());
+        Placement {
+            uid: text(metadata.and_then(|metadata| metadata.uid.as_ref())),
+            class_selector: selector.and_then(|keys| keys.class.as_ref()).map(Text::as_str),
+            identity_selector: selector.and_then(|keys| keys.identity.as_ref()).map(Text::as_str),
+            tolerations: spec.map(Spec::tolerations).unwrap_or_default(),
+        }
+    }
+}
+
+impl Spec<'_> {
+    fn tolerations(&self) -> Vec<admission::Toleration<'_>> {
+        let all = self.tolerations.iter().flat_map(|tolerations| &tolerations.0);
+        all.map(Toleration::view).collect()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct First<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for First<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while items.len() < ITEMS {
+                    match list.next_element()? {
+                        Some(item) => items.push(item),
+                        None => return Ok(items),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(items)
+            }
+        }
+
+        deserializer.deserialize_seq(First(PhantomData)).map(Self)
     }
 }
 

@@ -6,17 +6,20 @@
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use maroonedpods_common::admission::update::lost;
 use maroonedpods_common::admission::{OptOut, Outcome, decide};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::AdmissionResult;
-use crate::patch::json_patch;
+use crate::patch::{json_patch, restoring_patch};
 use crate::pod::{Pod, Text, object, text};
 use crate::prune::prune;
 use crate::salvage::{Salvage, salvage};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+const CREATE: &str = "CREATE";
+const UPDATE: &str = "UPDATE";
 
 /// What goes back to the API server, and under which heading it is counted.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ struct Request<'a> {
     operation: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     object: Option<Pod<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    old_object: Option<Pod<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -109,34 +114,51 @@ fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
         return invalid(
             uid,
             StatusCode::BAD_REQUEST,
-            "request.object is missing: a CREATE carries the pod",
+            "request.object is missing: a CREATE or UPDATE carries the pod",
         );
     };
+    if operation == UPDATE {
+        let old = request.old_object.as_ref();
+        return updated(uid, pod, old.unwrap_or(&Pod::default()));
+    }
     match decide(&pod.view(), opt_out) {
         Outcome::LeaveAlone(reason) => allowed(uid, reason.into(), None),
         Outcome::Deny(message) => {
             tracing::info!(uid, reason = message, "pod denied");
             denied(uid, StatusCode::FORBIDDEN, &message, AdmissionResult::Denied)
         }
-        Outcome::Add(additions) => match json_patch(pod, &additions) {
-            Ok(patch) => allowed(uid, AdmissionResult::Patched, Some(&patch)),
-            Err(error) => invalid(
-                uid,
-                StatusCode::INTERNAL_SERVER_ERROR,
-                &format!("no patch: {error}"),
-            ),
-        },
+        Outcome::Add(additions) => patched(uid, AdmissionResult::Patched, json_patch(pod, &additions)),
     }
 }
 
-/// Requests that the webhook configuration does not send us, or that are not the birth of a pod.
+/// An update is never refused here: the API server and the guards judge it as we leave it.
+fn updated(uid: &str, pod: &Pod<'_>, old: &Pod<'_>) -> Answer {
+    let lost = lost(&old.placement(), &pod.placement());
+    if lost.is_empty() {
+        return allowed(uid, AdmissionResult::Complete, None);
+    }
+    patched(uid, AdmissionResult::Restored, restoring_patch(pod, &lost))
+}
+
+fn patched(uid: &str, result: AdmissionResult, patch: serde_json::Result<Vec<u8>>) -> Answer {
+    match patch {
+        Ok(patch) => allowed(uid, result, Some(&patch)),
+        Err(error) => invalid(
+            uid,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &format!("no patch: {error}"),
+        ),
+    }
+}
+
+/// Requests that the webhook configuration does not send us, or that are neither birth nor change of a pod.
 fn out_of_scope(kind: [&str; 3], operation: &str, sub_resource: &str) -> Option<AdmissionResult> {
     if kind != ["", "v1", "Pod"] {
         Some(AdmissionResult::ForeignKind)
     } else if !sub_resource.is_empty() {
         Some(AdmissionResult::Subresource)
-    } else if operation != "CREATE" {
-        Some(AdmissionResult::NotCreate)
+    } else if ![CREATE, UPDATE].contains(&operation) {
+        Some(AdmissionResult::OtherOperation)
     } else {
         None
     }

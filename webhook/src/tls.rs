@@ -1,16 +1,18 @@
-//! The serving certificate: loaded, validated, and reloaded when the files' content changes.
+//! The serving certificate, and whose clients are served: loaded, validated, and reloaded when the files' content changes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::tls_rustls::RustlsConfig;
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -19,12 +21,13 @@ use crate::metrics::{Metrics, ReloadResult};
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
+const CLIENT_CA: &str = "--client-ca";
 
 /// Why a certificate cannot be served.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file is not there, or not readable.
-    #[error("cannot read {}: {source}; --tls-dir is a folder with {CERTIFICATE} and {KEY}", .path.display())]
+    #[error("cannot read {}: {source}; --tls-dir is a folder with {CERTIFICATE} and {KEY}, --client-ca a file", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -45,6 +48,18 @@ pub enum TlsError {
     /// The key is of an unknown kind, or belongs to another certificate.
     #[error("{CERTIFICATE} and {KEY} cannot be served together: {0}")]
     Unusable(#[from] rustls::Error),
+    /// The clients' authorities are none.
+    #[error("--client-ca holds no usable certificate: {0}")]
+    ClientCa(#[from] VerifierBuilderError),
+}
+
+/// Where the files are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Folder with the serving pair.
+    pub dir: PathBuf,
+    /// Certificates that sign the clients', where only such clients are served.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A pair that can be served.
@@ -54,39 +69,40 @@ struct Good {
     not_after: Timestamp,
 }
 
-/// The content of the two files.
+/// The content of the files.
 #[derive(PartialEq, Eq)]
-struct Pair {
+struct Content {
     certificate: Vec<u8>,
     key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
 }
 
 /// A certificate that follows its files.
 pub struct Reloader {
-    dir: PathBuf,
-    config: RustlsConfig,
+    files: Files,
+    config: watch::Sender<Arc<ServerConfig>>,
     not_after: Timestamp,
     /// What was last looked at, good or bad; for files that cannot be read, the message.
-    seen: Result<Pair, String>,
+    seen: Result<Content, String>,
 }
 
 impl Reloader {
-    /// Loads and validates the certificate in `dir`. Blocks for two small files: nothing is served yet, and each
-    /// hand-over to another thread would make the start longer.
-    pub fn load(dir: PathBuf) -> Result<Self, TlsError> {
-        let pair = read(&dir)?;
-        let good = judge(&pair)?;
+    /// Loads and validates the files. Blocks for two or three small ones: nothing is served yet, and each hand-over to
+    /// another thread would make the start longer.
+    pub fn load(files: Files) -> Result<Self, TlsError> {
+        let content = read(&files)?;
+        let good = judge(&content)?;
         Ok(Self {
-            dir,
-            config: RustlsConfig::from_config(good.config),
+            files,
+            config: watch::Sender::new(good.config),
             not_after: good.not_after,
-            seen: Ok(pair),
+            seen: Ok(content),
         })
     }
 
-    /// The handle by which a server always serves the last good certificate.
-    pub fn config(&self) -> RustlsConfig {
-        self.config.clone()
+    /// By which a server always serves the last good certificate.
+    pub fn config(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.config.subscribe()
     }
 
     /// Looks at the files every `interval`, for ever. Each distinct content is judged, logged and counted once. When
@@ -97,26 +113,26 @@ impl Reloader {
         metrics.serving_until(self.not_after);
         loop {
             tokio::time::sleep(interval).await;
-            let dir = self.dir.clone();
-            let Ok(pair) = spawn_blocking(move || read(&dir)).await else {
+            let files = self.files.clone();
+            let Ok(content) = spawn_blocking(move || read(&files)).await else {
                 continue;
             };
-            let now = pair.as_ref().map_err(ToString::to_string);
+            let now = content.as_ref().map_err(ToString::to_string);
             if now == self.seen.as_ref().map_err(Clone::clone) {
                 continue;
             }
-            let result = match pair.as_ref().map(judge) {
+            let result = match content.as_ref().map(judge) {
                 Ok(Ok(good)) => {
-                    self.config.reload_from_config(good.config);
+                    self.config.send_replace(good.config);
                     metrics.serving_until(good.not_after);
-                    tracing::info!(dir = %self.dir.display(), "serving the new certificate");
+                    tracing::info!(dir = %self.files.dir.display(), "serving the new certificate");
                     ReloadResult::Success
                 }
                 Ok(Err(error)) => rejected(&error),
                 Err(error) => rejected(error),
             };
             metrics.reloaded(result);
-            self.seen = pair.map_err(|error| error.to_string());
+            self.seen = content.map_err(|error| error.to_string());
         }
     }
 }
@@ -130,12 +146,23 @@ fn rejected(error: &TlsError) -> ReloadResult {
 ///
 /// In a Secret volume both are links through `..data`, which the kubelet swaps atomically before it removes what
 /// was there. So the link is resolved once, and again only if it was swapped meanwhile.
-fn read(dir: &Path) -> Result<Pair, TlsError> {
+fn read(files: &Files) -> Result<Content, TlsError> {
+    let client_ca = files.client_ca.as_deref().map(read_file).transpose()?;
     loop {
-        let resolved = resolve(dir);
-        match read_pair(&resolved) {
-            Err(_) if resolve(dir) != resolved => {}
-            result => return result,
+        let resolved = resolve(&files.dir);
+        match (
+            read_file(&resolved.join(CERTIFICATE)),
+            read_file(&resolved.join(KEY)),
+        ) {
+            (Ok(certificate), Ok(key)) => {
+                return Ok(Content {
+                    certificate,
+                    key,
+                    client_ca,
+                });
+            }
+            _ if resolve(&files.dir) != resolved => {}
+            (Err(error), _) | (_, Err(error)) => return Err(error),
         }
     }
 }
@@ -144,38 +171,49 @@ fn resolve(dir: &Path) -> PathBuf {
     fs::canonicalize(dir.join("..data")).unwrap_or_else(|_| dir.to_path_buf())
 }
 
-fn read_pair(dir: &Path) -> Result<Pair, TlsError> {
-    let file = |name| {
-        let path = dir.join(name);
-        fs::read(&path).map_err(|source| TlsError::Read { path, source })
-    };
-    Ok(Pair {
-        certificate: file(CERTIFICATE)?,
-        key: file(KEY)?,
+fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_path_buf(),
+        source,
     })
 }
 
 /// TLS 1.2 and 1.3 with the ring provider, whatever the process's default provider is.
-fn judge(pair: &Pair) -> Result<Good, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(&pair.certificate)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Pem {
-            file: CERTIFICATE,
-            source,
-        })?;
+fn judge(content: &Content) -> Result<Good, TlsError> {
+    let chain = certificates(&content.certificate, CERTIFICATE)?;
     let not_after = chain.first().and_then(|leaf| not_after(leaf));
     let not_after = not_after.ok_or(TlsError::NoCertificate)?;
     let key =
-        PrivateKeyDer::from_pem_slice(&pair.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
+        PrivateKeyDer::from_pem_slice(&content.key).map_err(|source| TlsError::Pem { file: KEY, source })?;
+    let clients = match &content.client_ca {
+        Some(authorities) => clients_of(authorities)?,
+        None => Arc::new(NoClientAuth),
+    };
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Good {
         config: Arc::new(config),
         not_after,
     })
+}
+
+/// Lets in clients with a certificate that one of `authorities` signed.
+fn clients_of(authorities: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(authorities, CLIENT_CA)? {
+        roots.add(authority)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
+}
+
+fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { file, source })
 }
 
 fn not_after(leaf: &[u8]) -> Option<Timestamp> {

@@ -191,7 +191,7 @@ async fn what_cannot_be_marooned_is_denied_with_advice() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_pods_birth_is_allowed_untouched() {
+async fn what_is_neither_birth_nor_change_of_a_pod_is_allowed_untouched() {
     let with = |changes: Value| {
         let mut review = creation(&ordinary_pod());
         for (key, value) in changes.as_object().unwrap() {
@@ -214,6 +214,87 @@ async fn what_is_not_a_pods_birth_is_allowed_untouched() {
     for case in cases {
         assert_untouched(&review("/mutate", &case).await);
     }
+}
+
+const POD_UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+
+/// A pod whose author wrote one toleration and one selector.
+fn authored() -> Value {
+    let mut pod = labelled("true");
+    pod["metadata"]["uid"] = POD_UID.into();
+    pod["spec"]["tolerations"] = json!([{"key": "team", "operator": "Exists"}]);
+    pod["spec"]["nodeSelector"] = json!({"disk": "ssd"});
+    pod
+}
+
+/// The same as it is stored once its gate is lifted.
+fn lifted() -> Value {
+    let mut pod = authored();
+    pod["spec"]["nodeSelector"]["maroonedpods.node-restriction.kubernetes.io/marooned"] = "true".into();
+    pod["spec"]["nodeSelector"]["maroonedpods.node-restriction.kubernetes.io/pod-uid"] = POD_UID.into();
+    let tolerations = pod["spec"]["tolerations"].as_array_mut().unwrap();
+    for (key, value) in [
+        ("maroonedpods.io/marooned", "true"),
+        ("corp.test/dedicated", POD_UID),
+    ] {
+        for effect in ["NoSchedule", "NoExecute"] {
+            tolerations.push(json!({"key": key, "operator": "Equal", "value": value, "effect": effect}));
+        }
+    }
+    pod
+}
+
+fn update(old: &Value, new: &Value) -> Value {
+    let mut review = creation(new);
+    review["request"]["operation"] = "UPDATE".into();
+    review["request"]["oldObject"] = old.clone();
+    review
+}
+
+#[tokio::test]
+async fn an_update_gets_back_what_its_author_never_wrote() {
+    let update = update(&lifted(), &authored());
+    for path in ["/mutate", "/mutate/enforced"] {
+        assert_eq!(patched(&authored(), &review(path, &update).await), lifted());
+    }
+}
+
+#[tokio::test]
+async fn an_update_gets_back_what_it_lacks_altogether() {
+    let mut bare = authored();
+    bare["spec"].as_object_mut().unwrap().remove("tolerations");
+    bare["spec"].as_object_mut().unwrap().remove("nodeSelector");
+    let stored = patched(&bare, &review("/mutate", &update(&lifted(), &bare)).await);
+    assert_eq!(
+        stored["spec"]["tolerations"].as_array().unwrap()[..],
+        lifted()["spec"]["tolerations"].as_array().unwrap()[1..]
+    );
+    let selector = stored["spec"]["nodeSelector"].as_object().unwrap();
+    assert_eq!(selector.len(), 2, "ours alone: {selector:?}");
+}
+
+#[tokio::test]
+async fn an_update_that_takes_nothing_is_untouched() {
+    let mut more = lifted();
+    more["spec"]["tolerations"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"key": "more", "operator": "Exists"}));
+    for (old, new) in [(lifted(), more), (authored(), authored()), (lifted(), lifted())] {
+        assert_untouched(&review("/mutate", &update(&old, &new)).await);
+    }
+}
+
+#[tokio::test]
+async fn endless_lists_are_looked_at_in_part() {
+    let mut pod = labelled("true");
+    let empty = vec![json!({}); 500_000];
+    pod["spec"]["tolerations"] = empty.clone().into();
+    pod["spec"]["schedulingGates"] = empty.clone().into();
+    pod["metadata"]["ownerReferences"] = empty.into();
+    let answer = review("/mutate", &creation(&pod)).await;
+    // The gate, the selector and the list that it is in, two tolerations: `{}` is one of a lost node.
+    assert_eq!(operations(&answer).len(), 5, "{answer}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use maroonedpods_webhook::{Args, Error, Server, TlsError};
 
 mod support;
 use support::UID;
-use support::server::{Identity, Running, SecretVolume, mutate, until};
+use support::server::{ClientIdentity, Identity, Running, SecretVolume, mutate, mutate_as, until};
 
 const NOT_AFTER: &str = "maroonedpods_webhook_tls_cert_not_after_seconds";
 
@@ -71,6 +71,71 @@ async fn an_unusable_pair_keeps_the_last_good_one() {
         (webhook.metric(errors).await - 3.0).abs() < 0.5,
         "each bad pair is counted once"
     );
+}
+
+/// A client's certificate and key, signed by an authority of its own.
+fn client() -> (String, ClientIdentity) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["kube-apiserver".to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let identity = ClientIdentity {
+        certificate: certificate.der().clone(),
+        key: key.serialize_der(),
+    };
+    (authority.pem(), identity)
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_its_clients_are_served() {
+    let server = Identity::new();
+    let volume = SecretVolume::of(&server);
+    let ((authority, known), (other_authority, unknown)) = (client(), client());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority).unwrap();
+    let webhook = Running::start(Args {
+        client_ca: Some(file.path().to_owned()),
+        ..volume.args()
+    })
+    .await;
+    let served = async |client| mutate_as(webhook.addr, &server, client).await.contains(UID);
+    assert!(served(Some(&known)).await);
+    assert!(!served(Some(&unknown)).await);
+    assert!(!served(None).await);
+    // Which certificate is served is asked without one, by the reconciler.
+    assert_eq!(webhook.certificate(&[&server]).await, server.certificate);
+
+    std::fs::write(file.path(), other_authority).unwrap();
+    until("the new authority's clients are served", async || {
+        served(Some(&unknown)).await
+    })
+    .await;
+    assert!(!served(Some(&known)).await);
+}
+
+#[tokio::test]
+async fn an_unusable_client_ca_is_refused_at_the_start() {
+    let volume = SecretVolume::of(&Identity::new());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let args = || Args {
+        client_ca: Some(file.path().to_owned()),
+        ..volume.args()
+    };
+    let empty = Server::bind(args()).await.err().unwrap();
+    assert!(matches!(empty, Error::Tls(TlsError::ClientCa(_))), "{empty}");
+    let missing = Server::bind(Args {
+        client_ca: Some(file.path().with_extension("missing")),
+        ..volume.args()
+    });
+    assert!(matches!(
+        missing.await.err().unwrap(),
+        Error::Tls(TlsError::Read { .. })
+    ));
 }
 
 #[tokio::test]

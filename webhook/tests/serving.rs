@@ -101,7 +101,7 @@ async fn dropping_the_future_ends_everything() {
 }
 
 #[tokio::test]
-async fn connections_over_the_cap_wait_for_their_turn() {
+async fn an_idle_connection_gives_way_to_a_new_one() {
     let identity = Identity::new();
     let volume = SecretVolume::of(&identity);
     let webhook = Running::start(Args {
@@ -109,17 +109,54 @@ async fn connections_over_the_cap_wait_for_their_turn() {
         ..volume.args()
     })
     .await;
-    let first = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
-    let second = mutate(webhook.addr, &identity);
-    let mut second = std::pin::pin!(second);
-    // The server has no permit left, so the handshake cannot have been done, however long the probe takes.
-    tokio::select! {
-        biased;
-        answer = &mut second => panic!("served over the cap: {answer}"),
-        _ = get_plain(webhook.metrics_addr, "/healthz") => {}
+    let mut first = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    assert!(mutate(webhook.addr, &identity).await.contains(UID));
+    let read = tokio::time::timeout(GIVE_UP, first.read_to_end(&mut Vec::new())).await;
+    assert!(read.is_ok(), "the idle one is still open");
+    let shed = "maroonedpods_webhook_shed_connections_total";
+    assert!(webhook.metric(shed).await > 0.5);
+}
+
+/// An HTTP/2 client is told (GOAWAY), so that it never sends into a connection that is going away.
+#[tokio::test]
+async fn an_idle_http_2_connection_is_told_to_go() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(Args {
+        max_connections: 4,
+        ..volume.args()
+    })
+    .await;
+    let mut idle = connect(webhook.addr, &[&identity], &[&TLS13], &["h2"]).await;
+    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    // Its settings have come: it speaks HTTP/2 by now.
+    idle.read_exact(&mut [0; 9]).await.unwrap();
+    let mut younger = Vec::new();
+    for _ in 0..3 {
+        younger.push(connect(webhook.addr, &[&identity], &[&TLS13], &[]).await);
     }
-    drop(first);
-    assert!(second.await.contains(UID));
+    assert!(mutate(webhook.addr, &identity).await.contains(UID));
+    let mut heard = Vec::new();
+    let mut goaway = |bytes: &[u8]| {
+        heard.extend_from_slice(bytes);
+        heard
+            .windows(9)
+            .any(|head| head[..3] == [0, 0, 8] && head[3] == 7)
+    };
+    let mut part = [0; 256];
+    tokio::time::timeout(GIVE_UP, async {
+        loop {
+            let read = idle.read(&mut part).await.unwrap();
+            assert!(read > 0, "closed without a word");
+            if goaway(&part[..read]) {
+                return;
+            }
+        }
+    })
+    .await
+    .expect("no GOAWAY");
 }
 
 #[tokio::test]

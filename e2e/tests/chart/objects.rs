@@ -42,7 +42,62 @@ pub fn choices() -> Vec<Value> {
         json!({"networkPolicies": {"enabled": false}, "priorityClass": {"create": false, "name": ""}}),
         json!({"webhook": {"external": {"url": "https://10.0.0.1:8443", "caBundle": super::A_CERTIFICATE}}}),
         json!({"reconciler": {"enabled": false}}),
+        json!({"webhook": {"clientCA": super::A_CERTIFICATE}}),
     ]
+}
+
+/// The one object of this kind and name that is rendered.
+async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
+    let mut objects = render(values).await.unwrap();
+    objects.retain(|object| kind(object) == wanted && object.name_any() == name);
+    assert_eq!(objects.len(), 1, "{wanted} {name}");
+    objects.remove(0)
+}
+
+#[tokio::test]
+async fn the_webhook_is_open_to_known_callers_alone() {
+    let callers = async |values: Value| {
+        let policy = rendered(&values, "NetworkPolicy", "maroonedpods-webhook").await;
+        policy.data["spec"]["ingress"][0].clone()
+    };
+    assert_eq!(callers(json!({})).await["from"], Value::Null);
+    let known = json!({"apiServer": {"cidrs": ["10.0.0.1/32"]}});
+    let builtin = callers(json!({"networkPolicies": known})).await;
+    assert_eq!(builtin["ports"], json!([{"port": "https"}]));
+    assert_eq!(builtin["from"][0], json!({"ipBlock": {"cidr": "10.0.0.1/32"}}));
+    let labels = &builtin["from"][1]["podSelector"]["matchLabels"];
+    assert_eq!(labels["app.kubernetes.io/component"], "reconciler");
+    let foreign = callers(json!({"networkPolicies": known, "certs": {"mode": "cert-manager"}})).await;
+    assert_eq!(foreign["from"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_ca_reaches_the_webhook_and_kubelets_ask_elsewhere() {
+    let webhook = async |values: Value| {
+        let deployment = rendered(&values, "Deployment", "maroonedpods-webhook").await;
+        let pod = &deployment.data["spec"]["template"]["spec"];
+        (pod["containers"][0].clone(), pod["volumes"].clone())
+    };
+    let flag = json!("--client-ca=/etc/maroonedpods/client-ca/ca.crt");
+    let has_flag = |container: &Value| container["args"].as_array().unwrap().contains(&flag);
+    let (container, _) = webhook(json!({})).await;
+    assert!(!has_flag(&container));
+    assert_eq!(container["readinessProbe"]["httpGet"]["port"], "https");
+
+    let values = json!({"webhook": {"clientCA": super::A_CERTIFICATE}});
+    let (container, volumes) = webhook(values.clone()).await;
+    assert!(has_flag(&container));
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        let asks = &container[probe]["httpGet"];
+        assert_eq!(
+            (&asks["port"], &asks["scheme"]),
+            (&json!("metrics"), &Value::Null)
+        );
+    }
+    let name = "maroonedpods-webhook-client-ca";
+    assert_eq!(volumes[1]["configMap"]["name"], name);
+    let authority = rendered(&values, "ConfigMap", name).await;
+    assert_eq!(authority.data["data"]["ca.crt"], super::A_CERTIFICATE);
 }
 
 /// Name and template of each pod that the object makes, itself if it is one.

@@ -1,6 +1,7 @@
 //! Reviews as the API server writes them, and answers taken apart.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod attack;
 pub mod server;
 
 use base64::Engine;

@@ -1,0 +1,201 @@
+//! Accepts connections and speaks HTTP on them, within bounds that no layer above or below sets: how many there are,
+//! how long one may stay silent, what all of them may make us hold.
+//!
+//! Memory is bounded by what a peer may send before we have agreed to hold it: a TLS record, the header lists and the
+//! window of each HTTP/2 stream, an HTTP/1 read buffer. All beyond is read only once the ledger has room.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::{Service, service_fn};
+
+use crate::connections::{Connection, Connections, Place, Told};
+
+/// How long a connection may take to shake hands (TLS), to begin its first request, to send a request's headers, to
+/// answer a ping: each of them.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long requests in flight may take once nothing new is accepted.
+const DRAIN: Duration = Duration::from_secs(10);
+/// What a peer may send of one request's body before the ledger is asked, and what is charged for it at once.
+pub const WINDOW: usize = 64 << 10;
+/// What a request costs beside its body: headers, task, answer.
+const OVERHEAD: usize = 8 << 10;
+/// Requests at a time on one HTTP/2 connection. Go's client opens another connection for more.
+const STREAMS: u32 = 100;
+/// The largest header list that is read; the API server's is below 1 KiB.
+const HEADERS: u32 = 16 << 10;
+/// A peer that does not answer an HTTP/2 ping for [`PATIENCE`] is gone; asked this often.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// After a failure to accept, such as too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// How a port is spoken to.
+#[derive(Clone)]
+pub enum Security {
+    /// As it is.
+    Plain,
+    /// In TLS, with what is in force when a connection comes.
+    Tls(watch::Receiver<Arc<ServerConfig>>),
+}
+
+/// A port that is bound, and what answers there.
+pub struct Port {
+    pub listener: TcpListener,
+    pub security: Security,
+    pub routes: Router,
+    pub connections: Connections,
+}
+
+impl Port {
+    /// Accepts until `stop` resolves, then lets requests in flight finish, for a while.
+    ///
+    /// Dropping the returned future ends every connection at once.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        let Self {
+            listener,
+            security,
+            routes,
+            connections,
+        } = self;
+        let builder = Arc::new(builder());
+        let mut tasks = JoinSet::new();
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(_ended) = tasks.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, peer)) => {
+                        let connection = connections.open(peer.ip());
+                        tasks.spawn(meet(tcp, security.clone(), routes.clone(), builder.clone(), connection));
+                    }
+                    Err(_) => sleep(ACCEPT_AGAIN).await,
+                },
+            }
+        }
+        drop(listener);
+        connections.drain();
+        _ = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(WINDOW);
+    // A connection's window is never the narrower one: a stream that waits for room must not hold up another that has
+    // been given it.
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PATIENCE)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS)
+        .initial_stream_window_size(u32::try_from(WINDOW).unwrap_or(u32::MAX))
+        .initial_connection_window_size(u32::try_from(WINDOW).unwrap_or(u32::MAX).saturating_mul(STREAMS));
+    builder
+}
+
+async fn meet(
+    tcp: TcpStream,
+    security: Security,
+    routes: Router,
+    builder: Arc<Builder<TokioExecutor>>,
+    mut connection: Connection,
+) {
+    // Fails on a connection that is gone already.
+    _ = tcp.set_nodelay(true);
+    let config = match security {
+        Security::Plain => return converse(tcp, routes, &builder, connection).await,
+        Security::Tls(config) => config.borrow().clone(),
+    };
+    let handshake = timeout(PATIENCE, TlsAcceptor::from(config).accept(tcp));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        _ = connection.told() => return,
+    };
+    if let Ok(Ok(tls)) = shaken {
+        converse(tls, routes, &builder, connection).await;
+    }
+}
+
+/// Speaks HTTP until the peer has gone or must go.
+async fn converse(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    routes: Router,
+    builder: &Builder<TokioExecutor>,
+    mut connection: Connection,
+) {
+    let place = connection.place();
+    let service = service_fn(move |request| admitted(place.clone(), routes.clone(), request));
+    let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
+    let mut first_request = pin!(sleep(PATIENCE));
+    let mut unheard = true;
+    let told = loop {
+        tokio::select! {
+            _ = http.as_mut() => return,
+            told = connection.told() => break told,
+            () = &mut first_request, if unheard => {
+                if !connection.has_begun() {
+                    break Told::Drain;
+                }
+                unheard = false;
+            }
+        }
+    };
+    if told == Told::Close {
+        return;
+    }
+    http.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = http.as_mut() => {}
+        () = connection.closed() => {}
+        () = sleep(DRAIN) => {}
+    }
+}
+
+/// Enters a request in the ledger for as long as it, or its answer, is on the way.
+async fn admitted<B>(place: Place, mut routes: Router, request: Request<B>) -> Result<Response, Infallible>
+where
+    B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+{
+    let size = request.body().size_hint().exact();
+    let first = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(WINDOW);
+    let Some(charge) = place.begin(OVERHEAD + first.min(WINDOW)).map(Arc::new) else {
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n").into_response());
+    };
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(charge.clone());
+    let response = routes.call(request).await?;
+    Ok(response.map(|body| {
+        // Held by the body: a peer that does not read its answer makes us keep it.
+        Body::new(body.map_err(move |error| {
+            let _held = &charge;
+            error
+        }))
+    }))
+}
