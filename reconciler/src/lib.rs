@@ -12,6 +12,7 @@ pub mod conditions;
 pub mod config;
 pub mod crds;
 pub mod csr;
+mod disown;
 pub mod events;
 pub mod http;
 pub mod identity;

@@ -66,10 +66,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             name,
             patch,
             ..
-        } => {
-            let patch = Patch::Json::<()>(patch.clone());
-            patch_object(&cluster.pods(namespace), name, &patch, seen).await
-        }
+        } => pod::lift(cluster, (namespace, name), patch, seen).await,
         Write::PodNotReady { namespace, name, uid } => {
             pod::not_ready(cluster, (namespace, name, uid), seen).await
         }

@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 
 use super::{now, of};
 use crate::api::{CallError, Cluster, call};
+use crate::disown;
 use crate::plan::PodReport;
 use crate::seen::Seen;
 
 /// Reason on a pod whose VM is gone.
 const VM_GONE: &str = "VirtualMachineGone";
+/// The scheduler and the kubelet write to a pod that was just lifted.
+const DISOWN_ATTEMPTS: u32 = 3;
 
 pub(super) async fn report(cluster: &Cluster, report: &PodReport, seen: &mut Seen) -> Result<(), CallError> {
     let mut condition = json!({
@@ -25,6 +28,39 @@ pub(super) async fn report(cluster: &Cluster, report: &PodReport, seen: &mut See
     }
     let body = json!({"metadata": {"uid": report.uid}, "status": {"conditions": [condition]}});
     patch_status(cluster, &report.namespace, &report.name, body, seen).await
+}
+
+pub(super) async fn lift(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    patch: &json_patch::Patch,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
+    let pods = cluster.pods(namespace);
+    let patch = Patch::Json::<()>(patch.clone());
+    let mut pod = call(pods.patch(name, &PatchParams::default(), &patch)).await?;
+    seen.note(&pod);
+    // The pod is lifted, whatever becomes of this: without it, a server-side apply must force conflicts.
+    for _ in 0..DISOWN_ATTEMPTS {
+        let Some(patch) = disown::patch(&pod) else { break };
+        let patch = Patch::Json::<()>(patch);
+        match call(pods.patch(name, &PatchParams::default(), &patch)).await {
+            Ok(disowned) => {
+                seen.note(&disowned);
+                break;
+            }
+            // Another writer came between.
+            Err(error) if error.is_invalid() || error.is_conflict() => match call(pods.get(name)).await {
+                Ok(now) => pod = now,
+                Err(_) => break,
+            },
+            Err(error) => {
+                tracing::info!(namespace, name, %error, "the lifted pod's placement stays ours");
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What endpoints go by.

@@ -1,0 +1,174 @@
+//! Bare pods from manifests that are applied again and again, as people and GitOps tools do.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use kube::ResourceExt;
+use maroonedpods_common::names;
+use maroonedpods_e2e::drafts::{gates, labelled, with_spec};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::tenant::Tenant;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How a manifest is applied.
+const WAYS: [&[&str]; 3] = [
+    &["apply"],
+    &["apply", "--server-side"],
+    &["apply", "--server-side", "--force-conflicts"],
+];
+
+/// A folder with one manifest.
+struct Manifest {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+impl Manifest {
+    fn of(pod: &Pod) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pod.json");
+        let mut pod = serde_json::to_value(pod).unwrap();
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        std::fs::write(&path, pod.to_string()).unwrap();
+        Self {
+            _folder: folder,
+            path,
+        }
+    }
+
+    async fn kubectl(&self, tenant: &Tenant<'_>, command: &[&str]) -> String {
+        let file = [
+            "--namespace",
+            tenant.namespace(),
+            "--filename",
+            self.path.to_str().unwrap(),
+        ];
+        let said = tenant.world.plane().kubectl(&[command, &file].concat()).await;
+        said.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Applies it again, each way that follows on the first, and asks what would change: nothing.
+    async fn holds(&self, tenant: &Tenant<'_>, way: &[&str]) {
+        for _ in 0..2 {
+            let said = self.kubectl(tenant, way).await;
+            assert!(!said.contains("created"), "{said}");
+        }
+        let diff: &[&str] = if way.len() == 1 {
+            &["diff"]
+        } else {
+            &["diff", "--server-side"]
+        };
+        assert_eq!(self.kubectl(tenant, diff).await, "");
+    }
+}
+
+fn tolerations() -> Value {
+    json!([{"key": "team", "operator": "Equal", "value": "blue", "effect": "NoSchedule"}])
+}
+
+/// Manifests whose author wrote something where we add something.
+fn drafts(way: usize) -> Vec<Pod> {
+    let selector = json!({"kubernetes.io/os": "linux"});
+    let pod = |name: &str, more: &[(&str, &Value)]| {
+        let mut spec = maroonedpods_e2e::drafts::spec();
+        for (field, value) in more {
+            spec[*field] = (*value).clone();
+        }
+        labelled(with_spec(&format!("{name}-{way}"), spec), names::MAROON_TRUE)
+    };
+    let tolerations = tolerations();
+    vec![
+        pod("tolerations", &[("tolerations", &tolerations)]),
+        pod("selector", &[("nodeSelector", &selector)]),
+        pod(
+            "both",
+            &[("tolerations", &tolerations), ("nodeSelector", &selector)],
+        ),
+    ]
+}
+
+fn never_boots(mut pod: Pod) -> Pod {
+    let script = json!({"neverBoots": true}).to_string();
+    pod.annotations_mut()
+        .insert("vmhost.test/script".to_owned(), script);
+    pod
+}
+
+fn spec(pod: &Pod) -> &PodSpec {
+    pod.spec.as_ref().unwrap()
+}
+
+/// Both the author's and ours.
+fn placement(pod: &Pod) -> (Value, Value) {
+    let spec = spec(pod);
+    (json!(spec.tolerations), json!(spec.node_selector))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_pod_is_applied_again() {
+    logs();
+    let tenant = Tenant::shared(None).await.unwrap();
+    for (index, way) in WAYS.iter().enumerate() {
+        for draft in drafts(index) {
+            let name = draft.name_any();
+            let manifest = Manifest::of(&never_boots(draft));
+            manifest.kubectl(&tenant, way).await;
+            let created = tenant.pods.get(&name).await.unwrap();
+            manifest.holds(&tenant, way).await;
+            let pod = tenant.pods.get(&name).await.unwrap();
+            assert_eq!(placement(&pod), placement(&created), "{name}");
+            assert_eq!(gates(&pod), [names::GATE]);
+        }
+    }
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_pod_is_applied_again() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let mut applied = Vec::new();
+    for (index, way) in WAYS.iter().enumerate() {
+        for draft in drafts(index) {
+            let manifest = Manifest::of(&draft);
+            manifest.kubectl(&tenant, way).await;
+            applied.push((draft.name_any(), manifest, way));
+        }
+    }
+    for (name, manifest, way) in applied {
+        let running = tenant.sees_running(&name).await.unwrap();
+        manifest.holds(&tenant, way).await;
+        let pod = tenant.pods.get(&name).await.unwrap();
+        assert_eq!(placement(&pod), placement(&running), "{name}");
+        let uid = pod.uid().unwrap();
+        let selector = spec(&pod).node_selector.as_ref().unwrap();
+        assert_eq!(selector.get(names::IDENTITY_LABEL), Some(&uid));
+        tenant.sees_running(&name).await.unwrap();
+    }
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_tolerates_more_is_taken() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    for (index, way) in WAYS.iter().enumerate() {
+        let mut draft = drafts(index).remove(0);
+        Manifest::of(&draft).kubectl(&tenant, way).await;
+        let running = tenant.sees_running(&draft.name_any()).await.unwrap();
+        let mut more = tolerations();
+        more.as_array_mut()
+            .unwrap()
+            .push(json!({"key": "more", "operator": "Exists"}));
+        draft.spec.as_mut().unwrap().tolerations = serde_json::from_value(more).unwrap();
+        Manifest::of(&draft).kubectl(&tenant, way).await;
+        let pod = tenant.pods.get(&draft.name_any()).await.unwrap();
+        let (before, after) = (&spec(&running).tolerations, &spec(&pod).tolerations);
+        let (before, after) = (before.as_ref().unwrap(), after.as_ref().unwrap());
+        assert_eq!(after.len(), before.len() + 1);
+        assert!(before.iter().all(|old| after.contains(old)), "{after:?}");
+    }
+    tenant.leaves().await.unwrap();
+}

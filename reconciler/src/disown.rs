@@ -1,0 +1,119 @@
+//! Leaves a lifted pod's placement to who applies it.
+//!
+//! To server-side apply, tolerations are one value, and so is the node selector. The lift changes both, so the API
+//! server writes us down as their owner, and the next `kubectl apply --server-side` of the same manifest would be
+//! refused as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
+
+use json_patch::Patch;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::{Value, json};
+
+const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
+
+/// The patch after which no updater owns tolerations and node selector, right after a lift; nothing where nobody applies
+/// the pod server-side. (Before the lift the appliers owned them: an update takes fields from all others.)
+#[must_use]
+pub fn patch(lifted: &Pod) -> Option<Patch> {
+    let entries = lifted.metadata.managed_fields.as_deref().unwrap_or_default();
+    if !entries.iter().any(|entry| is(entry, "Apply")) {
+        return None;
+    }
+    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": lifted.metadata.uid})];
+    // The last one first: a removal moves those behind it.
+    for (index, entry) in entries.iter().enumerate().rev() {
+        let Some(fields) = entry.fields_v1.as_ref().filter(|_| is(entry, "Update")) else {
+            continue;
+        };
+        let Some(rest) = without_placement(&fields.0) else {
+            continue;
+        };
+        let entry = format!("/metadata/managedFields/{index}");
+        let path = format!("{entry}/fieldsV1");
+        operations.push(json!({"op": "test", "path": path, "value": fields.0}));
+        operations.push(if is_empty(&rest) {
+            json!({"op": "remove", "path": entry})
+        } else {
+            json!({"op": "replace", "path": path, "value": rest})
+        });
+    }
+    if operations.len() == 1 {
+        return None;
+    }
+    // The operations above are literals of the right shape; a test holds them to it.
+    serde_json::from_value(Value::Array(operations)).ok()
+}
+
+fn is(entry: &ManagedFieldsEntry, operation: &str) -> bool {
+    entry.operation.as_deref() == Some(operation)
+        && entry.subresource.as_deref().unwrap_or_default().is_empty()
+}
+
+/// The same set without the two; `None` where they are not in it. A field without members stands for itself, so an
+/// empty `spec` must go too.
+fn without_placement(fields: &Value) -> Option<Value> {
+    let mut fields = fields.clone();
+    let spec = fields.get_mut("f:spec")?.as_object_mut()?;
+    let before = spec.len();
+    spec.retain(|field, _| !PLACEMENT.contains(&field.as_str()));
+    if spec.len() == before {
+        return None;
+    }
+    if spec.is_empty() {
+        fields.as_object_mut()?.remove("f:spec");
+    }
+    Some(fields)
+}
+
+fn is_empty(fields: &Value) -> bool {
+    fields.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disowned(entries: Value) -> Option<Value> {
+        let pod = json!({"metadata": {"uid": "u", "managedFields": entries}});
+        let patch = patch(&serde_json::from_value(pod.clone()).unwrap())?;
+        let mut after = pod;
+        json_patch::patch(&mut after, &patch).unwrap();
+        Some(after["metadata"]["managedFields"].clone())
+    }
+
+    fn entry(operation: &str, spec: Value) -> Value {
+        json!({"manager": "m", "operation": operation, "fieldsV1": {"f:spec": spec}})
+    }
+
+    #[test]
+    fn only_the_placement_goes() {
+        let applied = entry("Apply", json!({"f:containers": {}}));
+        let ours = entry("Update", json!({"f:nodeSelector": {}, "f:tolerations": {}}));
+        let other = entry("Update", json!({"f:tolerations": {}, "f:hostname": {}}));
+        assert_eq!(
+            disowned(json!([ours, applied, other, ours])),
+            Some(json!([applied, entry("Update", json!({"f:hostname": {}}))]))
+        );
+    }
+
+    #[test]
+    fn without_an_applier_nothing_is_written() {
+        let ours = entry("Update", json!({"f:tolerations": {}}));
+        assert_eq!(disowned(json!([ours])), None);
+        let status = json!({"manager": "m", "operation": "Apply", "subresource": "status", "fieldsV1": {}});
+        assert_eq!(disowned(json!([ours, status])), None);
+    }
+
+    #[test]
+    fn where_only_appliers_own_it_nothing_is_written() {
+        let applied = entry("Apply", json!({"f:tolerations": {}}));
+        assert_eq!(
+            disowned(json!([applied, entry("Update", json!({"f:hostname": {}}))])),
+            None
+        );
+        assert_eq!(
+            disowned(json!([applied, {"manager": "m", "operation": "Update"}])),
+            None
+        );
+    }
+}
