@@ -70,7 +70,16 @@ impl World {
         seed: u64,
         config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
     ) -> Result<Self> {
-        let plane = Plane::start(PlaneOptions::default()).await?;
+        Self::start_on(PlaneOptions::default(), seed, config).await
+    }
+
+    /// The same on another plane.
+    pub async fn start_on(
+        options: PlaneOptions,
+        seed: u64,
+        config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
+    ) -> Result<Self> {
+        let plane = Plane::start(options).await?;
         let webhook = Webhook::start(&plane, ANY_PORT).await?;
         let config = config(plane.server_url())?;
         let world = Self::furnish(&plane, &webhook, seed, config).await;

@@ -4,7 +4,8 @@
 //! name: the API server accepts both, and a signer signs whatever is approved. So these verdicts are the only
 //! barrier, and they approve nothing but what a kubelet that we started asks for:
 //!
-//! - one client certificate per attempt, for the Node of the very record that the token was minted for;
+//! - one client certificate per attempt, for the Node of the very record that the token was minted for, and its
+//!   renewals for as long as its pod is not over;
 //! - serving certificates for that Node's name and the address that we know from the VM, nothing else.
 
 mod pkcs10;
@@ -20,9 +21,12 @@ use pkcs10::{Name, Pkcs10, SubjectAttribute, Unreadable};
 pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signer of kubelets' serving certificates.
 pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
-/// Serving certificates approved for one Node among the requests that still exist (kube-controller-manager
-/// removes an approved one after an hour). A kubelet asks again when it lost its key or its address changed.
-pub const MAX_SERVING: usize = 5;
+/// Serving certificates approved for one Node among the requests that still exist (kube-controller-manager removes an
+/// approved one after an hour). A kubelet asks again when it lost its key or its address changed, and when seven to nine
+/// tenths of the certificate's life are over: this is enough for a signer whose certificates last minutes.
+pub const MAX_SERVING: usize = 20;
+/// The same for renewed client certificates.
+pub const MAX_RENEWALS: usize = 20;
 
 /// What one record's guest may ask for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,10 @@ pub struct Expectation {
     pub address: Option<IpAddr>,
     /// How many other serving requests of this Node are approved, among those that exist.
     pub approved_serving: usize,
+    /// Whether the Node may renew its client certificate: its kubelet has joined, and its pod is not over.
+    pub accepts_renewal: bool,
+    /// How many other renewals of this Node are approved, among those that exist.
+    pub approved_renewals: usize,
 }
 
 /// What to do about a request.
@@ -49,7 +57,8 @@ pub enum Verdict {
     Approve,
     /// It must never be signed.
     Refuse(Refusal),
-    /// A sound serving request, but the VM's address is not known yet.
+    /// A sound request that cannot be granted as things are: the VM's address is not known yet, or nothing is renewed
+    /// now.
     Wait,
     /// Decided already, or of somebody who is not ours.
     Ignore,
@@ -60,7 +69,7 @@ pub enum Verdict {
 pub enum Refusal {
     /// The identity is ours, but there is no record for it.
     NoRecord,
-    /// The signer is not the one for this identity: a renewal with a client certificate, say.
+    /// The signer is not one for this identity.
     WrongSigner,
     /// Another user than the one this record expects.
     WrongUser,
@@ -72,6 +81,8 @@ pub enum Refusal {
     SecondClient,
     /// This Node has more serving certificates than a sound kubelet needs.
     TooManyServing,
+    /// This Node renews its client certificate more often than a sound kubelet.
+    TooManyRenewals,
     /// Not one PEM block with one PKCS#10 request.
     Malformed,
     /// Not signed by the key that it carries, or by too weak an algorithm.
@@ -100,6 +111,7 @@ impl Refusal {
             Self::NotWaiting => "NotWaiting",
             Self::SecondClient => "SecondClient",
             Self::TooManyServing => "TooManyServing",
+            Self::TooManyRenewals => "TooManyRenewals",
             Self::Malformed => "Malformed",
             Self::BadSignature => "BadSignature",
             Self::WrongSubject => "WrongSubject",
@@ -116,8 +128,8 @@ impl Refusal {
         match self {
             Self::NoRecord => "expected a MaroonedNode for this token or node, and there is none",
             Self::WrongSigner => {
-                "expected signer kubernetes.io/kube-apiserver-client-kubelet from a bootstrap token, or \
-                 kubernetes.io/kubelet-serving from the node itself"
+                "expected signer kubernetes.io/kube-apiserver-client-kubelet, or kubernetes.io/kubelet-serving from \
+                 the node itself"
             }
             Self::WrongUser => "expected the user of this attempt's own token, or the node itself",
             Self::MissingGroup => {
@@ -125,7 +137,10 @@ impl Refusal {
             }
             Self::NotWaiting => "expected a MaroonedNode in phase Launched, and its phase is another",
             Self::SecondClient => "expected one client request per attempt, and one is approved already",
-            Self::TooManyServing => "expected at most 5 approved serving requests of one node within an hour",
+            Self::TooManyServing => {
+                "expected at most 20 approved serving requests of one node within an hour"
+            }
+            Self::TooManyRenewals => "expected at most 20 approved renewals of one node within an hour",
             Self::Malformed => "expected one PEM block that holds one PKCS#10 certificate request",
             Self::BadSignature => {
                 "expected a signature by the request's own key: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits \
@@ -169,6 +184,12 @@ pub fn requester(csr: &CertificateSigningRequest) -> Option<Requester<'_>> {
     names::pod_uid_of(node).map(|_| Requester::Node(node))
 }
 
+/// Whether a request asks for what its holder is known by, rather than for what it serves with.
+#[must_use]
+pub fn asks_for_client(csr: &CertificateSigningRequest) -> bool {
+    csr.spec.signer_name == CLIENT_SIGNER
+}
+
 /// Whether nobody has decided on the request yet.
 #[must_use]
 pub fn is_pending(csr: &CertificateSigningRequest) -> bool {
@@ -205,6 +226,9 @@ pub fn verdict(csr: &CertificateSigningRequest, expected: Option<&Expectation>) 
         }
         (Some(_), None) => Err(Refusal::NoRecord),
         (Some(Requester::Token(id)), Some(expected)) => judge_client(csr, id, expected),
+        (Some(Requester::Node(name)), Some(expected)) if asks_for_client(csr) => {
+            judge_renewal(csr, name, expected)
+        }
         (Some(Requester::Node(name)), Some(expected)) => judge_serving(csr, name, expected),
     };
     judged.unwrap_or_else(Verdict::Refuse)
@@ -224,6 +248,28 @@ fn judge_client(
     require(!expected.approved_client, Refusal::SecondClient)?;
     require(expected.accepts_client, Refusal::NotWaiting)?;
     Ok(Verdict::Approve)
+}
+
+/// Whoever holds a Node's certificate may get another for the same Node, and no more than that.
+fn judge_renewal(
+    csr: &CertificateSigningRequest,
+    node_name: &str,
+    expected: &Expectation,
+) -> Result<Verdict, Refusal> {
+    require(node_name == expected.node_name, Refusal::WrongUser)?;
+    require(in_group(csr, names::NODES_GROUP), Refusal::MissingGroup)?;
+    let asked = read(csr, expected)?;
+    require(asked.names.is_empty(), Refusal::ForeignName)?;
+    require(has_usages(csr, "client auth"), Refusal::WrongUsages)?;
+    require(
+        expected.approved_renewals < MAX_RENEWALS,
+        Refusal::TooManyRenewals,
+    )?;
+    Ok(if expected.accepts_renewal {
+        Verdict::Approve
+    } else {
+        Verdict::Wait
+    })
 }
 
 fn judge_serving(

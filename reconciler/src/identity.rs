@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 const TOKEN_ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// Attempts before the one under way whose requests are still looked at; the sweep deletes those of older ones.
+const RECENT_ATTEMPTS: u32 = 10;
+
 /// Length of a bootstrap token's secret half.
 pub const TOKEN_SECRET_LENGTH: usize = 16;
 
@@ -15,6 +18,13 @@ pub const TOKEN_SECRET_LENGTH: usize = 16;
 pub fn token_id(record_uid: &str, attempt: u32) -> String {
     let digest = Sha256::digest(format!("maroonedpods.io/token/{record_uid}/{attempt}"));
     token_text(&digest[..6])
+}
+
+/// Ids of the tokens whose requests may still be there: this attempt's and those of a few before it. Attempts go on as
+/// long as the pod waits, a day brings a hundred.
+pub fn recent_token_ids(record_uid: &str, attempt: u32) -> impl Iterator<Item = String> {
+    let first = attempt.saturating_sub(RECENT_ATTEMPTS).max(1);
+    (first..=attempt).map(move |attempt| token_id(record_uid, attempt))
 }
 
 /// Maps random or hashed bytes to a token's alphabet.

@@ -6,6 +6,8 @@ use maroonedpods_common::admission::{self, Addition};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
+use crate::view::PodView;
+
 /// What the lift patch needs to know of a pod's present shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -28,15 +30,18 @@ impl Placement {
     }
 }
 
-/// Tests UID and gate, removes the gate, pins the pod to its own Node and lets it tolerate that Node's taints.
+/// Tests UID, version and gate, removes the gate, pins the pod to its own Node and lets it tolerate that Node's taints.
 ///
 /// The API server applies it whole or not at all, and accepts selectors and tolerations only as additions
-/// (KEP-3838), which these are.
+/// (KEP-3838), which these are. The version keeps a patch that was held up on its way from an attempt after its own:
+/// the pod is told of each failure and each new start.
 #[must_use]
-pub fn patch(pod_uid: &str, gate_index: usize, placement: &Placement, taint_key: &str) -> Patch {
+pub fn patch(pod: &PodView, gate_index: usize, taint_key: &str) -> Patch {
+    let (pod_uid, placement) = (pod.uid.as_str(), &pod.placement);
     let gate = format!("/spec/schedulingGates/{gate_index}");
     let mut operations = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": pod_uid}),
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}),
         json!({"op": "test", "path": format!("{gate}/name"), "value": names::GATE}),
         json!({"op": "remove", "path": gate}),
     ];
@@ -83,9 +88,16 @@ mod tests {
 
     const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 
+    fn view(pod: &Value) -> PodView {
+        PodView::of(&serde_json::from_value(pod.clone()).unwrap()).unwrap()
+    }
+
+    fn metadata() -> Value {
+        json!({"namespace": "ns", "name": "pod", "uid": UID, "resourceVersion": "7"})
+    }
+
     fn lift(pod: Value) -> Value {
-        let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-        let patch = patch(UID, 1, &Placement::of(&typed), "example.org");
+        let patch = patch(&view(&pod), 1, "example.org");
         assert!(!patch.0.is_empty());
         let mut lifted = pod;
         json_patch::patch(&mut lifted, &patch).unwrap();
@@ -95,7 +107,7 @@ mod tests {
     #[test]
     fn a_bare_pod_is_pinned_and_keeps_foreign_gates() {
         let lifted = lift(json!({
-            "metadata": {"uid": UID},
+            "metadata": metadata(),
             "spec": {"containers": [], "schedulingGates": [{"name": "kueue"}, {"name": names::GATE}]},
         }));
         assert_eq!(lifted["spec"]["schedulingGates"], json!([{"name": "kueue"}]));
@@ -110,7 +122,7 @@ mod tests {
     #[test]
     fn what_is_there_stays() {
         let lifted = lift(json!({
-            "metadata": {"uid": UID},
+            "metadata": metadata(),
             "spec": {"containers": [], "schedulingGates": [{"name": "kueue"}, {"name": names::GATE}],
                 "nodeSelector": {"disk": "ssd", (names::CLASS_LABEL): "true"},
                 "tolerations": [{"key": "mine", "operator": "Exists"}]},
@@ -120,13 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn another_pod_or_a_moved_gate_fails_the_tests() {
-        let pod = json!({"metadata": {"uid": "other"}, "spec": {"containers": [],
+    fn another_pod_another_version_and_a_moved_gate_fail_the_tests() {
+        let pod = json!({"metadata": metadata(), "spec": {"containers": [],
             "schedulingGates": [{"name": names::GATE}, {"name": "kueue"}]}});
-        let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
-        for (uid, index) in [(UID, 0), ("other", 1)] {
-            let patch = patch(uid, index, &Placement::of(&typed), "k");
-            assert!(json_patch::patch(&mut pod.clone(), &patch).is_err());
+        let fits = |pod: &Value, index| {
+            let patch = patch(&view(pod), index, "k");
+            move |stored: &Value| json_patch::patch(&mut stored.clone(), &patch).is_ok()
+        };
+        assert!(fits(&pod, 0)(&pod));
+        assert!(!fits(&pod, 1)(&pod));
+        for field in ["uid", "resourceVersion"] {
+            let mut other = pod.clone();
+            other["metadata"][field] = json!("8");
+            assert!(!fits(&pod, 0)(&other), "{field}");
         }
     }
 }

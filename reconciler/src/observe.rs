@@ -20,6 +20,7 @@ use crate::readable::Readable;
 use crate::record;
 use crate::seen::Seen;
 use crate::settings::Settings;
+use crate::sightings::Ages;
 use crate::view::{NodeView, PodView, VmiView};
 use crate::vmi;
 
@@ -163,6 +164,8 @@ fn view(
         csrs,
         topology: BTreeMap::new(),
         hold: None,
+        ages: Ages::default(),
+        backing_off: None,
         live: false,
     }
 }
@@ -226,9 +229,7 @@ fn related_csrs(
     let Some(record) = record else { return Vec::new() };
     let node_name = names::node_name(pod_uid);
     let uid = record.metadata.uid.as_deref().unwrap_or_default();
-    let token_ids: Vec<_> = (1..=record::attempt(record))
-        .map(|n| identity::token_id(uid, n))
-        .collect();
+    let token_ids: Vec<_> = identity::recent_token_ids(uid, record::attempt(record)).collect();
     caches.csrs.state_filter(|csr| match csr::requester(csr) {
         Some(Requester::Token(id)) => token_ids.iter().any(|own| own == id),
         Some(Requester::Node(name)) => name == node_name,

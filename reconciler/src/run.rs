@@ -1,8 +1,8 @@
 //! Wiring: from arguments to running tasks, in order, and down again.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use thiserror::Error;
@@ -248,6 +248,8 @@ async fn work(
         provider_ready,
         events,
         metrics,
+        rejections: Mutex::default(),
+        begun: Instant::now(),
     });
     tokio::select! {
         ended = workers.run(shared) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),

@@ -1,13 +1,16 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodStatus, Taint, Toleration};
 use kube::core::DynamicObject;
 use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{admission, names};
 use serde_json::Value;
 
 use crate::lift::Placement;
+
+/// Reason on a pod whose VM is gone.
+pub const VM_GONE: &str = "VirtualMachineGone";
 
 /// What decisions need of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,14 +25,20 @@ pub struct PodView {
     pub name: String,
     /// UID.
     pub uid: String,
+    /// The version that was read.
+    pub resource_version: String,
     /// When it was made.
     pub created: Option<Timestamp>,
+    /// Whom it was made by: its controller, or its namespace where it has none.
+    pub owner: String,
     /// Position of our gate among the pod's scheduling gates, if it is there.
     pub gate_index: Option<usize>,
     /// The other gates.
     pub foreign_gates: Vec<String>,
     /// What the lift patch must add, and onto what.
     pub placement: Placement,
+    /// The taints that it tolerates.
+    pub tolerations: Vec<Toleration>,
     /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
     pub exempt: bool,
     /// `spec.hostNetwork`: the pod uses its node's own network.
@@ -38,14 +47,27 @@ pub struct PodView {
     pub pinned: bool,
     /// When its grace period ends, once its deletion was asked for.
     pub deletion_deadline: Option<Timestamp>,
+    /// That grace period.
+    pub deletion_grace: SignedDuration,
     /// `status.phase` is Succeeded or Failed.
     pub terminal: bool,
-    /// When its last container ended, for a terminal pod.
-    pub finished_at: Option<Timestamp>,
+    /// Why its kubelet refused it before any container of it had started.
+    pub rejected: Option<String>,
     /// The Ready condition is True.
     pub ready: bool,
-    /// Status and reason of our own condition.
-    pub condition: Option<(bool, String)>,
+    /// Our own condition.
+    pub condition: Option<Said>,
+}
+
+/// What the pod says of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The status is True.
+    pub ready: bool,
+    /// Machine-readable reason.
+    pub reason: String,
+    /// One sentence for people.
+    pub message: String,
 }
 
 impl PodView {
@@ -76,9 +98,12 @@ impl PodView {
         let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
         let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
+        let namespace = meta.namespace.clone()?;
         Some(Self {
-            namespace: meta.namespace.clone()?,
             name: meta.name.clone()?,
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            owner: controller(pod).unwrap_or_else(|| namespace.clone()),
+            namespace,
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
             foreign_gates: gates
@@ -87,16 +112,22 @@ impl PodView {
                 .map(ToString::to_string)
                 .collect(),
             placement: Placement::of(pod),
+            tolerations: spec.and_then(|s| s.tolerations.clone()).unwrap_or_default(),
             exempt: rule.daemon_set_owned || rule.mirror,
             host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
+            deletion_grace: SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or_default()),
             terminal,
-            finished_at: if terminal { finished_at(pod) } else { None },
+            rejected: status.filter(|_| phase == "Failed").and_then(rejection),
             ready: conditions
                 .iter()
                 .any(|c| c.type_ == "Ready" && c.status == "True"),
-            condition: ours.map(|c| (c.status == "True", c.reason.clone().unwrap_or_default())),
+            condition: ours.map(|c| Said {
+                ready: c.status == "True",
+                reason: c.reason.clone().unwrap_or_default(),
+                message: c.message.clone().unwrap_or_default(),
+            }),
             uid,
         })
     }
@@ -108,23 +139,23 @@ impl PodView {
     }
 }
 
-/// When the pod's last container ended; else when it stopped being ready, or was made.
-fn finished_at(pod: &Pod) -> Option<Timestamp> {
-    let status = pod.status.as_ref()?;
-    let ended = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
-        .map(|t| t.0)
-        .max();
-    let unready = || {
-        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?;
-        ready.last_transition_time.as_ref().map(|t| t.0)
-    };
-    ended
-        .or_else(unready)
-        .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+/// UID of the controller that made the pod.
+fn controller(pod: &Pod) -> Option<String> {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| owner.uid.clone())
+}
+
+/// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
+/// was lost before that, we have said so ourselves.
+fn rejection(status: &PodStatus) -> Option<String> {
+    let reason = status.reason.as_ref().filter(|reason| !reason.is_empty())?;
+    let containers = [&status.container_statuses, &status.init_container_statuses];
+    let started = containers.into_iter().flatten().flatten().any(|container| {
+        let has_run = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+        container.restart_count > 0 || container.state.as_ref().is_some_and(has_run)
+    });
+    (!started && reason != VM_GONE).then(|| reason.clone())
 }
 
 /// What decisions need of a Node.
@@ -196,8 +227,6 @@ pub struct VmiView {
     pub deleting: bool,
     /// `status.phase`, as KubeVirt writes it.
     pub phase: String,
-    /// When it was first seen Running, by KubeVirt's clock.
-    pub running_since: Option<Timestamp>,
     /// Address of the interface named [`names::VM_INTERFACE`].
     pub address: Option<String>,
     /// The host node that it runs on.
@@ -229,7 +258,6 @@ impl VmiView {
                 format!("{reason}: {}", c["message"].as_str().unwrap_or_default())
             })
         });
-        let running = &entry("phaseTransitionTimestamps", "phase", "Running")["phaseTransitionTimestamp"];
         Some(Self {
             name: vmi.metadata.name.clone()?,
             uid: vmi.metadata.uid.clone()?,
@@ -242,7 +270,6 @@ impl VmiView {
                 .map(|o| o.uid.clone()),
             deleting: vmi.metadata.deletion_timestamp.is_some(),
             phase: text(&status["phase"]).unwrap_or_default(),
-            running_since: running.as_str().and_then(|t| t.parse().ok()),
             address: text(&entry("interfaces", "name", names::VM_INTERFACE)["ipAddress"]),
             host: text(&status["nodeName"]),
             evacuating: text(&status["evacuationNodeName"]).is_some(),

@@ -201,7 +201,7 @@ fn of_requester(csr: &CertificateSigningRequest, records: &store::Store<Marooned
             // The guest of a fresh attempt may be quicker than the watch that tells us of the attempt.
             let minted = |r: &MaroonedNode| {
                 let uid = r.uid().unwrap_or_default();
-                (1..=record::attempt(r) + 1).any(|attempt| identity::token_id(&uid, attempt) == id)
+                identity::recent_token_ids(&uid, record::attempt(r).saturating_add(1)).any(|own| own == id)
             };
             records.find(minted).map(|record| record.spec.pod_ref.uid.clone())
         }

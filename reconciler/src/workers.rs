@@ -20,8 +20,10 @@ use crate::metrics::Metrics;
 use crate::observe::{self, Caches};
 use crate::plan::{self, Plan, View, Write};
 use crate::preflight::Verdict;
+use crate::rejections::Rejections;
 use crate::seen::Seen;
 use crate::settings::Settings;
+use crate::sightings::{Outcome, Sightings, Uptime};
 use crate::view::PodView;
 
 /// Passes under way at once, by line; more only makes the API server's queue longer. Few of them are starts: each
@@ -55,6 +57,16 @@ pub struct Shared {
     pub events: Events,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Owners whose pods were rejected by their kubelets.
+    pub rejections: Mutex<Rejections>,
+    /// When this process began to work.
+    pub begun: Instant,
+}
+
+impl Shared {
+    fn uptime(&self) -> Uptime {
+        Uptime::try_from(self.begun.elapsed()).unwrap_or(Uptime::MAX)
+    }
 }
 
 /// The workers, by pod UID.
@@ -175,16 +187,22 @@ enum Pass {
 impl Worker {
     async fn run(self) -> String {
         let mut seen = Seen::default();
+        let mut sightings = Sightings::default();
         let mut failures = 0;
         self.poke.notified().await;
         loop {
             let pass = {
-                let Ok(_turn) = self.turns.line(&self.outlook(&seen)).acquire().await else {
+                let Ok(_turn) = self
+                    .turns
+                    .line(&self.outlook(&seen, &mut sightings))
+                    .acquire()
+                    .await
+                else {
                     return self.uid;
                 };
                 let begun = Instant::now();
                 // Boxed, for a worker mostly sleeps, and what a pass needs is far more than what a sleeper does.
-                let pass = Box::pin(self.pass(&mut seen, failures));
+                let pass = Box::pin(self.pass(&mut seen, &mut sightings, failures));
                 let pass = tokio::time::timeout(PASS_DEADLINE, pass)
                     .await
                     .unwrap_or(Err(CallError::Deadline));
@@ -227,19 +245,24 @@ impl Worker {
     }
 
     /// What the next pass would write, as far as the caches tell.
-    fn outlook(&self, seen: &Seen) -> Vec<Write> {
+    fn outlook(&self, seen: &Seen, sightings: &mut Sightings) -> Vec<Write> {
         let settings = self.shared.settings.borrow().clone();
         let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
         let view = observe::cached(&self.uid, caches, cluster, settings.as_ref(), seen);
-        view.map(|view| plan::plan(&view, Timestamp::now()).writes)
+        view.map(|view| plan::plan(&self.judged(view, sightings), Timestamp::now()).writes)
             .unwrap_or_default()
     }
 
-    async fn pass(&self, seen: &mut Seen, failures: u32) -> Result<Pass, CallError> {
+    async fn pass(
+        &self,
+        seen: &mut Seen,
+        sightings: &mut Sightings,
+        failures: u32,
+    ) -> Result<Pass, CallError> {
         if !*self.shared.provider_ready.borrow() {
             return self.report_missing_provider(seen).await;
         }
-        let (plan, record) = match self.decide(seen).await {
+        let (plan, record) = match self.decide(seen, sightings).await {
             // KubeVirt was there and is not any more: what became of its VMs cannot be known.
             Err(error) if error.is_unserved() => {
                 self.report_missing_provider(seen).await?;
@@ -281,6 +304,34 @@ impl Worker {
         }
     }
 
+    /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and whom
+    /// it waits with.
+    fn judged(&self, view: View, sightings: &mut Sightings) -> View {
+        let uptime = self.shared.uptime();
+        let ages = sightings.see(&view, uptime);
+        let backing_off = view.pod.as_ref().and_then(|pod| {
+            let mut rejections = self
+                .shared
+                .rejections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match sightings.outcome(pod) {
+                Some(Outcome::Ready) => rejections.succeeded(&pod.owner),
+                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.owner, &pod.uid, why, uptime),
+                None => {}
+            }
+            let asks = view.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
+            asks.then(|| rejections.holds(&pod.owner, &pod.uid, uptime))
+                .flatten()
+        });
+        View {
+            hold: self.shared.verdict.borrow().hold(),
+            ages,
+            backing_off,
+            ..view
+        }
+    }
+
     async fn report_missing_provider(&self, seen: &mut Seen) -> Result<Pass, CallError> {
         let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
         let report = pod
@@ -307,13 +358,13 @@ impl Worker {
     }
 
     /// The plan, and the record that it was made from.
-    async fn decide(&self, seen: &mut Seen) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
+    async fn decide(
+        &self,
+        seen: &mut Seen,
+        sightings: &mut Sightings,
+    ) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
-        let held = |view| View {
-            hold: shared.verdict.borrow().hold(),
-            ..view
-        };
         let cached = observe::cached(
             &self.uid,
             &shared.caches,
@@ -321,7 +372,7 @@ impl Worker {
             settings.as_ref(),
             seen,
         );
-        if let Some(view) = cached.map(held) {
+        if let Some(view) = cached.map(|view| self.judged(view, sightings)) {
             let plan = plan::plan(&view, Timestamp::now());
             if !plan.needs_live_view() {
                 return Ok((plan, view.record));
@@ -329,7 +380,7 @@ impl Worker {
         }
         let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
         seen.clear();
-        let view = held(view);
+        let view = self.judged(view, sightings);
         Ok((plan::plan(&view, Timestamp::now()), view.record))
     }
 }

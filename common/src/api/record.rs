@@ -102,7 +102,7 @@ pub struct MaroonedNodeStatus {
     pub conditions: Vec<Condition>,
     /// The attempt under way, from 1.
     pub attempts: u32,
-    /// No VM of this attempt is made before this time: the backoff after a failed attempt.
+    /// The pause after a failed attempt ends at this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
     /// Name of this attempt's VMI.
@@ -154,7 +154,7 @@ pub enum Phase {
     Registered,
     /// The pod's gate is lifted.
     Lifted,
-    /// No attempt is left; the pod carries the reason.
+    /// As many attempts as are allowed have failed; after a long pause there are more.
     Failed,
 }
 

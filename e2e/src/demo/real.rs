@@ -72,7 +72,7 @@ async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: A
     screen.begin(
         "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
     );
-    let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "10s"}});
+    let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "30s"}});
     let site = Site::install(&cluster, archives, options.kvm, &settings).await?;
     screen.say("the cluster is up");
     screen.show("");
@@ -134,10 +134,15 @@ async fn look(tour: &Tour<'_>) -> Result<()> {
 /// Shows the Job's words while its VM is there: logs go with the node.
 async fn report(tour: &Tour<'_>) -> Result<()> {
     tour.job_done().await?;
-    let logs = tour
-        .stand()
-        .kubectl(&["logs", "-n", BY_NAMESPACE, &format!("job/{REPORT}")])
-        .await?;
+    let stand = tour.stand();
+    let job = format!("job/{REPORT}");
+    let arguments = ["logs", "-n", BY_NAMESPACE, job.as_str()];
+    // The kubelet may have had its serving certificate later than the Job needed for its work.
+    eventually("the Job's logs", stand.limit, || async {
+        Ok(Some(stand.plane.kubectl(&arguments).await?))
+    })
+    .await?;
+    let logs = stand.kubectl(&arguments).await?;
     ensure!(logs.trim_end().ends_with("done"), "the Job did not do its work");
     Ok(())
 }

@@ -13,7 +13,7 @@ pub(super) struct Room {
 /// Why a pod is not run. It goes to phase Failed and is never tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
     pub(super) message: String,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn refusal(request: Request, present: &[Request], room: Room) -> Opti
         .into_iter()
         .find(|(_, _, requested, used, capacity)| *requested > 0 && requested + used > *capacity)
         .map(|(reason, resource, requested, used, capacity)| Refusal {
-            reason,
+            reason: reason.to_owned(),
             message: format!(
                 "Pod was rejected: Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, \
                  capacity: {capacity}"
@@ -78,8 +78,14 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_by_its_resource() {
         let reason = |request, present: &[Request]| refusal(request, present, ROOM).map(|r| r.reason);
-        assert_eq!(reason(request(1001, 0), &[]), Some("OutOfcpu"));
-        assert_eq!(reason(request(0, 1), &[request(0, 100)]), Some("OutOfmemory"));
-        assert_eq!(reason(request(0, 0), &[request(0, 0); 2]), Some("OutOfpods"));
+        assert_eq!(reason(request(1001, 0), &[]).as_deref(), Some("OutOfcpu"));
+        assert_eq!(
+            reason(request(0, 1), &[request(0, 100)]).as_deref(),
+            Some("OutOfmemory")
+        );
+        assert_eq!(
+            reason(request(0, 0), &[request(0, 0); 2]).as_deref(),
+            Some("OutOfpods")
+        );
     }
 }

@@ -111,14 +111,61 @@ impl Guest {
             identity: identity.clone(),
         };
         self.log.keep(self.name(), loot);
-        let client = client(info, &Credentials::Certificate(&identity)).await?;
         let misuse = async {
             if let Some(second) = first_join {
                 tokio::join!(joiner.await_second(second), joiner.reuse_token());
             }
         };
-        tokio::join!(self.be_kubelet(info, boot_id, client, disk), misuse);
-        Ok(())
+        let (works, ()) = tokio::join!(self.be_kubelet_for_long(info, boot_id, identity, disk), misuse);
+        works
+    }
+
+    /// Goes on with each certificate alone, as a kubelet closes its connections when it has a new one.
+    async fn be_kubelet_for_long(
+        &self,
+        info: &JoinInfo,
+        boot_id: String,
+        mut identity: Pair,
+        disk: &mut Disk,
+    ) -> Result<()> {
+        let mut renews_at = self.script.renews_at;
+        loop {
+            let client = client(info, &Credentials::Certificate(&identity)).await?;
+            let renewed = async {
+                self.at(renews_at.take()).await;
+                self.renew(&info.node_name, &client).await
+            };
+            tokio::select! {
+                () = Box::pin(self.be_kubelet(info, boot_id.clone(), client.clone(), disk)) => return Ok(()),
+                renewed = renewed => identity = renewed,
+            }
+            disk.identity = Some(identity.clone());
+        }
+    }
+
+    /// A new client certificate, asked for with the old one for as long as it takes.
+    async fn renew(&self, node_name: &str, client: &Client) -> Pair {
+        loop {
+            let answer = async {
+                Ask::client(node_name, &[])
+                    .file(client)
+                    .await?
+                    .answer(client)
+                    .await
+            };
+            match answer.await {
+                Ok(Answer::Issued(identity)) => {
+                    self.log.note(node_name, GuestEvent::Renewed);
+                    return identity;
+                }
+                Ok(Answer::Denied(why)) => self.log.note(node_name, GuestEvent::ClientRequestDenied(why)),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::debug!(node = node_name, error, "no new client certificate");
+                }
+            }
+            sleep(SERVING_RETRY).await;
+        }
     }
 
     async fn be_kubelet(&self, info: &JoinInfo, boot_id: String, client: Client, disk: &mut Disk) {
@@ -129,6 +176,7 @@ impl Guest {
             name: info.node_name.clone(),
             machine: machine(&self.hardware, &info.kubelet, boot_id),
             addresses: Addresses::OfTheNode,
+            rejects: self.script.rejects.clone(),
             log: self.log.clone(),
         };
         let breaks = async {

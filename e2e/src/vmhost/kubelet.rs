@@ -50,6 +50,8 @@ pub(super) struct Kubelet {
     pub(super) name: String,
     pub(super) machine: Machine,
     pub(super) addresses: Addresses,
+    /// Why it rejects every pod, if it does.
+    pub(super) rejects: Option<String>,
     pub(super) log: GuestLog,
 }
 
@@ -63,6 +65,7 @@ impl Kubelet {
             node: node.subscribe(),
             addresses: self.addresses.clone(),
             room: self.machine.allocatable,
+            rejects: self.rejects.clone(),
             log: self.log.clone(),
         };
         tokio::join!(

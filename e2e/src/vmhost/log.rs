@@ -18,6 +18,8 @@ pub enum GuestEvent {
     ClientRequestDenied(String),
     /// It has its client certificate.
     Joined,
+    /// It has a new client certificate, and goes on with that alone.
+    Renewed,
     /// It stopped trying to join.
     GaveUp,
     /// Its second request, with another key, was denied for this reason.

@@ -56,6 +56,7 @@ impl HostNode {
                 number: self.index,
                 next: Arc::new(AtomicU32::new(1)),
             },
+            rejects: None,
             log: self.log,
         };
         let ready = watch::Sender::new(true);

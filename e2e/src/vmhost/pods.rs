@@ -48,6 +48,8 @@ pub(super) struct Pods {
     pub(super) node: watch::Receiver<Option<Node>>,
     pub(super) addresses: Addresses,
     pub(super) room: Room,
+    /// Why every pod is rejected, if that is so.
+    pub(super) rejects: Option<String>,
     pub(super) log: GuestLog,
 }
 
@@ -113,6 +115,9 @@ impl Pods {
             .collect();
         let refusal = if over {
             None
+        } else if let Some(reason) = self.rejects.clone() {
+            let message = format!("Pod was rejected: {reason}");
+            Some(Refusal { reason, message })
         } else {
             refusal(request, &present, self.room)
         };
@@ -138,7 +143,7 @@ impl Pods {
                 &self.node_name,
                 GuestEvent::PodRejected {
                     pod: format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()),
-                    reason: refusal.reason.to_owned(),
+                    reason: refusal.reason.clone(),
                 },
             );
             self.report(&pod, &pod_status::rejected(&pod, &refusal)).await;

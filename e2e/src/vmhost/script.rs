@@ -49,6 +49,10 @@ pub struct Script {
     pub silent_at: Option<f64>,
     /// The guest reboots so long after the VM ran: same disk, same VM.
     pub reboot_at: Option<f64>,
+    /// Its kubelet renews its client certificate so long after the VM ran.
+    pub renews_at: Option<f64>,
+    /// Its kubelet rejects every pod, for this reason.
+    pub rejects: Option<String>,
     /// The guest does not heed ACPI: it lives on for so long after its VM's deletion was asked for.
     pub slow_delete: f64,
 }

@@ -10,9 +10,8 @@ use crate::api::{CallError, Cluster, call};
 use crate::disown;
 use crate::plan::PodReport;
 use crate::seen::Seen;
+use crate::view::VM_GONE;
 
-/// Reason on a pod whose VM is gone.
-const VM_GONE: &str = "VirtualMachineGone";
 /// The scheduler and the kubelet write to a pod that was just lifted.
 const DISOWN_ATTEMPTS: u32 = 3;
 

@@ -20,6 +20,8 @@ fn expectation() -> Expectation {
         approved_client: false,
         address: ADDRESS.parse().ok(),
         approved_serving: 0,
+        accepts_renewal: true,
+        approved_renewals: 0,
     }
 }
 
@@ -93,6 +95,20 @@ fn serving(pem: Vec<u8>) -> CertificateSigningRequest {
 
 fn good_client() -> CertificateSigningRequest {
     client(pem(&params(&[])))
+}
+
+/// What a sound kubelet files when its certificate runs out.
+fn renewal(pem: Vec<u8>) -> CertificateSigningRequest {
+    let asked = client(pem);
+    let holder = serving(Vec::new());
+    edited(asked, |spec| {
+        spec.username = holder.spec.username;
+        spec.groups = holder.spec.groups;
+    })
+}
+
+fn good_renewal() -> CertificateSigningRequest {
+    renewal(pem(&params(&[])))
 }
 
 fn good_serving() -> CertificateSigningRequest {
@@ -200,10 +216,10 @@ fn any_other_signer() {
         &edited(good_client(), signer(SERVING_SIGNER)),
         Refusal::WrongSigner,
     );
-    // A renewal: the record outlives no certificate.
+    // A renewal with a serving certificate's names.
     refused(
         &edited(good_serving(), signer(CLIENT_SIGNER)),
-        Refusal::WrongSigner,
+        Refusal::ForeignName,
     );
     refused(
         &edited(good_serving(), signer("example.com/mine")),
@@ -276,6 +292,56 @@ fn one_client_certificate_while_the_record_waits() {
         ..expectation()
     };
     assert_eq!(verdict(&good_serving(), Some(&joined)), Verdict::Approve);
+}
+
+#[test]
+fn a_node_renews_its_own_certificate_and_gets_nothing_else_by_it() {
+    approved(&good_renewal());
+    let user = |name: &str| {
+        let name = name.to_owned();
+        move |spec: &mut CertificateSigningRequestSpec| spec.username = Some(name)
+    };
+    refused(
+        &edited(good_renewal(), user(&format!("system:node:{OTHER_NODE}"))),
+        Refusal::WrongUser,
+    );
+    refused(
+        &edited(good_renewal(), |spec| {
+            spec.groups = Some(strings(&["system:authenticated"]));
+        }),
+        Refusal::MissingGroup,
+    );
+    let mut foreign = params(&[]);
+    foreign.distinguished_name = subject("system:nodes", &format!("system:node:{OTHER_NODE}"));
+    refused(&renewal(pem(&foreign)), Refusal::WrongSubject);
+    let mut master = params(&[]);
+    master.distinguished_name = subject("system:masters", &format!("system:node:{NODE}"));
+    refused(&renewal(pem(&master)), Refusal::WrongSubject);
+    refused(&renewal(pem(&params(&own_names()))), Refusal::ForeignName);
+    refused(
+        &edited(good_renewal(), |spec| {
+            spec.usages = Some(strings(&["digital signature", "client auth", "server auth"]));
+        }),
+        Refusal::WrongUsages,
+    );
+}
+
+#[test]
+fn nothing_is_renewed_before_the_join_or_after_the_pod() {
+    let over = Expectation {
+        accepts_renewal: false,
+        ..expectation()
+    };
+    assert_eq!(verdict(&good_renewal(), Some(&over)), Verdict::Wait);
+    assert_eq!(verdict(&good_renewal(), None), Verdict::Refuse(Refusal::NoRecord));
+    let full = Expectation {
+        approved_renewals: MAX_RENEWALS,
+        ..expectation()
+    };
+    assert_eq!(
+        verdict(&good_renewal(), Some(&full)),
+        Verdict::Refuse(Refusal::TooManyRenewals)
+    );
 }
 
 #[test]

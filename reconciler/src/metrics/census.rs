@@ -122,13 +122,16 @@ fn census(
     for pod in pods.filter(|pod| pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none()) {
         let reason = match &pod.condition {
             None => UNSEEN,
-            Some((_, said)) => known(said, &reason::OF_WAITS),
+            Some(said) => known(&said.reason, &reason::OF_WAITS),
         };
         *gated.entry(reason).or_default() += 1;
         // The others wait for somebody else, for as long as that takes.
         if !matches!(
             reason,
-            reason::WAITING_FOR_GATES | reason::ATTEMPTS_EXHAUSTED | reason::NETWORK_POLICY_NOT_ENFORCED
+            reason::WAITING_FOR_GATES
+                | reason::BACKING_OFF
+                | reason::ATTEMPTS_EXHAUSTED
+                | reason::NETWORK_POLICY_NOT_ENFORCED
         ) {
             let age = pod
                 .created

@@ -1,11 +1,13 @@
 //! Step 1: a gated pod gets its record.
 
+use jiff::Timestamp;
+
 use super::report::{reason, report};
-use super::{Plan, View, Write, policies};
+use super::{Plan, View, Write, after, policies};
 use crate::record;
 use crate::view::PodView;
 
-pub(super) fn plan(view: &View) -> Plan {
+pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
     match &view.pod {
         Some(pod)
             if pod.gate_index.is_some()
@@ -13,7 +15,7 @@ pub(super) fn plan(view: &View) -> Plan {
                 && !pod.terminal
                 && pod.deletion_deadline.is_none() =>
         {
-            waiting(view, pod)
+            waiting(view, pod, now)
         }
         // Not ours, or over: without our gate the pod never waited for us.
         Some(_) => Plan::wait(),
@@ -24,7 +26,7 @@ pub(super) fn plan(view: &View) -> Plan {
     }
 }
 
-fn waiting(view: &View, pod: &PodView) -> Plan {
+fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
     let Some(settings) = &view.settings else {
         let message =
             "there is no valid MaroonedPodsConfig named \"default\": create one, or see its conditions";
@@ -43,6 +45,9 @@ fn waiting(view: &View, pod: &PodView) -> Plan {
     if let Some(plan) = policies::wait(view, pod) {
         return plan;
     }
+    if let Some(plan) = backing_off(view, pod, now) {
+        return plan;
+    }
     match &view.size {
         Some(Ok(size)) => Plan::wait().write(Write::CreateRecord(Box::new(record::new(
             pod.reference(),
@@ -53,4 +58,21 @@ fn waiting(view: &View, pod: &PodView) -> Plan {
         Some(Err(why)) => Plan::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
         None => Plan::wait(),
     }
+}
+
+/// Each rejected pod costs a VM, and its controller makes the next one at once.
+fn backing_off(view: &View, pod: &PodView, now: Timestamp) -> Option<Plan> {
+    let wait = view.backing_off.as_ref()?;
+    let until = after(now, wait.remaining);
+    let (rejections, why) = (wait.rejections, &wait.reason);
+    let message = format!(
+        "{rejections} pods of the same owner in a row were rejected by the kubelets of their nodes, the last with \
+         {why}; the next VM is tried after {:#}",
+        wait.remaining
+    );
+    Some(
+        Plan::wait()
+            .writes(report(pod, false, reason::BACKING_OFF, message))
+            .wake_at(until),
+    )
 }

@@ -7,10 +7,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{Phase, condition};
 use maroonedpods_common::names;
 
-use failure::{Failure, boot_deadline, clean_up, deadline, fail, failure, join_deadline};
+pub(super) use failure::{Failure, fail};
+use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
-use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, after, policies};
+use super::report::{reason, report, report_anew};
+use super::{Context, Note, Plan, Write, after, policies, taints};
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -19,19 +20,16 @@ use crate::view::{NodeView, PodView, VmiView};
 const TOKEN_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 /// A launch younger than this is reported as one; naming each short step would cost a write apiece.
 const DETAIL_AFTER: SignedDuration = SignedDuration::from_secs(5);
+/// The node controller takes its taints off within 5 s; a wait for them is worth a word only after that.
+const TAINTS_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// How soon to look again while a former owner's VMI is collected.
 const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if c.status.phase == Phase::Failed {
-        return Plan::wait().writes(report(
-            pod,
-            false,
-            reason::ATTEMPTS_EXHAUSTED,
-            c.status.message.clone(),
-        ));
+        return exhausted(c, pod);
     }
-    if record::condition(&c.status, condition::LAUNCHED).is_some_and(|l| l.status == "False") {
+    if has_failed(c) {
         return clean_up(c, pod);
     }
     let Some(vmi) = &c.view.vmi else {
@@ -63,6 +61,11 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     advance(c, pod, vmi)
 }
 
+/// Whether the attempt under way is marked as failed: it is never taken up again.
+pub(super) fn has_failed(c: &Context) -> bool {
+    record::condition(&c.status, condition::LAUNCHED).is_some_and(|launched| launched.status == "False")
+}
+
 /// Step 2.
 fn launch(c: &Context, pod: &PodView) -> Plan {
     if let Some(why) = &c.view.hold {
@@ -71,10 +74,10 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
     if let Some(plan) = policies::wait(c.view, pod) {
         return plan;
     }
-    if let Some(Time(at)) = c.status.not_before.as_ref().filter(|t| t.0 > c.now) {
+    if let Some(at) = pause_ends(c) {
         return Plan::wait()
             .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
-            .wake_at(*at);
+            .wake_at(at);
     }
     let lifetime = boot_deadline(c)
         .saturating_add(join_deadline(c))
@@ -85,7 +88,7 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
     let was_refused = pod
         .condition
         .as_ref()
-        .is_some_and(|(_, why)| why == reason::REFUSED);
+        .is_some_and(|said| said.reason == reason::REFUSED);
     let launching = report(
         pod,
         false,
@@ -198,6 +201,10 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
     let Some(gate_index) = pod.gate_index else {
         return plan;
     };
+    let taints = taints::in_the_way(c, pod, node);
+    if !taints.is_empty() {
+        return tainted(c, pod, &taints, plan);
+    }
     if let Some(wait) = policies::wait(c.view, pod) {
         return plan.and(wait);
     }
@@ -213,13 +220,26 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
-        patch: crate::lift::patch(&pod.uid, gate_index, &pod.placement, &c.record.spec.vm.taint_key),
+        patch: crate::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key),
     })
     .and(super::serve::lifted(c, pod))
     .note(Note::normal(
         "GateLifted",
         format!("node {name} is ready and reserved for this pod"),
     ))
+}
+
+/// A ready node that the pod may not have yet. The deadline to join still holds.
+fn tainted(c: &Context, pod: &PodView, taints: &[String], plan: Plan) -> Plan {
+    let tell_at = c.due(c.view.ages.ready, TAINTS_AFTER);
+    if c.now < tell_at {
+        return plan.wake_at(tell_at);
+    }
+    let taints = taints.join(", ");
+    let message = format!(
+        "the VM's node is ready, but still carries a taint that the pod does not tolerate for good: {taints}"
+    );
+    plan.writes(report_anew(pod, reason::JOINING, message))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {
@@ -243,10 +263,7 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
 
 /// Says what is waited for, once the wait is worth a word.
 fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
-    let detail_at = after(
-        c.status.stages.launched.as_ref().map_or(c.now, |t| t.0),
-        DETAIL_AFTER,
-    );
+    let detail_at = c.due(c.view.ages.launched, DETAIL_AFTER);
     if c.now < detail_at {
         return plan.wake_at(detail_at);
     }

@@ -29,6 +29,7 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
             Verdict::Approve => {
                 match csr::requester(csr) {
                     Some(Requester::Token(_)) => expected.approved_client = true,
+                    _ if csr::asks_for_client(csr) => expected.approved_renewals += 1,
                     _ => expected.approved_serving += 1,
                 }
                 writes.extend(decision(csr, None));
@@ -48,23 +49,30 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
 
 fn expectation(c: &Context) -> Expectation {
     let token_id = identity::token_id(c.record_uid(), c.attempt());
-    let approved = |wanted: &dyn Fn(&Requester) -> bool| {
-        let requesters = c.view.csrs.iter().filter(|csr| csr::is_approved(csr));
-        let requesters = requesters.filter_map(|csr| csr::requester(csr));
-        requesters.filter(|requester| wanted(requester)).count()
+    let approved = c.view.csrs.iter().filter(|csr| csr::is_approved(csr));
+    let (for_clients, for_servers): (Vec<_>, Vec<_>) = approved.partition(|csr| csr::asks_for_client(csr));
+    let by = |wanted: &Requester| {
+        for_clients
+            .iter()
+            .filter(|csr| csr::requester(csr).as_ref() == Some(wanted))
+            .count()
     };
+    let node_name = names::node_name(&c.record.spec.pod_ref.uid);
+    let joined = matches!(c.status.phase, Phase::Registered | Phase::Lifted);
     Expectation {
-        node_name: names::node_name(&c.record.spec.pod_ref.uid),
         accepts_client: c.status.phase == Phase::Launched,
         // A former attempt's request may still be there; its approval says nothing of this one.
-        approved_client: approved(&|r| matches!(r, Requester::Token(id) if *id == token_id)) > 0,
+        approved_client: by(&Requester::Token(&token_id)) > 0,
+        accepts_renewal: joined && c.view.pod.as_ref().is_some_and(|pod| !pod.terminal),
+        approved_renewals: by(&Requester::Node(&node_name)),
         address: c
             .view
             .vmi
             .as_ref()
             .and_then(|v| v.address.as_ref())
             .and_then(|a| a.parse().ok()),
-        approved_serving: approved(&|r| matches!(r, Requester::Node(_))),
+        approved_serving: for_servers.len(),
+        node_name,
         token_id,
     }
 }

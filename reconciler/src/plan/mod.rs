@@ -12,6 +12,7 @@ mod policies;
 mod release;
 mod report;
 mod serve;
+mod taints;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -24,6 +25,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
 
 use crate::settings::Settings;
+use crate::sightings::Ages;
 use crate::view::{NodeView, PodView, VmiView};
 
 pub(crate) use report::reason;
@@ -54,8 +56,23 @@ pub struct View {
     pub topology: BTreeMap<String, String>,
     /// Why no VM may be started now, whatever the pod: the cluster is not as it must be. Left to whoever knows.
     pub hold: Option<String>,
+    /// For how long this process has seen things as they are.
+    pub ages: Ages,
+    /// Why the pod's owner gets no further VM now, and for how long.
+    pub backing_off: Option<BackingOff>,
     /// Read from the API server just now, not from a cache. CSRs excepted: writes to them carry their version.
     pub live: bool,
+}
+
+/// An owner whose pods are rejected by their kubelets waits before it costs another VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingOff {
+    /// For how long yet.
+    pub remaining: SignedDuration,
+    /// How many were rejected one after the other.
+    pub rejections: u32,
+    /// What the last one's kubelet said.
+    pub reason: String,
 }
 
 /// What to do now.
@@ -146,7 +163,7 @@ pub fn provider_missing(pod: &PodView) -> Option<Write> {
 
 fn step(view: &View, now: Timestamp) -> Plan {
     let Some(record) = view.record.clone() else {
-        return admit::plan(view);
+        return admit::plan(view, now);
     };
     let context = Context {
         view,
@@ -180,6 +197,11 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// When what is of this age has reached `allowed`.
+    fn due(&self, age: SignedDuration, allowed: SignedDuration) -> Timestamp {
+        after(self.now, allowed.saturating_sub(age).max(SignedDuration::ZERO))
+    }
+
     fn record_uid(&self) -> &str {
         self.record.metadata.uid.as_deref().unwrap_or_default()
     }

@@ -1,18 +1,16 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, after};
+use super::{Context, Note, Plan, Write, attempt};
 use crate::identity;
 use crate::record;
 use crate::view::{NodeView, PodView};
 
 /// What a pod gets beyond its grace period before its VM is taken away.
-pub(super) const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
-/// How far a guest's clock may be ahead of ours.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
 const DEFAULT_FINISHED_POD_TTL: SignedDuration = SignedDuration::from_secs(60);
 
 /// Why a release is due.
@@ -26,6 +24,8 @@ pub(super) enum Why {
     Finished,
     /// The pod was to be deleted and its kubelet did not confirm in time.
     GraceOver,
+    /// The gate was lifted for a VM that had failed.
+    LiftedTooSoon,
     /// Somebody else removed our gate: the pod is not ours to place any more.
     GateRemoved,
     /// The VM ended, or is gone.
@@ -52,14 +52,15 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
-    if pod.terminal && pod.finished_at.is_none_or(|at| is_over(c, at)) {
+    let ages = &c.view.ages;
+    if pod.terminal && ages.finished >= finished_pod_ttl(c) {
         return Some(Why::Finished);
     }
-    if pod
-        .deletion_deadline
-        .is_some_and(|at| after(at, GRACE_MARGIN) <= c.now)
-    {
+    if pod.deletion_deadline.is_some() && ages.deleting >= stop_deadline(pod) {
         return Some(Why::GraceOver);
+    }
+    if attempt::has_failed(c) {
+        return Some(Why::LiftedTooSoon);
     }
     match &c.view.vmi {
         None => return Some(Why::VmLost),
@@ -81,9 +82,9 @@ pub(super) fn rebooted(c: &Context) -> bool {
     booted_as.is_some() && boots_as.is_some() && booted_as != boots_as
 }
 
-/// A finished pod's time is over. The guest writes when its containers ended: a time in the future buys it none.
-fn is_over(c: &Context, finished_at: Timestamp) -> bool {
-    finished_at > after(c.now, CLOCK_SKEW) || after(finished_at, finished_pod_ttl(c)) <= c.now
+/// How long a pod that is to be deleted may take.
+pub(super) fn stop_deadline(pod: &PodView) -> SignedDuration {
+    pod.deletion_grace.saturating_add(GRACE_MARGIN)
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
@@ -105,10 +106,7 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
         plan = plan.writes(report(pod, false, reason::GATE_REMOVED, explain(why)));
     }
     if why != Why::RecordGoing {
-        plan = plan.write(Write::DeleteRecord {
-            name: c.record.metadata.name.clone().unwrap_or_default(),
-            uid: c.record_uid().to_owned(),
-        });
+        plan = plan.write(delete_record(c));
         if let Some(note) = note(c, why) {
             plan = plan.note(note);
         }
@@ -144,6 +142,13 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
     match &c.view.node {
         Some(node) => plan.writes(node_writes(c, node)),
         None => plan.writes(csr_writes(c)).writes(remove_finalizer(c)),
+    }
+}
+
+pub(super) fn delete_record(c: &Context) -> Write {
+    Write::DeleteRecord {
+        name: c.record.metadata.name.clone().unwrap_or_default(),
+        uid: c.record_uid().to_owned(),
     }
 }
 
@@ -213,6 +218,7 @@ fn explain(why: Why) -> &'static str {
             "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node"
         }
         Why::VmLost => "the pod's VM has ended",
+        Why::LiftedTooSoon => "the gate was lifted for an earlier VM of the pod; it cannot run on another",
         Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
     }
 }
@@ -220,7 +226,9 @@ fn explain(why: Why) -> &'static str {
 fn note(c: &Context, why: Why) -> Option<Note> {
     c.view.pod.as_ref()?;
     match why {
-        Why::VmLost | Why::Rebooted | Why::GraceOver => Some(Note::warning(reason::NODE_LOST, explain(why))),
+        Why::VmLost | Why::Rebooted | Why::GraceOver | Why::LiftedTooSoon => {
+            Some(Note::warning(reason::NODE_LOST, explain(why)))
+        }
         Why::GateRemoved => Some(Note::warning(reason::GATE_REMOVED, explain(why))),
         Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }

@@ -15,6 +15,7 @@ pub(crate) mod reason {
     pub(crate) const VM_BLOCKED: &str = "VMBlocked";
     pub(crate) const JOINING: &str = "Joining";
     pub(crate) const RETRYING: &str = "Retrying";
+    pub(crate) const BACKING_OFF: &str = "BackingOff";
     pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
     pub(crate) const NETWORK_POLICY_NOT_ENFORCED: &str = "NetworkPolicyNotEnforced";
     pub(crate) const NODE_READY: &str = "NodeReady";
@@ -22,7 +23,7 @@ pub(crate) mod reason {
     pub(crate) const NODE_LOST: &str = "NodeLost";
 
     /// Those that a gated pod can carry.
-    pub(crate) const OF_WAITS: [&str; 12] = [
+    pub(crate) const OF_WAITS: [&str; 13] = [
         WAITING_FOR_GATES,
         NO_CONFIG,
         CLUSTER_NOT_READY,
@@ -33,6 +34,7 @@ pub(crate) mod reason {
         VM_BLOCKED,
         JOINING,
         RETRYING,
+        BACKING_OFF,
         ATTEMPTS_EXHAUSTED,
         NETWORK_POLICY_NOT_ENFORCED,
     ];
@@ -46,20 +48,30 @@ pub(super) fn report(
     reason: &'static str,
     message: impl Into<String>,
 ) -> Option<Write> {
-    if pod
-        .condition
-        .as_ref()
-        .is_some_and(|(was, why)| *was == ready && why == reason)
-    {
+    let said = pod.condition.as_ref();
+    if said.is_some_and(|said| said.ready == ready && said.reason == reason) {
         return None;
     }
-    Some(Write::PodReport(PodReport {
+    Some(write(pod, ready, reason, message.into()))
+}
+
+/// The same for what is worth a write even where only the message is new: one that stands while it is waited.
+pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: String) -> Option<Write> {
+    let said = pod.condition.as_ref();
+    if said.is_some_and(|said| !said.ready && said.reason == reason && said.message == message) {
+        return None;
+    }
+    Some(write(pod, false, reason, message))
+}
+
+fn write(pod: &PodView, ready: bool, reason: &'static str, message: String) -> Write {
+    Write::PodReport(PodReport {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         ready,
         reason,
-        message: message.into(),
-        transition: pod.condition.as_ref().is_none_or(|(was, _)| *was != ready),
-    }))
+        message,
+        transition: pod.condition.as_ref().is_none_or(|said| said.ready != ready),
+    })
 }

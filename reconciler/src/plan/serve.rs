@@ -3,22 +3,34 @@
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{Phase, condition};
+use maroonedpods_common::names;
 
-use super::release::{GRACE_MARGIN, finished_pod_ttl};
+use super::attempt::{self, Failure};
+use super::release::{finished_pod_ttl, stop_deadline};
 use super::{Context, Plan, Write, after, policies};
 use crate::record::set_condition;
 use crate::view::PodView;
 
+/// What is read one after the other may belong to different moments of another leader's lift; not for so long.
+const RECORD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 /// How soon to ask again when a disruption budget holds an eviction back.
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
+    if !lifted_by_its_attempt(c) {
+        let judged_at = c.due(c.view.ages.lifted, RECORD_WITHIN);
+        return if c.now < judged_at {
+            Plan::wait().wake_at(judged_at)
+        } else {
+            attempt::fail(c, c.view.vmi.as_ref(), &lifted_too_soon())
+        };
+    }
     let mut plan = lifted(c, pod).writes(super::csrs::decide(c));
     if pod.terminal {
-        return plan.wake_at(pod.finished_at.map_or(c.now, |at| after(at, finished_pod_ttl(c))));
+        return plan.wake_at(c.due(c.view.ages.finished, finished_pod_ttl(c)));
     }
-    if let Some(at) = pod.deletion_deadline {
-        return plan.wake_at(after(at, GRACE_MARGIN));
+    if pod.deletion_deadline.is_some() {
+        return plan.wake_at(c.due(c.view.ages.deleting, stop_deadline(pod)));
     }
     if c.view.vmi.as_ref().is_some_and(|v| v.evacuating) {
         plan = plan.wake_at(after(c.now, EVICTION_RETRY)).write(Write::EvictPod {
@@ -28,6 +40,25 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
         });
     }
     plan
+}
+
+/// Whether the record is where a lift leaves it: on record, or about to be.
+fn lifted_by_its_attempt(c: &Context) -> bool {
+    let mut taints = c.view.node.iter().flat_map(|node| &node.taints);
+    match c.status.phase {
+        Phase::Lifted => true,
+        Phase::Registered => taints.all(|taint| taint.key != names::STARTUP_TAINT),
+        Phase::Pending | Phase::Launched | Phase::Failed => false,
+    }
+}
+
+/// A lift that was on its way while its attempt failed. The patch tests the pod's version, which every word about a
+/// failure or a new start changes, so this takes one that was lost. Its pod is pinned to a Node that must not have it.
+fn lifted_too_soon() -> Failure {
+    Failure {
+        reason: "LiftedTooSoon",
+        message: "the gate was lifted for an earlier VM of the pod".to_owned(),
+    }
 }
 
 /// What pod and record say once the gate is lifted; nothing where they say it already.

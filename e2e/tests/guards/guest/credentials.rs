@@ -30,16 +30,7 @@ pub async fn asks_for_certificates(table: &mut Table, admin: &Client, guest: &Gu
             file(&csrs, &own, None),
         )
         .await;
-    let says = "a marooned node asks for serving certificates only";
-    let attack = file(&csrs, &renewal, None);
-    table
-        .refuses(
-            "renew its client certificate",
-            says,
-            attack,
-            file(&csrs, &own, None),
-        )
-        .await;
+    let says = "a marooned node asks for a kubelet's certificates only";
     let attack = file(&csrs, &foreign, Some(CLIENT_SIGNER));
     let twin = file(&csrs, &own, None);
     table
@@ -66,6 +57,23 @@ pub async fn asks_for_certificates(table: &mut Table, admin: &Client, guest: &Gu
         let says = "expected no subject alternative names but the node's own name and address";
         table.fails(attempt, says, message);
     }
+    let ask = Ask::client(&guest.node(), &["kubernetes".to_owned()]);
+    let filed = csrs
+        .create(&PostParams::default(), &signed(&ask, None))
+        .await
+        .unwrap();
+    let (_, message) = answer(admin, &filed.name_any()).await;
+    let says = "expected no subject alternative names";
+    table.fails(
+        "renew its client certificate with a name to serve by",
+        says,
+        message,
+    );
+    let filed = csrs
+        .create(&PostParams::default(), &signed(&renewal, None))
+        .await
+        .unwrap();
+    assert_eq!(answer(admin, &filed.name_any()).await.0, "Approved");
     // The twin of both.
     let filed = csrs
         .create(&PostParams::default(), &signed(&own, None))

@@ -15,11 +15,14 @@ const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
+/// After all attempts of a round. An outage must not strand what was created in it.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Why an attempt failed.
-pub(super) struct Failure {
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+pub(in crate::plan) struct Failure {
+    pub(in crate::plan) reason: &'static str,
+    pub(in crate::plan) message: String,
 }
 
 pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<Failure> {
@@ -72,33 +75,23 @@ pub(super) struct Deadline {
 }
 
 pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
-    let launched = c.status.stages.launched.as_ref().map_or(c.now, |t| t.0);
-    if vmi.running() {
-        // KubeVirt's clock may differ from ours; neither the past nor the future may stretch the stage.
-        let since = vmi
-            .running_since
-            .unwrap_or(launched)
-            .clamp(launched, c.now.max(launched));
-        let allowed = join_deadline(c);
-        Deadline {
-            at: after(since, allowed),
-            allowed,
-            reason: "JoinDeadline",
-            what: "the VM's node was not ready",
-        }
+    let (age, allowed, reason, what) = if vmi.running() {
+        let what = "the VM's node was not ready";
+        (c.view.ages.running, join_deadline(c), "JoinDeadline", what)
     } else {
-        let allowed = boot_deadline(c);
-        Deadline {
-            at: after(launched, allowed),
-            allowed,
-            reason: "BootDeadline",
-            what: "the VM did not run",
-        }
+        let what = "the VM did not run";
+        (c.view.ages.launched, boot_deadline(c), "BootDeadline", what)
+    };
+    Deadline {
+        at: c.due(age, allowed),
+        allowed,
+        reason,
+        what,
     }
 }
 
 /// Marks the attempt as failed, for good: what follows reads the mark, whatever the clock says later.
-pub(super) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Plan {
+pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Plan {
     let mut status = c.status.clone();
     status.message.clone_from(&failure.message);
     set_condition(
@@ -122,16 +115,12 @@ pub(super) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Pla
         ))
 }
 
-/// After a failed attempt: everything of it goes, then the next one is due after a backoff.
+/// After a failed attempt: everything of it goes, then the next one is due after a pause.
 pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
     let attempt = c.attempt();
-    let allowed = c
-        .view
-        .settings
-        .as_ref()
-        .map_or(DEFAULT_MAX_ATTEMPTS, |s| s.spec.max_attempts);
+    let allowed = max_attempts(c);
     let why = &c.status.message;
-    let failed = format!("attempt {attempt} of {allowed} failed: {why}");
+    let failed = format!("attempt {} of {allowed} failed: {why}", in_round(c, attempt));
     let going = report(
         pod,
         false,
@@ -151,32 +140,100 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
     }
     // Only the status below forgets the attempt: until then its Secrets can be named.
     let plan = plan.writes(release::credentials(c));
-    let mut status = MaroonedNodeStatus {
-        attempts: attempt,
-        ..MaroonedNodeStatus::default()
-    };
-    if attempt >= allowed {
-        status.phase = Phase::Failed;
-        status.message = format!(
-            "all {attempt} attempts failed, the last because {why}; delete the pod to give up or try anew"
-        );
+    if attempt.is_multiple_of(allowed) {
+        let pause = long_pause(c, attempt);
+        let until = after(c.now, pause);
+        let status = MaroonedNodeStatus {
+            attempts: attempt,
+            phase: Phase::Failed,
+            message: format!(
+                "all {attempt} attempts failed, the last because {why}; the next is made at {}, or as soon as the \
+                 configuration changes",
+                until.strftime("%Y-%m-%dT%H:%M:%SZ")
+            ),
+            not_before: Some(Time(until)),
+            ..MaroonedNodeStatus::default()
+        };
         let exhausted = report(pod, false, reason::ATTEMPTS_EXHAUSTED, status.message.clone());
         let note = Note::warning(reason::ATTEMPTS_EXHAUSTED, status.message.clone());
-        return plan.writes(c.record_status(status)).writes(exhausted).note(note);
+        return plan
+            .writes(c.record_status(status))
+            .writes(exhausted)
+            .note(note)
+            .wake_at(until);
     }
-    let pause = backoff(attempt);
-    status.attempts = attempt + 1;
-    status.message = format!("{failed}; the next starts after {pause:#}");
-    status.not_before = Some(Time(after(c.now, pause)));
+    let pause = backoff(c, attempt);
+    let until = after(c.now, pause);
+    let status = MaroonedNodeStatus {
+        attempts: attempt.saturating_add(1),
+        message: format!("{failed}; the next starts after {pause:#}"),
+        not_before: Some(Time(until)),
+        ..MaroonedNodeStatus::default()
+    };
     let retrying = report(pod, false, reason::RETRYING, status.message.clone());
     plan.writes(c.record_status(status))
         .writes(retrying)
-        .wake_at(after(c.now, pause))
+        .wake_at(until)
 }
 
-fn backoff(failed_attempts: u32) -> SignedDuration {
-    let factor = 2_i32.saturating_pow(failed_attempts.saturating_sub(1).min(16));
-    FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF)
+/// All attempts of a round have failed: a long pause, and then another round. What may have ended the cause ends the
+/// pause: another configuration, or a cluster that was not as it must be, and is again.
+pub(super) fn exhausted(c: &Context, pod: &PodView) -> Plan {
+    let configured = c.view.settings.as_ref();
+    if configured.is_some_and(|now| now.hash != c.record.spec.config_hash) {
+        // A record keeps what its VMs are built from, so another one takes its place.
+        return Plan::wait().write(release::delete_record(c));
+    }
+    if c.view.hold.is_none()
+        && let Some(at) = pause_ends(c)
+    {
+        let said = report(pod, false, reason::ATTEMPTS_EXHAUSTED, c.status.message.clone());
+        return Plan::wait().writes(said).wake_at(at);
+    }
+    // A launch that is held up goes on as soon as it may.
+    Plan::wait().writes(c.record_status(MaroonedNodeStatus {
+        attempts: c.attempt().saturating_add(1),
+        ..MaroonedNodeStatus::default()
+    }))
+}
+
+/// When the pause before the next attempt ends, if it has not ended. The time may be another leader's word: none waits
+/// longer than the pause is.
+pub(super) fn pause_ends(c: &Context) -> Option<Timestamp> {
+    let Time(recorded) = c.status.not_before.as_ref()?;
+    let attempt = c.attempt();
+    let pause = if c.status.phase == Phase::Failed {
+        long_pause(c, attempt)
+    } else {
+        backoff(c, attempt.saturating_sub(1))
+    };
+    Some((*recorded).min(c.due(c.view.ages.pausing, pause))).filter(|at| *at > c.now)
+}
+
+fn max_attempts(c: &Context) -> u32 {
+    let configured = c.view.settings.as_ref().map(|s| s.spec.max_attempts);
+    configured.unwrap_or(DEFAULT_MAX_ATTEMPTS).max(1)
+}
+
+/// Which attempt of its round one is, from 1.
+fn in_round(c: &Context, attempt: u32) -> u32 {
+    attempt.saturating_sub(1) % max_attempts(c) + 1
+}
+
+/// The pause after a failed attempt.
+fn backoff(c: &Context, attempt: u32) -> SignedDuration {
+    doubled(FIRST_BACKOFF, in_round(c, attempt), LONGEST_BACKOFF)
+}
+
+/// The pause after the last attempt of a round.
+fn long_pause(c: &Context, attempt: u32) -> SignedDuration {
+    doubled(FIRST_PAUSE, attempt / max_attempts(c), LONGEST_PAUSE)
+}
+
+/// `first` for the first time, twice as much for each after it, `longest` at most.
+fn doubled(first: SignedDuration, nth: u32, longest: SignedDuration) -> SignedDuration {
+    let factor = 2_i32.saturating_pow(nth.saturating_sub(1).min(16));
+    first.saturating_mul(factor).min(longest)
 }
 
 fn firmware(c: &Context) -> String {

@@ -6,3 +6,4 @@ mod policies;
 mod properties;
 mod releases;
 mod steps;
+mod time;

@@ -1,12 +1,14 @@
 //! Any interleaving of users, KubeVirt, guests, lagging caches, two leaders and crashes between writes.
 
-use maroonedpods_common::api::NetworkPolicies;
+use jiff::SignedDuration;
+use maroonedpods_common::api::{NetworkPolicies, condition};
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
 use super::model::{Asks, Objects, POD_UID, World};
 use crate::identity;
 use crate::plan::{self, View, Write};
+use crate::record;
 use crate::view::VmiView;
 
 /// More than any sound run needs: three attempts, each with a deadline, and a release.
@@ -36,6 +38,9 @@ const MOVES: &[(&str, Act)] = &[
     ("guest asks for its serving certificate", |w| {
         w.guest_asks(Asks::Serving)
     }),
+    ("guest renews its client certificate", |w| {
+        w.guest_asks(Asks::Renewal)
+    }),
     ("certificate_is_signed", World::certificate_is_signed),
     ("kubelet_speaks", World::kubelet_speaks),
     ("kubelet lies", |w| w.kubelet_claims("another machine")),
@@ -57,6 +62,8 @@ const MOVES: &[(&str, Act)] = &[
     ("policies are not heeded", |w| {
         w.configure_policies(NetworkPolicies::Warn)
     }),
+    ("node_controller_looks", World::node_controller_looks),
+    ("node_is_tainted", World::node_is_tainted),
     ("budget holds", |w| !std::mem::replace(&mut w.budget_holds, true)),
 ];
 
@@ -70,6 +77,12 @@ enum Step {
     Refresh(usize),
     /// Time goes by.
     Tick(i64),
+    /// A leader is paused before it lifts the gate: its patch is on its way.
+    Pause(usize),
+    /// The patch arrives.
+    Arrive,
+    /// Another process leads in a leader's place, and its clock is so many seconds ahead.
+    TakeOver { leader: usize, ahead: i64 },
 }
 
 impl Step {
@@ -89,6 +102,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..2_usize).prop_map(|leader| Step::Pass { leader, writes: usize::MAX }),
         3 => (0..2_usize, 0..6_usize).prop_map(|(leader, writes)| Step::Pass { leader, writes }),
         4 => (0..2_usize).prop_map(Step::Refresh),
+        1 => (0..2_usize).prop_map(Step::Pause),
+        1 => Just(Step::Arrive),
+        1 => (0..2_usize, -600..600_i64).prop_map(|(leader, ahead)| Step::TakeOver { leader, ahead }),
         1 => prop_oneof![Just(1), Just(6), Just(31), Just(61), Just(301)].prop_map(Step::Tick),
     ]
 }
@@ -102,6 +118,8 @@ struct Run {
     world: World,
     caches: [Objects; 2],
     history: Vec<World>,
+    /// A lift on its way, and the attempt that it is of.
+    late: Option<(Write, u32)>,
 }
 
 impl Run {
@@ -112,6 +130,7 @@ impl Run {
             world,
             caches,
             history: Vec::new(),
+            late: None,
         };
         for step in steps {
             run.history.push(run.world.clone());
@@ -129,6 +148,12 @@ impl Run {
             Step::Refresh(leader) => self.caches[leader] = self.world.objects.clone(),
             Step::Tick(seconds) => self.world.tick(seconds),
             Step::Pass { leader, writes } => self.pass(leader, writes)?,
+            Step::Pause(leader) => self.pause(leader),
+            Step::Arrive => self.arrive()?,
+            Step::TakeOver { leader, ahead } => {
+                self.world.leader = leader;
+                self.world.taken_over(SignedDuration::from_secs(ahead));
+            }
         }
         let living = self.world.living_vms();
         if living.len() > 1 {
@@ -144,9 +169,34 @@ impl Run {
         })
     }
 
+    fn pause(&mut self, leader: usize) {
+        self.world.leader = leader;
+        for write in self.world.decide(&self.caches[leader]).writes {
+            if matches!(write, Write::LiftGate { .. }) {
+                self.late = Some((write, self.world.attempt()));
+                return;
+            }
+            if self.world.apply(&write).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn arrive(&mut self) -> Result<(), String> {
+        let Some((lift, attempt)) = self.late.take() else {
+            return Ok(());
+        };
+        let now = self.world.attempt();
+        match self.world.apply(&lift) {
+            Ok(()) if now != attempt => Err(format!("S1: attempt {now} took the lift of attempt {attempt}")),
+            _ => Ok(()),
+        }
+    }
+
     fn pass(&mut self, leader: usize, writes: usize) -> Result<(), String> {
+        self.world.leader = leader;
         let cache = &self.caches[leader];
-        let stale = plan::plan(&self.world.cached_view(cache), self.world.now);
+        let stale = plan::plan(&self.world.cached_view(cache), self.world.clock());
         if stale.writes.iter().any(destroys) && !stale.needs_live_view() {
             return Err(format!("S6: planned from a cache: {:?}", stale.writes));
         }
@@ -157,6 +207,9 @@ impl Run {
                 if self.world.heeds_a_policy() {
                     return Err("lifted though a policy is to be heeded".to_owned());
                 }
+            }
+            if let Some(waited) = deadline_missed(&self.world, write) {
+                return Err(format!("failed by its deadline after {waited:#}"));
             }
             let gated = self.world.pod().is_some_and(|p| p.gate_index.is_some());
             let existed = self.world.objects.pod.is_some();
@@ -171,6 +224,25 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// How long the VM has been there that this write gives up for being late, if that is too soon.
+fn deadline_missed(world: &World, write: &Write) -> Option<SignedDuration> {
+    let Write::RecordStatus { status, .. } = write else {
+        return None;
+    };
+    let failed = record::condition(status, condition::LAUNCHED).filter(|c| c.status == "False")?;
+    let new = record::condition(&world.status(), condition::LAUNCHED).is_none_or(|c| c.status == "True");
+    let vmi = world
+        .objects
+        .vmis
+        .values()
+        .find(|vmi| vmi.metadata.uid == status.vmi_uid)?;
+    let waited = world
+        .now
+        .duration_since(vmi.metadata.creation_timestamp.as_ref()?.0);
+    let late = failed.reason.ends_with("Deadline") && new;
+    (late && waited < SignedDuration::from_mins(5)).then_some(waited)
 }
 
 /// Told apart here on purpose, not by `Write::needs_live_view`.
@@ -208,6 +280,13 @@ fn verified(world: &World) -> Result<(), &'static str> {
         (
             node.labelled_for.as_deref() == Some(POD_UID),
             "the labels are gone",
+        ),
+        (
+            world
+                .taints_in_the_way()
+                .iter()
+                .all(|key| key == names::STARTUP_TAINT),
+            "a taint is in the way",
         ),
         (world.secrets.is_empty(), "the join credential still works"),
     ];
@@ -247,7 +326,7 @@ proptest! {
         // matter of moments: both are good ends.
         prop_assume!(run.world.vmi().is_none_or(|vmi| !vmi.evacuating));
         let (mut disturbed, mut left_alone) = (run.world.clone(), run.world);
-        let stale = plan::plan(&past.cached_view(&past.objects), disturbed.now);
+        let stale = plan::plan(&past.cached_view(&past.objects), disturbed.clock());
         prop_assume!(!stale.needs_live_view());
         for write in &stale.writes {
             if disturbed.apply(write).is_err() {
@@ -282,34 +361,24 @@ fn views() -> impl Strategy<Value = View> {
     let times = (
         prop::option::of(timestamps()),
         prop::option::of(timestamps()),
-        prop::option::of(timestamps()),
-        prop::option::of(timestamps()),
+        any::<i64>(),
     );
     (parts, times, phases(), any::<[bool; 3]>()).prop_filter_map(
         "a reachable world",
-        |(
-            (one, two, three),
-            (finished, deadline, running, not_before),
-            phase,
-            [live, settings, terminal],
-        )| {
+        |((one, two, three), (deadline, not_before, grace), phase, [live, settings, terminal])| {
             let one = Run::of(&one).ok()?.world;
             let two = Run::of(&two).ok()?.world;
             let three = Run::of(&three).ok()?.world;
             let mut view = one.cached_view(&one.objects);
             view.live = live;
             view.node = two.node();
-            view.vmi = three.vmi().map(|v| VmiView {
-                phase,
-                running_since: running,
-                ..v
-            });
+            view.vmi = three.vmi().map(|v| VmiView { phase, ..v });
             if !settings {
                 view.settings = None;
             }
             if let Some(pod) = &mut view.pod {
-                pod.finished_at = finished;
                 pod.deletion_deadline = deadline;
+                pod.deletion_grace = SignedDuration::from_secs(grace);
                 pod.terminal = terminal;
             }
             if let (Some(record), Some(at)) = (&mut view.record, not_before) {

@@ -17,6 +17,8 @@ pub(crate) enum Asks {
     Client,
     /// Its Node's serving certificate.
     Serving,
+    /// Its Node's client certificate once more, with the one it has.
+    Renewal,
     /// Another Node's client certificate, with its token.
     Foreign,
 }
@@ -49,7 +51,7 @@ fn pem(node: &str, names: &[SanType]) -> Vec<u8> {
 impl Asks {
     pub(super) fn request(self, token_id: &str) -> CertificateSigningRequest {
         let (pem, signer, usage) = match self {
-            Self::Client => (&CLIENT, CLIENT_SIGNER, "client auth"),
+            Self::Client | Self::Renewal => (&CLIENT, CLIENT_SIGNER, "client auth"),
             Self::Foreign => (&FOREIGN, CLIENT_SIGNER, "client auth"),
             Self::Serving => (&SERVING, SERVING_SIGNER, "server auth"),
         };
@@ -58,7 +60,7 @@ impl Asks {
                 format!("{}{token_id}", names::BOOTSTRAP_USER_PREFIX),
                 names::BOOTSTRAP_GROUP,
             ),
-            Self::Serving => (
+            Self::Serving | Self::Renewal => (
                 format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID)),
                 names::NODES_GROUP,
             ),

@@ -3,8 +3,10 @@
 
 mod certificates;
 mod moves;
+mod taints;
 mod writes;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,7 +23,11 @@ use crate::identity;
 use crate::plan::{self, Plan, View, Write};
 use crate::record;
 use crate::settings::Settings;
+use crate::sightings::{Ages, Sightings};
 use crate::view::{NodeView, PodView, VmiView};
+
+/// When every world begins.
+const BEGINNING: &str = "2026-01-01T00:00:00.4Z";
 
 pub(super) use certificates::Asks;
 pub(super) use record::tests::POD_UID;
@@ -70,6 +76,12 @@ pub(super) struct World {
     pub log: Vec<&'static str>,
     /// A disruption budget holds evictions back.
     pub budget_holds: bool,
+    /// Which of the two leaders looks and writes.
+    pub leader: usize,
+    /// How far their clocks are ahead.
+    pub skews: [SignedDuration; 2],
+    /// What each of them has seen since when.
+    pub sightings: [RefCell<Sightings>; 2],
     version: u64,
 }
 
@@ -78,8 +90,6 @@ pub(super) struct World {
 pub(super) enum Outcome {
     /// The pod runs on its own node.
     Lifted,
-    /// The attempts are used up; the pod says so.
-    Exhausted,
     /// Nothing but perhaps the pod exists.
     Gone,
 }
@@ -88,7 +98,7 @@ impl World {
     /// A pod as the webhook leaves it, and a configuration.
     pub fn new() -> Self {
         let pod = json!({
-            "metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID,
+            "metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID, "resourceVersion": "0",
                 "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {(names::MAROON_LABEL): "true"}},
             "spec": {
                 "containers": [{"name": "main", "image": "app"}],
@@ -98,7 +108,7 @@ impl World {
             "status": {"phase": "Pending"},
         });
         Self {
-            now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
+            now: BEGINNING.parse().unwrap(),
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             hold: None,
             policies: Vec::new(),
@@ -112,6 +122,9 @@ impl World {
             written: 0,
             log: Vec::new(),
             budget_holds: false,
+            leader: 0,
+            skews: [SignedDuration::ZERO; 2],
+            sightings: Default::default(),
             version: 0,
         }
     }
@@ -125,14 +138,26 @@ impl World {
         }
     }
 
+    /// The time by the leader's clock.
+    pub fn clock(&self) -> Timestamp {
+        self.now + self.skews[self.leader]
+    }
+
+    /// Another process leads from now on, with such a clock.
+    pub fn taken_over(&mut self, ahead: SignedDuration) {
+        self.sightings[self.leader] = RefCell::default();
+        self.skews[self.leader] = ahead;
+    }
+
     pub fn cached_view(&self, cache: &Objects) -> View {
         let pod = cache
             .pod
             .as_ref()
             .and_then(PodView::of)
             .filter(|p| p.uid == POD_UID);
+        let uptime = self.now.duration_since(BEGINNING.parse().unwrap());
         let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
-        View {
+        let mut view = View {
             pod_uid: POD_UID.to_owned(),
             settings: self.settings.clone(),
             hold: self.hold.clone(),
@@ -144,8 +169,12 @@ impl World {
             vmi: cache.vmis.get(&cache.vmi_name()).and_then(VmiView::of),
             csrs: cache.related_csrs(&cache.csrs),
             topology: BTreeMap::from([("topology.kubernetes.io/zone".to_owned(), "z".to_owned())]),
+            ages: Ages::default(),
+            backing_off: None,
             live: false,
-        }
+        };
+        view.ages = self.sightings[self.leader].borrow_mut().see(&view, uptime);
+        view
     }
 
     /// What is decided now by one whose caches are up to date.
@@ -155,9 +184,9 @@ impl World {
 
     /// As the workers decide: from the cache where that will do, else from a live read.
     pub fn decide(&self, cache: &Objects) -> Plan {
-        let plan = plan::plan(&self.cached_view(cache), self.now);
+        let plan = plan::plan(&self.cached_view(cache), self.clock());
         if plan.needs_live_view() {
-            plan::plan(&self.live_view(cache), self.now)
+            plan::plan(&self.live_view(cache), self.clock())
         } else {
             plan
         }
@@ -219,6 +248,11 @@ impl World {
         self.now += SignedDuration::from_secs(seconds);
     }
 
+    /// Until it is `at` by the leader's clock, for a second at least.
+    pub fn sleep_until(&mut self, at: Timestamp) {
+        self.now += at.duration_since(self.clock()).max(SignedDuration::from_secs(1));
+    }
+
     /// Lets everybody behave, one pass after the other, until nothing moves; what it has come to.
     ///
     /// # Errors
@@ -237,7 +271,7 @@ impl World {
                 self.tick(1);
             } else if plan.writes.is_empty() && !moved {
                 match plan.wake {
-                    Some(at) => self.now = at.max(self.now + SignedDuration::from_secs(1)),
+                    Some(at) => self.sleep_until(at),
                     None => return self.outcome(),
                 }
             }
@@ -265,14 +299,6 @@ impl World {
             (None, _) => Err(format!("left behind: {left:?}")),
             (Some(_), Some(pod)) if pod.lifted() && status.vmi_uid.is_some() && self.secrets.is_empty() => {
                 Ok(Outcome::Lifted)
-            }
-            (Some(_), Some(pod))
-                if status.phase == maroonedpods_common::api::Phase::Failed && left.is_empty() =>
-            {
-                let says = pod.condition.map(|(_, reason)| reason);
-                (says.as_deref() == Some("AttemptsExhausted"))
-                    .then_some(Outcome::Exhausted)
-                    .ok_or_else(|| "attempts exhausted, and the pod does not say so".to_owned())
             }
             (Some(_), pod) => Err(format!(
                 "stuck in {:?}, pod {}, left {left:?}",
@@ -316,9 +342,7 @@ impl Objects {
             return Vec::new();
         };
         let uid = record.metadata.uid.as_deref().unwrap_or_default();
-        let tokens: Vec<_> = (1..=record::attempt(record))
-            .map(|n| identity::token_id(uid, n))
-            .collect();
+        let tokens: Vec<_> = identity::recent_token_ids(uid, record::attempt(record)).collect();
         let related = |csr: &&CertificateSigningRequest| match csr::requester(csr) {
             Some(Requester::Token(id)) => tokens.iter().any(|own| own == id),
             Some(Requester::Node(name)) => name == names::node_name(POD_UID),

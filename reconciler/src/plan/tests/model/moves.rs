@@ -15,7 +15,7 @@ use crate::record;
 impl World {
     /// Everybody who is honest does what is due, once; whether anything was.
     pub fn behave(&mut self) -> bool {
-        let moves: [fn(&mut Self) -> bool; 14] = [
+        let moves: [fn(&mut Self) -> bool; 16] = [
             Self::vms_that_go_are_gone,
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
@@ -24,6 +24,8 @@ impl World {
             |w| w.guest().is_some_and(|g| !g.certified) && w.guest_asks(Asks::Client),
             Self::kubelet_speaks,
             Self::kubelet_is_ready,
+            Self::others_take_their_taints_off,
+            Self::node_controller_looks,
             |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_asks(Asks::Serving),
             Self::pod_runs,
             Self::kubelet_stops_pod,
@@ -93,7 +95,6 @@ impl World {
         if !self.vmi().is_some_and(|v| v.phase == "Scheduling" && !v.deleting) {
             return false;
         }
-        let since = self.now.to_string();
         let uid = self.vmi().unwrap().uid;
         self.guests.entry(uid).or_default().boots += 1;
         self.set_vmi(|status| {
@@ -101,8 +102,6 @@ impl World {
             status["conditions"] = json!([]);
             status["interfaces"] = json!([{"name": "cni0", "ipAddress": "10.9.9.9"},
                 {"name": names::VM_INTERFACE, "ipAddress": ADDRESS}]);
-            status["phaseTransitionTimestamps"] =
-                json!([{"phase": "Running", "phaseTransitionTimestamp": since}]);
         })
     }
 
@@ -163,6 +162,7 @@ impl World {
         let joined = self.node().is_some_and(|n| !n.system_uuid.is_empty());
         let may = match asks {
             Asks::Client | Asks::Foreign => self.secrets.contains_key(&names::token_secret_name(&token)),
+            Asks::Renewal => guest.certified,
             Asks::Serving => guest.certified && joined && self.node().is_some_and(|n| n.address.is_some()),
         };
         let mut csr = asks.request(&token);
@@ -264,9 +264,7 @@ impl World {
 
     /// The scheduler binds a lifted pod to its Node, and the kubelet starts it.
     pub fn pod_runs(&mut self) -> bool {
-        let open = self
-            .node()
-            .is_some_and(|n| n.ready && n.taints.iter().all(|t| t.key != names::STARTUP_TAINT));
+        let open = self.node().is_some_and(|n| n.ready) && self.taints_in_the_way().is_empty();
         let waiting = self.pod().is_some_and(|p| p.lifted() && !p.terminal && !p.ready);
         open && waiting && self.guest().is_some() && self.pod_phase("Running") && self.pod_ready()
     }
@@ -306,18 +304,7 @@ impl World {
 
     /// Its containers ended by themselves.
     pub fn pod_finishes(&mut self) -> bool {
-        let ended = Time(self.now);
-        if !self.pod_is_running() || self.guest().is_none() {
-            return false;
-        }
-        let status = serde_json::from_value(
-            json!({"name": "main", "image": "app", "imageID": "", "ready": false,
-            "restartCount": 0, "state": {"terminated": {"exitCode": 0, "finishedAt": ended}}}),
-        );
-        if let Some(pod) = &mut self.objects.pod {
-            pod.status.get_or_insert_default().container_statuses = Some(vec![status.unwrap()]);
-        }
-        self.pod_phase("Succeeded")
+        self.pod_is_running() && self.guest().is_some() && self.pod_phase("Succeeded")
     }
 
     pub fn pod_is_deleted(&mut self) -> bool {

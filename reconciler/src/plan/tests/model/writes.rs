@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
-use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::names;
@@ -20,6 +20,15 @@ pub(crate) struct Refused;
 
 fn require(holds: bool) -> Result<(), Refused> {
     if holds { Ok(()) } else { Err(Refused) }
+}
+
+/// The taint of a Node that is not ready.
+pub(super) fn not_ready(effect: &str) -> Taint {
+    Taint {
+        key: "node.kubernetes.io/not-ready".to_owned(),
+        effect: effect.to_owned(),
+        ..Taint::default()
+    }
 }
 
 fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
@@ -46,11 +55,12 @@ impl World {
             } => return self.record_status(resource_version, status),
             Write::PodReport(report) => {
                 let status = if report.ready { "True" } else { "False" };
-                return self.pod_condition(&report.uid, names::NODE_READY_CONDITION, status, report.reason);
+                let said = (status, report.reason, report.message.as_str());
+                return self.pod_condition(&report.uid, names::NODE_READY_CONDITION, said);
             }
-            Write::PodNotReady { uid, .. } => return self.pod_condition(uid, "Ready", "False", "Gone"),
+            Write::PodNotReady { uid, .. } => return self.pod_condition(uid, "Ready", ("False", "Gone", "")),
             Write::FailPod { uid, .. } => {
-                self.pod_condition(uid, "DisruptionTarget", "True", "Gone")?;
+                self.pod_condition(uid, "DisruptionTarget", ("True", "Gone", ""))?;
                 if let Some(pod) = &mut self.objects.pod {
                     pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
                 }
@@ -129,6 +139,9 @@ impl World {
         }
         let mut new = new.clone();
         self.stored(&mut new.metadata);
+        // As the API server does to each new Node.
+        let taints = new.spec.get_or_insert_default().taints.get_or_insert_default();
+        taints.push(not_ready("NoSchedule"));
         self.objects.node = Some(new);
         Ok(())
     }
@@ -154,7 +167,13 @@ impl World {
     }
 
     /// A pod that is gone is fine; another of its name is not.
-    fn pod_condition(&mut self, uid: &str, type_: &str, status: &str, reason: &str) -> Result<(), Refused> {
+    fn pod_condition(
+        &mut self,
+        uid: &str,
+        type_: &str,
+        (status, reason, message): (&str, &str, &str),
+    ) -> Result<(), Refused> {
+        let next = self.next_version().to_string();
         let Some(pod) = &mut self.objects.pod else {
             return Ok(());
         };
@@ -164,13 +183,19 @@ impl World {
             .get_or_insert_default()
             .conditions
             .get_or_insert_default();
-        conditions.retain(|c| c.type_ != type_);
-        conditions.push(PodCondition {
+        let said = PodCondition {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
             ..PodCondition::default()
-        });
+        };
+        // A write that changes nothing makes no version.
+        if !conditions.contains(&said) {
+            conditions.retain(|c| c.type_ != type_);
+            conditions.push(said);
+            pod.metadata.resource_version = Some(next);
+        }
         Ok(())
     }
 
@@ -223,7 +248,8 @@ impl World {
     fn patch_pod(&mut self, patch: &json_patch::Patch) -> Result<(), Refused> {
         let mut stored: Value = serde_json::to_value(self.objects.pod.as_ref().ok_or(Refused)?).unwrap();
         json_patch::patch(&mut stored, patch).map_err(|_| Refused)?;
-        let patched: Pod = serde_json::from_value(stored).unwrap();
+        let mut patched: Pod = serde_json::from_value(stored).unwrap();
+        patched.metadata.resource_version = Some(self.next_version().to_string());
         self.objects.pod = Some(patched);
         Ok(())
     }
@@ -237,6 +263,7 @@ impl World {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase == Some("Running") {
             pod.metadata.deletion_timestamp.get_or_insert(at);
+            pod.metadata.deletion_grace_period_seconds = Some(GRACE.as_secs());
         } else {
             self.objects.pod = None;
         }

@@ -1,0 +1,241 @@
+//! What takes longer than a controller or a certificate has patience for.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
+use maroonedpods_common::names;
+use maroonedpods_e2e::check::{becomes, eventually};
+use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::plane::PlaneOptions;
+use maroonedpods_e2e::pods::{Marooned, SOON, phase, pod};
+use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::vmhost::{Ask, GuestEvent};
+use maroonedpods_e2e::world::World;
+use rcgen::KeyPair;
+use serde_json::json;
+
+/// How long each certificate lasts that the cluster signs.
+const LIFETIME: Duration = Duration::from_secs(45);
+
+fn config(server_url: &str) -> anyhow::Result<MaroonedPodsConfigSpec> {
+    Ok(serde_json::from_value(json!({
+        "nodeImage": "registry.example/marooned-node@sha256:0000",
+        "join": {"serverURL": server_url},
+        "deadlines": {"boot": "30s", "join": "60s", "finishedPodTTL": "3s"},
+        "maxAttempts": 1,
+    }))?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_patience_of_others() {
+    logs();
+    let options = PlaneOptions {
+        controller_manager_flags: vec![
+            "--node-startup-grace-period=3s".to_owned(),
+            format!("--cluster-signing-duration={}s", LIFETIME.as_secs()),
+        ],
+        ..PlaneOptions::default()
+    };
+    let world = World::start_on(options, 0, config).await.unwrap();
+    let _reconciler = world.reconciler(false).await.unwrap();
+    tokio::join!(
+        a_slow_boot_does_not_evict_the_pod(&world),
+        a_pod_outlives_its_kubelets_certificate(&world),
+        a_rejected_pods_owner_backs_off(&world),
+    );
+    another_configuration_is_tried_at_once(&world).await;
+    world.stop().await.unwrap();
+}
+
+/// The node controller taints a Node whose VM boots for long, and takes its taint off seconds after the Node is ready.
+async fn a_slow_boot_does_not_evict_the_pod(world: &World) {
+    let tenant = Tenant::new(world, None).await.unwrap();
+    let script = Script {
+        join_delay: 12.0,
+        ..Script::default()
+    };
+    let mut brief = pod("brief", &script).unwrap();
+    let tolerations = ["not-ready", "unreachable"].map(|key| {
+        json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute",
+            "tolerationSeconds": 1})
+    });
+    brief.spec.as_mut().unwrap().tolerations = Some(serde_json::from_value(json!(tolerations)).unwrap());
+    let brief = Marooned::create_pod(&tenant.admin, tenant.namespace(), &brief)
+        .await
+        .unwrap();
+    let evicts = |node: &Node| {
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints
+            .into_iter()
+            .any(|taint| taint.key.starts_with("node.kubernetes.io/") && taint.effect == "NoExecute")
+    };
+    becomes(&brief.nodes(), &brief.node_name(), "tainted", SOON, evicts)
+        .await
+        .unwrap();
+    brief.running().await.unwrap();
+    assert!(!evicts(&brief.nodes().get(&brief.node_name()).await.unwrap()));
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let runs = brief.running().await.unwrap();
+    assert_eq!(runs.metadata.deletion_timestamp, None);
+    let events = tenant.api::<Event>().list(&ListParams::default()).await.unwrap();
+    let evictions: Vec<_> = events
+        .iter()
+        .filter(|e| e.reason.as_deref() == Some("TaintManagerEviction"))
+        .collect();
+    assert!(evictions.is_empty(), "{evictions:?}");
+
+    let loot = world.vmhost().guests().loot(&brief.node_name()).unwrap();
+    brief.ends().await.unwrap();
+    nobody_renews_what_is_over(world, &brief, &loot.identity).await;
+    tenant.leaves().await.unwrap();
+}
+
+/// A certificate outlives its Node, and with it the right to ask. Nobody answers.
+async fn nobody_renews_what_is_over(world: &World, pod: &Marooned, stolen: &maroonedpods_e2e::pki::Pair) {
+    let thief: Api<CertificateSigningRequest> = Api::all(world.plane().certified(stolen).await.unwrap());
+    let ask = Ask::client(&pod.node_name(), &[])
+        .request(&KeyPair::generate().unwrap())
+        .unwrap();
+    let filed = thief.create(&PostParams::default(), &ask).await.unwrap();
+    let csrs: Api<CertificateSigningRequest> = Api::all(world.plane().admin().await.unwrap());
+    let approval = Patch::Strategic(json!({"status": {"conditions": [
+        {"type": "Approved", "status": "True", "reason": "AutoApproved", "message": "Auto approving"}]}}));
+    let approved = csrs
+        .patch_subresource("approval", &filed.name_any(), &PatchParams::default(), &approval)
+        .await;
+    let Err(kube::Error::Api(refused)) = approved else {
+        panic!("approved by another than the reconciler: {approved:?}")
+    };
+    assert!(
+        refused.message.contains("approved by the reconciler only"),
+        "{}",
+        refused.message
+    );
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let stored = csrs.get_opt(&filed.name_any()).await.unwrap();
+    let conditions = stored.and_then(|csr| csr.status?.conditions).unwrap_or_default();
+    assert!(conditions.iter().all(|c| c.type_ != "Approved"), "{conditions:?}");
+}
+
+async fn a_pod_outlives_its_kubelets_certificate(world: &World) {
+    let tenant = Tenant::new(world, None).await.unwrap();
+    let script = Script {
+        renews_at: Some(20.0),
+        ..Script::default()
+    };
+    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "lasts", &script)
+        .await
+        .unwrap();
+    pod.running().await.unwrap();
+    let joined = Instant::now();
+    let guests = world.vmhost().guests();
+    eventually("a new certificate", SOON, || async {
+        Ok(guests
+            .of(&pod.node_name())
+            .contains(&GuestEvent::Renewed)
+            .then_some(()))
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep((LIFETIME + Duration::from_secs(5)).saturating_sub(joined.elapsed())).await;
+    // With the first certificate alone the kubelet could not confirm it, and grace and margin would pass.
+    let deleted = Instant::now();
+    pod.ends().await.unwrap();
+    assert!(
+        deleted.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        deleted.elapsed()
+    );
+    let denied = |event: &GuestEvent| {
+        matches!(
+            event,
+            GuestEvent::ClientRequestDenied(_) | GuestEvent::Forbidden { .. }
+        )
+    };
+    let log = guests.of(&pod.node_name());
+    assert!(!log.iter().any(denied), "{log:?}");
+    tenant.leaves().await.unwrap();
+}
+
+async fn a_rejected_pods_owner_backs_off(world: &World) {
+    let tenant = Tenant::new(world, None).await.unwrap();
+    let script = Script {
+        rejects: Some("SysctlForbidden".to_owned()),
+        ..Script::default()
+    };
+    let template = pod("web", &script).unwrap();
+    let web = json!({"metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": template.metadata.labels, "annotations": template.metadata.annotations},
+            "spec": template.spec}}});
+    tenant.applies::<Deployment>(web).await.unwrap();
+    let says = |pod: &Pod| {
+        let conditions = pod
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        let ours = conditions
+            .into_iter()
+            .find(|c| c.type_ == names::NODE_READY_CONDITION);
+        ours.map(|c| {
+            (
+                c.reason.clone().unwrap_or_default(),
+                c.message.clone().unwrap_or_default(),
+            )
+        })
+    };
+    let waits = |pod: &Pod| {
+        says(pod).is_some_and(|(why, what)| why == "BackingOff" && what.contains("SysctlForbidden"))
+    };
+    let waiting = tenant.sees(1, "backing off", waits).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let records = tenant.records().await.unwrap();
+    assert!(
+        records
+            .iter()
+            .all(|record| Some(&record.spec.pod_ref.uid) != waiting[0].metadata.uid.as_ref())
+    );
+    let failed = tenant.pods.list(&ListParams::default()).await.unwrap();
+    let failed = failed.iter().filter(|pod| phase(pod) == "Failed").count();
+    assert!(failed <= 1, "{failed} VMs for one pod that no kubelet takes");
+    let deployments = tenant.api::<Deployment>();
+    deployments
+        .delete("web", &DeleteParams::background())
+        .await
+        .unwrap();
+    tenant.leaves().await.unwrap();
+}
+
+async fn another_configuration_is_tried_at_once(world: &World) {
+    let tenant = Tenant::new(world, None).await.unwrap();
+    let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
+    let patient = |boot: &str| Patch::Merge(json!({"spec": {"deadlines": {"boot": boot}}}));
+    configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patient("2s"))
+        .await
+        .unwrap();
+    let script = Script {
+        boot_delay: 5.0,
+        ..Script::default()
+    };
+    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "stranded", &script)
+        .await
+        .unwrap();
+    let message = pod.reports("AttemptsExhausted").await.unwrap();
+    assert!(message.contains("; the next is made at 20"), "{message}");
+    configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patient("30s"))
+        .await
+        .unwrap();
+    pod.running().await.unwrap();
+    pod.ends().await.unwrap();
+    tenant.leaves().await.unwrap();
+}

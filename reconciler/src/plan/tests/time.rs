@@ -1,0 +1,359 @@
+//! What takes its time: whose clock counts, what is waited for and for how long, and what comes too late.
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use maroonedpods_common::api::Phase;
+
+use super::model::{Asks, Outcome, World, kinds};
+use super::steps::{about_to_lift, launched, launched_condition, says};
+use crate::plan::{BackingOff, Write, plan};
+use crate::settings::Settings;
+use crate::view::PodView;
+
+const MINUTES_AHEAD: SignedDuration = SignedDuration::from_mins(10);
+
+fn running() -> World {
+    let mut world = World::new();
+    assert_eq!(world.settle(50), Ok(Outcome::Lifted));
+    world
+}
+
+/// All attempts of the first round have failed.
+fn exhausted() -> World {
+    let mut world = World::new();
+    for _ in 0..100 {
+        world.pass();
+        if world.status().phase == Phase::Failed {
+            assert_eq!((world.attempt(), says(&world).as_str()), (3, "AttemptsExhausted"));
+            return world;
+        }
+        if world.vmi().is_some_and(|v| !v.ended()) {
+            world.vm_ends();
+        }
+        world.vms_that_go_are_gone();
+        world.tick(10);
+    }
+    panic!("attempts go on: {:?}", world.status())
+}
+
+fn message(world: &World) -> String {
+    world.pod().unwrap().condition.unwrap().message
+}
+
+#[test]
+fn the_time_for_logs_begins_when_the_end_is_first_seen() {
+    let mut world = running();
+    world.pod_finishes();
+    world.tick(61);
+    assert!(world.plan().writes.is_empty(), "nobody has seen it finish before");
+    world.tick(59);
+    assert!(world.plan().writes.is_empty());
+    world.tick(1);
+    assert_eq!(kinds(&world.plan()), ["delete_record", "delete_vmi"]);
+}
+
+#[test]
+fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
+    let take_over = |world: &mut World| world.taken_over(MINUTES_AHEAD);
+    let mut boots = launched();
+    take_over(&mut boots);
+    assert!(kinds(&boots.plan()).is_empty(), "{:?}", boots.plan().writes);
+    boots.vm_is_scheduled();
+    boots.vm_runs();
+    take_over(&mut boots);
+    boots.pass();
+    assert_eq!(launched_condition(&boots).unwrap().0, "True");
+
+    let mut finished = running();
+    finished.pod_finishes();
+    finished.pass();
+    take_over(&mut finished);
+    assert!(kinds(&finished.plan()).is_empty());
+
+    let mut stops = running();
+    stops.pod_is_deleted();
+    stops.pass();
+    take_over(&mut stops);
+    assert!(kinds(&stops.plan()).is_empty(), "the pod has its grace");
+
+    for world in [&mut boots, &mut finished, &mut stops] {
+        world.settle(60).unwrap();
+    }
+}
+
+#[test]
+fn a_take_over_gives_a_stage_its_time_once_more_and_no_longer() {
+    let mut world = launched();
+    world.plan();
+    world.tick(299);
+    world.taken_over(-MINUTES_AHEAD);
+    world.plan();
+    world.tick(299);
+    world.pass();
+    assert_eq!(launched_condition(&world).unwrap().0, "True");
+    world.tick(2);
+    world.pass();
+    assert_eq!(launched_condition(&world).unwrap().1, "BootDeadline");
+}
+
+#[test]
+fn a_pause_is_not_longer_than_it_is_whatever_the_clocks_say() {
+    let mut world = exhausted();
+    world.taken_over(-SignedDuration::from_hours(24));
+    let wake = world.plan().wake.unwrap();
+    assert!(wake.duration_since(world.clock()) <= SignedDuration::from_mins(10));
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+#[test]
+fn the_lift_waits_for_taints_that_evict_or_keep_off() {
+    type Taint = fn(&mut World) -> bool;
+    let taints: [(Taint, &str); 2] = [
+        (
+            |w| {
+                w.kubelet_is_unready();
+                w.node_controller_looks() && w.kubelet_is_ready()
+            },
+            "node.kubernetes.io/not-ready:NoExecute",
+        ),
+        (World::node_is_tainted, "example.test/maintenance:NoSchedule"),
+    ];
+    for (taint, named) in taints {
+        let mut world = about_to_lift();
+        assert!(taint(&mut world));
+        for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+            world.tolerate_briefly(key);
+        }
+        let waits = world.plan();
+        assert!(waits.writes.is_empty(), "too soon for a word: {:?}", waits.writes);
+        world.sleep_until(waits.wake.unwrap());
+        assert_eq!(kinds(&world.pass()), ["pod_report"]);
+        assert_eq!(says(&world), "Joining");
+        assert!(message(&world).ends_with(named), "{}", message(&world));
+        assert!(world.plan().writes.is_empty(), "said once");
+        let mut late = world.clone();
+        late.tick(300);
+        late.pass();
+        assert_eq!(launched_condition(&late).unwrap().1, "JoinDeadline");
+        world.others_take_their_taints_off();
+        world.node_controller_looks();
+        assert!(kinds(&world.plan()).contains(&"lift_gate"));
+    }
+}
+
+/// The lift of the attempt under way, which its leader has decided on and not yet sent.
+fn decided_lift(world: &World) -> Write {
+    let mut writes = world.plan().writes.into_iter();
+    writes
+        .find(|write| matches!(write, Write::LiftGate { .. }))
+        .unwrap()
+}
+
+/// The first attempt failed just before its lift, and the second is under way.
+fn second_attempt() -> (World, Write) {
+    let mut world = about_to_lift();
+    let lift = decided_lift(&world);
+    world.vm_ends();
+    while world.attempt() == 1 || world.status().phase != Phase::Launched {
+        world.pass();
+        world.vms_that_go_are_gone();
+        world.tick(1);
+    }
+    (world, lift)
+}
+
+#[test]
+fn a_late_lift_is_refused() {
+    let (mut world, lift) = second_attempt();
+    assert!(world.apply(&lift).is_err());
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+    assert_eq!(world.attempt(), 2);
+}
+
+#[test]
+fn a_pod_that_a_late_lift_has_reached_all_the_same_is_released() {
+    let later: [fn(&mut World); 3] = [
+        |_| {},
+        |w| {
+            w.vm_is_scheduled();
+            w.vm_runs();
+        },
+        |w| {
+            while w.status().phase != Phase::Registered {
+                w.pass();
+                w.behave();
+            }
+        },
+    ];
+    for later in later {
+        let (mut world, _) = second_attempt();
+        later(&mut world);
+        world.lift_by_hand();
+        assert!(world.pod().unwrap().lifted());
+        assert_eq!(world.settle(60), Ok(Outcome::Gone));
+        assert!(world.secrets.is_empty() && world.objects.record.is_none());
+        assert!(
+            world.pod().is_none_or(|pod| pod.terminal),
+            "its controller must see that it is over"
+        );
+    }
+}
+
+#[test]
+fn a_late_lift_between_two_attempts_is_released() {
+    let mut world = about_to_lift();
+    let lift = decided_lift(&world);
+    world.vm_ends();
+    world.pass();
+    // The failure is on record, and the pod was not told yet.
+    world.apply(&lift).unwrap();
+    assert_eq!(world.settle(60), Ok(Outcome::Gone));
+    assert!(world.secrets.is_empty());
+}
+
+#[test]
+fn exhausted_attempts_begin_again_after_a_long_pause_that_doubles() {
+    let mut world = exhausted();
+    let paused = |world: &World| world.plan().wake.unwrap().duration_since(world.clock());
+    assert!(
+        message(&world).contains("all 3 attempts failed"),
+        "{}",
+        message(&world)
+    );
+    let at = world
+        .status()
+        .not_before
+        .unwrap()
+        .0
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    assert!(message(&world).contains(&at), "{}", message(&world));
+    assert!(world.plan().writes.is_empty());
+    let first = paused(&world);
+    assert!((595..=600).contains(&first.as_secs()), "{first:#}");
+    world.tick(610);
+    world.pass();
+    while world.status().phase != Phase::Failed {
+        world.pass();
+        if world.vmi().is_some_and(|v| !v.ended()) {
+            world.vm_ends();
+        }
+        world.vms_that_go_are_gone();
+        world.tick(10);
+    }
+    assert_eq!((world.attempt(), says(&world).as_str()), (6, "AttemptsExhausted"));
+    assert!(paused(&world).as_secs() > 1180, "{:#}", paused(&world));
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+#[test]
+fn another_configuration_ends_the_pause_at_once_and_is_the_next_vms() {
+    let mut world = exhausted();
+    let mut spec = world.settings.as_ref().unwrap().spec.clone();
+    "registry.example/mended@sha256:0000".clone_into(&mut spec.node_image);
+    world.settings = Some(Arc::new(Settings::parse(spec).unwrap()));
+    assert_eq!(kinds(&world.plan()), ["delete_record"]);
+    let before = world.now;
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+    assert!(world.now.duration_since(before) < SignedDuration::from_mins(1));
+    let record = world.objects.record.unwrap();
+    assert_eq!(record.spec.vm.node_image, "registry.example/mended@sha256:0000");
+}
+
+#[test]
+fn a_cluster_that_is_put_right_ends_the_pause_at_once() {
+    let mut world = exhausted();
+    world.hold = Some("KubeVirt is too old".to_owned());
+    world.pass();
+    world.pass();
+    assert_eq!(says(&world), "ClusterNotReady");
+    assert!(world.plan().writes.is_empty());
+    world.hold = None;
+    assert!(kinds(&world.plan()).contains(&"create_vmi"));
+}
+
+#[test]
+fn a_record_that_had_given_up_for_ever_is_taken_up_again() {
+    let mut world = exhausted();
+    let status = world.objects.record.as_mut().unwrap().status.as_mut().unwrap();
+    status.not_before = None;
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+#[test]
+fn an_exhausted_pod_can_be_deleted() {
+    let mut world = exhausted();
+    world.pod_is_deleted();
+    assert_eq!(world.settle(20), Ok(Outcome::Gone));
+}
+
+#[test]
+fn an_owner_whose_pods_are_rejected_waits_and_says_so() {
+    let mut world = World::new();
+    let mut view = world.live_view(&world.objects);
+    view.backing_off = Some(BackingOff {
+        remaining: SignedDuration::from_secs(90),
+        rejections: 2,
+        reason: "SysctlForbidden".to_owned(),
+    });
+    let waits = plan(&view, world.now);
+    assert_eq!(kinds(&waits), ["pod_report"]);
+    assert_eq!(waits.wake, Some(world.now + SignedDuration::from_secs(90)));
+    world.apply(&waits.writes[0]).unwrap();
+    assert_eq!(says(&world), "BackingOff");
+    assert!(message(&world).contains("SysctlForbidden"), "{}", message(&world));
+    assert_eq!(kinds(&world.plan()), ["create_record"]);
+}
+
+#[test]
+fn rejected_is_a_failed_pod_of_which_nothing_has_started() {
+    let rejected = |status: serde_json::Value| {
+        let pod =
+            serde_json::json!({"metadata": {"namespace": "n", "name": "p", "uid": "u"}, "status": status});
+        PodView::of(&serde_json::from_value(pod).unwrap())
+            .unwrap()
+            .rejected
+    };
+    let started = |state: &str| {
+        serde_json::json!([{"name": "m", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {state: {"exitCode": 1}}}])
+    };
+    for (status, expected) in [
+        (
+            serde_json::json!({"phase": "Failed", "reason": "OutOfcpu"}),
+            Some("OutOfcpu"),
+        ),
+        (
+            serde_json::json!({"phase": "Failed", "reason": "OutOfcpu", "containerStatuses": started("waiting")}),
+            Some("OutOfcpu"),
+        ),
+        (
+            serde_json::json!({"phase": "Failed", "reason": "Evicted", "containerStatuses": started("terminated")}),
+            None,
+        ),
+        (serde_json::json!({"phase": "Failed"}), None),
+        (
+            serde_json::json!({"phase": "Failed", "reason": crate::view::VM_GONE}),
+            None,
+        ),
+        (
+            serde_json::json!({"phase": "Running", "reason": "OutOfcpu"}),
+            None,
+        ),
+    ] {
+        assert_eq!(rejected(status.clone()).as_deref(), expected, "{status}");
+    }
+}
+
+#[test]
+fn a_running_pods_node_renews_its_certificate_until_the_pod_is_over() {
+    let mut world = running();
+    assert!(world.guest_asks(Asks::Renewal));
+    assert_eq!(kinds(&world.pass()), ["approve_csr"]);
+    world.pod_finishes();
+    assert!(world.guest_asks(Asks::Renewal));
+    assert!(kinds(&world.plan()).is_empty(), "the pod is over");
+    assert_eq!(world.settle(30), Ok(Outcome::Gone));
+    assert!(world.objects.csrs.is_empty());
+}

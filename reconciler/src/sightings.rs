@@ -1,0 +1,137 @@
+//! For how long this process has seen things as they are, by its own monotonic clock.
+//!
+//! Deadlines count from here. Timestamps in objects are the words of other clocks: a former leader's, KubeVirt's, the
+//! guest's, and one that is minutes off would end attempts that have hardly begun, or take the logs of a pod that
+//! nobody has seen finish. The price: a process that takes over gives each stage that is under way its whole time
+//! once more. That only ever keeps things longer, by one deadline for each take-over.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::plan::View;
+use crate::view::PodView;
+
+/// Time since this process began to work.
+pub type Uptime = SignedDuration;
+
+/// For how long each thing has been seen; zero where it is seen for the first time, or is not so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// The attempt's VM exists.
+    pub launched: SignedDuration,
+    /// The attempt's VM runs.
+    pub running: SignedDuration,
+    /// The Node of the attempt's VM is ready.
+    pub ready: SignedDuration,
+    /// The record waits for the time that its status names.
+    pub pausing: SignedDuration,
+    /// The gate is lifted.
+    pub lifted: SignedDuration,
+    /// The pod is over.
+    pub finished: SignedDuration,
+    /// The pod's deletion was asked for, as it is asked for now.
+    pub deleting: SignedDuration,
+}
+
+/// What one worker has seen of its pod, and since when.
+#[derive(Clone, Debug, Default)]
+pub struct Sightings {
+    vm: Option<(String, Stages)>,
+    pause: Option<(Timestamp, Uptime)>,
+    deletion: Option<(Timestamp, Uptime)>,
+    lifted: Option<Uptime>,
+    finished: Option<Uptime>,
+    told: bool,
+}
+
+/// What has become of a pod on its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// It is ready.
+    Ready,
+    /// Its kubelet would not have it, for this reason.
+    Rejected(&'a str),
+}
+
+/// When a VM was first seen at each stage.
+#[derive(Clone, Copy, Debug)]
+struct Stages {
+    launched: Uptime,
+    running: Option<Uptime>,
+    ready: Option<Uptime>,
+}
+
+impl Sightings {
+    /// Takes a view in, and tells how long each thing in it has been seen.
+    pub fn see(&mut self, view: &View, uptime: Uptime) -> Ages {
+        let since =
+            |seen: Option<Uptime>| seen.map_or(SignedDuration::ZERO, |seen| uptime.saturating_sub(seen));
+        let stages = self.see_vm(view, uptime);
+        let pod = view.pod.as_ref();
+        let (lifted, over) = pod.map_or((false, false), |pod| (pod.lifted(), pod.terminal));
+        let status = view.record.as_ref().and_then(|record| record.status.as_ref());
+        let until = status.and_then(|status| status.not_before.as_ref());
+        Ages {
+            launched: since(stages.map(|seen| seen.launched)),
+            running: since(stages.and_then(|seen| seen.running)),
+            ready: since(stages.and_then(|seen| seen.ready)),
+            pausing: since(unchanged(&mut self.pause, until.map(|Time(at)| *at), uptime)),
+            lifted: since(first(&mut self.lifted, lifted, uptime)),
+            finished: since(first(&mut self.finished, over, uptime)),
+            deleting: since(unchanged(
+                &mut self.deletion,
+                pod.and_then(|pod| pod.deletion_deadline),
+                uptime,
+            )),
+        }
+    }
+
+    /// What has become of the pod, once: when it is first seen.
+    pub fn outcome<'a>(&mut self, pod: &'a PodView) -> Option<Outcome<'a>> {
+        let rejected = pod.rejected.as_deref().map(Outcome::Rejected);
+        let outcome = rejected.or(pod.ready.then_some(Outcome::Ready));
+        outcome.filter(|_| pod.lifted() && !std::mem::replace(&mut self.told, true))
+    }
+
+    fn see_vm(&mut self, view: &View, uptime: Uptime) -> Option<Stages> {
+        let vmi = view.vmi.as_ref()?;
+        let known = self.vm.take().filter(|(uid, _)| *uid == vmi.uid);
+        let mut stages = known.map_or(
+            Stages {
+                launched: uptime,
+                running: None,
+                ready: None,
+            },
+            |(_, stages)| stages,
+        );
+        first(&mut stages.running, vmi.running(), uptime);
+        first(
+            &mut stages.ready,
+            view.node.as_ref().is_some_and(|node| node.ready),
+            uptime,
+        );
+        self.vm = Some((vmi.uid.clone(), stages));
+        Some(stages)
+    }
+}
+
+/// Since when it was first seen to hold, if it does. Falling back by one does not begin it again: a guest could.
+fn first(seen: &mut Option<Uptime>, holds: bool, uptime: Uptime) -> Option<Uptime> {
+    if holds {
+        seen.get_or_insert(uptime);
+    }
+    seen.filter(|_| holds)
+}
+
+/// Since when `seen` is what it is now.
+fn unchanged(
+    seen: &mut Option<(Timestamp, Uptime)>,
+    now: Option<Timestamp>,
+    uptime: Uptime,
+) -> Option<Uptime> {
+    *seen = now.map(|now| match *seen {
+        Some((before, since)) if before == now => (before, since),
+        _ => (now, uptime),
+    });
+    seen.map(|(_, since)| since)
+}
