@@ -36,6 +36,8 @@ const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 pub struct PlaneOptions {
     /// Further flags of kube-controller-manager, such as `--node-monitor-grace-period=5s`.
     pub controller_manager_flags: Vec<String>,
+    /// Further flags of kube-apiserver.
+    pub api_server_flags: Vec<String>,
     /// Where the API server listens, for nodes to reach it; on loopback when absent.
     pub address: Option<Ipv4Addr>,
 }
@@ -262,10 +264,9 @@ impl Plane {
     async fn run(&self, ports: &Ports, options: &PlaneOptions) -> Result<()> {
         let start = Instant::now();
         self.launch(Tool::Etcd, &components::etcd_flags(ports))?;
-        self.launch(
-            Tool::KubeApiserver,
-            &components::apiserver_flags(ports, options.address),
-        )?;
+        let mut flags = components::apiserver_flags(ports, options.address);
+        flags.extend(options.api_server_flags.iter().cloned());
+        self.launch(Tool::KubeApiserver, &flags)?;
         let client = self.admin().await?;
         self.wait(start, "the API server's /readyz", || is_ready(client.clone()))
             .await?;

@@ -1,15 +1,23 @@
-//! The webhook is attacked from the API server's own address, while pods are created: none of them fails.
+//! Others than the API server reach the webhook: no creation fails by it, and with a client CA they are not served.
 
 #![allow(clippy::unwrap_used)]
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::install::{InstallValues, install};
 use maroonedpods_e2e::load::Load;
 use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::pki::Authority;
+use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use maroonedpods_e2e::world::World;
+use maroonedpods_webhook::{Args, Server};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use serde_json::json;
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 #[path = "../../webhook/tests/support/attack.rs"]
 #[allow(dead_code)]
@@ -43,4 +51,83 @@ async fn creates_go_on_under_attack() {
     outcome.check().unwrap();
     drop(attack);
     world.stop().await.unwrap();
+}
+
+/// As the README says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_shows_its_certificate_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |file: &str| folder.path().join(file);
+    let (clients, servers) = (
+        Authority::new("clients").unwrap(),
+        Authority::new("servers").unwrap(),
+    );
+    let client = clients.client("kube-apiserver", "webhook-callers").unwrap();
+    let server = servers.server(&["127.0.0.1"]).unwrap();
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "users": [{"name": "*", "user": {
+        "client-certificate": path("client.crt"), "client-key": path("client.key")}}]});
+    let admission = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration",
+        "plugins": [{"name": "MutatingAdmissionWebhook", "configuration": {
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": path("webhooks.kubeconfig")}}]});
+    for (file, content) in [
+        ("tls.crt", server.certificate),
+        ("tls.key", server.key),
+        ("client.crt", client.certificate),
+        ("client.key", client.key),
+        ("clients.crt", clients.pem()),
+        ("webhooks.kubeconfig", kubeconfig.to_string()),
+        ("admission.yaml", admission.to_string()),
+    ] {
+        std::fs::write(path(file), content).unwrap();
+    }
+    let webhook = Server::bind(Args {
+        bind: ANY_PORT,
+        metrics_bind: ANY_PORT,
+        tls_dir: folder.path().to_owned(),
+        client_ca: Some(path("clients.crt")),
+        reload_interval: LASTS,
+        max_connections: 512,
+        shutdown_delay: Duration::ZERO,
+    })
+    .await
+    .unwrap();
+    let webhook_url = format!("https://{}", webhook.addr());
+    let serving = tokio::spawn(webhook.run(std::future::pending()));
+
+    // An API server that shows nothing is refused, hence its creates.
+    for (shows, flags) in [
+        (
+            true,
+            vec![format!(
+                "--admission-control-config-file={}",
+                path("admission.yaml").display()
+            )],
+        ),
+        (false, Vec::new()),
+    ] {
+        let options = PlaneOptions {
+            api_server_flags: flags,
+            ..PlaneOptions::default()
+        };
+        let plane = Plane::start(options).await.unwrap();
+        let values = InstallValues {
+            webhook_url: webhook_url.clone(),
+            ca_bundle: servers.pem(),
+            config: None,
+            more: json!(null),
+        };
+        install(&plane, &values).await.unwrap();
+        let load = Load::start(&plane.admin().await.unwrap(), 20).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let outcome = load.stop().await.unwrap();
+        assert_eq!(
+            outcome.check().is_ok(),
+            shows,
+            "{outcome}: {:?}",
+            outcome.failures.first()
+        );
+        plane.stop().await.unwrap();
+    }
+    serving.abort();
 }

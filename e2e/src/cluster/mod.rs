@@ -89,6 +89,7 @@ impl Cluster {
         let plane = Plane::start(PlaneOptions {
             controller_manager_flags: options.controller_manager_flags.clone(),
             address: Some(network::PLANE),
+            ..PlaneOptions::default()
         })
         .await?;
         let mut cluster = Self {
