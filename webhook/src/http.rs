@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::body::receive;
 use crate::connections::Charge;
 use crate::metrics::Metrics;
-use crate::review::{answer, refuse};
+use crate::review::{Answer, answer, no_preemption, refuse};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -48,14 +48,18 @@ impl State {
 /// server has looked at the namespace, so we need not.
 pub fn router(state: Arc<State>) -> Router {
     let mutate = |Extract(state): Extract<Arc<State>>, request| async move {
-        admit(&state, request, OptOut::Honoured).await
+        admit(&state, request, |review| answer(review, OptOut::Honoured)).await
     };
     let enforced = |Extract(state): Extract<Arc<State>>, request| async move {
-        admit(&state, request, OptOut::Overruled).await
+        admit(&state, request, |review| answer(review, OptOut::Overruled)).await
+    };
+    let preemption = |Extract(state): Extract<Arc<State>>, request| async move {
+        admit(&state, request, no_preemption).await
     };
     probes()
         .route("/mutate", post(mutate))
         .route("/mutate/enforced", post(enforced))
+        .route("/preemption", post(preemption))
         .with_state(state)
 }
 
@@ -81,13 +85,13 @@ async fn readyz(Extract(state): Extract<Arc<State>>) -> (StatusCode, &'static st
     }
 }
 
-async fn admit(state: &State, request: Request, opt_out: OptOut) -> Response {
+async fn admit(state: &State, request: Request, answer: impl Fn(&[u8]) -> Answer) -> Response {
     let in_flight = state.metrics.start();
     let (mut head, body) = request.into_parts();
     let charge = head.extensions.remove::<Arc<Charge>>();
     let received = receive(body, charge.as_deref()).await;
     let answer = match received.fault {
-        None => answer(&received.bytes, opt_out),
+        None => answer(&received.bytes),
         Some(fault) => refuse(&received.bytes, fault.code(), fault.message()),
     };
     drop(received);

@@ -37,6 +37,8 @@ pub enum AdmissionResult {
     ForeignKind,
     /// Denied by the rule.
     Denied,
+    /// Denied: a scheduler would have made room on a marooned node.
+    PreemptionRefused,
     /// The request was not understood: denied, or HTTP 400 where it had no uid.
     Invalid,
 }
@@ -205,6 +207,7 @@ impl EncodeLabelValue for AdmissionResult {
             Self::Subresource => "subresource",
             Self::ForeignKind => "foreign_kind",
             Self::Denied => "denied",
+            Self::PreemptionRefused => "preemption_refused",
             Self::Invalid => "invalid",
         };
         EncodeLabelValue::encode(&name, encoder)

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maroonedpods_common::admission::update::lost;
 use maroonedpods_common::admission::{OptOut, Outcome, decide};
+use maroonedpods_common::names::CLASS_LABEL;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::AdmissionResult;
@@ -100,6 +101,27 @@ pub fn refuse(prefix: &[u8], code: StatusCode, message: &str) -> Answer {
         Some(uid) => invalid(&uid, code, message),
         None => no_uid(message),
     }
+}
+
+/// Tells a scheduler that the pod which it is about to preempt is not there, whatever is in the request.
+///
+/// That is the one refusal by which it leaves the pod alone and waits. After any other, kube-scheduler 1.33 and later
+/// tries again at once, and spends all of its requests on that.
+#[must_use]
+pub fn no_preemption(body: &[u8]) -> Answer {
+    let message = format!(
+        "a marooned pod is not preempted, for no other pod can run on its node: keep the other pod off by a required \
+         node affinity, {CLASS_LABEL} DoesNotExist"
+    );
+    let Some(uid) = salvage(body).uid else {
+        return no_uid("the review has no request.uid");
+    };
+    let status = Status {
+        code: StatusCode::NOT_FOUND.as_u16(),
+        reason: Some("NotFound"),
+        message: &message,
+    };
+    refused(&uid, status, AdmissionResult::PreemptionRefused)
 }
 
 fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
@@ -206,6 +228,8 @@ struct Response<'a> {
 #[derive(Serialize)]
 struct Status<'a> {
     code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     message: &'a str,
 }
 
@@ -225,17 +249,22 @@ fn allowed(uid: &str, result: AdmissionResult, patch: Option<&[u8]>) -> Answer {
 }
 
 fn denied(uid: &str, code: StatusCode, message: &str, result: AdmissionResult) -> Answer {
-    let status = Some(Status {
+    let status = Status {
         code: code.as_u16(),
+        reason: None,
         message,
-    });
+    };
+    refused(uid, status, result)
+}
+
+fn refused(uid: &str, status: Status<'_>, result: AdmissionResult) -> Answer {
     review(
         Response {
             uid,
             allowed: false,
             patch_type: None,
             patch: None,
-            status,
+            status: Some(status),
         },
         result,
     )

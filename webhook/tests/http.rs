@@ -456,6 +456,18 @@ async fn probes_answer_on_both_ports() {
     }
 }
 
+/// What makes kube-scheduler wait is that the pod is not there: reason and code both say so.
+#[tokio::test]
+async fn a_preemption_is_refused_with_the_answer_that_ends_it() {
+    let mut request = creation(&labelled("true"));
+    request["request"]["operation"] = "UPDATE".into();
+    request["request"]["subResource"] = "status".into();
+    let answer = review("/preemption", &request).await;
+    assert_denied(&answer, 404, "a marooned pod is not preempted");
+    assert_eq!(answer["response"]["status"]["reason"], "NotFound");
+    assert_eq!(answer["response"]["uid"], UID);
+}
+
 #[tokio::test]
 async fn requests_are_counted_by_result() {
     let webhook = Webhook::new();

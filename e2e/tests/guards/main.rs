@@ -12,6 +12,7 @@ mod guest;
 mod placement;
 mod pods;
 mod policies;
+mod preemption;
 mod table;
 mod tenant;
 mod webhook_gone;

@@ -27,7 +27,9 @@ impl Table {
         twin: impl Future<Output = kube::Result<U>>,
     ) {
         let message = match attack.await {
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 409 | 422) => status.message,
+            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404 | 409 | 422) => {
+                status.message
+            }
             Err(error) => panic!("{}, {attempt}: {error}", self.who),
             Ok(object) => panic!("{}, {attempt}: accepted: {object:#?}", self.who),
         };

@@ -120,8 +120,8 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
     }
     let line = |Follower { name, remedy }| {
         warns(format!(
-            "{name} tolerates every taint, so the node of each VM gives it one pod that stays Pending: keep it off \
-             with\n      {remedy}"
+            "{name} tolerates every taint, so the node of each VM gives it one pod that stays Pending, whatever its \
+             priority (no marooned pod is preempted): keep it off with\n      {remedy}"
         ))
     };
     Ok(followers.into_iter().map(line).map(Err).collect())

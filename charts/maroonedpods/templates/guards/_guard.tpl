@@ -22,6 +22,22 @@ system:serviceaccount:{{ .Release.Namespace }}:maroonedpods-reconciler
 marooned-[0-9a-f-]{36}
 {{- end }}
 
+{{- /* A pod that the reconciler pinned to its own node, bound or about to be. */ -}}
+{{- define "maroonedpods.isLifted" -}}
+'maroonedpods.node-restriction.kubernetes.io/pod-uid' in oldObject.spec.?nodeSelector.orValue({})
+{{- end }}
+
+{{- define "maroonedpods.isPreemption" -}}
+c.type == 'DisruptionTarget' && c.?reason.orValue('') == 'PreemptionByScheduler'
+{{- end }}
+
+{{- /* The update of a lifted pod's status by which a scheduler announces that it will delete the pod to make room. */ -}}
+{{- define "maroonedpods.preempts" -}}
+{{ include "maroonedpods.isLifted" . }} &&
+object.status.?conditions.orValue([]).exists(c, {{ include "maroonedpods.isPreemption" . }}) &&
+!oldObject.status.?conditions.orValue([]).exists(c, {{ include "maroonedpods.isPreemption" . }})
+{{- end }}
+
 {{- /* The request is by the kubelet of a marooned node, which is to say by whoever is root in that guest. */ -}}
 {{- define "maroonedpods.byAGuest" -}}
 request.userInfo.username.matches('^system:node:{{ include "maroonedpods.nodeName" . }}$')
