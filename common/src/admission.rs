@@ -3,13 +3,17 @@
 //! The webhook applies it to raw JSON, the reconciler to typed pods; both see a [`PodView`], so that they cannot
 //! disagree. Everything the rule adds is a constant: a pod has no UID yet when it is admitted.
 
+mod tie;
+
 use k8s_openapi::api::core::v1::{Pod, Toleration as ApiToleration};
 use serde::Serialize;
 
 use crate::names::{
-    CLASS_LABEL, CLASS_LABEL_VALUE, CLASS_TAINT, CLASS_TAINT_VALUE, GATE, MAROON_FALSE, MAROON_LABEL,
-    MAROON_TRUE, TAINT_EFFECTS, UNREACHABLE_TOLERATION_SECONDS,
+    CLASS_LABEL, CLASS_LABEL_VALUE, CLASS_TAINT, CLASS_TAINT_VALUE, GATE, HOSTNAME_LABEL, MAROON_FALSE,
+    MAROON_LABEL, MAROON_TRUE, TAINT_EFFECTS, UNREACHABLE_TOLERATION_SECONDS,
 };
+
+pub use tie::{Term, Terms};
 
 /// Annotation by which the API server marks the mirror of a kubelet's static pod.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -19,6 +23,10 @@ const LOST_NODE_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kuber
 
 /// What the rule looks at in a pod, borrowed from wherever the pod is held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that hold or not independently of one another, each asked for alone"
+)]
 pub struct PodView<'a> {
     /// Value of the pod's own label [`MAROON_LABEL`].
     pub opt_in: Option<&'a str>,
@@ -28,6 +36,9 @@ pub struct PodView<'a> {
     pub mirror: bool,
     /// `spec.nodeName`, empty where the scheduler is to choose.
     pub node_name: &'a str,
+    /// Node selector or required node affinity ask for nodes by name ([`Terms::name_nodes`]): a node of the pod's own is
+    /// none of them.
+    pub names_nodes: bool,
     /// [`GATE`] is among the scheduling gates.
     pub gated: bool,
     /// Value of [`CLASS_LABEL`] in the node selector.
@@ -62,7 +73,7 @@ pub struct Toleration<'a> {
 pub enum OptOut {
     /// The pod opted in by itself, or its namespace says `"true"`.
     Honoured,
-    /// The namespace says `"enforced"`.
+    /// The namespace says `"enforced"`: a pod that opts out is refused.
     Overruled,
 }
 
@@ -85,6 +96,9 @@ pub enum Reason {
     /// A `DaemonSet` owns the pod: it belongs to the node that it is for, and a gated one would beget a new node,
     /// which would beget a new pod.
     DaemonSet,
+    /// The pod is for a node that it names, and its namespace alone opted it in. Whatever made it may make one for each
+    /// node, and would make one for the pod's own.
+    NamesNodes,
     /// The pod mirrors a static pod that a kubelet runs already.
     MirrorPod,
     /// Nothing is missing: the webhook was called again, or the author wrote it all.
@@ -94,8 +108,8 @@ pub enum Reason {
 /// One thing that a marooned pod carries and this pod lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addition {
-    /// [`MAROON_LABEL`]`: "true"`. It replaces `"false"` where opting out is overruled, the one replacement there
-    /// is.
+    /// [`MAROON_LABEL`]`: "true"`, on a pod without the label. A value of the user's is never changed: whatever made the
+    /// pod may find it by that label.
     Label,
     /// The scheduling gate [`GATE`].
     Gate,
@@ -117,10 +131,15 @@ pub fn decide(pod: &PodView<'_>, opt_out: OptOut) -> Outcome {
     if pod.daemon_set_owned {
         return Outcome::LeaveAlone(Reason::DaemonSet);
     }
-    match pod.opt_in {
-        Some(MAROON_FALSE) if opt_out == OptOut::Honoured => return Outcome::LeaveAlone(Reason::OptedOut),
-        None | Some(MAROON_TRUE | MAROON_FALSE) => {}
-        Some(other) => return Outcome::Deny(unknown_label_value(other)),
+    match (pod.opt_in, opt_out) {
+        (Some(MAROON_FALSE), OptOut::Honoured) => return Outcome::LeaveAlone(Reason::OptedOut),
+        (Some(MAROON_FALSE), OptOut::Overruled) => return Outcome::Deny(no_opt_out()),
+        (None, OptOut::Honoured) if pod.names_nodes => return Outcome::LeaveAlone(Reason::NamesNodes),
+        (None | Some(MAROON_TRUE), _) => {}
+        (Some(other), _) => return Outcome::Deny(unknown_label_value(other)),
+    }
+    if pod.names_nodes {
+        return Outcome::Deny(named_nodes(opt_out));
     }
     if !pod.node_name.is_empty() {
         return Outcome::Deny(preset_node(pod.node_name));
@@ -223,6 +242,24 @@ fn unknown_label_value(value: &str) -> String {
     )
 }
 
+fn no_opt_out() -> String {
+    format!(
+        "no pod of this namespace may opt out (the namespace's label {MAROON_LABEL} is \"enforced\"): remove the label \
+         {MAROON_LABEL} from the pod, and from its controller's selector and template"
+    )
+}
+
+fn named_nodes(opt_out: OptOut) -> String {
+    let way_out = match opt_out {
+        OptOut::Honoured => format!("opt out with the label {MAROON_LABEL}: \"{MAROON_FALSE}\""),
+        OptOut::Overruled => "create the pod in a namespace that is not \"enforced\"".to_owned(),
+    };
+    format!(
+        "node selector or affinity ask for a node by its name, but a marooned pod runs on a node that is made for it: \
+         remove {HOSTNAME_LABEL} and metadata.name from them, or {way_out}"
+    )
+}
+
 fn preset_node(node: &str) -> String {
     format!(
         "spec.nodeName is set to {node:?}, but a marooned pod runs on a node that is made for it: remove \
@@ -262,6 +299,7 @@ impl<'a> From<&'a Pod> for PodView<'a> {
                 .as_ref()
                 .and_then(|selector| selector.get(CLASS_LABEL));
             view.node_name = spec.node_name.as_deref().unwrap_or_default();
+            view.names_nodes = tie::spec_names_nodes(spec);
             view.gated = spec
                 .scheduling_gates
                 .iter()

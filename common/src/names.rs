@@ -32,6 +32,8 @@ pub const TAINT_EFFECTS: [&str; 2] = ["NoSchedule", "NoExecute"];
 pub const IDENTITY_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/pod-uid";
 /// The pod's UID on Nodes, VMIs and Secrets, for people and list calls; never trusted.
 pub const POD_UID_LABEL: &str = "maroonedpods.io/pod-uid";
+/// Label that names a node. Every node has a value of its own, which nothing but that node can have.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Taint on a Node until its identity is verified; removed right before the gate is lifted.
 pub const STARTUP_TAINT: &str = "maroonedpods.io/starting";
 

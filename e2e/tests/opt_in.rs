@@ -2,18 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate, Toleration};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{accepts, becomes, rejects};
-use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, node, ordinary, runs, spec};
+use maroonedpods_e2e::drafts::{
+    bears_our_mark, gates, labelled, marooned, node, ordinary, runs, spec, with_spec,
+};
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
 use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
+use maroonedpods_e2e::pods::{Marooned, SOON};
 use maroonedpods_e2e::tenant::Tenant;
-use serde_json::json;
+use maroonedpods_e2e::vmhost::script::Script;
+use serde_json::{Map, Value, json};
 
 const FOREIGN_GATE: &str = "example.com/quota";
 
@@ -66,13 +69,133 @@ async fn a_namespace_opts_its_pods_in_and_a_pod_may_opt_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_enforced_namespace_overrules_the_opt_out() {
+async fn an_enforced_namespace_refuses_the_opt_out() {
     let tenant = Tenant::shared(Some(names::MAROON_ENFORCED)).await.unwrap();
     let out = labelled(ordinary("out"), names::MAROON_FALSE);
-    tenant.creates(&out).await.unwrap();
+    let message = rejects(&tenant.pods, &out).await.unwrap();
+    assert!(
+        message.contains("remove the label maroonedpods.io/maroon"),
+        "{message}"
+    );
     tenant.creates(&ordinary("silent")).await.unwrap();
-    is_served(&tenant, "out").await;
     is_served(&tenant, "silent").await;
+    tenant.leaves().await.unwrap();
+}
+
+/// A label that we changed would hide the pods from the ReplicaSet that selects by it, and it would make more for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_selects_by_the_opt_out_is_told_why_it_gets_no_pods() {
+    let tenant = Tenant::shared(Some(names::MAROON_ENFORCED)).await.unwrap();
+    let labels = json!({"app": "out", names::MAROON_LABEL: names::MAROON_FALSE});
+    let out = json!({
+        "metadata": {"name": "out"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec()},
+        },
+    });
+    tenant.applies::<Deployment>(out).await.unwrap();
+    let says = |c: &DeploymentCondition| {
+        c.type_ == "ReplicaFailure"
+            && c.message
+                .as_ref()
+                .is_some_and(|message| message.contains("no pod of this namespace may opt out"))
+    };
+    becomes(&tenant.api(), "out", "told why", SOON, |out: &Deployment| {
+        let status = out.status.as_ref();
+        status.is_some_and(|status| status.conditions.iter().flatten().any(says))
+    })
+    .await
+    .unwrap();
+    // Whatever would be made of its pods would be before this one is served.
+    tenant.creates(&ordinary("later")).await.unwrap();
+    is_served(&tenant, "later").await;
+    assert_eq!(
+        tenant
+            .pods
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .len(),
+        1
+    );
+    assert_eq!(tenant.records().await.unwrap().len(), 1);
+    tenant.leaves().await.unwrap();
+}
+
+/// An agent's pod for one node, as other controllers than the DaemonSet's make them.
+fn agent(node: &str, tie: &Value) -> Pod {
+    let owner = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "DaemonSet", "name": "agent",
+        "uid": "00000000-0000-4000-8000-000000000001", "controller": true});
+    let mut agent = with_spec("agent", spec());
+    agent.metadata.name = None;
+    agent.metadata.generate_name = Some("agent-".to_owned());
+    agent.metadata.owner_references = Some(vec![serde_json::from_value(owner).unwrap()]);
+    let mut whole = serde_json::to_value(&agent).unwrap();
+    whole["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let tie = tie.to_string().replace("NODE", node);
+    for (field, value) in serde_json::from_str::<Map<String, Value>>(&tie).unwrap() {
+        whole["spec"][field] = value;
+    }
+    serde_json::from_value(whole).unwrap()
+}
+
+/// Each would have made a Node, for which the next would have been made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_for_one_node_gets_no_node_of_its_own_whoever_made_it() {
+    let tenant = Tenant::shared(Some(names::MAROON_TRUE)).await.unwrap();
+    let affinity = |term: Value| {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [term]}}}})
+    };
+    let asks = |key: &str| json!([{"key": key, "operator": "In", "values": ["NODE"]}]);
+    let ties = [
+        affinity(json!({"matchFields": asks("metadata.name")})),
+        affinity(json!({"matchExpressions": asks("kubernetes.io/hostname")})),
+        json!({"nodeSelector": {"kubernetes.io/hostname": "NODE"}}),
+    ];
+    for (host, tie) in ["host-1", "host-2", "host-3"].into_iter().zip(&ties) {
+        let made = tenant.creates(&agent(host, tie)).await.unwrap();
+        let pod = tenant.sees_running(&made.name_any()).await.unwrap();
+        assert_eq!(node(&pod), host);
+        is_left_alone(&tenant, &made.name_any()).await;
+    }
+    tenant.creates(&ordinary("in")).await.unwrap();
+    is_served(&tenant, "in").await;
+    assert_eq!(tenant.records().await.unwrap().len(), 1, "the bare pod's alone");
+    // Who asks for both is told that they cannot be had.
+    for tie in &ties {
+        let message = rejects(&tenant.pods, &labelled(agent("host-1", tie), names::MAROON_TRUE))
+            .await
+            .unwrap();
+        assert!(message.contains("ask for a node by its name"), "{message}");
+    }
+    tenant.leaves().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_pod_that_comes_to_ask_for_a_node_is_told_and_its_vm_goes() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let waits = Script {
+        never_joins: true,
+        ..Script::default()
+    };
+    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "waits", &waits)
+        .await
+        .unwrap();
+    pod.vmi(1, "Running").await.unwrap();
+    // A gated pod's affinity may grow narrower (KEP-3838).
+    let patch = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["host-1"]}]}]}}}}});
+    let (name, by_hand) = (&pod.name, PatchParams::default());
+    pod.pods
+        .patch(name, &by_hand, &Patch::Strategic(patch))
+        .await
+        .unwrap();
+    pod.leaves_nothing().await.unwrap();
+    let message = pod.reports("NamesNodes").await.unwrap();
+    assert!(message.contains("create the pod again"), "{message}");
     tenant.leaves().await.unwrap();
 }
 

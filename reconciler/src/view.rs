@@ -16,7 +16,7 @@ pub const VM_GONE: &str = "VirtualMachineGone";
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "five facts that hold or not independently of one another, each asked for alone"
+    reason = "six facts that hold or not independently of one another, each asked for alone"
 )]
 pub struct PodView {
     /// Namespace.
@@ -41,6 +41,8 @@ pub struct PodView {
     pub tolerations: Vec<Toleration>,
     /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
     pub exempt: bool,
+    /// Selector or affinity ask for nodes by name: no node of its own can be the pod's.
+    pub names_nodes: bool,
     /// `spec.hostNetwork`: the pod uses its node's own network.
     pub host_network: bool,
     /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
@@ -114,6 +116,7 @@ impl PodView {
             placement: Placement::of(pod),
             tolerations: spec.and_then(|s| s.tolerations.clone()).unwrap_or_default(),
             exempt: rule.daemon_set_owned || rule.mirror,
+            names_nodes: rule.names_nodes,
             host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),

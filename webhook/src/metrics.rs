@@ -25,6 +25,8 @@ pub enum AdmissionResult {
     OptedOut,
     /// Allowed: a `DaemonSet` owns the pod.
     DaemonSet,
+    /// Allowed: the pod asks for a node by its name.
+    NamesNodes,
     /// Allowed: a mirror pod.
     MirrorPod,
     /// Allowed with a patch: an update lacked what is ours.
@@ -188,6 +190,7 @@ impl From<Reason> for AdmissionResult {
         match reason {
             Reason::OptedOut => Self::OptedOut,
             Reason::DaemonSet => Self::DaemonSet,
+            Reason::NamesNodes => Self::NamesNodes,
             Reason::MirrorPod => Self::MirrorPod,
             Reason::Complete => Self::Complete,
         }
@@ -201,6 +204,7 @@ impl EncodeLabelValue for AdmissionResult {
             Self::Complete => "complete",
             Self::OptedOut => "opted_out",
             Self::DaemonSet => "daemon_set",
+            Self::NamesNodes => "names_nodes",
             Self::MirrorPod => "mirror_pod",
             Self::Restored => "restored",
             Self::OtherOperation => "other_operation",

@@ -15,7 +15,6 @@ pub fn json_patch(pod: &Pod<'_>, additions: &[Addition]) -> serde_json::Result<V
     let mut patch = Patch::of(pod);
     for addition in additions {
         match addition {
-            // On a member that exists, `add` replaces the value (RFC 6902, section 4.1).
             Addition::Label => patch.add(&member("/metadata/labels", MAROON_LABEL), &MAROON_TRUE)?,
             Addition::Gate => patch.add("/spec/schedulingGates/-", &Gate { name: GATE })?,
             Addition::ClassSelector => {

@@ -3,6 +3,8 @@
 //! A typed pod costs four times the processor time (parsing and allocation), and would lose unknown fields if it
 //! were ever written back. JSON null counts as absent, as it does for the API server.
 
+mod affinity;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,6 +14,8 @@ use maroonedpods_common::admission::{self, PodView, is_daemon_set};
 use maroonedpods_common::names::GATE;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use affinity::Affinity;
 
 /// How many items of a list are looked at: many times what a pod has, and few enough to hold.
 const ITEMS: usize = 1024;
@@ -76,6 +80,8 @@ pub struct Spec<'a> {
     node_name: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
     pub node_selector: Option<NodeSelector<'a>>,
+    #[serde(default, deserialize_with = "object")]
+    affinity: Option<Affinity>,
     #[serde(borrow, default)]
     pub scheduling_gates: Option<Few<Gate<'a>>>,
     #[serde(borrow, default)]
@@ -86,7 +92,7 @@ pub struct Spec<'a> {
 #[derive(Debug)]
 pub struct Few<T>(Vec<T>);
 
-/// `spec.nodeSelector`; the names are `names::CLASS_LABEL` and `names::IDENTITY_LABEL`.
+/// `spec.nodeSelector`; the names are `names::CLASS_LABEL`, `names::IDENTITY_LABEL` and `names::HOSTNAME_LABEL`.
 #[derive(Debug, serde::Deserialize)]
 pub struct NodeSelector<'a> {
     #[serde(
@@ -101,6 +107,8 @@ pub struct NodeSelector<'a> {
         rename = "maroonedpods.node-restriction.kubernetes.io/pod-uid"
     )]
     identity: Option<Text<'a>>,
+    #[serde(default, rename = "kubernetes.io/hostname")]
+    hostname: Option<IgnoredAny>,
 }
 
 /// An item of `spec.schedulingGates`.
@@ -160,6 +168,7 @@ impl Pod<'_> {
                 .as_ref()
                 .and_then(|selector| selector.class.as_ref());
             view.node_name = text(spec.node_name.as_ref());
+            view.names_nodes = spec.names_nodes();
             view.gated = spec
                 .scheduling_gates
                 .iter()
@@ -186,6 +195,12 @@ impl Pod<'_> {
 }
 
 impl Spec<'_> {
+    fn names_nodes(&self) -> bool {
+        let selector = self.node_selector.as_ref();
+        selector.is_some_and(|selector| selector.hostname.is_some())
+            || self.affinity.as_ref().is_some_and(Affinity::names_nodes)
+    }
+
     fn tolerations(&self) -> Vec<admission::Toleration<'_>> {
         let all = self.tolerations.iter().flat_map(|tolerations| &tolerations.0);
         all.map(Toleration::view).collect()
@@ -263,7 +278,7 @@ where
 #[cfg(test)]
 mod tests {
     use maroonedpods_common::admission::MIRROR_ANNOTATION;
-    use maroonedpods_common::names::{CLASS_LABEL, MAROON_LABEL};
+    use maroonedpods_common::names::{CLASS_LABEL, HOSTNAME_LABEL, MAROON_LABEL};
     use serde_json::{Value, json};
 
     use super::*;
@@ -283,7 +298,7 @@ mod tests {
         assert_seen_as_typed(&json!({
             "metadata": {"labels": null, "annotations": null, "ownerReferences": null},
             "spec": {"containers": [], "nodeName": null, "nodeSelector": null, "schedulingGates": null,
-                     "tolerations": null},
+                     "tolerations": null, "affinity": null},
         }));
         assert_seen_as_typed(&json!({
             "metadata": {
@@ -302,12 +317,47 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_that_a_pod_names_are_seen_as_in_the_typed_one() {
+        let named = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]});
+        let on_host =
+            json!({"matchExpressions": [{"key": HOSTNAME_LABEL, "operator": "In", "values": ["n", "m"]}]});
+        let zone = json!({"matchExpressions": [{"key": "zone", "operator": "Exists"}], "matchFields": []});
+        let empty = json!({"matchExpressions": [], "matchFields": null});
+        for (terms, names) in [
+            (json!([named, on_host, empty]), true),
+            (json!([named, zone]), false),
+            (json!([empty]), false),
+            (json!([]), false),
+        ] {
+            let required = json!({"nodeSelectorTerms": terms});
+            let affinity = json!({
+                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []},
+                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required},
+            });
+            let pod = json!({"spec": {"containers": [], "affinity": affinity}});
+            assert_seen_as_typed(&pod);
+            let text = pod.to_string();
+            let read: Pod<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.view().names_nodes, names, "{pod}");
+        }
+        for odd in [
+            json!({}),
+            json!({"nodeAffinity": null}),
+            json!({"nodeAffinity": {}}),
+        ] {
+            assert_seen_as_typed(&json!({"spec": {"containers": [], "affinity": odd}}));
+        }
+        assert_seen_as_typed(&json!({"spec": {"containers": [], "nodeSelector": {HOSTNAME_LABEL: "n"}}}));
+    }
+
+    #[test]
     fn a_container_of_the_wrong_type_is_an_error() {
         for pod in [
             r#"{"metadata": []}"#,
             r#"{"metadata": {"labels": ["true"]}}"#,
             r#"{"spec": {"nodeSelector": []}}"#,
             r#"{"spec": {"tolerations": {}}}"#,
+            r#"{"spec": {"affinity": {"nodeAffinity": []}}}"#,
             r#"{"spec": {"nodeName": 1}}"#,
         ] {
             assert!(serde_json::from_str::<Pod<'_>>(pod).is_err(), "{pod}");

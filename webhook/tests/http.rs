@@ -141,15 +141,21 @@ async fn reinvocation_adds_nothing() {
 async fn opting_out_holds_unless_the_namespace_enforces() {
     let pod = labelled("false");
     assert_untouched(&review("/mutate", &creation(&pod)).await);
-    let stored = patched(&pod, &review("/mutate/enforced", &creation(&pod)).await);
-    assert_eq!(
-        stored["metadata"]["labels"],
-        json!({"app": "web", "maroonedpods.io/maroon": "true"})
-    );
-    assert_eq!(
-        stored["spec"]["schedulingGates"],
-        json!([{"name": "maroonedpods.io/gate"}])
-    );
+    // A changed label would hide the pod from the ReplicaSet that selects by it.
+    let answer = review("/mutate/enforced", &creation(&pod)).await;
+    assert_denied(&answer, 403, "remove the label");
+}
+
+#[tokio::test]
+async fn a_pod_that_names_its_node_is_left_to_it_or_refused() {
+    let mut agent = ordinary_pod();
+    agent["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}]}}});
+    assert_untouched(&review("/mutate", &creation(&agent)).await);
+    let says = "ask for a node by its name";
+    assert_denied(&review("/mutate/enforced", &creation(&agent)).await, 403, says);
+    agent["metadata"]["labels"]["maroonedpods.io/maroon"] = "true".into();
+    assert_denied(&review("/mutate", &creation(&agent)).await, 403, says);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 )]
 
 use axum::http::StatusCode;
-use maroonedpods_common::admission::OptOut;
+use k8s_openapi::api::core::v1::Pod;
+use maroonedpods_common::admission::{OptOut, PodView};
 use maroonedpods_webhook::metrics::AdmissionResult;
 use maroonedpods_webhook::review::{Answer, answer};
 use proptest::prelude::*;
@@ -106,6 +107,28 @@ fn list(item: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
     mostly(prop::collection::vec(item, 0..4).prop_map(Value::from)).boxed()
 }
 
+/// A required node affinity, which may name nodes or not.
+fn affinity() -> impl Strategy<Value = Value> {
+    let key = select(vec!["metadata.name", "kubernetes.io/hostname", "zone"]).prop_map(Value::from);
+    let operator = select(vec!["In", "In", "NotIn", "Exists"]).prop_map(Value::from);
+    let asked = || {
+        object(vec![
+            ("key", mostly(key.clone()).boxed()),
+            ("operator", mostly(operator.clone()).boxed()),
+        ])
+    };
+    let term = object(vec![
+        ("matchExpressions", list(asked())),
+        ("matchFields", list(asked())),
+    ]);
+    let required = object(vec![("nodeSelectorTerms", list(term))]);
+    let node = object(vec![(
+        "requiredDuringSchedulingIgnoredDuringExecution",
+        mostly(required).boxed(),
+    )]);
+    object(vec![("nodeAffinity", mostly(node).boxed())])
+}
+
 fn pod() -> impl Strategy<Value = Value> {
     let opt_in = mostly(select(vec!["true", "false", "yes"]).prop_map(Value::from));
     let labels = object(vec![(LABEL, opt_in.boxed())]);
@@ -130,11 +153,15 @@ fn pod() -> impl Strategy<Value = Value> {
     ]);
     let node_name = prop_oneof![9 => Just(json!("")), 1 => text()];
     let selector = object(vec![(CLASS, mostly(Just(json!("true"))).boxed())]);
+    let host = object(vec![("kubernetes.io/hostname", mostly(Just(json!("n"))).boxed())]);
+    let selector = prop_oneof![9 => selector, 1 => host];
+    let affinity = prop_oneof![3 => Just(json!({"podAffinity": {}})), 1 => affinity()];
     let spec = object(vec![
         ("nodeName", node_name.boxed()),
         ("nodeSelector", mostly(selector).boxed()),
         ("schedulingGates", list(object(vec![("name", text())]))),
         ("tolerations", list(toleration)),
+        ("affinity", mostly(affinity).boxed()),
         ("containers", odd().boxed()),
     ]);
     object(vec![
@@ -157,16 +184,12 @@ fn created(pod: &Value, opt_out: OptOut) -> (Value, AdmissionResult) {
     (review, result)
 }
 
-/// Asserts that everything in `before` is in `after` unchanged. Null counts as absent, lists may grow at the end,
-/// and the opt-in label may have been replaced.
+/// Asserts that everything in `before` is in `after` unchanged. Null counts as absent, lists may grow at the end.
 fn assert_kept(before: &Value, after: &Value) {
     match (before, after) {
         (Value::Null, _) => {}
         (Value::Object(before), Value::Object(after)) => {
-            for (key, value) in before
-                .iter()
-                .filter(|(key, value)| *key != LABEL || *value != "false")
-            {
+            for (key, value) in before {
                 assert_kept(value, &after[key]);
             }
         }
@@ -195,6 +218,25 @@ proptest! {
         if result == AdmissionResult::Patched {
             let (again, result) = created(&stored, opt_out);
             prop_assert_eq!(result, AdmissionResult::Complete, "{} then {}", stored, again);
+        }
+    }
+
+    /// The webhook's reading of the affinity and the reconciler's, which is typed, are one.
+    #[test]
+    fn a_pod_that_names_its_node_gets_no_gate(pod in pod(), opt_out in opt_out()) {
+        let mut whole = pod.clone();
+        if let Some(spec) = whole.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.insert("containers".to_owned(), json!([]));
+        }
+        if let Some(whole) = whole.as_object_mut() {
+            whole.remove("status");
+        }
+        let typed: Result<Pod, _> = serde_json::from_value(whole);
+        if let Ok(typed) = typed {
+            let (_, result) = created(&pod, opt_out);
+            let names_nodes = PodView::from(&typed).names_nodes;
+            prop_assert!(!(names_nodes && result == AdmissionResult::Patched));
+            prop_assert!(names_nodes || result != AdmissionResult::NamesNodes);
         }
     }
 

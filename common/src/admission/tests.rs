@@ -76,7 +76,7 @@ fn each_missing_piece_is_added_alone() {
 }
 
 #[test]
-fn opting_out_is_honoured_unless_overruled() {
+fn opting_out_is_honoured_or_refused_and_never_rewritten() {
     let pod = PodView {
         opt_in: Some(MAROON_FALSE),
         ..complete()
@@ -85,9 +85,32 @@ fn opting_out_is_honoured_unless_overruled() {
         decide(&pod, OptOut::Honoured),
         Outcome::LeaveAlone(Reason::OptedOut)
     );
-    assert_eq!(
-        decide(&pod, OptOut::Overruled),
-        Outcome::Add(vec![Addition::Label])
+    assert!(denial(&pod, OptOut::Overruled).contains("no pod of this namespace may opt out"));
+}
+
+#[test]
+fn pods_that_name_their_node_are_left_to_it_or_refused() {
+    let agent = |opt_in, daemon_set_owned| PodView {
+        opt_in,
+        daemon_set_owned,
+        names_nodes: true,
+        ..PodView::default()
+    };
+    let alone = |pod: &PodView<'_>, opt_out| match decide(pod, opt_out) {
+        Outcome::LeaveAlone(reason) => reason,
+        other => panic!("not left alone: {other:?}"),
+    };
+    assert_eq!(alone(&agent(None, false), OptOut::Honoured), Reason::NamesNodes);
+    let out = agent(Some(MAROON_FALSE), false);
+    assert_eq!(alone(&out, OptOut::Honoured), Reason::OptedOut);
+    for opt_out in [OptOut::Honoured, OptOut::Overruled] {
+        assert_eq!(alone(&agent(None, true), opt_out), Reason::DaemonSet);
+        assert!(denial(&agent(Some(MAROON_TRUE), false), opt_out).contains("ask for a node by its name"));
+    }
+    let silent = denial(&agent(None, false), OptOut::Overruled);
+    assert!(
+        silent.contains("in a namespace that is not \"enforced\""),
+        "{silent}"
     );
 }
 
@@ -196,6 +219,8 @@ fn a_typed_pod_is_seen_as_it_is() {
             "nodeName": "node-1",
             "nodeSelector": {CLASS_LABEL: "true"},
             "schedulingGates": [{"name": "other"}, {"name": GATE}],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}},
             "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute",
                              "tolerationSeconds": 5}],
         },
@@ -213,10 +238,14 @@ fn a_typed_pod_is_seen_as_it_is() {
         daemon_set_owned: true,
         mirror: true,
         node_name: "node-1",
+        names_nodes: true,
         gated: true,
         class_selector: Some("true"),
         tolerations: vec![toleration],
     };
     assert_eq!(PodView::from(&pod), expected);
+    let on_host = json!({"spec": {"containers": [], "nodeSelector": {HOSTNAME_LABEL: "node-1"}}});
+    let on_host: Pod = serde_json::from_value(on_host).unwrap();
+    assert!(PodView::from(&on_host).names_nodes);
     assert_eq!(PodView::from(&Pod::default()), PodView::default());
 }

@@ -13,6 +13,7 @@ mod placement;
 mod pods;
 mod policies;
 mod preemption;
+mod selectors;
 mod table;
 mod tenant;
 mod webhook_gone;

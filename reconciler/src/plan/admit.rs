@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::report::{reason, report};
-use super::{Plan, View, Write, after, policies};
+use super::{Plan, View, Write, after, policies, release};
 use crate::record;
 use crate::view::PodView;
 
@@ -27,6 +27,9 @@ pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
 }
 
 fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
+    if pod.names_nodes {
+        return Plan::wait().writes(release::names_nodes(pod));
+    }
     let Some(settings) = &view.settings else {
         let message =
             "there is no valid MaroonedPodsConfig named \"default\": create one, or see its conditions";

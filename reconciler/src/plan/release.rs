@@ -28,6 +28,8 @@ pub(super) enum Why {
     LiftedTooSoon,
     /// Somebody else removed our gate: the pod is not ours to place any more.
     GateRemoved,
+    /// The pod asks for a node by name since its VM was begun, so it would never run on its own.
+    NamesNodes,
     /// The VM ended, or is gone.
     VmLost,
     /// The guest rebooted: a disk that a pod wrote to is not fresh.
@@ -48,7 +50,10 @@ pub(super) fn due(c: &Context) -> Option<Why> {
     if pod.terminal || pod.deletion_deadline.is_some() {
         return Some(Why::PodGone);
     }
-    pod.gate_index.is_none().then_some(Why::GateRemoved)
+    if pod.gate_index.is_none() {
+        return Some(Why::GateRemoved);
+    }
+    pod.names_nodes.then_some(Why::NamesNodes)
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
@@ -201,6 +206,11 @@ pub(super) fn revoke(c: &Context) -> Write {
     }
 }
 
+/// What a pod that waits says when no node of its own can be the one it asks for.
+pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
+    report(pod, false, reason::NAMES_NODES, explain(Why::NamesNodes))
+}
+
 fn tell_endpoints(pod: &PodView) -> Option<Write> {
     pod.ready.then(|| Write::PodNotReady {
         namespace: pod.namespace.clone(),
@@ -217,6 +227,10 @@ fn explain(why: Why) -> &'static str {
         Why::GateRemoved => {
             "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node"
         }
+        Why::NamesNodes => {
+            "node selector or affinity ask for a node by its name, and the pod's own node is made for it: create the pod \
+             again without kubernetes.io/hostname and metadata.name in them"
+        }
         Why::VmLost => "the pod's VM has ended",
         Why::LiftedTooSoon => "the gate was lifted for an earlier VM of the pod; it cannot run on another",
         Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
@@ -230,6 +244,7 @@ fn note(c: &Context, why: Why) -> Option<Note> {
             Some(Note::warning(reason::NODE_LOST, explain(why)))
         }
         Why::GateRemoved => Some(Note::warning(reason::GATE_REMOVED, explain(why))),
+        Why::NamesNodes => Some(Note::warning(reason::NAMES_NODES, explain(why))),
         Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod reason {
     pub(crate) const NO_CONFIG: &str = "NoConfig";
     pub(crate) const CLUSTER_NOT_READY: &str = "ClusterNotReady";
     pub(crate) const UNSIZABLE: &str = "Unsizable";
+    pub(crate) const NAMES_NODES: &str = "NamesNodes";
     pub(crate) const LAUNCHING: &str = "Launching";
     pub(crate) const REFUSED: &str = "Refused";
     pub(crate) const PROVIDER_MISSING: &str = "ProviderMissing";
@@ -23,11 +24,12 @@ pub(crate) mod reason {
     pub(crate) const NODE_LOST: &str = "NodeLost";
 
     /// Those that a gated pod can carry.
-    pub(crate) const OF_WAITS: [&str; 13] = [
+    pub(crate) const OF_WAITS: [&str; 14] = [
         WAITING_FOR_GATES,
         NO_CONFIG,
         CLUSTER_NOT_READY,
         UNSIZABLE,
+        NAMES_NODES,
         LAUNCHING,
         REFUSED,
         PROVIDER_MISSING,

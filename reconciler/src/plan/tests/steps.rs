@@ -115,6 +115,29 @@ fn a_pod_that_fits_no_vm_says_so() {
 }
 
 #[test]
+fn a_pod_that_names_its_node_says_so_and_keeps_no_vm() {
+    let asks = |world: &World| {
+        let mut view = world.live_view(&world.objects);
+        view.pod.as_mut().unwrap().names_nodes = true;
+        plan::plan(&view, world.now)
+    };
+    let plan = asks(&World::new());
+    let [Write::PodReport(report)] = plan.writes.as_slice() else {
+        panic!("{:?}", plan.writes)
+    };
+    assert_eq!(report.reason, "NamesNodes");
+    // A gated pod's affinity may become so while its VM boots.
+    let begun = kinds(&asks(&registered()));
+    assert!(
+        begun.contains(&"delete_record") && begun.contains(&"delete_vmi"),
+        "{begun:?}"
+    );
+    // Once it is lifted, nothing can change it.
+    let running = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
+    assert!(!kinds(&asks(&running)).contains(&"delete_record"));
+}
+
+#[test]
 fn pods_that_are_not_ours_or_over_are_left_alone() {
     type Edit = fn(&mut crate::view::PodView);
     let edits: [Edit; 4] = [

@@ -1,0 +1,116 @@
+//! Whether a pod's affinity names nodes, read without holding any of it: however many terms there are, they come to two
+//! bits.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use maroonedpods_common::admission::{Term, Terms};
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+
+use super::{Text, object, text};
+
+/// `spec.affinity`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Affinity {
+    #[serde(default, deserialize_with = "object")]
+    node_affinity: Option<NodeAffinity>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct NodeAffinity {
+    #[serde(
+        default,
+        deserialize_with = "object",
+        rename = "requiredDuringSchedulingIgnoredDuringExecution"
+    )]
+    required: Option<Required>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Required {
+    #[serde(default, deserialize_with = "terms")]
+    node_selector_terms: Terms,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OneTerm {
+    #[serde(default, deserialize_with = "expressions")]
+    match_expressions: Term,
+    #[serde(default, deserialize_with = "fields")]
+    match_fields: Term,
+}
+
+#[derive(serde::Deserialize)]
+struct Requirement<'a> {
+    #[serde(borrow, default)]
+    key: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    operator: Option<Text<'a>>,
+}
+
+impl Affinity {
+    pub(super) fn names_nodes(&self) -> bool {
+        let required = self
+            .node_affinity
+            .as_ref()
+            .and_then(|node| node.required.as_ref());
+        required.is_some_and(|required| required.node_selector_terms.name_nodes())
+    }
+}
+
+fn terms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Terms, D::Error> {
+    let add = |all: &mut Terms, term: OneTerm| all.add(term.match_expressions.and(term.match_fields));
+    fold(deserializer, add)
+}
+
+fn expressions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Term, D::Error> {
+    let add = |term: &mut Term, asked: Requirement<'de>| {
+        term.add_expression(text(asked.key.as_ref()), text(asked.operator.as_ref()));
+    };
+    fold(deserializer, add)
+}
+
+fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Term, D::Error> {
+    let add = |term: &mut Term, asked: Requirement<'de>| {
+        term.add_field(text(asked.key.as_ref()), text(asked.operator.as_ref()));
+    };
+    fold(deserializer, add)
+}
+
+/// What a list comes to, item by item; null counts as an empty one.
+fn fold<'de, D, T, S>(deserializer: D, add: impl Fn(&mut S, T)) -> Result<S, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+    S: Default,
+{
+    struct Each<T, S, F> {
+        add: F,
+        of: PhantomData<(T, S)>,
+    }
+
+    impl<'de, T: Deserialize<'de>, S: Default, F: Fn(&mut S, T)> Visitor<'de> for Each<T, S, F> {
+        type Value = S;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list or null")
+        }
+
+        fn visit_unit<E>(self) -> Result<S, E> {
+            Ok(S::default())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<S, A::Error> {
+            let mut sum = S::default();
+            while let Some(item) = list.next_element()? {
+                (self.add)(&mut sum, item);
+            }
+            Ok(sum)
+        }
+    }
+
+    deserializer.deserialize_any(Each { add, of: PhantomData })
+}
