@@ -59,6 +59,10 @@ pub const NODE_USER_PREFIX: &str = "system:node:";
 /// Group (organization) of every kubelet.
 pub const NODES_GROUP: &str = "system:nodes";
 
+/// Name of a node that there is none of, as which preflight asks whether kubelets are restricted. Not in the form of a
+/// marooned node's name: no guard of ours is to answer.
+pub const PREFLIGHT_NODE: &str = "marooned-preflight";
+
 /// Name of the one [`crate::api::MaroonedPodsConfig`].
 pub const CONFIG_NAME: &str = "default";
 /// Default of `spec.taintKey`, the spelling of the original node image.

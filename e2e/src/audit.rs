@@ -28,6 +28,8 @@ pub struct AuditEvent {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; an HTTP verb in lower
     /// case for a path that is no resource.
     pub verb: String,
+    /// User and groups that the request was made as, where it was made in another's name.
+    pub impersonated: Vec<String>,
     /// API group, empty for the core group.
     pub group: String,
     /// Resource, such as `pods`; empty for a path that is no resource.
@@ -72,6 +74,8 @@ impl AuditEvent {
 #[serde(rename_all = "camelCase")]
 struct Line {
     user: User,
+    #[serde(default)]
+    impersonated_user: User,
     verb: String,
     #[serde(rename = "requestURI", default)]
     request_uri: String,
@@ -87,10 +91,11 @@ struct Line {
     stage_timestamp: Timestamp,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct User {
-    #[serde(default)]
     username: String,
+    groups: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -124,9 +129,12 @@ fn parse(log: &str) -> Result<Vec<AuditEvent>> {
 
 fn event(line: &str) -> Result<AuditEvent> {
     let line: Line = serde_json::from_str(line).with_context(|| format!("an audit event reads {line}"))?;
+    let impersonated = line.impersonated_user;
+    let names = [impersonated.username].into_iter().chain(impersonated.groups);
     Ok(AuditEvent {
         user: line.user.username,
         verb: line.verb,
+        impersonated: names.filter(|name| !name.is_empty()).collect(),
         group: line.object_ref.api_group,
         resource: line.object_ref.resource,
         subresource: line.object_ref.subresource,
@@ -182,6 +190,18 @@ mod tests {
             parse(&format!("{line}\n")).unwrap().remove(0).denied
         };
         assert!(noted("forbid") && !noted("allow"));
+    }
+
+    #[test]
+    fn a_request_in_anothers_name_says_both() {
+        let other = r#""impersonatedUser":{"username":"u","groups":["g"]},"user""#;
+        let line = CREATE.replacen(r#""user""#, other, 1);
+        let event = parse(&format!("{line}\n")).unwrap().remove(0);
+        assert_eq!(
+            (event.user.as_str(), event.impersonated),
+            ("admin", vec!["u".to_owned(), "g".to_owned()])
+        );
+        assert_eq!(parse(&format!("{CREATE}\n")).unwrap()[0].impersonated, [""; 0]);
     }
 
     #[test]

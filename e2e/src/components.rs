@@ -45,7 +45,11 @@ pub(crate) fn etcd_flags(ports: &Ports) -> Vec<String> {
     ]
 }
 
-pub(crate) fn apiserver_flags(ports: &Ports, address: Option<Ipv4Addr>) -> Vec<String> {
+pub(crate) fn apiserver_flags(
+    ports: &Ports,
+    address: Option<Ipv4Addr>,
+    node_restriction: bool,
+) -> Vec<String> {
     let mut flags = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
         format!("--secure-port={}", ports.apiserver),
@@ -58,6 +62,9 @@ pub(crate) fn apiserver_flags(ports: &Ports, address: Option<Ipv4Addr>) -> Vec<S
             flags.extend(["--bind-address=127.0.0.1", "--endpoint-reconciler-type=none"].map(str::to_owned));
         }
     }
+    if node_restriction {
+        flags.push("--enable-admission-plugins=NodeRestriction".to_owned());
+    }
     flags.extend(
         [
             "--cert-dir=@",
@@ -65,7 +72,6 @@ pub(crate) fn apiserver_flags(ports: &Ports, address: Option<Ipv4Addr>) -> Vec<S
             "--tls-private-key-file=@/apiserver.key",
             "--client-ca-file=@/ca.crt",
             "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
             "--enable-bootstrap-token-auth",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--service-account-key-file=@/tokens.pub",

@@ -40,6 +40,8 @@ pub struct PlaneOptions {
     pub api_server_flags: Vec<String>,
     /// Where the API server listens, for nodes to reach it; on loopback when absent.
     pub address: Option<Ipv4Addr>,
+    /// The API server runs without the admission plugin `NodeRestriction`.
+    pub no_node_restriction: bool,
 }
 
 /// A running control plane. Dropping it stops it and removes its folder; its logs are kept when the process
@@ -264,7 +266,7 @@ impl Plane {
     async fn run(&self, ports: &Ports, options: &PlaneOptions) -> Result<()> {
         let start = Instant::now();
         self.launch(Tool::Etcd, &components::etcd_flags(ports))?;
-        let mut flags = components::apiserver_flags(ports, options.address);
+        let mut flags = components::apiserver_flags(ports, options.address, !options.no_node_restriction);
         flags.extend(options.api_server_flags.iter().cloned());
         self.launch(Tool::KubeApiserver, &flags)?;
         let client = self.admin().await?;

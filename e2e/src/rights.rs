@@ -73,6 +73,16 @@ impl Right {
             };
             return approval.used(log);
         }
+        if self.verb == "impersonate" {
+            let as_it = |event: &AuditEvent| {
+                self.name
+                    .as_ref()
+                    .is_some_and(|name| event.impersonated.contains(name))
+            };
+            return log
+                .iter()
+                .any(|event| self.holder.is(&event.user) && as_it(event));
+        }
         log.iter().any(|event| self.allowed(event))
     }
 }
@@ -242,6 +252,7 @@ mod tests {
         AuditEvent {
             user: "system:serviceaccount:sys:a".to_owned(),
             verb: verb.to_owned(),
+            impersonated: Vec::new(),
             group: String::new(),
             resource: "pods".to_owned(),
             subresource: "status".to_owned(),

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -18,10 +18,11 @@ use maroonedpods_e2e::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::apply_yaml;
 use maroonedpods_e2e::logs::logs;
+use maroonedpods_e2e::plane::PlaneOptions;
 use maroonedpods_e2e::pods::{Marooned, SOON};
 use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::{install_crd, say_version};
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::world::{Running, World, quick_config};
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::crds;
 use maroonedpods_reconciler::preflight::command::{Report, preflight};
@@ -259,6 +260,27 @@ async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
     let shown = setting.preflight().await.to_string();
     assert!(!shown.contains(&name), "{shown}");
     sets.delete("agent", &DeleteParams::default()).await.unwrap();
+}
+
+/// Without it, root in a guest could relabel any Node and read any pod's Secrets.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_vm_is_started_without_node_restriction() {
+    logs();
+    let options = PlaneOptions {
+        no_node_restriction: true,
+        ..PlaneOptions::default()
+    };
+    let world = World::start_on(options, 0, quick_config).await.unwrap();
+    let setting = Setting::new(&world).await;
+    let text = "enable the admission plugin NodeRestriction";
+    setting
+        .is_held("NodeRestrictionMissing", text, "unrestricted")
+        .await;
+    let asked: Api<Node> = Api::all(setting.tenant.admin.clone());
+    assert_eq!(asked.get_opt(names::PREFLIGHT_NODE).await.unwrap(), None);
+    setting.tenant.leaves().await.unwrap();
+    setting.reconciler.stop().await.unwrap();
+    world.stop().await.unwrap();
 }
 
 /// KubeVirt's API is taken away under a VM that runs. That no VM can be found is no proof then that it is gone.

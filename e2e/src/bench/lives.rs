@@ -210,6 +210,7 @@ mod tests {
         AuditEvent {
             user: user.to_owned(),
             verb: verb.to_owned(),
+            impersonated: Vec::new(),
             group: String::new(),
             resource: resource.to_owned(),
             subresource: subresource.to_owned(),

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use maroonedpods_common::names;
 use maroonedpods_e2e::check::eventually;
 use maroonedpods_e2e::drafts::node;
 use maroonedpods_e2e::pods::{Marooned, SOON};
@@ -23,18 +24,9 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
             "metadata": {"name": "intruder", "namespace": namespace, "uid": uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        let path = if subresource {
-            "pods/intruder/binding"
-        } else {
-            "bindings"
-        };
-        let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/{path}"))
-            .header("Content-Type", "application/json")
-            .body(serde_json::to_vec(&binding).unwrap());
-        let client = client.clone();
-        async move { client.request::<Value>(request.unwrap()).await }
+        post(client, &namespace, subresource, binding)
     };
-    let node = victim.node_name();
+    let victims_node = victim.node_name();
     let says = "a marooned node runs the one pod that it was made for";
     // A twin that passed would bind the pod: the last one is the twin of all.
     let passes = || async { pods.get("intruder").await };
@@ -60,10 +52,67 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
         ),
     ] {
         table
-            .refuses(attempt, says, bind(subresource, uid, &node), passes())
+            .refuses(attempt, says, bind(subresource, uid, &victims_node), passes())
             .await;
     }
-    bind(true, Some(&own_uid), "host-1").await.unwrap();
+    // The API server copies a binding's labels and annotations to the pod.
+    let marked = |subresource: bool, mark: Value| {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": mark,
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "host-1"},
+        });
+        post(client, &namespace, subresource, binding)
+    };
+    let says = "are fixed when a pod is created: remove them from the binding";
+    let label = |key: &str| json!({"name": "intruder", "labels": {key: "true"}});
+    let annotation = |key: &str| json!({"name": "intruder", "annotations": {key: "x/y"}});
+    for (attempt, subresource, mark) in [
+        ("opt a pod in by its binding", true, label(names::MAROON_LABEL)),
+        (
+            "… by the collection of bindings",
+            false,
+            label(names::MAROON_LABEL),
+        ),
+        (
+            "label a pod as ours by its binding",
+            true,
+            label(names::POD_UID_LABEL),
+        ),
+        ("… as of our class", true, label(names::CLASS_LABEL)),
+        (
+            "annotate a pod in our name by its binding",
+            true,
+            annotation(names::POD_ANNOTATION),
+        ),
+    ] {
+        table
+            .refuses(attempt, says, marked(subresource, mark), passes())
+            .await;
+    }
+    let twin = json!({"name": "intruder", "uid": own_uid, "labels": {"example.com/maroon": "true"},
+        "annotations": {"example.com/pod": "x/y"}});
+    marked(true, twin).await.unwrap();
+    let bound = pods.get("intruder").await.unwrap();
+    assert_eq!(node(&bound), "host-1");
+    assert_eq!(bound.labels()["example.com/maroon"], "true");
+}
+
+fn post(
+    client: &Client,
+    namespace: &str,
+    subresource: bool,
+    binding: Value,
+) -> impl Future<Output = kube::Result<Value>> {
+    let path = if subresource {
+        "pods/intruder/binding"
+    } else {
+        "bindings"
+    };
+    let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/{path}"))
+        .header("Content-Type", "application/json")
+        .body(serde_json::to_vec(&binding).unwrap());
+    let client = client.clone();
+    async move { client.request::<Value>(request.unwrap()).await }
 }
 
 /// What the scheduler would do for it, the guard of bindings refuses.

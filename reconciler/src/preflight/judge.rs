@@ -19,6 +19,8 @@ pub struct Observed {
     pub kubernetes: Result<String, String>,
     /// `ValidatingAdmissionPolicy` v1 is served.
     pub policies: Result<bool, String>,
+    /// The admission plugin `NodeRestriction` refused a node's try to set our class label.
+    pub node_restriction: Result<bool, String>,
     /// `status.observedKubeVirtVersion` of each KubeVirt resource.
     pub kubevirts: Result<Vec<Option<String>>, String>,
     /// How KubeVirt took a VM of ours that was only tried.
@@ -56,6 +58,7 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
         approval(&observed.approvers),
         kubernetes(&observed.kubernetes),
         policies(&observed.policies),
+        node_restriction(&observed.node_restriction),
         trial(&observed.trial),
     ];
     // A KubeVirt that is not there has no version.
@@ -137,6 +140,24 @@ fn policies(served: &Result<bool, String>) -> Result<String, Finding> {
         Err(why) => Err(warns(
             "PoliciesUnknown",
             format!("it cannot be checked that ValidatingAdmissionPolicy is served: {why}"),
+        )),
+    }
+}
+
+fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding> {
+    match restricts {
+        Ok(true) => Ok("NodeRestriction keeps kubelets to their own Node".to_owned()),
+        Ok(false) => Err(blocks(
+            "NodeRestrictionMissing",
+            "the API server lets a kubelet set labels that are not its own to set, and change other nodes and their \
+             pods: enable the admission plugin NodeRestriction, which holds hostile guests to their own Node"
+                .to_owned(),
+        )),
+        Err(why) => Err(warns(
+            "NodeRestrictionUnknown",
+            format!(
+                "it cannot be checked that the admission plugin NodeRestriction is enabled: {why}; make sure that it is"
+            ),
         )),
     }
 }
@@ -225,6 +246,7 @@ mod tests {
             approvers: Ok(Vec::new()),
             kubernetes: Ok("1.36".to_owned()),
             policies: Ok(true),
+            node_restriction: Ok(true),
             kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
             trial: Trial::Accepted,
         }
@@ -241,7 +263,7 @@ mod tests {
         assert_eq!(judge(&at_the_floors), []);
         let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
         assert_eq!(well[1], "Kubernetes 1.36");
-        assert_eq!(well[4], "KubeVirt v1.9.0");
+        assert_eq!(well[5], "KubeVirt v1.9.0");
     }
 
     #[test]
@@ -285,6 +307,18 @@ mod tests {
             (
                 Box::new(move |o| o.policies = Err(why())),
                 "PoliciesUnknown",
+                false,
+                "forbidden",
+            ),
+            (
+                Box::new(|o| o.node_restriction = Ok(false)),
+                "NodeRestrictionMissing",
+                true,
+                "enable the admission plugin NodeRestriction",
+            ),
+            (
+                Box::new(move |o| o.node_restriction = Err(why())),
+                "NodeRestrictionUnknown",
                 false,
                 "forbidden",
             ),

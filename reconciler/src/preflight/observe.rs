@@ -1,8 +1,10 @@
 //! Reads what [`super::judge`] needs.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{Node, PodSpec};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use kube::core::Resource;
+use kube::core::request::Request;
 use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{names, sizing};
 
@@ -15,6 +17,8 @@ use crate::{act, record, vmi};
 const APPROVED_BY: [&str; 2] = ["nodeclient", "selfnodeclient"];
 const POLICY_GROUP: &str = "admissionregistration.k8s.io/v1";
 const POLICIES: &str = "validatingadmissionpolicies";
+/// What `NodeRestriction` answers to a node that sets a label which is not its own to set.
+const RESTRICTED: &str = "is not allowed to set the following labels";
 /// UID of a pod that there is none of.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -27,6 +31,7 @@ pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<O
         approvers: said(approvers(cluster).await)?,
         kubernetes: said(kubernetes(cluster).await)?,
         policies: said(policies(cluster).await)?,
+        node_restriction: said(node_restriction(cluster).await)?,
         kubevirts: said(kubevirts(cluster).await)?,
         trial: trial(cluster, settings).await?,
     })
@@ -93,6 +98,35 @@ async fn policies(cluster: &Cluster) -> Result<bool, CallError> {
     }
 }
 
+/// Whether a kubelet is kept from setting our class label on its Node: tried as one, of a node that there is none of.
+async fn node_restriction(cluster: &Cluster) -> Result<bool, CallError> {
+    let mut node = Node::default();
+    node.metadata.name = Some(names::PREFLIGHT_NODE.to_owned());
+    let class = (names::CLASS_LABEL.to_owned(), names::CLASS_LABEL_VALUE.to_owned());
+    node.metadata.labels = Some([class].into());
+    let unsent = |error: &dyn std::fmt::Display| CallError::Unexpected(format!("no request: {error}"));
+    let body = serde_json::to_vec(&node).map_err(|error| unsent(&error))?;
+    let mut request = Request::new(Node::url_path(&(), None))
+        .create(&only_try(), body)
+        .map_err(|error| unsent(&error))?;
+    let user = format!("{}{}", names::NODE_USER_PREFIX, names::PREFLIGHT_NODE);
+    let identity = [
+        ("Impersonate-User", user.as_str()),
+        ("Impersonate-Group", names::NODES_GROUP),
+    ];
+    for (header, value) in identity {
+        let value = value.parse().map_err(|error| unsent(&error))?;
+        request.headers_mut().insert(header, value);
+    }
+    match call(cluster.client.request::<Node>(request)).await {
+        // It would have been made, or the name is taken: what follows the plugin was reached.
+        Ok(_) => Ok(false),
+        Err(error) if error.is_conflict() => Ok(false),
+        Err(error) if error.is_forbidden() && error.to_string().contains(RESTRICTED) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> {
     let resource = ApiResource {
         kind: "KubeVirt".to_owned(),
@@ -108,6 +142,13 @@ async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> 
         Ok(found) => Ok(found.iter().map(version).collect()),
         Err(error) if error.is_unserved() => Ok(Vec::new()),
         Err(error) => Err(error),
+    }
+}
+
+fn only_try() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
     }
 }
 
@@ -131,11 +172,7 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
     let mut specimen = record::new(nobody, false, size, settings);
     // The VM's owner reference needs one.
     specimen.metadata.uid = Some(NOBODY.to_owned());
-    let only_try = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    match act::post_vmi(cluster, &specimen, 1, &only_try).await {
+    match act::post_vmi(cluster, &specimen, 1, &only_try()).await {
         Ok(_) => Ok(Trial::Accepted),
         Err(error) if error.is_unserved() => Ok(Trial::NoKubeVirt),
         // Rights, quota, a missing namespace: not the VM's fault. KubeVirt's own webhook may be away (500).
