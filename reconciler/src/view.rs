@@ -146,7 +146,12 @@ impl PodView {
 fn controller(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.iter().flatten();
     let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| owner.uid.clone())
+    controllers.next().map(|owner| head(&owner.uid))
+}
+
+/// The beginning of a text of others, which may be long. UIDs and reasons of Kubernetes' own are not.
+fn head(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 /// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
@@ -158,7 +163,7 @@ fn rejection(status: &PodStatus) -> Option<String> {
         let has_run = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
         container.restart_count > 0 || container.state.as_ref().is_some_and(has_run)
     });
-    (!started && reason != VM_GONE).then(|| reason.clone())
+    (!started && reason != VM_GONE).then(|| head(reason))
 }
 
 /// What decisions need of a Node.

@@ -332,6 +332,10 @@ fn rejected_is_a_failed_pod_of_which_nothing_has_started() {
             serde_json::json!({"phase": "Failed", "reason": "Evicted", "containerStatuses": started("terminated")}),
             None,
         ),
+        (
+            serde_json::json!({"phase": "Failed", "reason": "x".repeat(1 << 20)}),
+            Some("x".repeat(64).as_str()),
+        ),
         (serde_json::json!({"phase": "Failed"}), None),
         (
             serde_json::json!({"phase": "Failed", "reason": crate::view::VM_GONE}),
