@@ -34,6 +34,8 @@ pub const IDENTITY_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/po
 pub const POD_UID_LABEL: &str = "maroonedpods.io/pod-uid";
 /// Label that names a node. Every node has a value of its own, which nothing but that node can have.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+/// Namespace of the pod, on its record: for people and for counts.
+pub const POD_NAMESPACE_LABEL: &str = "maroonedpods.io/pod-namespace";
 /// Taint on a Node until its identity is verified; removed right before the gate is lifted.
 pub const STARTUP_TAINT: &str = "maroonedpods.io/starting";
 

@@ -15,6 +15,7 @@
 //! ```text
 //! cpu          = max(base, request + overhead)
 //! guest memory = max(base, request + overhead, the least m with capacity(m) >= request + 96 + 50)
+//! disk         = base + request + overhead          the overhead in hundredths of the request
 //! capacity(m)  = m - kernel(m)                      what the guest's kernel leaves: MemTotal
 //! kernel(m)    = 64 + m/32                          it keeps 54 of 512 MiB (measured); page structs grow with m
 //! reserved     = max(96, overhead - kernel(m) - 50) for the kubelet and the container runtime
@@ -43,8 +44,6 @@ pub const MAX_CPU: u32 = 512;
 pub const MAX_MEMORY_MI: u64 = 16 << 20;
 /// Largest VM: local storage that a pod may ask for, in MiB (16 TiB).
 pub const MAX_DISK_MI: u64 = 16 << 20;
-/// What every scratch disk has for images and logs, in MiB.
-pub const BASE_DISK_MI: u64 = 10 << 10;
 
 const MI: u64 = 1 << 20;
 const KERNEL_FIXED_MI: u64 = 64;
@@ -144,17 +143,18 @@ pub fn size(
         return Err(SizingError::TooMuchMemory);
     }
 
-    // Images and logs get the base; a quarter more than asked for stays below the kubelet's eviction threshold
-    // for file systems (10 % by default) and the file system's own needs.
     let storage_mi = request.ephemeral_storage_bytes.div_ceil(MI);
     if storage_mi > MAX_DISK_MI {
         return Err(SizingError::TooMuchStorage);
     }
+    let storage_overhead_mi = storage_mi * u64::from(overhead.ephemeral_storage_percent) / 100;
     let left_of_overhead = overhead_mi.saturating_sub(kernel_memory_mi(memory_mi) + EVICTION_MEMORY_MI);
     Ok(VmResources {
         cpu,
         memory_mi,
-        disk_mi: BASE_DISK_MI + storage_mi + storage_mi / 4,
+        disk_mi: base
+            .ephemeral_storage_mi
+            .saturating_add(storage_mi + storage_overhead_mi),
         reserved_memory_mi: left_of_overhead.max(MIN_RESERVED_MEMORY_MI),
         reserved_cpu_milli: overhead_cpu,
     })

@@ -29,6 +29,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
     Deadline,
+    /// A precondition does not hold that we look at ourselves, for the API server knows none of its kind.
+    #[error("{0}")]
+    Precondition(String),
     /// The answer is not what it must be.
     #[error("{0}")]
     Unexpected(String),
@@ -71,10 +74,10 @@ impl CallError {
         self.code() == Some(403)
     }
 
-    /// 409, `AlreadyExists` among them: a precondition did not hold.
+    /// A precondition did not hold: 409, `AlreadyExists` among them, or one of our own.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        self.code() == Some(409)
+        matches!(self, Self::Precondition(_)) || self.code() == Some(409)
     }
 
     /// 422: among others what a failed `test` of a JSON patch answers.

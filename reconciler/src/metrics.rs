@@ -265,7 +265,7 @@ impl Metrics {
             e if e.is_conflict() || e.is_invalid() => "precondition",
             e if e.is_too_many_requests() => "throttled",
             e if e.is_refusal() => "refused",
-            CallError::Kube(_) => "api",
+            CallError::Kube(_) | CallError::Precondition(_) => "api",
         };
         self.failed_passes.get_or_create(&Reason { reason }).inc();
     }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use maroonedpods_common::api::{MaroonedNode, Phase, VmResources};
@@ -88,7 +90,7 @@ pub fn cached(
             .as_ref()
             .is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
     });
-    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, &caches.policies, settings))
+    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, caches, settings))
 }
 
 /// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
@@ -126,7 +128,7 @@ pub async fn live(
             vmi,
         },
         csrs,
-        &caches.policies,
+        caches,
         settings,
     );
     Ok(View {
@@ -140,7 +142,7 @@ fn view(
     pod_uid: &str,
     objects: Objects,
     csrs: Vec<Arc<CertificateSigningRequest>>,
-    policies: &Store<NetworkPolicy>,
+    caches: &Caches,
     settings: Option<&Arc<Settings>>,
 ) -> View {
     // A record has its size already.
@@ -156,8 +158,9 @@ fn view(
         policies: objects
             .pod
             .as_deref()
-            .map(|pod| policies::selecting(pod, policies))
+            .map(|pod| policies::selecting(pod, &caches.policies))
             .unwrap_or_default(),
+        namespace_records: namespace_records(&objects, caches, settings),
         record: objects.record,
         node: objects.node.as_deref().and_then(|node| NodeView::of(node)),
         vmi: objects.vmi.as_deref().and_then(VmiView::of),
@@ -167,6 +170,19 @@ fn view(
         ages: Ages::default(),
         backing_off: None,
         live: false,
+    }
+}
+
+/// From the cache, in a live view too: the write counts again.
+fn namespace_records(objects: &Objects, caches: &Caches, settings: Option<&Arc<Settings>>) -> u32 {
+    let limited = settings.is_some_and(|settings| settings.spec.limits.vms_per_namespace.is_some());
+    match &objects.pod {
+        Some(pod) if limited && objects.record.is_none() => {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let theirs = |record: &MaroonedNode| record.spec.pod_ref.namespace == namespace;
+            u32::try_from(caches.records.state_filter(theirs).len()).unwrap_or(u32::MAX)
+        }
+        _ => 0,
     }
 }
 
@@ -198,6 +214,21 @@ pub(crate) fn cached_pod(
         }
         None => caches.pods.find(has_uid),
     }
+}
+
+/// Our record of a pod, as the cache has it.
+pub(crate) fn cached_record(pod_uid: &str, caches: &Caches) -> Option<Arc<MaroonedNode>> {
+    caches.records.get(&ObjectRef::new(&names::node_name(pod_uid)))
+}
+
+/// Namespace and time of creation of a pod that a cache knows; of one that only its record tells of, the record's time.
+pub(crate) fn origin(pod_uid: &str, caches: &Caches) -> Option<(String, Option<Timestamp>)> {
+    let made = |meta: &ObjectMeta| meta.creation_timestamp.as_ref().map(|time| time.0);
+    if let Some(record) = cached_record(pod_uid, caches) {
+        return Some((record.spec.pod_ref.namespace.clone(), made(&record.metadata)));
+    }
+    let pod = cached_pod(pod_uid, caches, None)?;
+    Some((pod.metadata.namespace.clone()?, made(&pod.metadata)))
 }
 
 async fn live_pod(

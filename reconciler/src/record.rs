@@ -18,7 +18,13 @@ pub fn new(pod: PodRef, host_network: bool, resources: VmResources, settings: &S
     MaroonedNode {
         metadata: ObjectMeta {
             name: Some(names::node_name(&pod.uid)),
-            labels: Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into()),
+            labels: Some(
+                [
+                    (names::POD_UID_LABEL.to_owned(), pod.uid.clone()),
+                    (names::POD_NAMESPACE_LABEL.to_owned(), pod.namespace.clone()),
+                ]
+                .into(),
+            ),
             finalizers: Some(vec![names::FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },

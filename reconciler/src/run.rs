@@ -250,6 +250,7 @@ async fn work(
         metrics,
         rejections: Mutex::default(),
         begun: Instant::now(),
+        admission: tokio::sync::Mutex::default(),
     });
     tokio::select! {
         ended = workers.run(shared) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),

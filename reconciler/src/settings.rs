@@ -121,6 +121,9 @@ pub(crate) mod tests {
         assert_eq!(settings.finished_pod_ttl, SignedDuration::from_secs(60));
         assert_eq!(settings.spec.max_attempts, 3);
         assert_eq!(settings.spec.taint_key, "maroonedpods.io");
+        assert_eq!(settings.spec.limits.vms_per_namespace, None);
+        assert_eq!(settings.spec.base_vm_resources.ephemeral_storage_mi, 10_240);
+        assert_eq!(settings.spec.resource_overhead.ephemeral_storage_percent, 25);
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! hangs or fails is repeated with backoff. Caveat: what nobody pokes is found by the sweep.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use maroonedpods_common::api::MaroonedNode;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::act;
@@ -18,20 +18,16 @@ use crate::api::{CallError, Cluster};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::observe::{self, Caches};
+use crate::places::{Places, Waiter};
 use crate::plan::{self, Plan, View, Write};
 use crate::preflight::Verdict;
 use crate::rejections::Rejections;
 use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::sightings::{Outcome, Sightings, Uptime};
+use crate::turns::Turns;
 use crate::view::PodView;
 
-/// Passes under way at once, by line; more only makes the API server's queue longer. Few of them are starts: each
-/// brings a guest that will have the API server work for it, and those on their way would wait longer for what comes
-/// after (`hack/bench reconciler`: with 2 in place of 8, 100 pods at once run sooner, the first as well as the last).
-const STARTS_AT_ONCE: usize = 2;
-const LIFTS_AT_ONCE: usize = 16;
-const OTHERS_AT_ONCE: usize = 16;
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody sleeps longer, whatever the plan says.
@@ -61,6 +57,8 @@ pub struct Shared {
     pub rejections: Mutex<Rejections>,
     /// When this process began to work.
     pub begun: Instant,
+    /// Held while a record is made under a limit, so that what was counted is still so when it is there.
+    pub admission: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -74,6 +72,7 @@ impl Shared {
 pub struct Workers {
     pokes: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
     arrivals: Arc<Notify>,
+    places: Arc<Mutex<Places>>,
 }
 
 impl Workers {
@@ -118,6 +117,7 @@ impl Workers {
                 started.insert(uid.clone());
                 let worker = Worker {
                     uid,
+                    origin: OnceLock::new(),
                     poke,
                     shared: shared.clone(),
                     turns: turns.clone(),
@@ -132,55 +132,37 @@ impl Workers {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    /// The namespace may have room for one more VM.
+    fn call_next(&self, namespace: &str) {
+        let next = self.places().first(namespace).map(ToOwned::to_owned);
+        if let Some(uid) = next {
+            self.poke(&uid);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
         self.pokes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Worker {
     uid: String,
+    /// The pod's namespace, and what it waits for a place as, once they are known; neither ever changes.
+    origin: OnceLock<(String, Waiter)>,
     poke: Arc<Notify>,
     shared: Arc<Shared>,
     turns: Arc<Turns>,
     workers: Workers,
 }
 
-/// Who may have a pass now. There are three lines, so that a burst of new pods, or of ends, does not hold up those
-/// whose nodes are there.
-struct Turns {
-    /// Pods for which something is about to be made.
-    starts: Semaphore,
-    /// Pods whose kubelet has spoken, up to the lifted gate.
-    lifts: Semaphore,
-    others: Semaphore,
-}
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self {
-            starts: Semaphore::new(STARTS_AT_ONCE),
-            lifts: Semaphore::new(LIFTS_AT_ONCE),
-            others: Semaphore::new(OTHERS_AT_ONCE),
-        }
-    }
-}
-
-impl Turns {
-    /// The line for a pass that would make these writes, as far as is known before it.
-    fn line(&self, writes: &[Write]) -> &Semaphore {
-        if writes.iter().any(Write::spends) {
-            &self.starts
-        } else if writes.iter().any(Write::leads_to_lift) {
-            &self.lifts
-        } else {
-            &self.others
-        }
-    }
-}
-
 /// How a pass ended.
 enum Pass {
     Done,
+    WaitForPlace,
     SleepUntil(Option<Timestamp>),
 }
 
@@ -189,17 +171,16 @@ impl Worker {
         let mut seen = Seen::default();
         let mut sightings = Sightings::default();
         let mut failures = 0;
+        let mut had_record = false;
         self.poke.notified().await;
         loop {
             let pass = {
-                let Ok(_turn) = self
-                    .turns
-                    .line(&self.outlook(&seen, &mut sightings))
-                    .acquire()
-                    .await
-                else {
+                let line = self.turns.line(&self.outlook(&seen, &mut sightings));
+                let namespace = self.origin().map_or("", |(namespace, _)| namespace);
+                let Some(_turn) = line.turn(namespace).await else {
                     return self.uid;
                 };
+                self.may_need_place();
                 let begun = Instant::now();
                 // Boxed, for a worker mostly sleeps, and what a pass needs is far more than what a sleeper does.
                 let pass = Box::pin(self.pass(&mut seen, &mut sightings, failures));
@@ -209,6 +190,12 @@ impl Worker {
                 self.shared.metrics.passed(begun.elapsed());
                 pass
             };
+            // One look: what goes after it is seen after the next pass.
+            let has_record = self.has_record();
+            if !matches!(pass, Ok(Pass::WaitForPlace)) {
+                self.needs_no_place(had_record && !has_record);
+            }
+            had_record = has_record;
             match pass {
                 Ok(Pass::Done) => {
                     if self.retire() {
@@ -216,10 +203,13 @@ impl Worker {
                     }
                     failures = 0;
                 }
+                Ok(Pass::WaitForPlace) => {
+                    failures = 0;
+                    self.sleep(LONGEST_SLEEP).await;
+                }
                 Ok(Pass::SleepUntil(at)) => {
                     failures = 0;
-                    let sleep = at.map_or(LONGEST_SLEEP, |at| until(at).min(LONGEST_SLEEP));
-                    let _: Result<(), _> = tokio::time::timeout(sleep, self.poke.notified()).await;
+                    self.sleep(at.map_or(LONGEST_SLEEP, until)).await;
                 }
                 Err(error) => {
                     failures += 1;
@@ -233,6 +223,12 @@ impl Worker {
         }
     }
 
+    /// Until something may have changed, and for `sleep` at most.
+    async fn sleep(&self, sleep: Duration) {
+        let sleep = sleep.min(LONGEST_SLEEP);
+        let _: Result<(), _> = tokio::time::timeout(sleep, self.poke.notified()).await;
+    }
+
     /// Leaves the table, unless somebody poked since the last look.
     fn retire(&self) -> bool {
         let mut pokes = self.workers.lock();
@@ -242,6 +238,42 @@ impl Worker {
         }
         pokes.remove(&self.uid);
         true
+    }
+
+    /// `None` as long as no cache knows the pod.
+    fn origin(&self) -> Option<&(String, Waiter)> {
+        if self.origin.get().is_none() {
+            let (namespace, created) = observe::origin(&self.uid, &self.shared.caches)?;
+            let uid = self.uid.clone();
+            return Some(self.origin.get_or_init(|| (namespace, Waiter { created, uid })));
+        }
+        self.origin.get()
+    }
+
+    fn has_record(&self) -> bool {
+        observe::cached_record(&self.uid, &self.shared.caches).is_some()
+    }
+
+    /// Before a pass: from now on, a place that becomes free is told.
+    fn may_need_place(&self) {
+        let limited = |settings: &Arc<Settings>| settings.spec.limits.vms_per_namespace.is_some();
+        if self.shared.settings.borrow().as_ref().is_some_and(limited)
+            && !self.has_record()
+            && let Some((namespace, waiter)) = self.origin()
+        {
+            self.workers.places().enter(namespace, waiter);
+        }
+    }
+
+    /// After a pass: who does not wait for a place calls the next one, and so does one whose own place is free now.
+    fn needs_no_place(&self, frees_one: bool) {
+        let Some((namespace, waiter)) = self.origin() else {
+            return;
+        };
+        let waited = self.workers.places().leave(namespace, waiter);
+        if waited || frees_one {
+            self.workers.call_next(namespace);
+        }
     }
 
     /// What the next pass would write, as far as the caches tell.
@@ -271,6 +303,10 @@ impl Worker {
             decided => decided?,
         };
         for write in &plan.writes {
+            let _alone = match write {
+                Write::CreateRecord { at_most: Some(_), .. } => Some(self.shared.admission.lock().await),
+                _ => None,
+            };
             if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
                 if error.is_unserved() {
                     self.report_missing_provider(seen).await?;
@@ -289,6 +325,8 @@ impl Worker {
         }
         Ok(if plan.done {
             Pass::Done
+        } else if plan.waits_for_place {
+            Pass::WaitForPlace
         } else {
             Pass::SleepUntil(plan.wake)
         })

@@ -63,6 +63,9 @@ pub struct MaroonedPodsConfigSpec {
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub max_attempts: u32,
+    /// How much the pods of one namespace may have.
+    #[serde(default)]
+    pub limits: Limits,
     /// Start the VM while another scheduling gate still holds the pod.
     #[serde(default)]
     pub provision_while_gated: bool,
@@ -107,6 +110,9 @@ pub struct BaseVmResources {
     /// Guest memory in MiB.
     #[schemars(range(min = 256, max = 16_777_216))]
     pub memory_mi: u64,
+    /// What every scratch disk has for images and logs, in MiB; a pod's `ephemeral-storage` request comes on top.
+    #[schemars(range(min = 512, max = 16_777_216))]
+    pub ephemeral_storage_mi: u64,
 }
 
 impl Default for BaseVmResources {
@@ -114,6 +120,7 @@ impl Default for BaseVmResources {
         Self {
             cpu: 1,
             memory_mi: 1024,
+            ephemeral_storage_mi: 10 << 10,
         }
     }
 }
@@ -133,6 +140,11 @@ pub struct ResourceOverhead {
     #[x_kube(validation = Rule::new("isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('256Mi')) >= 0")
         .message("must be a quantity of at least 256Mi: kernel, kubelet and container runtime live in it"))]
     pub memory: Quantity,
+    /// Disk, in hundredths of the pod's `ephemeral-storage` request: the file system's own needs, and what the kubelet
+    /// keeps free by evicting pods.
+    #[serde(default = "default_overhead_storage")]
+    #[schemars(range(max = 400))]
+    pub ephemeral_storage_percent: u32,
 }
 
 impl Default for ResourceOverhead {
@@ -140,6 +152,7 @@ impl Default for ResourceOverhead {
         Self {
             cpu: default_overhead_cpu(),
             memory: default_overhead_memory(),
+            ephemeral_storage_percent: default_overhead_storage(),
         }
     }
 }
@@ -201,6 +214,17 @@ impl Default for Deadlines {
             finished_pod_ttl: default_finished_pod_ttl(),
         }
     }
+}
+
+/// How much the pods of one namespace may have.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// VMs at once, each from its first step until it is gone, retries included; no limit when absent. Pods beyond it
+    /// wait without a VM.
+    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none", rename = "vmsPerNamespace")]
+    pub vms_per_namespace: Option<u32>,
 }
 
 /// Where and how VMs run.
@@ -281,6 +305,10 @@ fn default_overhead_cpu() -> Quantity {
 
 fn default_overhead_memory() -> Quantity {
     Quantity("512Mi".to_owned())
+}
+
+fn default_overhead_storage() -> u32 {
+    25
 }
 
 fn default_stage_deadline() -> String {

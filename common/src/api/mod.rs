@@ -4,8 +4,9 @@ mod config;
 mod record;
 
 pub use config::{
-    BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, MaroonedPodsConfig, MaroonedPodsConfigSpec,
-    MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts, ResourceOverhead, VmOptions,
+    BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, Limits, MaroonedPodsConfig,
+    MaroonedPodsConfigSpec, MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts,
+    ResourceOverhead, VmOptions,
 };
 pub use record::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, Phase, PodRef, StageTimes, VmResources, VmSpec,

@@ -161,7 +161,7 @@ fn absurd_requests_are_errors() {
 fn known_sizes() {
     let overhead = ResourceOverhead::default();
     let vm = |cpu, memory_mi, reserved_memory_mi| VmResources {
-        disk_mi: BASE_DISK_MI,
+        disk_mi: 10 << 10,
         cpu,
         memory_mi,
         reserved_memory_mi,
@@ -187,6 +187,25 @@ fn known_sizes() {
             "{request:?}"
         );
     }
+}
+
+#[test]
+fn the_disks_base_and_factor_are_the_configurations() {
+    let disk_mi = |base: serde_json::Value, overhead: serde_json::Value, asks_mi: u64| {
+        let request = Request {
+            ephemeral_storage_bytes: asks_mi * MI,
+            ..Request::default()
+        };
+        let (base, overhead) = (serde_json::from_value(base), serde_json::from_value(overhead));
+        size(request, base.unwrap(), &overhead.unwrap()).unwrap().disk_mi
+    };
+    assert_eq!(disk_mi(json!({}), json!({}), 0), 10_240);
+    assert_eq!(disk_mi(json!({}), json!({}), 4000), 15_240);
+    let small = || json!({"ephemeralStorageMi": 2048});
+    assert_eq!(disk_mi(small(), json!({}), 4000), 7048);
+    let exact = |percent: u32| json!({"ephemeralStoragePercent": percent});
+    assert_eq!(disk_mi(small(), exact(0), 4000), 6048);
+    assert_eq!(disk_mi(small(), exact(100), 4000), 10_048);
 }
 
 #[test]
@@ -241,10 +260,11 @@ proptest! {
         overhead_cpu in 0..4000_u64,
         overhead_memory_mi in 256..8192_u64,
     ) {
-        let base = BaseVmResources { cpu: base_cpu, memory_mi: base_memory_mi };
+        let base = BaseVmResources { cpu: base_cpu, memory_mi: base_memory_mi, ..BaseVmResources::default() };
         let overhead = ResourceOverhead {
             cpu: Quantity(format!("{overhead_cpu}m")),
             memory: Quantity(format!("{overhead_memory_mi}Mi")),
+            ..ResourceOverhead::default()
         };
         let request = effective_request(&spec).unwrap();
         match size(request, base, &overhead) {
@@ -275,13 +295,19 @@ proptest! {
         memory_mi in any_magnitude(),
         overhead_cpu in any_magnitude(),
         overhead_memory in any_magnitude(),
+        ephemeral_storage_bytes in any_magnitude(),
+        ephemeral_storage_mi in any_magnitude(),
+        ephemeral_storage_percent: u32,
     ) {
         let overhead = ResourceOverhead {
             cpu: Quantity(overhead_cpu.to_string()),
             memory: Quantity(overhead_memory.to_string()),
+            ephemeral_storage_percent,
         };
-        let request = Request { cpu_milli, memory_bytes, ephemeral_storage_bytes: 0 };
-        if let Ok(vm) = size(request, BaseVmResources { cpu: cpu % 600, memory_mi }, &overhead) {
+        let base = BaseVmResources { cpu: cpu % 600, memory_mi, ephemeral_storage_mi };
+        let request = Request { cpu_milli, memory_bytes, ephemeral_storage_bytes };
+        if let Ok(vm) = size(request, base, &overhead) {
+            prop_assert!(vm.disk_mi >= ephemeral_storage_bytes.div_ceil(MI));
             prop_assert!(vm.cpu <= MAX_CPU && vm.memory_mi <= MAX_MEMORY_MI);
             prop_assert!(allocatable(&vm).cpu_milli >= cpu_milli);
             prop_assert!(allocatable(&vm).memory_bytes >= memory_bytes);

@@ -273,6 +273,27 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     })
     .await
     .unwrap();
+    // Of its namespace, it is the only one with a VM.
+    let of_namespace = |name: &str| {
+        format!(
+            "maroonedpods_namespace_{name}{{pod_namespace=\"{}\"}}",
+            namespace.name
+        )
+    };
+    for (name, is) in [
+        ("vms", 1.0),
+        ("vcpus", 1.0),
+        ("memory_bytes", 1_073_741_824.0),
+        ("disk_bytes", 10_737_418_240.0),
+    ] {
+        let sum = value(reconciler, &of_namespace(name)).await;
+        assert!((sum - is).abs() < 0.5, "{name} is {sum}");
+    }
     runs.ends().await.unwrap();
+    eventually("no series for a namespace without VMs", SOON, || async {
+        Ok((!reconciler.scrape().await?.contains(&of_namespace("vms"))).then_some(()))
+    })
+    .await
+    .unwrap();
     waiting.ends().await.unwrap();
 }

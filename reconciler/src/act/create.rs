@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::core::{DynamicObject, Request, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
@@ -15,8 +15,17 @@ use crate::{identity, seed, token, vmi};
 /// ConfigMap that kube-controller-manager publishes in every namespace, and the key of the CA in it.
 const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
 
-pub(super) async fn record(cluster: &Cluster, new: &MaroonedNode, seen: &mut Seen) -> Result<(), CallError> {
+/// The count of a limit is a live one, and exact where nobody else makes records meanwhile.
+pub(super) async fn record(
+    cluster: &Cluster,
+    new: &MaroonedNode,
+    at_most: Option<u32>,
+    seen: &mut Seen,
+) -> Result<(), CallError> {
     let records = cluster.all::<MaroonedNode>();
+    if let Some(most) = at_most {
+        has_place(&records, &new.spec.pod_ref.namespace, most).await?;
+    }
     match call(records.create(&PostParams::default(), new)).await {
         Err(error) if error.is_conflict() => {
             let found = call(records.get(&new.name_any())).await?;
@@ -33,6 +42,17 @@ pub(super) async fn record(cluster: &Cluster, new: &MaroonedNode, seen: &mut See
             seen.note(&created?);
             Ok(())
         }
+    }
+}
+
+async fn has_place(records: &Api<MaroonedNode>, namespace: &str, most: u32) -> Result<(), CallError> {
+    let theirs = ListParams::default().labels(&format!("{}={namespace}", names::POD_NAMESPACE_LABEL));
+    let found = call(records.list_metadata(&theirs)).await?.items.len();
+    if u32::try_from(found).is_ok_and(|found| found < most) {
+        Ok(())
+    } else {
+        let message = format!("namespace {namespace} has {found} of at most {most} VMs");
+        Err(CallError::Precondition(message))
     }
 }
 

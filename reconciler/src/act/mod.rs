@@ -31,7 +31,7 @@ use crate::seen::Seen;
 /// The API server's refusal, a precondition that does not hold any more included.
 pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Result<(), CallError> {
     match write {
-        Write::CreateRecord(new) => create::record(cluster, new, seen).await,
+        Write::CreateRecord { record, at_most } => create::record(cluster, record, *at_most, seen).await,
         Write::IssueCredentials {
             record,
             attempt,

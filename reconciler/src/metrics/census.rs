@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
+use maroonedpods_common::api::{MaroonedNodeSpec, VmResources};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -29,6 +30,10 @@ const VM_PHASES: [&str; 7] = [
     OTHER,
 ];
 
+/// Label of what is counted by namespace. Prometheus has a label "namespace" of its own, that of who is asked.
+const NAMESPACE: &str = "pod_namespace";
+const MI: u64 = 1 << 20;
+
 /// Gauges that are computed when they are read. Without caches (this replica does not lead) there are none.
 #[derive(Clone, Default)]
 pub(super) struct Watched(Arc<OnceLock<Caches>>);
@@ -43,6 +48,46 @@ struct Census {
     /// VMs by phase.
     vms: BTreeMap<&'static str, i64>,
 }
+
+/// What the VMs of a namespace's pods come to: those being started, those that are there and those that go.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    vms: u64,
+    vcpus: u64,
+    memory_mi: u64,
+    disk_mi: u64,
+}
+
+impl Sums {
+    fn add(&mut self, vm: &VmResources) {
+        self.vms += 1;
+        self.vcpus += u64::from(vm.cpu);
+        self.memory_mi = self.memory_mi.saturating_add(vm.memory_mi);
+        self.disk_mi = self.disk_mi.saturating_add(vm.disk_mi);
+    }
+}
+
+/// A sum as a metric: name, help, and which.
+type Sum = (&'static str, &'static str, fn(&Sums) -> u64);
+
+const SUMS: [Sum; 4] = [
+    (
+        "namespace_vms",
+        "VMs of a namespace's pods, from the first step of a launch until the VM is gone",
+        |sums| sums.vms,
+    ),
+    ("namespace_vcpus", "vCPUs of a namespace's VMs", |sums| sums.vcpus),
+    (
+        "namespace_memory_bytes",
+        "Guest memory of a namespace's VMs",
+        |sums| sums.memory_mi.saturating_mul(MI),
+    ),
+    (
+        "namespace_disk_bytes",
+        "Scratch disks of a namespace's VMs",
+        |sums| sums.disk_mi.saturating_mul(MI),
+    ),
+];
 
 impl Watched {
     /// Counts from these caches from now on. The first call holds.
@@ -85,6 +130,16 @@ impl Collector for Watched {
             "phase",
             &census.vms,
         )?;
+        let records = caches.records.state();
+        let by_namespace = by_namespace(records.iter().map(|record| &record.spec));
+        for (name, help, which) in SUMS {
+            let count = |sums| i64::try_from(which(sums)).unwrap_or(i64::MAX);
+            let counts = by_namespace
+                .iter()
+                .map(|(namespace, sums)| (*namespace, count(sums)))
+                .collect();
+            family(&mut encoder, name, help, NAMESPACE, &counts)?;
+        }
         let oldest = encoder.encode_descriptor(
             "oldest_gated_pod_seconds",
             "Age of the oldest pod that waits for its VM and not for other gates or for people; 0 where none does",
@@ -100,13 +155,23 @@ fn family(
     name: &str,
     help: &str,
     label: &'static str,
-    counts: &BTreeMap<&'static str, i64>,
+    counts: &BTreeMap<&str, i64>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (value, count) in counts {
         ConstGauge::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
     }
     Ok(())
+}
+
+/// Only namespaces that have any: a series ends with the last VM of its namespace.
+fn by_namespace<'a>(records: impl Iterator<Item = &'a MaroonedNodeSpec>) -> BTreeMap<&'a str, Sums> {
+    let mut sums = BTreeMap::<_, Sums>::new();
+    for record in records {
+        let of_namespace = sums.entry(record.pod_ref.namespace.as_str()).or_default();
+        of_namespace.add(&record.resources);
+    }
+    sums
 }
 
 fn census(
@@ -132,6 +197,7 @@ fn census(
                 | reason::BACKING_OFF
                 | reason::ATTEMPTS_EXHAUSTED
                 | reason::NETWORK_POLICY_NOT_ENFORCED
+                | reason::NAMESPACE_LIMIT
         ) {
             let age = pod
                 .created
@@ -234,6 +300,49 @@ mod tests {
         );
         assert_eq!(census.gated["AttemptsExhausted"], 1);
         assert!(census.oldest_seconds.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_a_namespace_has_is_summed_up() {
+        let record = |namespace: &str, cpu: u32| {
+            let mut record = crate::record::tests::record().spec;
+            namespace.clone_into(&mut record.pod_ref.namespace);
+            record.resources.cpu = cpu;
+            record
+        };
+        let records = [record("a", 1), record("b", 8), record("a", 3)];
+        let sums = by_namespace(records.iter());
+        let of_a = Sums {
+            vms: 2,
+            vcpus: 4,
+            memory_mi: 2048,
+            disk_mi: 20_480,
+        };
+        assert_eq!(
+            sums.into_iter().collect::<Vec<_>>(),
+            [
+                ("a", of_a),
+                (
+                    "b",
+                    Sums {
+                        vms: 1,
+                        vcpus: 8,
+                        memory_mi: 1024,
+                        disk_mi: 10_240
+                    }
+                )
+            ]
+        );
+        let values = SUMS.map(|(name, _, which)| (name, which(&of_a)));
+        assert_eq!(
+            values,
+            [
+                ("namespace_vms", 2),
+                ("namespace_vcpus", 4),
+                ("namespace_memory_bytes", 2 << 30),
+                ("namespace_disk_bytes", 20 << 30),
+            ]
+        );
     }
 
     #[test]

@@ -51,16 +51,35 @@ fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
     if let Some(plan) = backing_off(view, pod, now) {
         return plan;
     }
-    match &view.size {
-        Some(Ok(size)) => Plan::wait().write(Write::CreateRecord(Box::new(record::new(
-            pod.reference(),
-            pod.host_network,
-            *size,
-            settings,
-        )))),
-        Some(Err(why)) => Plan::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
-        None => Plan::wait(),
+    let size = match &view.size {
+        Some(Ok(size)) => *size,
+        Some(Err(why)) => return Plan::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
+        None => return Plan::wait(),
+    };
+    let at_most = settings.spec.limits.vms_per_namespace;
+    if let Some(limit) = at_most.filter(|limit| view.namespace_records >= *limit) {
+        return Plan {
+            waits_for_place: true,
+            ..Plan::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
+        };
     }
+    Plan::wait().write(Write::CreateRecord {
+        record: Box::new(record::new(pod.reference(), pod.host_network, size, settings)),
+        at_most,
+    })
+}
+
+fn no_place(pod: &PodView, limit: u32) -> String {
+    let vms = if limit == 1 {
+        "1 VM"
+    } else {
+        &format!("{limit} VMs")
+    };
+    format!(
+        "namespace {} has the {vms} that limits.vmsPerNamespace of the MaroonedPodsConfig allows: this pod starts when \
+         one is gone",
+        pod.namespace
+    )
 }
 
 /// Each rejected pod costs a VM, and its controller makes the next one at once.

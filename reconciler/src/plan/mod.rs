@@ -44,6 +44,9 @@ pub struct View {
     pub size: Option<Result<VmResources, String>>,
     /// The NetworkPolicies that select the pod, by name, in order.
     pub policies: Vec<String>,
+    /// How many records there are in the pod's namespace, this pod's included. Counted only where it matters: for a pod
+    /// without a record, under a limit.
+    pub namespace_records: u32,
     /// Our record.
     pub record: Option<Arc<MaroonedNode>>,
     /// The Node of the record's name.
@@ -86,6 +89,8 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// When to look again though nothing changed.
     pub wake: Option<Timestamp>,
+    /// The pod waits until its namespace may have one more VM.
+    pub waits_for_place: bool,
     /// Nothing is left to do for this UID, ever.
     pub done: bool,
     /// What this plan takes for absent must be absent at the API server, not only in a cache.

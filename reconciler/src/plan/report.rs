@@ -19,6 +19,7 @@ pub(crate) mod reason {
     pub(crate) const BACKING_OFF: &str = "BackingOff";
     pub(crate) const ATTEMPTS_EXHAUSTED: &str = "AttemptsExhausted";
     pub(crate) const NETWORK_POLICY_NOT_ENFORCED: &str = "NetworkPolicyNotEnforced";
+    pub(crate) const NAMESPACE_LIMIT: &str = "NamespaceLimit";
     pub(crate) const NODE_READY: &str = "NodeReady";
     pub(crate) const GATE_REMOVED: &str = "GateRemoved";
     pub(crate) const NODE_LOST: &str = "NodeLost";
@@ -39,6 +40,7 @@ pub(crate) mod reason {
         BACKING_OFF,
         ATTEMPTS_EXHAUSTED,
         NETWORK_POLICY_NOT_ENFORCED,
+        NAMESPACE_LIMIT,
     ];
 }
 

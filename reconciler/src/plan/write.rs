@@ -9,7 +9,12 @@ use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Step 1. Exists already: ours if `podRef.uid` agrees.
-    CreateRecord(Box<MaroonedNode>),
+    CreateRecord {
+        /// The record.
+        record: Box<MaroonedNode>,
+        /// Refused where its pod's namespace has that many records.
+        at_most: Option<u32>,
+    },
     /// Step 2a and 2b: the bootstrap token and the seed that carries it. The token's secret half is drawn by the
     /// one that creates it; whoever finds it there reads it back.
     IssueCredentials {
@@ -176,7 +181,7 @@ impl Write {
     #[must_use]
     pub fn needs_live_view(&self) -> bool {
         match self {
-            Self::CreateRecord(_)
+            Self::CreateRecord { .. }
             | Self::RecordStatus { .. }
             | Self::PodReport(_)
             | Self::DecideCsr { .. }
@@ -205,7 +210,7 @@ impl Write {
     pub fn spends(&self) -> bool {
         matches!(
             self,
-            Self::CreateRecord(_)
+            Self::CreateRecord { .. }
                 | Self::IssueCredentials { .. }
                 | Self::CreateNode(_)
                 | Self::CreateVmi { .. }
@@ -225,7 +230,7 @@ impl Write {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::CreateRecord(_) => "create_record",
+            Self::CreateRecord { .. } => "create_record",
             Self::IssueCredentials { .. } => "issue_credentials",
             Self::CreateNode(_) => "create_node",
             Self::CreateVmi { .. } => "create_vmi",

@@ -1,6 +1,7 @@
 //! The plan against a control plane in memory: step by step, and in any order.
 
 mod life;
+mod limits;
 mod model;
 mod policies;
 mod properties;

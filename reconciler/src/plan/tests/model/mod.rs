@@ -63,6 +63,8 @@ pub(super) struct World {
     pub settings: Option<Arc<Settings>>,
     pub hold: Option<String>,
     pub policies: Vec<String>,
+    /// Records of other pods of the namespace.
+    pub neighbours: u32,
     pub objects: Objects,
     /// Both kinds of Secret, by name, with the UID of the owner.
     pub secrets: BTreeMap<String, String>,
@@ -112,6 +114,7 @@ impl World {
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             hold: None,
             policies: Vec::new(),
+            neighbours: 0,
             objects: Objects {
                 pod: Some(serde_json::from_value(pod).unwrap()),
                 ..Objects::default()
@@ -162,6 +165,7 @@ impl World {
             settings: self.settings.clone(),
             hold: self.hold.clone(),
             policies: self.policies.clone(),
+            namespace_records: self.neighbours,
             pod,
             size: sized.then_some(Ok(SIZE)),
             record: cache.record.clone().map(Arc::new),

@@ -44,7 +44,7 @@ impl World {
             _ => 1,
         };
         match write {
-            Write::CreateRecord(new) => self.create_record(new),
+            Write::CreateRecord { record, at_most } => return self.create_record(record, *at_most),
             Write::IssueCredentials { record, attempt, .. } => self.issue(record, *attempt),
             Write::CreateNode(new) => return self.create_node(new),
             Write::CreateVmi { record, attempt } => self.create_vmi(record, *attempt),
@@ -115,12 +115,14 @@ impl World {
     }
 
     /// A name that is taken is this pod's own record: the CRD ties the name to the UID.
-    fn create_record(&mut self, new: &MaroonedNode) {
+    fn create_record(&mut self, new: &MaroonedNode, at_most: Option<u32>) -> Result<(), Refused> {
         if self.objects.record.is_none() {
+            require(at_most.is_none_or(|most| self.neighbours < most))?;
             let mut new = new.clone();
             self.stored(&mut new.metadata);
             self.objects.record = Some(new);
         }
+        Ok(())
     }
 
     fn issue(&mut self, record: &MaroonedNode, attempt: u32) {

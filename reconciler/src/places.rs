@@ -1,0 +1,80 @@
+//! Who waits until a namespace may have one more VM (`limits.vmsPerNamespace`).
+//!
+//! No wake-up is lost: a pod is in here before its worker looks how many VMs there are, so a place that becomes free
+//! after that look is told to it. And no place is left empty: who is called and does not stay calls the next one, be it
+//! that it has taken the place, cannot use it, or is gone.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+/// A pod that may have to wait for a place. The oldest comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiter {
+    /// When the pod was made.
+    pub created: Option<Timestamp>,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// Those who wait, by namespace.
+#[derive(Debug, Default)]
+pub struct Places(HashMap<String, BTreeSet<Waiter>>);
+
+impl Places {
+    /// Has the pod called when a place becomes free.
+    pub fn enter(&mut self, namespace: &str, waiter: &Waiter) {
+        if let Some(waiting) = self.0.get_mut(namespace) {
+            waiting.insert(waiter.clone());
+        } else {
+            self.0
+                .insert(namespace.to_owned(), BTreeSet::from([waiter.clone()]));
+        }
+    }
+
+    /// The pod does not wait, or no more. Whether it did.
+    pub fn leave(&mut self, namespace: &str, waiter: &Waiter) -> bool {
+        let Some(waiting) = self.0.get_mut(namespace) else {
+            return false;
+        };
+        let waited = waiting.remove(waiter);
+        if waiting.is_empty() {
+            self.0.remove(namespace);
+        }
+        waited
+    }
+
+    /// UID of the pod whose turn it is.
+    #[must_use]
+    pub fn first(&self, namespace: &str) -> Option<&str> {
+        self.0.get(namespace)?.first().map(|waiter| waiter.uid.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(created: i64, uid: &str) -> Waiter {
+        Waiter {
+            created: Some(Timestamp::from_second(created).unwrap()),
+            uid: uid.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_of_a_namespace_is_first() {
+        let mut places = Places::default();
+        places.enter("a", &waiter(2, "younger"));
+        places.enter("a", &waiter(1, "older"));
+        places.enter("a", &waiter(1, "older"));
+        places.enter("b", &waiter(0, "elsewhere"));
+        assert_eq!(places.first("a"), Some("older"));
+        assert!(places.leave("a", &waiter(1, "older")));
+        assert!(!places.leave("a", &waiter(1, "older")));
+        assert_eq!(places.first("a"), Some("younger"));
+        assert!(places.leave("a", &waiter(2, "younger")));
+        assert_eq!((places.first("a"), places.first("b")), (None, Some("elsewhere")));
+        assert!(places.leave("b", &waiter(0, "elsewhere")) && places.0.is_empty());
+    }
+}
