@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::api::JoinMode;
+use crate::names;
 
 /// Content of `join-info.yaml`. Unknown and missing fields are errors: a guest that guesses would join wrong.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -30,11 +31,25 @@ pub struct JoinInfo {
     /// Address of the cluster's DNS Service, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_dns: Option<String>,
+    /// Domain of the cluster's names. Left out where it is the usual one, so that node images of before this field go on.
+    #[serde(
+        default = "usual_cluster_domain",
+        skip_serializing_if = "is_usual_cluster_domain"
+    )]
+    pub cluster_domain: String,
     /// The pod uses the guest's own network: every port of the guest is the pod's business then.
     #[serde(default)]
     pub host_network: bool,
     /// What the kubelet must know.
     pub kubelet: KubeletSettings,
+}
+
+fn usual_cluster_domain() -> String {
+    names::DEFAULT_CLUSTER_DOMAIN.to_owned()
+}
+
+fn is_usual_cluster_domain(domain: &str) -> bool {
+    domain == names::DEFAULT_CLUSTER_DOMAIN
 }
 
 /// The kubelet's settings that follow from the VM's size and our network.

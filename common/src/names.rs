@@ -69,6 +69,10 @@ pub const PREFLIGHT_NODE: &str = "marooned-preflight";
 pub const CONFIG_NAME: &str = "default";
 /// Default of `spec.taintKey`, the spelling of the original node image.
 pub const DEFAULT_TAINT_KEY: &str = "maroonedpods.io";
+/// Default of `spec.join.clusterDomain`.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+/// Namespace and name of the Service that most clusters resolve their names by.
+pub const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
 /// Where the kubelet of a marooned node listens: an odd port, so that 10250 stays the pod's.
 pub const KUBELET_PORT: u16 = 65250;
 /// Where the guest finds its join data.

@@ -7,6 +7,7 @@ pub mod cluster;
 mod components;
 pub mod config;
 pub mod demo;
+pub mod dns;
 pub mod drafts;
 mod folder;
 pub mod images;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, REAL_LABEL};
+use crate::dns;
 use crate::images::{Images, images};
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
 use crate::node_image;
@@ -25,8 +26,8 @@ use crate::world::wait_for_default_account;
 
 /// What pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it without a registry.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
-/// Address of the cluster's DNS Service, for guests; a Service there is for tests to make.
-pub const DNS_ADDRESS: &str = "10.96.0.10";
+/// Domain of the cluster's names, as guests are told: not the usual one.
+pub const CLUSTER_DOMAIN: &str = "corp.test";
 /// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
 pub const RUNS: Duration = Duration::from_secs(240);
 
@@ -132,6 +133,7 @@ impl<'a> Site<'a> {
         }
         let admin = cluster.plane().admin().await?;
         install_crd(&admin).await?;
+        dns::make_service(&admin).await?;
         let values = cluster.plane().folder().join("values.json");
         fs::write(&values, values_of(cluster, node, more).to_string())?;
         let kubeconfig = cluster.plane().kubeconfig().display().to_string();
@@ -206,7 +208,7 @@ fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value
         "nodeImage": node.name,
         "enableKernelBoot": true,
         "baseVMResources": {"cpu": 1, "memoryMi": 512},
-        "join": {"serverURL": cluster.plane().server_url(), "clusterDNS": DNS_ADDRESS},
+        "join": {"serverURL": cluster.plane().server_url(), "clusterDomain": CLUSTER_DOMAIN},
         "deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "5s"},
     });
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {

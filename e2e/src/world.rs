@@ -24,6 +24,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::check::eventually;
+use crate::dns;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use crate::plane::{Identity, Plane, PlaneOptions};
 use crate::vmhost::{Guests, VmHost, VmHostOptions, install_crd};
@@ -104,6 +105,7 @@ impl World {
     ) -> Result<VmHost> {
         let admin = plane.admin().await?;
         install_crd(&admin).await?;
+        dns::make_service(&admin).await?;
         let values = InstallValues {
             webhook_url: format!("https://{}", webhook.address),
             ca_bundle: plane.ca_pem(),

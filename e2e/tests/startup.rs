@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::core::v1::{Event, Node, Secret, Service};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -15,6 +15,7 @@ use kube::core::ResourceExt;
 use maroonedpods_common::api::{Condition, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::dns::{self, DNS_ADDRESS};
 use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::apply_yaml;
 use maroonedpods_e2e::logs::logs;
@@ -146,6 +147,7 @@ async fn each_fault_holds_launches_until_it_is_mended() {
     kubevirt_is_too_old(&setting).await;
     kubevirt_does_not_know_a_field(&setting).await;
     nobody_knows_which_kubevirt_it_is(&setting).await;
+    names_are_not_resolved(&setting).await;
     a_daemon_set_follows_us(&setting).await;
     setting.tenant.leaves().await.unwrap();
     setting.reconciler.stop().await.unwrap();
@@ -231,6 +233,41 @@ async fn nobody_knows_which_kubevirt_it_is(setting: &Setting<'_>) {
     setting.tenant.creates(&marooned("unknown")).await.unwrap();
     install_crd(&setting.tenant.admin).await.unwrap();
     setting.is_mended("unknown").await;
+}
+
+/// The configuration names no name server. Worth a warning, on the pod too.
+async fn names_are_not_resolved(setting: &Setting<'_>) {
+    let tenant = &setting.tenant;
+    let (namespace, name) = names::CLUSTER_DNS;
+    let services: Api<Service> = Api::namespaced(tenant.admin.clone(), namespace);
+    let told = |pod: &str| {
+        let pod = pod.to_owned();
+        async move {
+            tenant.creates(&marooned(&pod)).await.unwrap();
+            tenant.sees_running(&pod).await.unwrap();
+            let record = tenant.records().await.unwrap().remove(0);
+            let events: Api<Event> = tenant.api();
+            let about =
+                ListParams::default().fields(&format!("involvedObject.name={pod},reason=NoClusterDNS"));
+            let warned = !events.list(&about).await.unwrap().items.is_empty();
+            (record.spec.vm.join.cluster_dns, warned)
+        }
+    };
+    assert_eq!(told("resolves").await, (Some(DNS_ADDRESS.to_owned()), false));
+    setting.is_mended("resolves").await;
+
+    services.delete(name, &DeleteParams::default()).await.unwrap();
+    setting.touch().await;
+    let message = setting.says("True", "ClusterDNSUnknown").await;
+    assert!(
+        message.contains("kube-system/kube-dns") && message.contains("set join.clusterDNS"),
+        "{message}"
+    );
+    let shown = setting.preflight().await.to_string();
+    assert!(shown.contains("warn  ClusterDNSUnknown: "), "{shown}");
+    assert_eq!(told("nameless").await, (None, true));
+    dns::make_service(&tenant.admin).await.unwrap();
+    setting.is_mended("nameless").await;
 }
 
 async fn a_daemon_set_follows_us(setting: &Setting<'_>) {

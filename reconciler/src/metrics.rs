@@ -24,7 +24,7 @@ use census::Watched;
 use progress::{Progress, progress};
 
 /// Why the plan gives an attempt up.
-const FAILURES: [&str; 7] = [
+const FAILURES: [&str; 8] = [
     "BootDeadline",
     "JoinDeadline",
     "VMEnded",
@@ -32,6 +32,7 @@ const FAILURES: [&str; 7] = [
     "VMReplaced",
     "Rebooted",
     "IdentityMismatch",
+    "NoIPv4",
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -160,6 +160,7 @@ fn view(
             .as_deref()
             .map(|pod| policies::selecting(pod, &caches.policies))
             .unwrap_or_default(),
+        cluster_dns: None,
         namespace_records: namespace_records(&objects, caches, settings),
         record: objects.record,
         node: objects.node.as_deref().and_then(|node| NodeView::of(node)),

@@ -4,16 +4,22 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
-    MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
+    Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
 };
 use maroonedpods_common::{api, names};
 
 use crate::conditions::{self, Says};
 use crate::settings::Settings;
 
-/// The record of a pod, with our finalizer on it from the start.
+/// The record of a pod, with our finalizer on it from the start. `cluster_dns` is for a configuration that names none.
 #[must_use]
-pub fn new(pod: PodRef, host_network: bool, resources: VmResources, settings: &Settings) -> MaroonedNode {
+pub fn new(
+    pod: PodRef,
+    host_network: bool,
+    resources: VmResources,
+    settings: &Settings,
+    cluster_dns: Option<&str>,
+) -> MaroonedNode {
     let spec = &settings.spec;
     MaroonedNode {
         metadata: ObjectMeta {
@@ -37,12 +43,26 @@ pub fn new(pod: PodRef, host_network: bool, resources: VmResources, settings: &S
                 node_image: spec.node_image.clone(),
                 kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
                 taint_key: spec.taint_key.clone(),
-                join: spec.join.clone(),
+                join: join(&spec.join, cluster_dns),
                 options: spec.vm.clone(),
             },
         },
         status: None,
     }
+}
+
+fn join(configured: &Join, cluster_dns: Option<&str>) -> Join {
+    let mut join = configured.clone();
+    if needs_dns(configured) {
+        join.cluster_dns = cluster_dns.map(ToOwned::to_owned);
+    }
+    join
+}
+
+/// Whether guests need to be told of a name server, and the configuration names none. A k3s agent asks its server.
+#[must_use]
+pub fn needs_dns(join: &Join) -> bool {
+    join.mode == JoinMode::Kubelet && join.cluster_dns.is_none()
 }
 
 /// The reference that makes the record the owner of what is made for it, so that garbage collection finds what
@@ -145,10 +165,25 @@ pub(crate) mod tests {
             reserved_cpu_milli: 500,
         };
         let pod = PodView::of(&pod.unwrap()).unwrap().reference();
-        let mut record = new(pod, false, size, &settings);
+        let mut record = new(pod, false, size, &settings, None);
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record
+    }
+
+    #[test]
+    fn a_name_server_is_the_configured_one_else_the_clusters() {
+        let with = |join: serde_json::Value, clusters: Option<&str>| {
+            super::join(&serde_json::from_value(join).unwrap(), clusters).cluster_dns
+        };
+        let clusters = Some("10.96.0.10");
+        let least = json!({"serverURL": "https://a"});
+        assert_eq!(with(least.clone(), clusters).as_deref(), clusters);
+        assert_eq!(with(least, None), None);
+        let named = json!({"serverURL": "https://a", "clusterDNS": "10.0.0.53"});
+        assert_eq!(with(named, clusters).as_deref(), Some("10.0.0.53"));
+        let k3s = json!({"serverURL": "https://a", "mode": "K3s"});
+        assert_eq!(with(k3s, clusters), None);
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
         ca,
         mode: vm.join.mode,
         cluster_dns: vm.join.cluster_dns.clone(),
+        cluster_domain: vm.join.cluster_domain.clone(),
         host_network: record.spec.host_network,
         kubelet: KubeletSettings {
             port: names::KUBELET_PORT,
@@ -134,6 +135,24 @@ mod tests {
         let read: JoinInfo = serde_yaml_ng::from_str(file["content"].as_str().unwrap()).unwrap();
         assert_eq!(read, info);
         assert!(!read.host_network);
+    }
+
+    #[test]
+    fn the_guest_learns_where_and_in_which_domain_names_are() {
+        let mut record = record();
+        let written = |record: &MaroonedNode| {
+            let info = join_info(record, Token::new("abcdef", "0123456789abcdef"), String::new());
+            serde_yaml_ng::to_string(&info).unwrap()
+        };
+        // An older node image knows no such field.
+        assert!(!written(&record).contains("cluster_domain"));
+        record.spec.vm.join.cluster_dns = Some("10.96.0.10".to_owned());
+        "corp.test".clone_into(&mut record.spec.vm.join.cluster_domain);
+        let text = written(&record);
+        assert!(
+            text.contains("cluster_dns: 10.96.0.10\n") && text.contains("cluster_domain: corp.test\n"),
+            "{text}"
+        );
     }
 
     #[test]

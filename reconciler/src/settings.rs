@@ -1,7 +1,9 @@
 //! A `MaroonedPodsConfig` that has been understood: every text in it parsed, or one sentence why not.
 
+use std::net::Ipv4Addr;
+
 use jiff::SignedDuration;
-use maroonedpods_common::api::MaroonedPodsConfigSpec;
+use maroonedpods_common::api::{Join, MaroonedPodsConfigSpec};
 use maroonedpods_common::quantity;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -43,6 +45,17 @@ pub enum SettingsError {
     /// A server URL that no guest could verify.
     #[error("spec.join.serverURL: {0:?} is not an https URL")]
     ServerUrl(String),
+    /// A server that guests, which have an IPv4 address alone, cannot reach.
+    #[error(
+        "spec.join.serverURL: {0:?} is an IPv6 address, but guests have IPv4 addresses only: name one, or a host"
+    )]
+    Ipv6Server(String),
+    /// No address of a name server that guests can reach.
+    #[error("spec.join.clusterDNS: {0:?} is no IPv4 address such as 10.96.0.10")]
+    ClusterDns(String),
+    /// No domain.
+    #[error("spec.join.clusterDomain: {0:?} is no DNS name such as cluster.local")]
+    ClusterDomain(String),
     /// No image to boot.
     #[error("spec.nodeImage is empty: name the container image of the node's disk")]
     NodeImage,
@@ -58,9 +71,7 @@ impl Settings {
         if spec.node_image.is_empty() {
             return Err(SettingsError::NodeImage);
         }
-        if !spec.join.server_url.starts_with("https://") {
-            return Err(SettingsError::ServerUrl(spec.join.server_url.clone()));
-        }
+        check_join(&spec.join)?;
         let quantity_error = |field| {
             move |error: quantity::ParseQuantityError| SettingsError::Quantity {
                 field,
@@ -77,6 +88,38 @@ impl Settings {
             spec,
         })
     }
+}
+
+fn check_join(join: &Join) -> Result<(), SettingsError> {
+    let Some(server) = join.server_url.strip_prefix("https://") else {
+        return Err(SettingsError::ServerUrl(join.server_url.clone()));
+    };
+    if server.starts_with('[') {
+        return Err(SettingsError::Ipv6Server(join.server_url.clone()));
+    }
+    if let Some(dns) = &join.cluster_dns
+        && dns.parse::<Ipv4Addr>().is_err()
+    {
+        return Err(SettingsError::ClusterDns(dns.clone()));
+    }
+    if is_domain(&join.cluster_domain) {
+        Ok(())
+    } else {
+        Err(SettingsError::ClusterDomain(join.cluster_domain.clone()))
+    }
+}
+
+/// As the guest judges it, which would not join otherwise.
+fn is_domain(name: &str) -> bool {
+    let is_end = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.len() <= 63
+            && bytes.first().copied().is_some_and(is_end)
+            && bytes.last().copied().is_some_and(is_end)
+            && bytes.iter().all(|&c| is_end(c) || c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn duration(field: &'static str, value: &str) -> Result<SignedDuration, SettingsError> {
@@ -121,6 +164,7 @@ pub(crate) mod tests {
         assert_eq!(settings.finished_pod_ttl, SignedDuration::from_secs(60));
         assert_eq!(settings.spec.max_attempts, 3);
         assert_eq!(settings.spec.taint_key, "maroonedpods.io");
+        assert_eq!(settings.spec.join.cluster_domain, "cluster.local");
         assert_eq!(settings.spec.limits.vms_per_namespace, None);
         assert_eq!(settings.spec.base_vm_resources.ephemeral_storage_mi, 10_240);
         assert_eq!(settings.spec.resource_overhead.ephemeral_storage_percent, 25);
@@ -129,11 +173,27 @@ pub(crate) mod tests {
     #[test]
     fn each_bad_field_is_named() {
         type Edit = fn(&mut MaroonedPodsConfigSpec);
-        let cases: [(Edit, &str); 5] = [
+        let cases: [(Edit, &str); 9] = [
             (|s| s.node_image.clear(), "spec.nodeImage"),
             (
                 |s| "http://x".clone_into(&mut s.join.server_url),
                 "spec.join.serverURL",
+            ),
+            (
+                |s| "https://[fd00::1]:6443".clone_into(&mut s.join.server_url),
+                "spec.join.serverURL",
+            ),
+            (
+                |s| s.join.cluster_dns = Some("fd00::a".to_owned()),
+                "spec.join.clusterDNS",
+            ),
+            (
+                |s| s.join.cluster_dns = Some("dns.example".to_owned()),
+                "spec.join.clusterDNS",
+            ),
+            (
+                |s| "corp..test".clone_into(&mut s.join.cluster_domain),
+                "spec.join.clusterDomain",
             ),
             (
                 |s| "soon".clone_into(&mut s.deadlines.boot),

@@ -1,5 +1,7 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
+use std::net::IpAddr;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodStatus, Taint, Toleration};
 use kube::core::DynamicObject;
@@ -235,8 +237,10 @@ pub struct VmiView {
     pub deleting: bool,
     /// `status.phase`, as KubeVirt writes it.
     pub phase: String,
-    /// Address of the interface named [`names::VM_INTERFACE`].
+    /// IPv4 address of the interface named [`names::VM_INTERFACE`].
     pub address: Option<String>,
+    /// An address of that interface where it has none but IPv6 ones.
+    pub only_ipv6: Option<String>,
     /// The host node that it runs on.
     pub host: Option<String>,
     /// Its host is being drained and it must go.
@@ -266,6 +270,7 @@ impl VmiView {
                 format!("{reason}: {}", c["message"].as_str().unwrap_or_default())
             })
         });
+        let (address, only_ipv6) = addresses(&entry("interfaces", "name", names::VM_INTERFACE));
         Some(Self {
             name: vmi.metadata.name.clone()?,
             uid: vmi.metadata.uid.clone()?,
@@ -278,7 +283,8 @@ impl VmiView {
                 .map(|o| o.uid.clone()),
             deleting: vmi.metadata.deletion_timestamp.is_some(),
             phase: text(&status["phase"]).unwrap_or_default(),
-            address: text(&entry("interfaces", "name", names::VM_INTERFACE)["ipAddress"]),
+            address,
+            only_ipv6,
             host: text(&status["nodeName"]),
             evacuating: text(&status["evacuationNodeName"]).is_some(),
             blocked,
@@ -296,6 +302,23 @@ impl VmiView {
     pub fn running(&self) -> bool {
         self.phase == "Running"
     }
+}
+
+/// The interface's IPv4 address; else an IPv6 address of its own, if there is one. (A link-local one says nothing: each
+/// link has such.)
+fn addresses(interface: &Value) -> (Option<String>, Option<String>) {
+    let all = interface["ipAddresses"].as_array().into_iter().flatten();
+    let mut ipv6 = None;
+    for address in std::iter::once(&interface["ipAddress"]).chain(all) {
+        match address.as_str().and_then(|text| text.parse().ok()) {
+            Some(IpAddr::V4(address)) => return (Some(address.to_string()), None),
+            Some(IpAddr::V6(address)) if !address.is_unicast_link_local() => {
+                ipv6.get_or_insert(address.to_string());
+            }
+            _ => {}
+        }
+    }
+    (None, ipv6)
 }
 
 #[cfg(test)]
@@ -319,6 +342,28 @@ mod tests {
             {"name": "cni0", "ipAddress": "10.244.0.1"}, {"name": "default", "ipAddress": "10.1.2.3"}]}));
         assert_eq!(view.address.as_deref(), Some("10.1.2.3"));
         assert!(view.running() && !view.ended());
+    }
+
+    #[test]
+    fn the_ipv4_address_counts_wherever_it_stands() {
+        let addresses = |interface: Value| {
+            let mut interface = interface;
+            interface["name"] = json!("default");
+            let view = vmi(&json!({"phase": "Running", "interfaces": [interface]}));
+            (view.address, view.only_ipv6)
+        };
+        let text = |address: &str| Some(address.to_owned());
+        let dual = json!({"ipAddress": "fd00::7", "ipAddresses": ["fd00::7", "10.1.2.3"]});
+        assert_eq!(addresses(dual), (text("10.1.2.3"), None));
+        let single = json!({"ipAddress": "fd00::7", "ipAddresses": ["fd00::7"]});
+        assert_eq!(addresses(single), (None, text("fd00::7")));
+        for nothing in [
+            json!({}),
+            json!({"ipAddress": "fe80::1"}),
+            json!({"ipAddress": "?", "ipAddresses": 7}),
+        ] {
+            assert_eq!(addresses(nothing), (None, None));
+        }
     }
 
     #[test]

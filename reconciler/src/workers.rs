@@ -362,8 +362,10 @@ impl Worker {
             asks.then(|| rejections.holds(&pod.owner, &pod.uid, uptime))
                 .flatten()
         });
+        let verdict = self.shared.verdict.borrow();
         View {
-            hold: self.shared.verdict.borrow().hold(),
+            hold: verdict.hold(),
+            cluster_dns: verdict.cluster_dns(),
             ages,
             backing_off,
             ..view

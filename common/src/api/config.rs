@@ -173,9 +173,20 @@ pub struct Join {
     /// (ConfigMap `kube-root-ca.crt`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<String>,
-    /// Address of the cluster's DNS Service, given to the kubelet.
+    /// IPv4 address of the cluster's DNS Service, given to the kubelet. Defaults to that of the Service `kube-dns` in
+    /// `kube-system`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "clusterDNS")]
+    #[schemars(regex(
+        pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$"
+    ))]
     pub cluster_dns: Option<String>,
+    /// Domain of the cluster's names, given to the kubelet.
+    #[serde(default = "default_cluster_domain")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$")
+    )]
+    pub cluster_domain: String,
 }
 
 /// What the guest starts to join.
@@ -293,6 +304,10 @@ pub struct NodeCounts {
 
 fn default_taint_key() -> String {
     names::DEFAULT_TAINT_KEY.to_owned()
+}
+
+fn default_cluster_domain() -> String {
+    names::DEFAULT_CLUSTER_DOMAIN.to_owned()
 }
 
 fn default_max_attempts() -> u32 {

@@ -17,6 +17,7 @@ use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left};
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, with_cluster};
+use maroonedpods_e2e::dns::DNS_ADDRESS;
 use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::{RELEASE, chart};
 use maroonedpods_e2e::load::Load;
@@ -66,6 +67,9 @@ async fn one_pod_has_a_node_of_its_own(site: &Site<'_>) {
         .await
         .unwrap();
     pod.running().await.unwrap();
+    // The configuration names no name server.
+    let record = pod.records().get(&pod.node_name()).await.unwrap();
+    assert_eq!(record.spec.vm.join.cluster_dns.as_deref(), Some(DNS_ADDRESS));
     namespace.close(&site.admin).await.unwrap();
 }
 

@@ -37,6 +37,7 @@ fn join_info() -> JoinInfo {
         ca: rcgen::generate_simple_self_signed(Vec::new()).unwrap().cert.pem(),
         mode: JoinMode::Kubelet,
         cluster_dns: None,
+        cluster_domain: "cluster.local".to_owned(),
         host_network: false,
         kubelet: KubeletSettings {
             port: 65250,

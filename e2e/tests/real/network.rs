@@ -6,8 +6,9 @@ use kube::Api;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, node_is_ready};
 use maroonedpods_e2e::cluster::REAL_LABEL;
+use maroonedpods_e2e::dns::DNS_ADDRESS;
 use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::real::{DNS_ADDRESS, RUNS, Site, TOOLBOX};
+use maroonedpods_e2e::real::{CLUSTER_DOMAIN, RUNS, Site, TOOLBOX};
 use maroonedpods_e2e::vmhost::RealVm;
 use serde_json::{Value, json};
 
@@ -192,24 +193,19 @@ async fn services_lead_to_marooned_pods(pods: &Pods<'_>) {
     }
 }
 
+/// By the cluster's DNS Service, which the configuration does not name.
 async fn names_are_resolved(pods: &Pods<'_>) {
-    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
-    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let (namespace, _) = names::CLUSTER_DNS;
+    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), namespace);
     let server = json!({"nodeSelector": {REAL_LABEL: "true"}, "containers": [{
         "name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
         "command": ["/testserver", "dns", EVERYWHERE],
     }]});
-    accepts(&all, &pod("dns", &json!({}), &server)).await.unwrap();
-    becomes(&all, "dns", "a pod that is ready", RUNS, ready)
+    let behind_the_service = json!({"k8s-app": "kube-dns"});
+    accepts(&all, &pod("dns", &behind_the_service, &server))
         .await
         .unwrap();
-    let service = json!({
-        "metadata": {"name": "dns"},
-        "spec": {"clusterIP": DNS_ADDRESS, "selector": {"app": "dns"}, "ports": [
-            {"port": 53, "targetPort": 5353, "protocol": "UDP"},
-        ]},
-    });
-    accepts(&services, &serde_json::from_value(service).unwrap())
+    becomes(&all, "dns", "a pod that is ready", RUNS, ready)
         .await
         .unwrap();
     let answer = eventually("a name's address", RUNS, || async {
@@ -221,6 +217,18 @@ async fn names_are_resolved(pods: &Pods<'_>) {
     .await
     .unwrap();
     println!("$ kubectl exec marooned-a -- nslookup shop.example.com\n{answer}");
+    let resolver = ["/bin/busybox", "cat", "/etc/resolv.conf"];
+    let resolver = pods.exec("marooned-a", &resolver).await.unwrap();
+    println!("$ kubectl exec marooned-a -- cat /etc/resolv.conf\n{resolver}");
+    let search = format!(
+        "search {}.svc.{CLUSTER_DOMAIN} svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}",
+        pods.namespace
+    );
+    assert!(resolver.contains(&search), "{resolver}");
+    assert!(
+        resolver.contains(&format!("nameserver {DNS_ADDRESS}\n")),
+        "{resolver}"
+    );
 }
 
 async fn kubectl_reaches_a_pod_in_a_vm(pods: &Pods<'_>) {

@@ -149,6 +149,7 @@ impl World {
             ca: self.plane.ca_pem(),
             mode: JoinMode::Kubelet,
             cluster_dns: None,
+            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
             host_network: false,
             kubelet: KubeletSettings {
                 port: names::KUBELET_PORT,

@@ -3,9 +3,12 @@
 use jiff::Timestamp;
 
 use super::report::{reason, report};
-use super::{Plan, View, Write, after, policies, release};
+use super::{Note, Plan, View, Write, after, policies, release};
 use crate::record;
 use crate::view::PodView;
+
+const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
+                      address, and the MaroonedPodsConfig has no join.clusterDNS";
 
 pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
     match &view.pod {
@@ -63,8 +66,20 @@ fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
             ..Plan::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
         };
     }
-    Plan::wait().write(Write::CreateRecord {
-        record: Box::new(record::new(pod.reference(), pod.host_network, size, settings)),
+    let record = record::new(
+        pod.reference(),
+        pod.host_network,
+        size,
+        settings,
+        view.cluster_dns.as_deref(),
+    );
+    let plan = if record::needs_dns(&record.spec.vm.join) {
+        Plan::wait().note(Note::warning("NoClusterDNS", NO_DNS))
+    } else {
+        Plan::wait()
+    };
+    plan.write(Write::CreateRecord {
+        record: Box::new(record),
         at_most,
     })
 }

@@ -44,6 +44,8 @@ pub struct View {
     pub size: Option<Result<VmResources, String>>,
     /// The NetworkPolicies that select the pod, by name, in order.
     pub policies: Vec<String>,
+    /// Address of the cluster's DNS Service, for guests of a configuration that names none.
+    pub cluster_dns: Option<String>,
     /// How many records there are in the pod's namespace, this pod's included. Counted only where it matters: for a pod
     /// without a record, under a limit.
     pub namespace_records: u32,

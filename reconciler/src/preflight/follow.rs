@@ -9,7 +9,7 @@ use maroonedpods_common::api::MaroonedPodsConfigStatus;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Finding, Verdict, judge, observe};
+use super::{Finding, Verdict, cluster_dns, judge, observe};
 use crate::api::{CallError, Cluster};
 use crate::conditions::{self, Says};
 use crate::config;
@@ -35,7 +35,10 @@ pub async fn follow(
         let in_force = settings.borrow_and_update().clone();
         let is_good = match observe(cluster, in_force.as_deref()).await {
             Ok(observed) => {
-                let new = Verdict::Checked(judge(&observed));
+                let new = Verdict::Checked {
+                    findings: judge(&observed),
+                    cluster_dns: cluster_dns(&observed),
+                };
                 if *verdict.borrow() != new {
                     log(new.findings());
                     verdict.send_replace(new.clone());

@@ -1,5 +1,7 @@
 //! The verdict on what was observed.
 
+use std::net::Ipv4Addr;
+
 use maroonedpods_common::names;
 
 use super::Finding;
@@ -25,6 +27,10 @@ pub struct Observed {
     pub kubevirts: Result<Vec<Option<String>>, String>,
     /// How KubeVirt took a VM of ours that was only tried.
     pub trial: Trial,
+    /// Guests are to ask the cluster's own DNS Service, for the configuration names no other.
+    pub needs_dns: bool,
+    /// Addresses of the cluster's DNS Service; `None` where there is no such Service.
+    pub dns: Result<Option<Vec<String>>, String>,
 }
 
 /// A right that makes kube-controller-manager approve the certificate requests of who holds it.
@@ -61,6 +67,9 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
         node_restriction(&observed.node_restriction),
         trial(&observed.trial),
     ];
+    if observed.needs_dns {
+        checks.push(dns(observed));
+    }
     // A KubeVirt that is not there has no version.
     if observed.trial != Trial::NoKubeVirt {
         checks.push(kubevirt(&observed.kubevirts));
@@ -219,6 +228,38 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
     Ok(format!("KubeVirt {}", well.join(", ")))
 }
 
+/// The address at which guests can reach the cluster's DNS Service: they have IPv4 addresses only.
+#[must_use]
+pub fn cluster_dns(observed: &Observed) -> Option<String> {
+    let addresses = observed.dns.as_ref().ok()?.as_ref()?;
+    let is_ipv4 = |address: &&String| address.parse::<Ipv4Addr>().is_ok();
+    addresses.iter().find(is_ipv4).cloned()
+}
+
+fn dns(observed: &Observed) -> Result<String, Finding> {
+    let (namespace, name) = names::CLUSTER_DNS;
+    if let Some(address) = cluster_dns(observed) {
+        return Ok(format!(
+            "guests ask {address} for names (Service {namespace}/{name})"
+        ));
+    }
+    let why = match &observed.dns {
+        Ok(None) => format!("the cluster has no Service {namespace}/{name}"),
+        Ok(Some(addresses)) => format!(
+            "Service {namespace}/{name} has no IPv4 address ({}), and guests have no other",
+            addresses.join(", ")
+        ),
+        Err(why) => format!("Service {namespace}/{name} cannot be read: {why}"),
+    };
+    Err(warns(
+        "ClusterDNSUnknown",
+        format!(
+            "guests and their pods resolve no names: {why}; set join.clusterDNS to the address of the cluster's DNS \
+             Service"
+        ),
+    ))
+}
+
 fn blocks(reason: &'static str, message: String) -> Finding {
     Finding {
         reason,
@@ -236,155 +277,4 @@ fn warns(reason: &'static str, message: String) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Break = Box<dyn Fn(&mut Observed)>;
-
-    fn good() -> Observed {
-        Observed {
-            approvers: Ok(Vec::new()),
-            kubernetes: Ok("1.36".to_owned()),
-            policies: Ok(true),
-            node_restriction: Ok(true),
-            kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
-            trial: Trial::Accepted,
-        }
-    }
-
-    #[test]
-    fn a_good_cluster_gives_no_finding() {
-        assert_eq!(judge(&good()), []);
-        let at_the_floors = Observed {
-            kubernetes: Ok("1.30+".to_owned()),
-            kubevirts: Ok(vec![Some("v1.7.0".to_owned())]),
-            ..good()
-        };
-        assert_eq!(judge(&at_the_floors), []);
-        let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
-        assert_eq!(well[1], "Kubernetes 1.36");
-        assert_eq!(well[5], "KubeVirt v1.9.0");
-    }
-
-    #[test]
-    fn each_fault_is_found_alone_and_says_what_it_is() {
-        let why = || "forbidden".to_owned();
-        let approver = Approver {
-            subresource: "nodeclient",
-            why: "allowed by ClusterRoleBinding \"x\"".to_owned(),
-        };
-        let cases: Vec<(Break, &str, bool, &str)> = vec![
-            (
-                Box::new(move |o| o.approvers = Ok(vec![approver.clone()])),
-                "AutoApproval",
-                true,
-                "certificatesigningrequests/nodeclient (allowed by ClusterRoleBinding \"x\")",
-            ),
-            (
-                Box::new(move |o| o.approvers = Err(why())),
-                "AutoApprovalUnknown",
-                true,
-                "forbidden",
-            ),
-            (
-                Box::new(|o| o.kubernetes = Ok("1.29".to_owned())),
-                "KubernetesTooOld",
-                true,
-                "is Kubernetes 1.29: upgrade the cluster to 1.30",
-            ),
-            (
-                Box::new(|o| o.kubernetes = Ok("?".to_owned())),
-                "KubernetesVersionUnknown",
-                false,
-                "1.30",
-            ),
-            (
-                Box::new(|o| o.policies = Ok(false)),
-                "PoliciesNotServed",
-                true,
-                "admissionregistration.k8s.io/v1",
-            ),
-            (
-                Box::new(move |o| o.policies = Err(why())),
-                "PoliciesUnknown",
-                false,
-                "forbidden",
-            ),
-            (
-                Box::new(|o| o.node_restriction = Ok(false)),
-                "NodeRestrictionMissing",
-                true,
-                "enable the admission plugin NodeRestriction",
-            ),
-            (
-                Box::new(move |o| o.node_restriction = Err(why())),
-                "NodeRestrictionUnknown",
-                false,
-                "forbidden",
-            ),
-            (
-                Box::new(|o| o.trial = Trial::Refused("unknown field".to_owned())),
-                "VMRefused",
-                true,
-                "unknown field",
-            ),
-            (
-                Box::new(|o| o.trial = Trial::Impossible("quota".to_owned())),
-                "VMNotTried",
-                false,
-                "quota",
-            ),
-            (
-                Box::new(|o| o.trial = Trial::NoConfig),
-                "VMNotTried",
-                false,
-                "MaroonedPodsConfig",
-            ),
-            (
-                Box::new(|o| o.kubevirts = Ok(vec![Some("v1.6.3".to_owned())])),
-                "KubeVirtTooOld",
-                true,
-                "KubeVirt is v1.6.3: upgrade it to 1.7",
-            ),
-            (
-                Box::new(|o| o.kubevirts = Ok(vec![Some("devel".to_owned())])),
-                "KubeVirtVersionUnknown",
-                false,
-                "devel",
-            ),
-            (
-                Box::new(|o| o.kubevirts = Ok(vec![None])),
-                "KubeVirtVersionUnknown",
-                false,
-                "observedKubeVirtVersion",
-            ),
-            (
-                Box::new(|o| o.kubevirts = Ok(Vec::new())),
-                "KubeVirtVersionUnknown",
-                false,
-                "no KubeVirt resource",
-            ),
-        ];
-        for (break_it, reason, blocks, part) in cases {
-            let mut observed = good();
-            break_it(&mut observed);
-            let findings = judge(&observed);
-            assert_eq!(findings.len(), 1, "{findings:?}");
-            assert_eq!((findings[0].reason, findings[0].blocks), (reason, blocks));
-            assert!(findings[0].message.contains(part), "{}", findings[0].message);
-        }
-    }
-
-    #[test]
-    fn what_blocks_comes_first_and_a_missing_kubevirt_has_no_version() {
-        let observed = Observed {
-            kubernetes: Err("no".to_owned()),
-            kubevirts: Err("no".to_owned()),
-            trial: Trial::NoKubeVirt,
-            ..good()
-        };
-        let findings = judge(&observed);
-        let reasons: Vec<_> = findings.iter().map(|f| f.reason).collect();
-        assert_eq!(reasons, ["KubeVirtMissing", "KubernetesVersionUnknown"]);
-    }
-}
+mod tests;

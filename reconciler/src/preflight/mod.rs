@@ -11,7 +11,7 @@ mod observe;
 mod version;
 
 pub use follow::follow;
-pub use judge::judge;
+pub use judge::{cluster_dns, judge};
 pub use observe::observe;
 
 /// Something that is not as it should be.
@@ -31,8 +31,13 @@ pub enum Verdict {
     /// No check has come to an end yet.
     #[default]
     Unchecked,
-    /// What was found; nothing when all is well.
-    Checked(Vec<Finding>),
+    /// What was found, and read by the way.
+    Checked {
+        /// What is not as it should be; nothing when all is well.
+        findings: Vec<Finding>,
+        /// Address of the cluster's DNS Service, where it has one that guests can reach.
+        cluster_dns: Option<String>,
+    },
 }
 
 impl Verdict {
@@ -41,7 +46,16 @@ impl Verdict {
     pub fn findings(&self) -> &[Finding] {
         match self {
             Self::Unchecked => &[],
-            Self::Checked(findings) => findings,
+            Self::Checked { findings, .. } => findings,
+        }
+    }
+
+    /// Address of the cluster's DNS Service.
+    #[must_use]
+    pub fn cluster_dns(&self) -> Option<String> {
+        match self {
+            Self::Unchecked => None,
+            Self::Checked { cluster_dns, .. } => cluster_dns.clone(),
         }
     }
 
@@ -68,14 +82,18 @@ mod tests {
             blocks,
             message: message.to_owned(),
         };
+        let checked = |findings| Verdict::Checked {
+            findings,
+            cluster_dns: None,
+        };
         assert!(Verdict::Unchecked.hold().is_some());
-        assert_eq!(Verdict::Checked(Vec::new()).hold(), None);
-        assert_eq!(Verdict::Checked(vec![finding(false, "a warning")]).hold(), None);
+        assert_eq!(checked(Vec::new()).hold(), None);
+        assert_eq!(checked(vec![finding(false, "a warning")]).hold(), None);
         let all = vec![
             finding(true, "one"),
             finding(false, "a warning"),
             finding(true, "two"),
         ];
-        assert_eq!(Verdict::Checked(all).hold().as_deref(), Some("one; two"));
+        assert_eq!(checked(all).hold().as_deref(), Some("one; two"));
     }
 }

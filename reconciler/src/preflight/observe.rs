@@ -1,7 +1,7 @@
 //! Reads what [`super::judge`] needs.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Node, PodSpec};
+use k8s_openapi::api::core::v1::{Node, PodSpec, Service};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::Resource;
 use kube::core::request::Request;
@@ -9,7 +9,7 @@ use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{names, sizing};
 
 use super::judge::{Approver, Observed, Trial};
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, call, find};
 use crate::settings::Settings;
 use crate::{act, record, vmi};
 
@@ -34,6 +34,8 @@ pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<O
         node_restriction: said(node_restriction(cluster).await)?,
         kubevirts: said(kubevirts(cluster).await)?,
         trial: trial(cluster, settings).await?,
+        needs_dns: settings.is_some_and(|settings| record::needs_dns(&settings.spec.join)),
+        dns: said(dns(cluster).await)?,
     })
 }
 
@@ -152,6 +154,18 @@ fn only_try() -> PostParams {
     }
 }
 
+async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
+    let (namespace, name) = names::CLUSTER_DNS;
+    let service = find(&cluster.within::<Service>(namespace), name).await?;
+    let addresses = |service: Service| {
+        let spec = service.spec.unwrap_or_default();
+        // `clusterIPs` is younger than `clusterIP`, which it begins with.
+        spec.cluster_ips
+            .unwrap_or_else(|| Vec::from_iter(spec.cluster_ip))
+    };
+    Ok(service.map(addresses))
+}
+
 /// The VM of a pod that asks for nothing.
 async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, CallError> {
     let Some(settings) = settings else {
@@ -169,7 +183,7 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
         name: "preflight".to_owned(),
         uid: NOBODY.to_owned(),
     };
-    let mut specimen = record::new(nobody, false, size, settings);
+    let mut specimen = record::new(nobody, false, size, settings, None);
     // The VM's owner reference needs one.
     specimen.metadata.uid = Some(NOBODY.to_owned());
     match act::post_vmi(cluster, &specimen, 1, &only_try()).await {

@@ -55,6 +55,11 @@ fn check(info: &JoinInfo) -> Result<()> {
             "cluster_dns {dns:?} is no IP address"
         );
     }
+    ensure!(
+        is_dns_name(&info.cluster_domain),
+        "cluster_domain {:?} is no DNS name",
+        info.cluster_domain
+    );
     let kubelet = &info.kubelet;
     ensure!(kubelet.port != 0, "kubelet.port must not be 0");
     let sizes = [
@@ -201,6 +206,11 @@ pub(crate) mod tests {
                 "cluster_dns: dns.example",
                 "cluster_dns",
             ),
+            (
+                "cluster_domain: corp.test",
+                "cluster_domain: 'corp.test -x'",
+                "cluster_domain",
+            ),
             ("port: 65250", "port: 0", "kubelet.port"),
             ("port: 65250", "port: 65536", "kubelet.port"),
             (
@@ -221,6 +231,13 @@ pub(crate) mod tests {
             assert!(error.contains(reason), "{from} -> {to}: {error}");
             assert!(!error.contains("0123456789abcde"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_domain_is_the_usual_one_where_none_is_given() {
+        assert_eq!(parse(GOOD).unwrap().cluster_domain, "corp.test");
+        let without = GOOD.replace("cluster_domain: corp.test\n", "");
+        assert_eq!(parse(&without).unwrap().cluster_domain, "cluster.local");
     }
 
     #[test]

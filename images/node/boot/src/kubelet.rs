@@ -43,6 +43,8 @@ pub fn configuration(info: &JoinInfo) -> Result<String, Error> {
         "healthzPort": 0,
         "containerRuntimeEndpoint": format!("unix://{}", paths::CONTAINERD_SOCKET),
         "cgroupDriver": "cgroupfs",
+        // Pods with a subdomain are named by it, whether or not there is a name server.
+        "clusterDomain": info.cluster_domain,
         "failSwapOn": false,
         "resolvConf": paths::RESOLV_CONF,
         "systemReserved": {
@@ -61,7 +63,6 @@ pub fn configuration(info: &JoinInfo) -> Result<String, Error> {
     });
     if !dns.is_empty() {
         configuration["clusterDNS"] = json!(dns);
-        configuration["clusterDomain"] = json!("cluster.local");
     }
     serde_yaml_ng::to_string(&configuration)
 }

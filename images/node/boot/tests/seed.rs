@@ -63,7 +63,7 @@ proptest! {
 
     #[test]
     fn it_holds_for_any_value_of_a_field(
-        field in prop::sample::select(vec!["server_url", "token", "pod_uid", "taint_key", "node_name", "cluster_dns"]),
+        field in prop::sample::select(vec!["server_url", "token", "pod_uid", "taint_key", "node_name", "cluster_dns", "cluster_domain"]),
         value in any::<String>(),
     ) {
         let lines = JOIN_INFO.lines().map(|line| match line.split_once(": ") {

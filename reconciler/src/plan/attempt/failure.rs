@@ -39,6 +39,12 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
             format!("the VM ended (phase {}) before its node was ready", vmi.phase),
         );
     }
+    if let Some(address) = vmi.only_ipv6.as_ref().filter(|_| vmi.running()) {
+        let message = format!(
+            "the VM has the address {address} and no IPv4 address: marooned pods need a pod network with IPv4"
+        );
+        return failure("NoIPv4", message);
+    }
     let node = c.view.node.as_ref();
     if let Some(node) =
         node.filter(|n| !n.system_uuid.is_empty() && !n.system_uuid.eq_ignore_ascii_case(&firmware(c)))

@@ -77,6 +77,24 @@ fn a_gated_pod_gets_its_record_and_nothing_else() {
 }
 
 #[test]
+fn the_name_server_is_frozen_in_the_record_and_missed_on_the_pod() {
+    let recorded = |world: &World| world.objects.record.clone().unwrap().spec.vm.join.cluster_dns;
+    let mut world = World::new();
+    assert!(world.pass().notes.is_empty());
+    world.cluster_dns = None;
+    assert_eq!(recorded(&world).as_deref(), Some("10.96.0.10"));
+
+    let mut without = World::new();
+    without.cluster_dns = None;
+    let notes = without.pass().notes;
+    assert_eq!(recorded(&without), None);
+    let [note] = notes.as_slice() else {
+        panic!("{notes:?}")
+    };
+    assert!(note.warning && note.reason == "NoClusterDNS" && note.message.contains("join.clusterDNS"));
+}
+
+#[test]
 fn without_a_config_the_pod_says_so() {
     let mut world = World::new();
     world.settings = None;
@@ -318,6 +336,25 @@ fn a_vm_that_ends_goes_or_is_replaced_fails_the_attempt() {
     let mut replaced = launched();
     replaced.vm_is_replaced();
     fails(replaced, "VMReplaced");
+}
+
+#[test]
+fn a_vm_without_an_ipv4_address_is_not_waited_for() {
+    let mut world = launched();
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.vm_has_only_ipv6();
+    let message = world.pass().notes.remove(0).message;
+    assert!(
+        message.contains("fd00::7") && message.contains("need a pod network with IPv4"),
+        "{message}"
+    );
+    assert_eq!(
+        launched_condition(&world),
+        Some(("False".to_owned(), "NoIPv4".to_owned()))
+    );
+    world.pass();
+    assert_eq!(says(&world), "Retrying");
 }
 
 #[test]

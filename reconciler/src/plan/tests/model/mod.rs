@@ -62,6 +62,7 @@ pub(super) struct World {
     pub now: Timestamp,
     pub settings: Option<Arc<Settings>>,
     pub hold: Option<String>,
+    pub cluster_dns: Option<String>,
     pub policies: Vec<String>,
     /// Records of other pods of the namespace.
     pub neighbours: u32,
@@ -113,6 +114,7 @@ impl World {
             now: BEGINNING.parse().unwrap(),
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             hold: None,
+            cluster_dns: Some("10.96.0.10".to_owned()),
             policies: Vec::new(),
             neighbours: 0,
             objects: Objects {
@@ -164,6 +166,7 @@ impl World {
             pod_uid: POD_UID.to_owned(),
             settings: self.settings.clone(),
             hold: self.hold.clone(),
+            cluster_dns: self.cluster_dns.clone(),
             policies: self.policies.clone(),
             namespace_records: self.neighbours,
             pod,

@@ -105,6 +105,14 @@ impl World {
         })
     }
 
+    /// As on a cluster whose pod network has no IPv4.
+    pub fn vm_has_only_ipv6(&mut self) -> bool {
+        self.set_vmi(|status| {
+            status["interfaces"] =
+                json!([{"name": names::VM_INTERFACE, "ipAddress": "fd00::7", "ipAddresses": ["fd00::7"]}]);
+        })
+    }
+
     pub fn vm_is_blocked(&mut self) -> bool {
         self.set_vmi(|status| {
             status["conditions"] = json!([{"type": "PodScheduled", "status": "False",

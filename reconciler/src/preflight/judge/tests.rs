@@ -1,0 +1,192 @@
+//! Each fault by itself, and none.
+
+use super::*;
+
+type Break = Box<dyn Fn(&mut Observed)>;
+
+fn good() -> Observed {
+    Observed {
+        approvers: Ok(Vec::new()),
+        kubernetes: Ok("1.36".to_owned()),
+        policies: Ok(true),
+        node_restriction: Ok(true),
+        kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
+        trial: Trial::Accepted,
+        needs_dns: true,
+        dns: Ok(Some(vec!["10.96.0.10".to_owned()])),
+    }
+}
+
+#[test]
+fn a_good_cluster_gives_no_finding() {
+    assert_eq!(judge(&good()), []);
+    let at_the_floors = Observed {
+        kubernetes: Ok("1.30+".to_owned()),
+        kubevirts: Ok(vec![Some("v1.7.0".to_owned())]),
+        ..good()
+    };
+    assert_eq!(judge(&at_the_floors), []);
+    let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
+    assert_eq!(well[1], "Kubernetes 1.36");
+    assert_eq!(
+        well[5],
+        "guests ask 10.96.0.10 for names (Service kube-system/kube-dns)"
+    );
+    assert_eq!(well[6], "KubeVirt v1.9.0");
+}
+
+#[test]
+fn each_fault_is_found_alone_and_says_what_it_is() {
+    let why = || "forbidden".to_owned();
+    let approver = Approver {
+        subresource: "nodeclient",
+        why: "allowed by ClusterRoleBinding \"x\"".to_owned(),
+    };
+    let cases: Vec<(Break, &str, bool, &str)> = vec![
+        (
+            Box::new(move |o| o.approvers = Ok(vec![approver.clone()])),
+            "AutoApproval",
+            true,
+            "certificatesigningrequests/nodeclient (allowed by ClusterRoleBinding \"x\")",
+        ),
+        (
+            Box::new(move |o| o.approvers = Err(why())),
+            "AutoApprovalUnknown",
+            true,
+            "forbidden",
+        ),
+        (
+            Box::new(|o| o.kubernetes = Ok("1.29".to_owned())),
+            "KubernetesTooOld",
+            true,
+            "is Kubernetes 1.29: upgrade the cluster to 1.30",
+        ),
+        (
+            Box::new(|o| o.kubernetes = Ok("?".to_owned())),
+            "KubernetesVersionUnknown",
+            false,
+            "1.30",
+        ),
+        (
+            Box::new(|o| o.policies = Ok(false)),
+            "PoliciesNotServed",
+            true,
+            "admissionregistration.k8s.io/v1",
+        ),
+        (
+            Box::new(move |o| o.policies = Err(why())),
+            "PoliciesUnknown",
+            false,
+            "forbidden",
+        ),
+        (
+            Box::new(|o| o.node_restriction = Ok(false)),
+            "NodeRestrictionMissing",
+            true,
+            "enable the admission plugin NodeRestriction",
+        ),
+        (
+            Box::new(move |o| o.node_restriction = Err(why())),
+            "NodeRestrictionUnknown",
+            false,
+            "forbidden",
+        ),
+        (
+            Box::new(|o| o.trial = Trial::Refused("unknown field".to_owned())),
+            "VMRefused",
+            true,
+            "unknown field",
+        ),
+        (
+            Box::new(|o| o.trial = Trial::Impossible("quota".to_owned())),
+            "VMNotTried",
+            false,
+            "quota",
+        ),
+        (
+            Box::new(|o| o.trial = Trial::NoConfig),
+            "VMNotTried",
+            false,
+            "MaroonedPodsConfig",
+        ),
+        (
+            Box::new(|o| o.dns = Ok(None)),
+            "ClusterDNSUnknown",
+            false,
+            "no Service kube-system/kube-dns; set join.clusterDNS",
+        ),
+        (
+            Box::new(|o| o.dns = Ok(Some(vec!["fd00::a".to_owned()]))),
+            "ClusterDNSUnknown",
+            false,
+            "no IPv4 address (fd00::a)",
+        ),
+        (
+            Box::new(move |o| o.dns = Err(why())),
+            "ClusterDNSUnknown",
+            false,
+            "forbidden",
+        ),
+        (
+            Box::new(|o| o.kubevirts = Ok(vec![Some("v1.6.3".to_owned())])),
+            "KubeVirtTooOld",
+            true,
+            "KubeVirt is v1.6.3: upgrade it to 1.7",
+        ),
+        (
+            Box::new(|o| o.kubevirts = Ok(vec![Some("devel".to_owned())])),
+            "KubeVirtVersionUnknown",
+            false,
+            "devel",
+        ),
+        (
+            Box::new(|o| o.kubevirts = Ok(vec![None])),
+            "KubeVirtVersionUnknown",
+            false,
+            "observedKubeVirtVersion",
+        ),
+        (
+            Box::new(|o| o.kubevirts = Ok(Vec::new())),
+            "KubeVirtVersionUnknown",
+            false,
+            "no KubeVirt resource",
+        ),
+    ];
+    for (break_it, reason, blocks, part) in cases {
+        let mut observed = good();
+        break_it(&mut observed);
+        let findings = judge(&observed);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!((findings[0].reason, findings[0].blocks), (reason, blocks));
+        assert!(findings[0].message.contains(part), "{}", findings[0].message);
+    }
+}
+
+#[test]
+fn a_name_server_is_asked_for_only_where_none_is_configured_and_by_ipv4() {
+    let configured = Observed {
+        needs_dns: false,
+        dns: Ok(None),
+        ..good()
+    };
+    assert_eq!((judge(&configured), cluster_dns(&configured)), (Vec::new(), None));
+    let both = Observed {
+        dns: Ok(Some(vec!["fd00::a".to_owned(), "10.96.0.10".to_owned()])),
+        ..good()
+    };
+    assert_eq!(cluster_dns(&both).as_deref(), Some("10.96.0.10"));
+    assert_eq!(judge(&both), []);
+}
+
+#[test]
+fn what_blocks_comes_first_and_a_missing_kubevirt_has_no_version() {
+    let observed = Observed {
+        kubernetes: Err("no".to_owned()),
+        kubevirts: Err("no".to_owned()),
+        trial: Trial::NoKubeVirt,
+        ..good()
+    };
+    let findings = judge(&observed);
+    let reasons: Vec<_> = findings.iter().map(|f| f.reason).collect();
+    assert_eq!(reasons, ["KubeVirtMissing", "KubernetesVersionUnknown"]);
+}
