@@ -47,7 +47,7 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Starts `rate` creates a second, over all three entries of the webhook configuration.
+    /// Starts `rate` creates a second, over all three entries of the webhook configuration that review them.
     pub async fn start(client: &Client, rate: u32) -> Result<Self> {
         let mut targets = Vec::new();
         for (label, pod) in [

@@ -108,6 +108,16 @@ fn placement(pod: &Pod) -> (Value, Value) {
     (json!(spec.tolerations), json!(spec.node_selector))
 }
 
+/// Updates that take nothing of ours, such as the lift and all that kubelets and controllers write, are not asked about.
+async fn asked_only_where_something_was_lost(tenant: &Tenant<'_>) {
+    let asked = async |result: &str| {
+        let series = format!("maroonedpods_webhook_admission_requests_total{{result=\"{result}\"}}");
+        tenant.world.webhook().metric(&series).await.unwrap()
+    };
+    assert!(asked("restored").await > 0.5);
+    assert!(asked("complete").await < 0.5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_pod_is_applied_again() {
     logs();
@@ -148,6 +158,7 @@ async fn a_running_pod_is_applied_again() {
         assert_eq!(selector.get(names::IDENTITY_LABEL), Some(&uid));
         tenant.sees_running(&name).await.unwrap();
     }
+    asked_only_where_something_was_lost(&tenant).await;
     tenant.leaves().await.unwrap();
 }
 

@@ -19,6 +19,9 @@ use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+/// Entries of the webhook configuration.
+const ENTRIES: usize = 4;
+
 /// How long tests wait for what should take a few seconds.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -116,7 +119,7 @@ impl Stage {
                 .flatten()
                 .map(|entry| entry.client_config.ca_bundle.unwrap_or_default().0)
                 .collect();
-            let only = bundles.len() == 3 && bundles.iter().all(|bundle| *bundle == ca.as_bytes());
+            let only = bundles.len() == ENTRIES && bundles.iter().all(|bundle| *bundle == ca.as_bytes());
             let over = only && !rotate && !data.contains_key("next-tls.crt");
             let is_new = certificate.starts_with("-----BEGIN CERTIFICATE-----") && certificate != former;
             Ok((over && is_new).then_some(certificate))
