@@ -342,8 +342,8 @@ impl Worker {
         }
     }
 
-    /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and whom
-    /// it waits with.
+    /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and
+    /// whether the pod's owner must wait.
     fn judged(&self, view: View, sightings: &mut Sightings) -> View {
         let uptime = self.shared.uptime();
         let ages = sightings.see(&view, uptime);

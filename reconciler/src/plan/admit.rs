@@ -103,8 +103,8 @@ fn backing_off(view: &View, pod: &PodView, now: Timestamp) -> Option<Plan> {
     let until = after(now, wait.remaining);
     let (rejections, why) = (wait.rejections, &wait.reason);
     let message = format!(
-        "{rejections} pods of the same owner in a row were rejected by the kubelets of their nodes, the last with \
-         {why}; the next VM is tried after {:#}",
+        "kubelets rejected pods of the same owner, {rejections} in a row, the last with {why}; the next VM is tried \
+         after {:#}",
         wait.remaining
     );
     Some(
