@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Entries of the webhook configuration.
-const ENTRIES: usize = 4;
+const ENTRIES: usize = 5;
 
 /// How long tests wait for what should take a few seconds.
 pub const SOON: Duration = Duration::from_secs(60);

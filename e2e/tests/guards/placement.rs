@@ -24,7 +24,7 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
             "metadata": {"name": "intruder", "namespace": namespace, "uid": uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        post(client, &namespace, subresource, binding)
+        post(client, &namespace, subresource, &binding)
     };
     let victims_node = victim.node_name();
     let says = "a marooned node runs the one pod that it was made for";
@@ -61,7 +61,7 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
             "apiVersion": "v1", "kind": "Binding", "metadata": mark,
             "target": {"apiVersion": "v1", "kind": "Node", "name": "host-1"},
         });
-        post(client, &namespace, subresource, binding)
+        post(client, &namespace, subresource, &binding)
     };
     let says = "are fixed when a pod is created: remove them from the binding";
     let label = |key: &str| json!({"name": "intruder", "labels": {key: "true"}});
@@ -101,8 +101,8 @@ fn post(
     client: &Client,
     namespace: &str,
     subresource: bool,
-    binding: Value,
-) -> impl Future<Output = kube::Result<Value>> {
+    binding: &Value,
+) -> impl Future<Output = kube::Result<Value>> + use<> {
     let path = if subresource {
         "pods/intruder/binding"
     } else {
@@ -110,7 +110,7 @@ fn post(
     };
     let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/{path}"))
         .header("Content-Type", "application/json")
-        .body(serde_json::to_vec(&binding).unwrap());
+        .body(serde_json::to_vec(binding).unwrap());
     let client = client.clone();
     async move { client.request::<Value>(request.unwrap()).await }
 }
