@@ -25,7 +25,7 @@ pub(crate) mod reason {
     pub(crate) const NODE_LOST: &str = "NodeLost";
 
     /// Those that a gated pod can carry.
-    pub(crate) const OF_WAITS: [&str; 14] = [
+    pub(crate) const OF_WAITS: [&str; 15] = [
         WAITING_FOR_GATES,
         NO_CONFIG,
         CLUSTER_NOT_READY,
