@@ -7,15 +7,21 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 
-/// The policy: every request once, when its response is complete, without bodies. A watch therefore shows up
-/// when it ends.
-pub(crate) const POLICY: &str = "\
-apiVersion: audit.k8s.io/v1
+/// The policy: every request once, when its response is complete. A watch therefore shows up when it ends. Bodies are
+/// kept where they hold what our own writes demand.
+pub(crate) const POLICY: &str = r#"apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
-rules: [{level: Metadata}]
-";
+rules:
+- {level: Request, userGroups: ["system:serviceaccounts:maroonedpods-system"], verbs: [delete, update, patch]}
+- level: Request
+  userGroups: ["system:serviceaccounts:maroonedpods-system"]
+  verbs: [create]
+  resources: [{group: "", resources: [pods/eviction]}]
+- {level: Metadata}
+"#;
 
 /// Annotation in which the API server notes what its authorizers decided.
 const DECISION: &str = "authorization.k8s.io/decision";
@@ -46,6 +52,10 @@ pub struct AuditEvent {
     pub denied: bool,
     /// The client's `User-Agent`.
     pub user_agent: String,
+    /// The field manager that the request names; empty where it names none.
+    pub field_manager: String,
+    /// The body, of requests whose bodies are kept; else null.
+    pub body: Value,
     /// Whether it was only tried (`dryRun=All`).
     pub dry_run: bool,
     /// When the server received the request.
@@ -81,6 +91,8 @@ struct Line {
     request_uri: String,
     #[serde(default)]
     object_ref: ObjectRef,
+    #[serde(default)]
+    request_object: Value,
     #[serde(default)]
     response_status: ResponseStatus,
     #[serde(default)]
@@ -146,10 +158,21 @@ fn event(line: &str) -> Result<AuditEvent> {
             .get(DECISION)
             .is_some_and(|decision| decision == "forbid"),
         user_agent: line.user_agent,
+        field_manager: query(&line.request_uri, "fieldManager").to_owned(),
+        body: line.request_object,
         dry_run: line.request_uri.contains("dryRun=All"),
         received: line.request_received_timestamp,
         completed: line.stage_timestamp,
     })
+}
+
+/// The value of a parameter of the query, as written there; empty where it is not.
+fn query<'u>(uri: &'u str, parameter: &str) -> &'u str {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    let mut values = query.split('&').filter_map(|pair| pair.split_once('='));
+    values
+        .find(|(key, _)| *key == parameter)
+        .map_or("", |(_, value)| value)
 }
 
 #[cfg(test)]
@@ -232,5 +255,20 @@ mod tests {
         let uri = r#""requestURI":"/api/v1/namespaces/default/pods?&dryRun=All","verb""#;
         let tried = CREATE.replace(r#""verb""#, uri);
         assert!(parse(&format!("{tried}\n")).unwrap()[0].dry_run);
+    }
+
+    #[test]
+    fn a_writer_is_known_by_its_field_manager_and_what_it_demands_by_the_body() {
+        let line = CREATE.replace(
+            r#""verb""#,
+            r#""requestURI":"/api/v1/pods?&fieldManager=us&force=true","requestObject":{"a":1},"verb""#,
+        );
+        let event = parse(&format!("{line}\n")).unwrap().remove(0);
+        assert_eq!(
+            (event.field_manager.as_str(), &event.body["a"]),
+            ("us", &Value::from(1))
+        );
+        let bare = parse(&format!("{CREATE}\n")).unwrap().remove(0);
+        assert!(bare.field_manager.is_empty() && bare.body.is_null());
     }
 }

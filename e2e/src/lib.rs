@@ -33,3 +33,4 @@ pub mod tools;
 pub mod vmhost;
 pub mod webhooks;
 pub mod world;
+pub mod writes;

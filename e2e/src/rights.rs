@@ -260,6 +260,8 @@ mod tests {
             name: name.to_owned(),
             code: 200,
             denied: false,
+            field_manager: String::new(),
+            body: serde_json::Value::Null,
             dry_run: false,
             user_agent: String::new(),
             received: jiff::Timestamp::UNIX_EPOCH,

@@ -7,7 +7,9 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, nothing_left_of};
+use maroonedpods_e2e::config;
 use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
 use serde::de::DeserializeOwned;
@@ -113,6 +115,33 @@ async fn orphans_go_and_look_alikes_stay() {
         kubeadm.uid()
     );
     assert_eq!(seeds.get(&other.name_any()).await.unwrap().uid(), other.uid());
+}
+
+/// A name proves nothing: whoever may create Secrets there may take one that we give.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_alike_of_a_credential_is_not_revoked() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let seeds: Api<Secret> = Api::namespaced(tenant.admin.clone(), names::VM_NAMESPACE);
+    let patient = json!({"deadlines": {"boot": "1m", "join": "1m"}});
+    config::change(&tenant.admin, &patient).await.unwrap();
+    let slow = Script {
+        join_delay: 6.0,
+        ..Script::default()
+    };
+    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "pod", &slow)
+        .await
+        .unwrap();
+    pod.vmi(1, "Running").await.unwrap();
+    // The guest has read its own. Garbage collection has nothing to do with the other, which has no owner.
+    let name = names::join_secret_name(&pod.uid, 1);
+    seeds.delete(&name, &DeleteParams::default()).await.unwrap();
+    let stranger = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+    let stranger = accepts(&seeds, &stranger).await.unwrap();
+    pod.running().await.unwrap();
+    assert_eq!(seeds.get(&name).await.unwrap().uid(), stranger.uid());
+    seeds.delete(&name, &DeleteParams::default()).await.unwrap();
+    pod.ends().await.unwrap();
+    tenant.leaves().await.unwrap();
 }
 
 /// Another UID of the same form.

@@ -8,14 +8,16 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::ObjectMeta;
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, gone};
+use maroonedpods_e2e::check::{becomes, gone, vmis};
 use maroonedpods_e2e::drafts::{gates, marooned, node, ordinary, runs, spec};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON, condition};
 use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::writes::MANAGER;
 use serde_json::{Value, json};
 
 const TEMPLATE_LABEL: &str = "app";
@@ -141,6 +143,46 @@ async fn the_pods_own_spec_is_only_added_to() {
     assert_eq!(before - tolerations.len(), 4, "class and identity, both effects");
     assert_eq!(spec, unmarooned.spec.unwrap());
     tenant.leaves().await.unwrap();
+}
+
+/// Who wrote which field stands on the object, for people and for server-side apply.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_we_write_bears_our_name() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    tenant.creates(&marooned("signed")).await.unwrap();
+    tenant.sees_running("signed").await.unwrap();
+    let pod = tenant.sees_reason("signed", "NodeReady").await.unwrap();
+    let name = own_node(&pod);
+    let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
+    let record = records.get(&name).await.unwrap();
+    let node = tenant.node_of(&pod).await.unwrap();
+    let vmi = vmis(&tenant.admin).get(&name).await.unwrap();
+    for (what, metadata, field) in [
+        ("the lift", &pod.metadata, "f:nodeSelector"),
+        ("the report", &pod.metadata, names::NODE_READY_CONDITION),
+        ("the record", &record.metadata, "f:podRef"),
+        ("the record's status", &record.metadata, "f:stages"),
+        ("the Node", &node.metadata, "f:taints"),
+        ("the Node's address", &node.metadata, "InternalIP"),
+        ("the VMI", &vmi.metadata, "f:firmware"),
+    ] {
+        assert_eq!(writers(metadata, field), [MANAGER], "{what}");
+    }
+    tenant.leaves().await.unwrap();
+}
+
+/// The managers of the entries in which a field's name occurs.
+fn writers<'m>(metadata: &'m ObjectMeta, field: &str) -> Vec<&'m str> {
+    let entries = metadata.managed_fields.iter().flatten();
+    entries
+        .filter(|entry| {
+            entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|fields| fields.0.to_string().contains(field))
+        })
+        .filter_map(|entry| entry.manager.as_deref())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

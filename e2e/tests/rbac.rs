@@ -1,4 +1,5 @@
-//! Rights are least: each is used by a call that the API server saw, and no call was denied.
+//! Rights are least: each is used by a call that the API server saw, and no call was denied. And no write is careless:
+//! each names its writer and carries a precondition.
 //!
 //! One plane, on which reconciler and guests do all that they can do; hooks and certificates are judged where they run
 //! for real, in the tests named `installed`. A right that a new scenario needs is granted in
@@ -21,6 +22,7 @@ use maroonedpods_e2e::rights::{all_used, denied, granted};
 use maroonedpods_e2e::vmhost::GuestEvent;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::writes::careless;
 use serde_json::json;
 
 /// A world and a namespace in it.
@@ -161,7 +163,7 @@ async fn everything(stage: &Stage) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_right_is_used_and_every_call_is_allowed() {
+async fn every_right_is_used_and_every_write_is_careful() {
     logs();
     let stage = Stage::new().await;
     let objects = render(&programs_outside(
@@ -178,7 +180,11 @@ async fn every_right_is_used_and_every_call_is_allowed() {
     })
     .await
     .unwrap();
-    let denied = denied(&stage.world.plane().audit().unwrap());
+    let log = stage.world.plane().audit().unwrap();
+    let denied = denied(&log);
     assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
+    // All that a reconciler ever writes is in this log.
+    let careless = careless(&log);
+    assert!(careless.is_empty(), "careless:\n{}", careless.join("\n"));
     stage.world.stop().await.unwrap();
 }

@@ -25,6 +25,7 @@ use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
 use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::writes::careless;
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::args::UninstallArgs;
 use maroonedpods_reconciler::uninstall::uninstall;
@@ -188,6 +189,8 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
 
     let (is_clean, said) = run(&world, true, SOON * 2).await;
     assert!(is_clean, "{said}");
+    let careless = careless(&world.plane().audit().unwrap());
+    assert!(careless.is_empty(), "careless:\n{}", careless.join("\n"));
     assert!(webhooks.get_opt("maroonedpods").await.unwrap().is_none());
     eventually("nothing of ours", SOON, || async {
         let left = nothing_left(&admin).await?;

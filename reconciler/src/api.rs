@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::http::{HeaderValue, header};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -13,6 +14,7 @@ use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::params;
 use crate::readable::Readable;
 use crate::vmi;
 
@@ -170,6 +172,9 @@ impl Cluster {
         };
         // kube would repeat any verb on 429, 503 and 504, POST included. We know what may be repeated.
         config.default_retry = false;
+        config
+            .headers
+            .push((header::USER_AGENT, HeaderValue::from_static(params::USER_AGENT)));
         Ok(Self {
             client: Client::try_from(config)?,
             vm_namespace,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigStatus};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::api::{CallError, Cluster, call, find};
 use crate::conditions::{self, Says};
+use crate::params;
 use crate::settings::{Settings, SettingsError};
 
 /// Condition: the configuration is in force.
@@ -160,7 +161,7 @@ pub async fn edit_status(
         let version = config.metadata.resource_version;
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
         tries += 1;
-        match call(configs.patch_status(names::CONFIG_NAME, &PatchParams::default(), &patch)).await {
+        match call(configs.patch_status(names::CONFIG_NAME, &params::patch(), &patch)).await {
             Err(error) if error.is_conflict() && tries < STATUS_TRIES => {}
             patched => return patched.map(drop),
         }

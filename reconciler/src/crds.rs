@@ -5,16 +5,15 @@
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::core::ResourceExt;
 use kube::runtime::{conditions, wait};
 use maroonedpods_common::api;
 use thiserror::Error;
 
 use crate::api::{CallError, Cluster, call};
+use crate::params;
 
-/// Owner of the fields, for the API server. Helm's own entry from the first install is overruled.
-const FIELD_MANAGER: &str = "maroonedpods-reconciler";
 /// An API server with nothing else to do needs less than a second.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -50,8 +49,7 @@ pub async fn apply(cluster: &Cluster) -> Result<(), Error> {
     for crd in api::crds() {
         let name = crd.name_any();
         let crds = cluster.all::<CustomResourceDefinition>();
-        let ours = PatchParams::apply(FIELD_MANAGER).force();
-        call(crds.patch(&name, &ours, &Patch::Apply(&crd)))
+        call(crds.patch(&name, &params::apply(), &Patch::Apply(&crd)))
             .await
             .map_err(|error| Error::Refused {
                 name: name.clone(),

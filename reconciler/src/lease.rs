@@ -15,13 +15,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::{Api, Client};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::params;
 use decide::{Observation, Standing, claim, decide, released};
 pub use timings::{Timings, TimingsError};
 
@@ -203,7 +204,7 @@ impl Lock {
             };
             self.api
                 .create(
-                    &PostParams::default(),
+                    &params::create(),
                     &Lease {
                         metadata,
                         spec: Some(claimed),
@@ -216,9 +217,7 @@ impl Lock {
 
     /// Writes over the version that was read: `lease` carries its resource version.
     async fn replace(&self, lease: Lease) -> Result<(), LeaseError> {
-        self.api
-            .replace(&self.name, &PostParams::default(), &lease)
-            .await?;
+        self.api.replace(&self.name, &params::create(), &lease).await?;
         Ok(())
     }
 

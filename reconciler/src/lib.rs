@@ -41,6 +41,7 @@ pub mod vmi;
 pub mod watches;
 pub mod workers;
 
+mod params;
 mod run;
 
 pub use args::Args;

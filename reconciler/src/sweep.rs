@@ -311,7 +311,7 @@ where
             name = orphan.name,
             "deleting a leftover that no record stands behind"
         );
-        act::delete(api, &orphan.name, act::of(&orphan.uid)).await?;
+        act::delete(api, &orphan.name, &orphan.uid).await?;
         metrics.orphan_deleted(kind);
     }
     Ok(())

@@ -45,12 +45,49 @@ pub fn secret(record: &MaroonedNode, id: &str, secret: &str, expires: Timestamp)
     }
 }
 
-/// Reads the token out of a stored Secret, if the Secret is one of `record`'s.
+/// Reads the token `id` out of a stored Secret, if the Secret is one of `record`'s and a bootstrap token of this id.
 #[must_use]
-pub fn read(stored: &Secret, record: &MaroonedNode) -> Option<Token> {
+pub fn read(stored: &Secret, record: &MaroonedNode, id: &str) -> Option<Token> {
     let owner = stored.metadata.owner_references.iter().flatten().next()?;
     let data: &BTreeMap<_, _> = stored.data.as_ref()?;
     let text = |key: &str| data.get(key).and_then(|v| std::str::from_utf8(&v.0).ok());
-    (Some(&owner.uid) == record.metadata.uid.as_ref()).then_some(())?;
-    Some(Token::new(text(ID_KEY)?, text(SECRET_KEY)?))
+    let is_ours = Some(&owner.uid) == record.metadata.uid.as_ref()
+        && stored.type_.as_deref() == Some(SECRET_TYPE)
+        && text(ID_KEY) == Some(id);
+    is_ours.then(|| text(SECRET_KEY).map(|secret| Token::new(id, secret)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+    use k8s_openapi::ByteString;
+
+    /// As the API server stores it.
+    fn stored(record: &MaroonedNode) -> Secret {
+        let mut secret = secret(record, "abcdef", "0123456789abcdef", Timestamp::MAX);
+        let data = secret.string_data.take().unwrap();
+        secret.data = Some(
+            data.into_iter()
+                .map(|(key, value)| (key, ByteString(value.into_bytes())))
+                .collect(),
+        );
+        secret
+    }
+
+    #[test]
+    fn only_the_records_own_token_is_read() {
+        let record = record();
+        let mut other = record.clone();
+        other.metadata.uid = Some("another".to_owned());
+        let ours = stored(&record);
+        assert!(read(&ours, &record, "abcdef").is_some());
+        assert!(read(&ours, &record, "fedcba").is_none());
+        assert!(read(&stored(&other), &record, "abcdef").is_none());
+        let opaque = Secret {
+            type_: Some("Opaque".to_owned()),
+            ..ours
+        };
+        assert!(read(&opaque, &record, "abcdef").is_none());
+    }
 }

@@ -20,6 +20,7 @@ use maroonedpods_e2e::pods::SOON;
 use maroonedpods_e2e::rights::{all_used, denied, granted};
 use maroonedpods_e2e::vmhost::{Guests, VmHost, VmHostOptions, install_crd};
 use maroonedpods_e2e::world::wait_for_default_account;
+use maroonedpods_e2e::writes::careless;
 use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
 
@@ -211,10 +212,13 @@ impl<'a> Site<'a> {
         .unwrap();
     }
 
-    /// Checks that no call of ours was denied. Ask before the end: helm removes roles while a reconciler still stops.
+    /// Checks that no call of ours was denied, and no write careless. Ask before the end: helm removes roles while a reconciler still stops.
     pub fn nothing_was_denied(&self) {
-        let denied = denied(&self.cluster.plane().audit().unwrap());
+        let log = self.cluster.plane().audit().unwrap();
+        let denied = denied(&log);
         assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
+        let careless = careless(&log);
+        assert!(careless.is_empty(), "careless:\n{}", careless.join("\n"));
     }
 
     /// How many pods of each Deployment are ready, by name.

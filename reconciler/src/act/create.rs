@@ -10,7 +10,7 @@ use maroonedpods_common::names;
 
 use crate::api::{CallError, Cluster, call};
 use crate::seen::Seen;
-use crate::{identity, seed, token, vmi};
+use crate::{identity, params, seed, token, vmi};
 
 /// ConfigMap that kube-controller-manager publishes in every namespace, and the key of the CA in it.
 const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
@@ -26,7 +26,7 @@ pub(super) async fn record(
     if let Some(most) = at_most {
         has_place(&records, &new.spec.pod_ref.namespace, most).await?;
     }
-    match call(records.create(&PostParams::default(), new)).await {
+    match call(records.create(&params::create(), new)).await {
         Err(error) if error.is_conflict() => {
             let found = call(records.get(&new.name_any())).await?;
             // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no
@@ -72,11 +72,11 @@ pub(super) async fn credentials(
         .unwrap_or(Timestamp::MAX);
     let new = token::secret(record, &id, &secret_half, expires);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
-    let (stored, fresh) = match call(tokens.create(&PostParams::default(), &new)).await {
+    let (stored, fresh) = match call(tokens.create(&params::create(), &new)).await {
         Err(error) if error.is_conflict() => (call(tokens.get(&new.name_any())).await?, false),
         created => (created?, true),
     };
-    let token = token::read(&stored, record).ok_or_else(|| {
+    let token = token::read(&stored, record, &id).ok_or_else(|| {
         CallError::Unexpected(format!(
             "Secret {} is not this record's bootstrap token",
             new.name_any()
@@ -95,7 +95,7 @@ pub(super) async fn credentials(
 /// A seed that is there already carries this token, unless the token is new or the seed is a former record's: then
 /// it is replaced. No VM has read it yet, for VMIs are made after their seeds.
 async fn create_seed(seeds: &Api<Secret>, seed: &Secret, token_is_new: bool) -> Result<(), CallError> {
-    match call(seeds.create(&PostParams::default(), seed)).await {
+    match call(seeds.create(&params::create(), seed)).await {
         Err(error) if error.is_conflict() => {}
         created => return created.map(drop),
     }
@@ -103,13 +103,8 @@ async fn create_seed(seeds: &Api<Secret>, seed: &Secret, token_is_new: bool) -> 
     if !token_is_new && owner_uid(&found) == owner_uid(seed) {
         return Ok(());
     }
-    super::delete(
-        seeds,
-        &found.name_any(),
-        super::of(&found.uid().unwrap_or_default()),
-    )
-    .await?;
-    call(seeds.create(&PostParams::default(), seed)).await.map(drop)
+    super::delete(seeds, &found.name_any(), &found.uid().unwrap_or_default()).await?;
+    call(seeds.create(&params::create(), seed)).await.map(drop)
 }
 
 fn random_token_secret() -> Result<String, CallError> {
@@ -137,7 +132,7 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
 }
 
 pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
-    match call(cluster.all::<Node>().create(&PostParams::default(), node)).await {
+    match call(cluster.all::<Node>().create(&params::create(), node)).await {
         Err(error) if error.is_conflict() => {
             let found = call(cluster.nodes().get(&node.name_any())).await?;
             if owner_uid(&found) != owner_uid(node) {
@@ -160,7 +155,7 @@ pub(super) async fn vmi(
     attempt: u32,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
-    match post_vmi(cluster, record, attempt, &PostParams::default()).await {
+    match post_vmi(cluster, record, attempt, &params::create()).await {
         Err(error) if error.is_conflict() => Ok(()),
         created => {
             seen.note_dynamic(&created?);

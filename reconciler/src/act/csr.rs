@@ -1,11 +1,11 @@
 //! Steps 4 and 6: verdicts on certificate signing requests.
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::api::PatchParams;
 use serde_json::json;
 
 use super::{json_patch, now};
 use crate::api::{CallError, Cluster, call};
+use crate::params;
 use crate::seen::Seen;
 
 pub(super) async fn decide(
@@ -31,7 +31,7 @@ pub(super) async fn decide(
     ];
     let csrs = cluster.all::<CertificateSigningRequest>();
     let patched =
-        call(csrs.patch_subresource("approval", name, &PatchParams::default(), &json_patch(&patch)?)).await?;
+        call(csrs.patch_subresource("approval", name, &params::patch(), &json_patch(&patch)?)).await?;
     seen.note(&patched);
     Ok(())
 }

@@ -10,8 +10,8 @@ use std::fmt::Debug;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::Resource;
+use kube::api::{Api, DeleteParams, Patch};
+use kube::core::{Resource, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::names;
 use serde::Serialize;
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 pub(crate) use create::post_vmi;
 
 use crate::api::{CallError, Cluster, call};
+use crate::params;
 use crate::plan::Write;
 use crate::record;
 use crate::seen::Seen;
@@ -52,9 +53,10 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
         } => csr::decide(cluster, name, resource_version, deny.as_ref(), seen).await,
         Write::NodeAddress { name, uid, address } => node::address(cluster, name, uid, address, seen).await,
         Write::RevokeCredentials {
+            record_uid,
             token_secret,
             join_secret,
-        } => revoke(cluster, token_secret, join_secret).await,
+        } => revoke(cluster, record_uid, [token_secret, join_secret]).await,
         Write::RemoveStartupTaint {
             name,
             uid,
@@ -78,13 +80,14 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             message,
         } => pod::fail(cluster, (namespace, name, uid), message, seen).await,
         Write::DeletePod { namespace, name, uid } => {
-            delete(&cluster.pods(namespace), name, of(uid).grace_period(0)).await
+            let at_once = params::delete(uid).grace_period(0);
+            delete_with(&cluster.pods(namespace), name, &at_once).await
         }
-        Write::DeleteRecord { name, uid } => delete(&cluster.all::<MaroonedNode>(), name, of(uid)).await,
-        Write::DeleteVmi { name, uid } => delete(&cluster.vmis(), name, of(uid)).await,
-        Write::DeleteNode { name, uid } => delete(&cluster.nodes(), name, of(uid)).await,
+        Write::DeleteRecord { name, uid } => delete(&cluster.all::<MaroonedNode>(), name, uid).await,
+        Write::DeleteVmi { name, uid } => delete(&cluster.vmis(), name, uid).await,
+        Write::DeleteNode { name, uid } => delete(&cluster.nodes(), name, uid).await,
         Write::DeleteCsr { name, uid } => {
-            delete(&cluster.all::<CertificateSigningRequest>(), name, of(uid)).await
+            delete(&cluster.all::<CertificateSigningRequest>(), name, uid).await
         }
         Write::StripNodeFinalizers { name, uid } => node::strip_finalizers(cluster, name, uid, seen).await,
         Write::RemoveFinalizer { name, uid, index } => {
@@ -102,18 +105,37 @@ async fn record_status(
 ) -> Result<(), CallError> {
     let patch = Patch::Merge(record::status_patch(resource_version, status));
     let records = cluster.all::<MaroonedNode>();
-    seen.note(&call(records.patch_status(name, &PatchParams::default(), &patch)).await?);
+    seen.note(&call(records.patch_status(name, &params::patch(), &patch)).await?);
     Ok(())
 }
 
-async fn revoke(cluster: &Cluster, token_secret: &str, join_secret: &str) -> Result<(), CallError> {
+async fn revoke(cluster: &Cluster, record_uid: &str, [token, seed]: [&str; 2]) -> Result<(), CallError> {
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
     let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
     tokio::try_join!(
-        delete(&tokens, token_secret, DeleteParams::default()),
-        delete(&seeds, join_secret, DeleteParams::default()),
+        delete_of_record(&tokens, token, record_uid),
+        delete_of_record(&seeds, seed, record_uid),
     )?;
     Ok(())
+}
+
+/// The name alone proves nothing: a Secret of another owner is not ours to delete.
+async fn delete_of_record(secrets: &Api<Secret>, name: &str, record_uid: &str) -> Result<(), CallError> {
+    let found = match call(secrets.get_metadata(name)).await {
+        Err(error) if error.is_gone() => return Ok(()),
+        found => found?,
+    };
+    let is_ours = found
+        .owner_references()
+        .iter()
+        .any(|owner| owner.uid == record_uid);
+    match found.uid() {
+        Some(uid) if is_ours => delete(secrets, name, &uid).await,
+        _ => {
+            tracing::warn!(name, "a Secret that is not this record's is left alone");
+            Ok(())
+        }
+    }
 }
 
 async fn remove_finalizer(
@@ -142,16 +164,24 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     P: Serialize + Debug,
 {
-    seen.note(&call(api.patch(name, &PatchParams::default(), patch)).await?);
+    seen.note(&call(api.patch(name, &params::patch(), patch)).await?);
     Ok(())
 }
 
-/// Nothing to delete, or something else by that name, is what a deletion wants to find.
-pub(crate) async fn delete<K>(api: &Api<K>, name: &str, params: DeleteParams) -> Result<(), CallError>
+/// Deletes the object of this name and UID. Nothing to delete, or something else by that name, is what a deletion
+/// wants to find.
+pub(crate) async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<(), CallError>
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    match call(api.delete(name, &params)).await {
+    delete_with(api, name, &params::delete(uid)).await
+}
+
+async fn delete_with<K>(api: &Api<K>, name: &str, params: &DeleteParams) -> Result<(), CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match call(api.delete(name, params)).await {
         Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
         deleted => deleted.map(drop),
     }
@@ -162,14 +192,6 @@ fn gone_is_fine(result: Result<(), CallError>) -> Result<(), CallError> {
         Err(error) if error.is_gone() => Ok(()),
         other => other,
     }
-}
-
-pub(crate) fn of(uid: &str) -> DeleteParams {
-    let preconditions = Preconditions {
-        uid: Some(uid.to_owned()),
-        ..Preconditions::default()
-    };
-    DeleteParams::background().preconditions(preconditions)
 }
 
 fn test_uid(uid: &str) -> Value {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use kube::api::PatchParams;
 use maroonedpods_common::names;
 use serde_json::json;
 
 use super::{gone_is_fine, json_patch, patch_object, test_uid};
 use crate::api::{CallError, Cluster, call};
 use crate::lift;
+use crate::params;
 use crate::seen::Seen;
 
 pub(super) async fn address(
@@ -25,7 +25,7 @@ pub(super) async fn address(
         json!({"op": "add", "path": "/status/addresses", "value": addresses}),
     ];
     let nodes = cluster.nodes();
-    seen.note(&call(nodes.patch_status(name, &PatchParams::default(), &json_patch(&patch)?)).await?);
+    seen.note(&call(nodes.patch_status(name, &params::patch(), &json_patch(&patch)?)).await?);
     Ok(())
 }
 

@@ -1,13 +1,16 @@
 //! Writes to the user's pod: what it is told, and how it ends.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{EvictParams, Patch, PatchParams};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status};
+use kube::api::Patch;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::{now, of};
+use super::now;
 use crate::api::{CallError, Cluster, call};
 use crate::disown;
+use crate::params;
 use crate::plan::PodReport;
 use crate::seen::Seen;
 use crate::view::VM_GONE;
@@ -37,13 +40,13 @@ pub(super) async fn lift(
 ) -> Result<(), CallError> {
     let pods = cluster.pods(namespace);
     let patch = Patch::Json::<()>(patch.clone());
-    let mut pod = call(pods.patch(name, &PatchParams::default(), &patch)).await?;
+    let mut pod = call(pods.patch(name, &params::patch(), &patch)).await?;
     seen.note(&pod);
     // The pod is lifted, whatever becomes of this: without it, a server-side apply must force conflicts.
     for _ in 0..DISOWN_ATTEMPTS {
         let Some(patch) = disown::patch(&pod) else { break };
         let patch = Patch::Json::<()>(patch);
-        match call(pods.patch(name, &PatchParams::default(), &patch)).await {
+        match call(pods.patch(name, &params::patch(), &patch)).await {
             Ok(disowned) => {
                 seen.note(&disowned);
                 break;
@@ -89,17 +92,33 @@ pub(super) async fn fail(
 }
 
 /// 429 is a disruption budget that holds: asked again at the next pass.
+///
+/// Not by kube's own `evict`, which sends `delete_options`: no API server knows that field, and the condition is lost.
 pub(super) async fn evict(
     cluster: &Cluster,
     namespace: &str,
     name: &str,
     uid: &str,
 ) -> Result<(), CallError> {
-    let params = EvictParams {
-        delete_options: Some(of(uid)),
-        ..EvictParams::default()
+    let this_one = Preconditions {
+        uid: Some(uid.to_owned()),
+        ..Preconditions::default()
     };
-    match call(cluster.within::<Pod>(namespace).evict(name, &params)).await {
+    let eviction = Eviction {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ObjectMeta::default()
+        },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(this_one),
+            ..DeleteOptions::default()
+        }),
+    };
+    let pods = cluster.within::<Pod>(namespace);
+    let params = params::create();
+    let asked = pods.create_subresource::<_, Status>("eviction", name, &params, &eviction);
+    match call(asked).await {
         Err(error) if error.is_gone() || error.is_too_many_requests() => Ok(()),
         evicted => evicted.map(drop),
     }
@@ -115,7 +134,7 @@ async fn patch_status(
     seen: &mut Seen,
 ) -> Result<(), CallError> {
     let pods = cluster.pods(namespace);
-    match call(pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(body))).await {
+    match call(pods.patch_status(name, &params::patch(), &Patch::Strategic(body))).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
             seen.note(&patched?);

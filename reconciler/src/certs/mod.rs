@@ -32,12 +32,13 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch};
 use kube::core::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::api::{CallError, Cluster, call};
 use crate::metrics::Metrics;
+use crate::params;
 use decide::{Observed, Rules, Step, Unchanged, decide};
 use pair::{Bundle, CURRENT, NEXT, Pair};
 pub use status::forget;
@@ -178,7 +179,7 @@ impl Keeper {
         } else {
             let new = secret::created(&change)
                 .map_err(|error| CallError::Unexpected(format!("cannot make the Secret: {error}")))?;
-            call(self.secrets().create(&PostParams::default(), &new)).await?;
+            call(self.secrets().create(&params::create(), &new)).await?;
         }
         let why = match &seen.current {
             Ok(pair) if seen.asked => format!("asked for, before {}", pair.not_after),
@@ -206,12 +207,9 @@ impl Keeper {
     async fn change(&self, stored: &Secret, mut change: Value) -> Result<(), CallError> {
         change["metadata"]["resourceVersion"] = json!(version(stored));
         let patch = Patch::Merge(change);
-        call(
-            self.secrets()
-                .patch(secret::NAME, &PatchParams::default(), &patch),
-        )
-        .await
-        .map(drop)
+        call(self.secrets().patch(secret::NAME, &params::patch(), &patch))
+            .await
+            .map(drop)
     }
 
     /// Entries are merged by their names, so nothing but the bundles is touched.
@@ -230,7 +228,7 @@ impl Keeper {
             "webhooks": entries,
         }));
         let api = self.cluster.all::<MutatingWebhookConfiguration>();
-        call(api.patch(WEBHOOKS, &PatchParams::default(), &patch)).await?;
+        call(api.patch(WEBHOOKS, &params::patch(), &patch)).await?;
         tracing::info!(certificates = bundle.len(), "told the API servers whom to trust");
         Ok(Report::Rotating(
             "the API servers are told of the new CA".to_owned(),

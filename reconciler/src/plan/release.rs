@@ -201,6 +201,7 @@ pub(super) fn credentials(c: &Context) -> Option<Write> {
 /// Both Secrets of the attempt.
 pub(super) fn revoke(c: &Context) -> Write {
     Write::RevokeCredentials {
+        record_uid: c.record_uid().to_owned(),
         token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),
         join_secret: names::join_secret_name(&c.record.spec.pod_ref.uid, c.attempt()),
     }

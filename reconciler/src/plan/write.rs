@@ -63,8 +63,11 @@ pub enum Write {
         /// The VMI's address.
         address: String,
     },
-    /// Step 5: the join credential has done its work. Nothing to delete is success.
+    /// Step 5: the join credential has done its work. Nothing to delete is success; each is deleted by the UID of a
+    /// live read, and only if the record owns it.
     RevokeCredentials {
+        /// UID of the record that owns both.
+        record_uid: String,
         /// Name of the token's Secret.
         token_secret: String,
         /// Name of the seed Secret.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Node, PodSpec, Service};
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::Resource;
 use kube::core::request::Request;
 use maroonedpods_common::api::PodRef;
@@ -11,7 +11,7 @@ use maroonedpods_common::{names, sizing};
 use super::judge::{Approver, Observed, Trial};
 use crate::api::{CallError, Cluster, call, find};
 use crate::settings::Settings;
-use crate::{act, record, vmi};
+use crate::{act, params, record, vmi};
 
 /// The rights by which kube-controller-manager's approver knows whose requests to approve.
 const APPROVED_BY: [&str; 2] = ["nodeclient", "selfnodeclient"];
@@ -77,7 +77,7 @@ async fn approvers(cluster: &Cluster) -> Result<Vec<Approver>, CallError> {
             },
             ..SubjectAccessReview::default()
         };
-        let answer = call(reviews.create(&PostParams::default(), &review)).await?;
+        let answer = call(reviews.create(&params::create(), &review)).await?;
         let status = answer.status.unwrap_or_default();
         if status.allowed {
             let why = status.reason.unwrap_or_default();
@@ -109,7 +109,7 @@ async fn node_restriction(cluster: &Cluster) -> Result<bool, CallError> {
     let unsent = |error: &dyn std::fmt::Display| CallError::Unexpected(format!("no request: {error}"));
     let body = serde_json::to_vec(&node).map_err(|error| unsent(&error))?;
     let mut request = Request::new(Node::url_path(&(), None))
-        .create(&only_try(), body)
+        .create(&params::dry_run(), body)
         .map_err(|error| unsent(&error))?;
     let user = format!("{}{}", names::NODE_USER_PREFIX, names::PREFLIGHT_NODE);
     let identity = [
@@ -147,13 +147,6 @@ async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> 
     }
 }
 
-fn only_try() -> PostParams {
-    PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    }
-}
-
 async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
     let (namespace, name) = names::CLUSTER_DNS;
     let service = find(&cluster.within::<Service>(namespace), name).await?;
@@ -186,7 +179,7 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
     let mut specimen = record::new(nobody, false, size, settings, None);
     // The VM's owner reference needs one.
     specimen.metadata.uid = Some(NOBODY.to_owned());
-    match act::post_vmi(cluster, &specimen, 1, &only_try()).await {
+    match act::post_vmi(cluster, &specimen, 1, &params::dry_run()).await {
         Ok(_) => Ok(Trial::Accepted),
         Err(error) if error.is_unserved() => Ok(Trial::NoKubeVirt),
         // Rights, quota, a missing namespace: not the VM's fault. KubeVirt's own webhook may be away (500).

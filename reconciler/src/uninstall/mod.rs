@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, ListParams};
+use kube::core::ResourceExt;
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
 use tokio::time::sleep;
 
 use crate::act;
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, call, find};
 use crate::args::UninstallArgs;
 use left::{Left, PodLeft, Progress, RecordLeft};
 
@@ -41,8 +42,7 @@ pub async fn uninstall(
     let start = Instant::now();
     if args.force {
         // First, so that nothing new is gated: a pod gated after we are gone would wait for ever.
-        let webhooks = cluster.all::<MutatingWebhookConfiguration>();
-        act::delete(&webhooks, WEBHOOK, DeleteParams::default()).await?;
+        stop_gating(cluster).await?;
         say("the webhook's configuration is deleted: no pod is gated from here on");
     }
     let mut progress = Progress::default();
@@ -72,16 +72,20 @@ pub async fn uninstall(
     }
 }
 
+/// Deletes the webhook's configuration, as it was read just now: not one that an installation made in between.
+async fn stop_gating(cluster: &Cluster) -> Result<(), CallError> {
+    let webhooks = cluster.all::<MutatingWebhookConfiguration>();
+    match find(&webhooks, WEBHOOK).await?.and_then(|found| found.uid()) {
+        Some(uid) => act::delete(&webhooks, WEBHOOK, &uid).await,
+        None => Ok(()),
+    }
+}
+
 /// Looks, and with force deletes the pods that nobody has deleted yet.
 async fn step(cluster: &Cluster, force: bool) -> Result<Left, CallError> {
     let left = look(cluster).await?;
     for pod in left.pods.iter().filter(|pod| force && !pod.deleting) {
-        act::delete(
-            &cluster.within::<Pod>(&pod.namespace),
-            &pod.name,
-            act::of(&pod.uid),
-        )
-        .await?;
+        act::delete(&cluster.within::<Pod>(&pod.namespace), &pod.name, &pod.uid).await?;
     }
     Ok(left)
 }

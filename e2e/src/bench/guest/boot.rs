@@ -252,6 +252,8 @@ mod tests {
             code: 201,
             denied: false,
             user_agent: String::new(),
+            field_manager: String::new(),
+            body: serde_json::Value::Null,
             dry_run: false,
             received,
             completed: received,

@@ -72,12 +72,12 @@ impl World {
             } => return self.decide_csr(name, resource_version, deny.is_some()),
             Write::NodeAddress { uid, address, .. } => return self.node_address(uid, address),
             Write::RevokeCredentials {
+                record_uid,
                 token_secret,
                 join_secret,
-            } => {
-                self.secrets.remove(token_secret);
-                self.secrets.remove(join_secret);
-            }
+            } => self
+                .secrets
+                .retain(|name, owner| ![token_secret, join_secret].contains(&name) || owner != record_uid),
             Write::RemoveStartupTaint {
                 uid, index, topology, ..
             } => return self.open_node(uid, *index, topology),
