@@ -83,6 +83,34 @@ async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEven
     writes
 }
 
+/// Where guards do not refuse it, somebody may undo what we say as often as they like.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_war_over_our_condition_is_left_to_the_other_side() {
+    logs();
+    let tenant = Tenant::shared(None).await.unwrap();
+    tenant.creates(&marooned("fought-over")).await.unwrap();
+    settled(&tenant, "fought-over").await;
+    let params = PatchParams::default();
+    let flip = json!({"type": names::NODE_READY_CONDITION, "status": "False", "reason": "Mine"});
+    let flip = Patch::Strategic(json!({"status": {"conditions": [flip]}}));
+    let start = Timestamp::now();
+    for _ in 0..60 {
+        tenant
+            .pods
+            .patch_status("fought-over", &params, &flip)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut writes = writes_since(&tenant, start).await;
+    writes.retain(|w| w.resource == "pods" && w.name == "fought-over");
+    let count = writes.len();
+    assert!((1..=13).contains(&count), "{count} of 60:\n{}", shown(&writes));
+    // Ours is the last word.
+    tenant.sees_reason("fought-over", "NodeReady").await.unwrap();
+    tenant.leaves().await.unwrap();
+}
+
 /// Counted by user, hence one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_life_takes_few_writes_and_a_running_pod_none() {

@@ -41,6 +41,7 @@ pub mod vmi;
 pub mod watches;
 pub mod workers;
 
+mod pace;
 mod params;
 mod run;
 

@@ -18,6 +18,7 @@ use crate::api::{CallError, Cluster};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::observe::{self, Caches};
+use crate::pace::Pace;
 use crate::places::{Places, Waiter};
 use crate::plan::{self, Plan, View, Write};
 use crate::preflight::Verdict;
@@ -122,6 +123,7 @@ impl Workers {
                     shared: shared.clone(),
                     turns: turns.clone(),
                     workers: self.clone(),
+                    pace: Mutex::default(),
                 };
                 tasks.spawn(worker.run());
             }
@@ -157,6 +159,7 @@ struct Worker {
     shared: Arc<Shared>,
     turns: Arc<Turns>,
     workers: Workers,
+    pace: Mutex<Pace>,
 }
 
 /// How a pass ended.
@@ -302,7 +305,17 @@ impl Worker {
             }
             decided => decided?,
         };
+        let mut held = None;
         for write in &plan.writes {
+            if let Some(later) = self.too_soon(write) {
+                held = Some(later);
+                continue;
+            }
+            // A new attempt begins with a word on the pod: a lift of the former one that is still on its way finds
+            // the pod changed.
+            if held.is_some() && write.spends() {
+                return Ok(Pass::SleepUntil(held));
+            }
             let _alone = match write {
                 Write::CreateRecord { at_most: Some(_), .. } => Some(self.shared.admission.lock().await),
                 _ => None,
@@ -328,8 +341,23 @@ impl Worker {
         } else if plan.waits_for_place {
             Pass::WaitForPlace
         } else {
-            Pass::SleepUntil(plan.wake)
+            Pass::SleepUntil(plan.wake.into_iter().chain(held).min())
         })
+    }
+
+    /// When a write may be made that was made too often already, for somebody undoes it.
+    fn too_soon(&self, write: &Write) -> Option<Timestamp> {
+        if !write.can_be_provoked() {
+            return None;
+        }
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = pace.take(Instant::now()).err()?;
+        tracing::debug!(
+            pod_uid = self.uid,
+            write = write.kind(),
+            "undone too often, so it waits"
+        );
+        Timestamp::now().checked_add(wait).ok()
     }
 
     fn count(&self, plan: &Plan, record: Option<&MaroonedNode>, write: &Write) {
@@ -379,10 +407,11 @@ impl Worker {
             .and_then(|pod| PodView::of(pod))
             .as_ref()
             .and_then(plan::provider_missing);
-        if let Some(report) = report {
+        let later = report.as_ref().and_then(|report| self.too_soon(report));
+        if let Some(report) = report.filter(|_| later.is_none()) {
             act::perform(&self.shared.cluster, &report, seen).await?;
         }
-        Ok(Pass::SleepUntil(None))
+        Ok(Pass::SleepUntil(later))
     }
 
     /// Rights, quota and policies are for people to mend: the pod says what was refused.
@@ -392,8 +421,10 @@ impl Worker {
             .as_ref()
             .and_then(|pod| plan::refused(pod, &error.to_string()));
         match report {
-            Some(report) => act::perform(&self.shared.cluster, &report, seen).await,
-            None => Ok(()),
+            Some(report) if self.too_soon(&report).is_none() => {
+                act::perform(&self.shared.cluster, &report, seen).await
+            }
+            _ => Ok(()),
         }
     }
 

@@ -220,6 +220,15 @@ impl Write {
         )
     }
 
+    /// Whether this is written again as often as somebody undoes it.
+    #[must_use]
+    pub fn can_be_provoked(&self) -> bool {
+        matches!(
+            self,
+            Self::PodReport(_) | Self::PodNotReady { .. } | Self::NodeAddress { .. }
+        )
+    }
+
     /// Whether a pod whose kubelet has spoken waits for this.
     #[must_use]
     pub fn leads_to_lift(&self) -> bool {
