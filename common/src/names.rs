@@ -82,6 +82,8 @@ pub const VM_INTERFACE: &str = "default";
 
 /// Annotation on a VMI: `<namespace>/<name>` of the pod that it is for. For people.
 pub const POD_ANNOTATION: &str = "maroonedpods.io/pod";
+/// Annotation on a lifted pod: the address of its Node, which is the pod's own. Its kubelet may report no other.
+pub const ADDRESS_ANNOTATION: &str = "maroonedpods.io/address";
 
 const TOKEN_SECRET_PREFIX: &str = "bootstrap-token-";
 const PREFIX: &str = "marooned-";

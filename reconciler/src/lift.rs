@@ -11,6 +11,7 @@ use crate::view::PodView;
 /// What the lift patch needs to know of a pod's present shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
+    has_annotations: bool,
     has_node_selector: bool,
     has_tolerations: bool,
     /// What the webhook would add: missing on a pod that came with our gate and so never met the webhook.
@@ -23,6 +24,7 @@ impl Placement {
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.as_ref();
         Self {
+            has_annotations: pod.metadata.annotations.is_some(),
             has_node_selector: spec.is_some_and(|s| s.node_selector.is_some()),
             has_tolerations: spec.is_some_and(|s| s.tolerations.is_some()),
             missing: admission::missing(&pod.into()),
@@ -31,12 +33,13 @@ impl Placement {
 }
 
 /// Tests UID, version and gate, removes the gate, pins the pod to its own Node and lets it tolerate that Node's taints.
+/// Notes the Node's address on the pod: its kubelet may report no other, which a guard sees to.
 ///
 /// The API server applies it whole or not at all, and accepts selectors and tolerations only as additions
 /// (KEP-3838), which these are. The version keeps a patch that was held up on its way from an attempt after its own:
 /// the pod is told of each failure and each new start.
 #[must_use]
-pub fn patch(pod: &PodView, gate_index: usize, taint_key: &str) -> Patch {
+pub fn patch(pod: &PodView, gate_index: usize, taint_key: &str, address: &str) -> Patch {
     let (pod_uid, placement) = (pod.uid.as_str(), &pod.placement);
     let gate = format!("/spec/schedulingGates/{gate_index}");
     let mut operations = vec![
@@ -45,6 +48,11 @@ pub fn patch(pod: &PodView, gate_index: usize, taint_key: &str) -> Patch {
         json!({"op": "test", "path": format!("{gate}/name"), "value": names::GATE}),
         json!({"op": "remove", "path": gate}),
     ];
+    if !placement.has_annotations {
+        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    let path = format!("/metadata/annotations/{}", escape(names::ADDRESS_ANNOTATION));
+    operations.push(json!({"op": "add", "path": path, "value": address}));
     if !placement.has_node_selector {
         operations.push(json!({"op": "add", "path": "/spec/nodeSelector", "value": {}}));
     }
@@ -97,7 +105,7 @@ mod tests {
     }
 
     fn lift(pod: Value) -> Value {
-        let patch = patch(&view(&pod), 1, "example.org");
+        let patch = patch(&view(&pod), 1, "example.org", "192.0.2.7");
         assert!(!patch.0.is_empty());
         let mut lifted = pod;
         json_patch::patch(&mut lifted, &patch).unwrap();
@@ -117,18 +125,25 @@ mod tests {
         assert_eq!(tolerations.len(), 4);
         assert_eq!(tolerations[3]["key"], "example.org/dedicated");
         assert_eq!(tolerations[3]["value"], UID);
+        assert_eq!(
+            lifted["metadata"]["annotations"],
+            json!({names::ADDRESS_ANNOTATION: "192.0.2.7"})
+        );
     }
 
     #[test]
     fn what_is_there_stays() {
+        let mut annotated = metadata();
+        annotated["annotations"] = json!({"mine": "too"});
         let lifted = lift(json!({
-            "metadata": metadata(),
+            "metadata": annotated,
             "spec": {"containers": [], "schedulingGates": [{"name": "kueue"}, {"name": names::GATE}],
                 "nodeSelector": {"disk": "ssd", (names::CLASS_LABEL): "true"},
                 "tolerations": [{"key": "mine", "operator": "Exists"}]},
         }));
         assert_eq!(lifted["spec"]["nodeSelector"]["disk"], "ssd");
         assert_eq!(lifted["spec"]["tolerations"][0]["key"], "mine");
+        assert_eq!(lifted["metadata"]["annotations"]["mine"], "too");
     }
 
     #[test]
@@ -136,7 +151,7 @@ mod tests {
         let pod = json!({"metadata": metadata(), "spec": {"containers": [],
             "schedulingGates": [{"name": names::GATE}, {"name": "kueue"}]}});
         let fits = |pod: &Value, index| {
-            let patch = patch(&view(pod), index, "k");
+            let patch = patch(&view(pod), index, "k", "192.0.2.7");
             move |stored: &Value| json_patch::patch(&mut stored.clone(), &patch).is_ok()
         };
         assert!(fits(&pod, 0)(&pod));

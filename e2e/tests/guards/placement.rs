@@ -84,6 +84,11 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
             true,
             annotation(names::POD_ANNOTATION),
         ),
+        (
+            "give a pod an address by its binding",
+            true,
+            annotation(names::ADDRESS_ANNOTATION),
+        ),
     ] {
         table
             .refuses(attempt, says, marked(subresource, mark), passes())

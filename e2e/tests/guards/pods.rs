@@ -93,6 +93,12 @@ pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {
             json!({"annotations": {names::POD_ANNOTATION: "x/y"}}),
             json!({"annotations": {"example.com/pod": "x/y"}}),
         ),
+        (
+            "create a pod with an address",
+            "are for what MaroonedPods makes",
+            json!({"annotations": {names::ADDRESS_ANNOTATION: "10.96.0.1"}}),
+            json!({"annotations": {"example.com/address": "10.96.0.1"}}),
+        ),
     ] {
         let (attack, twin) = (create(pods, metadata, none()), create(pods, twin, none()));
         table.refuses(attempt, says, attack, twin).await;
@@ -183,6 +189,14 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
             "annotations of MaroonedPods are not for others to set",
             change(pods, waiting, note(names::POD_ANNOTATION)),
             change(pods, waiting, note("example.com/pod")),
+        )
+        .await;
+    table
+        .refuses(
+            "give a pod an address",
+            "annotations of MaroonedPods are not for others to set",
+            change(pods, waiting, note(names::ADDRESS_ANNOTATION)),
+            change(pods, waiting, note("example.com/address")),
         )
         .await;
     let tolerates = |key: &str| json!({"key": key, "operator": "Exists"});

@@ -38,7 +38,7 @@ async fn the_server_has_no_doubt_about_their_types() {
     })
     .await
     .unwrap();
-    assert_eq!(checked.len(), 12);
+    assert_eq!(checked.len(), 16);
     for policy in checked {
         let warnings = policy
             .status

@@ -145,6 +145,10 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     }
     let node = pod.nodes().get(&pod.node_name()).await.unwrap();
     namespace.close(&site.admin).await.unwrap();
+    let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
+    let mut refused = plane.audit().unwrap();
+    refused.retain(|event| event.user == user && event.is_write() && matches!(event.code, 403 | 422));
+    assert!(refused.is_empty(), "an honest kubelet was refused: {refused:#?}");
     node
 }
 

@@ -156,7 +156,11 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
                 format!("node {} has joined", names::node_name(&pod.uid)),
             ));
     }
-    if !node.ready || node.address.is_none() || !vmi.running() || vmi.deleting {
+    let agreed = |address: &&String| vmi.address.as_ref().is_none_or(|vmis| vmis == *address);
+    let Some(address) = node.address.as_ref().filter(agreed) else {
+        return progress(c, pod, vmi, plan);
+    };
+    if !node.ready || !vmi.running() || vmi.deleting {
         return progress(c, pod, vmi, plan);
     }
     if let Err(why) = verify(c, pod, node) {
@@ -169,7 +173,7 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
             },
         );
     }
-    lift(c, pod, node, plan)
+    lift(c, pod, node, address, plan)
 }
 
 /// Step 7, beyond what [`failure`] has checked already.
@@ -197,7 +201,7 @@ fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static st
 }
 
 /// Step 8.
-fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
+fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, plan: Plan) -> Plan {
     let Some(gate_index) = pod.gate_index else {
         return plan;
     };
@@ -220,7 +224,7 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, plan: Plan) -> Plan {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
-        patch: crate::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key),
+        patch: crate::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key, address),
     })
     .and(super::serve::lifted(c, pod))
     .note(Note::normal(

@@ -42,3 +42,17 @@ object.status.?conditions.orValue([]).exists(c, {{ include "maroonedpods.isPreem
 {{- define "maroonedpods.byAGuest" -}}
 request.userInfo.username.matches('^system:node:{{ include "maroonedpods.nodeName" . }}$')
 {{- end }}
+
+{{- /* No finalizers and labels but those that others have put there. An updating kubelet sends them along. */ -}}
+{{- define "maroonedpods.unmarked" -}}
+object.metadata.?finalizers.orValue([]) ==
+(request.operation == 'UPDATE' ? oldObject.metadata.?finalizers.orValue([]) : []) &&
+object.metadata.?labels.orValue({}) ==
+(request.operation == 'UPDATE' ? oldObject.metadata.?labels.orValue({}) : {})
+{{- end }}
+
+{{- /* Owned by the guest's Node, or not at all. */ -}}
+{{- define "maroonedpods.ofItsNode" -}}
+object.metadata.?ownerReferences.orValue([])
+.all(o, o.kind == 'Node' && request.userInfo.username == 'system:node:' + o.name)
+{{- end }}

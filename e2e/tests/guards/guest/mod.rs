@@ -1,7 +1,10 @@
 //! Root in a guest, with all that is to be found there: the kubelet's certificate and the token of the seed.
 
 mod credentials;
+mod news;
 mod node;
+mod objects;
+mod pod;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -19,7 +22,10 @@ use serde_json::{Value, json};
 use crate::drafts::{dry_run, from, pod};
 use crate::table::Table;
 use credentials::{asks_for_certificates, joins_twice, reads_secrets, reuses_its_token};
-use node::{changes_its_node, makes_pods, spreads_news};
+use news::{rewrites_news, spreads_news};
+use node::{changes_its_node, makes_pods};
+use objects::marks_what_is_its_own;
+use pod::changes_its_pod;
 
 /// A pod that mounts a Secret of its own, and what is found in its guest.
 struct Guest {
@@ -112,8 +118,11 @@ async fn a_guest_gets_nowhere() {
     let mut tables = [Table::of("root in a guest"), Table::of("root in the other guest")];
     for (table, (guest, other)) in tables.iter_mut().zip([(&first, &second), (&second, &first)]) {
         changes_its_node(table, &admin, guest).await;
+        changes_its_pod(table, guest).await;
+        marks_what_is_its_own(table, guest).await;
         makes_pods(table, world, guest, other).await;
         spreads_news(table, guest, other).await;
+        rewrites_news(table, &admin, guest).await;
         asks_for_certificates(table, &admin, guest, other).await;
         reads_secrets(table, guest, other, &booting).await;
         reuses_its_token(table, world, guest).await;

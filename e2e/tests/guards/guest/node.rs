@@ -1,15 +1,14 @@
-//! The guest's Node, and what a kubelet writes beside it: pods and events.
+//! The guest's Node, and pods on it.
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use k8s_openapi::api::events::v1::Event as NewEvent;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
 use maroonedpods_e2e::world::World;
 use serde_json::json;
 
 use super::{Guest, host};
-use crate::drafts::{dry_run, from, mirror};
+use crate::drafts::{dry_run, mirror};
 use crate::table::Table;
 
 pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) {
@@ -70,6 +69,15 @@ pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) 
             .refuses(attempt, says, guest.change(body), guest.heartbeat())
             .await;
     }
+    let attached = json!([{"name": "example.com/v", "devicePath": "/dev/x"}]);
+    table
+        .refuses(
+            "say that a volume is attached to its Node",
+            "a marooned node cannot change what others write to its status",
+            guest.report(json!({"status": {"volumesAttached": attached}})),
+            guest.heartbeat(),
+        )
+        .await;
     for (attempt, addresses) in [
         ("change its Node's address", json!([address])),
         (
@@ -114,76 +122,6 @@ pub async fn makes_pods(table: &mut Table, world: &World, guest: &Guest, other: 
             "can only delete pods with spec.nodeName set to itself",
             guest.api_in::<Pod>(&other.namespace.name).delete("pod", &at_once),
             guest.api_in::<Pod>(&guest.namespace.name).get("pod"),
-        )
-        .await;
-}
-
-pub async fn spreads_news(table: &mut Table, guest: &Guest, other: &Guest) {
-    let says = "a marooned node writes events about its own Node and its own pod only";
-    let (own, foreign) = (guest.namespace.name.as_str(), other.namespace.name.as_str());
-    let event = |namespace: &str, kind: &str, name: &str, uid: &str| -> Event {
-        from(json!({
-            "metadata": {"generateName": "e-"}, "reason": "Killing", "message": "m", "type": "Warning",
-            "involvedObject": {"apiVersion": "v1", "kind": kind, "name": name, "uid": uid,
-                "namespace": (namespace != "default").then_some(namespace)},
-        }))
-    };
-    let write = |namespace: &str, kind: &str, name: &str, uid: &str| {
-        let (api, event) = (
-            guest.api_in::<Event>(namespace),
-            event(namespace, kind, name, uid),
-        );
-        async move { api.create(&PostParams::default(), &event).await }
-    };
-    let (node, other_node) = (guest.node(), other.node());
-    table
-        .refuses(
-            "write an event about another pod",
-            says,
-            write(foreign, "Pod", "pod", &other.uid),
-            write(own, "Pod", "pod", &guest.uid),
-        )
-        .await;
-    // The pod of that namespace has the same name, but is bound elsewhere.
-    table
-        .refuses(
-            "write an event into a foreign namespace, with its own pod's UID",
-            says,
-            write(foreign, "Pod", "pod", &guest.uid),
-            write(own, "Pod", "pod", &guest.uid),
-        )
-        .await;
-    table
-        .refuses(
-            "write an event about another Node",
-            says,
-            write("default", "Node", &other_node, &other_node),
-            write("default", "Node", &node, &node),
-        )
-        .await;
-    table
-        .refuses(
-            "write an event about its Node into a foreign namespace",
-            says,
-            write(foreign, "Node", &node, &node),
-            write("default", "Node", &node, &node),
-        )
-        .await;
-    let new = |namespace: &str, uid: &str| {
-        let event: NewEvent = from(json!({
-            "metadata": {"generateName": "e-"}, "eventTime": "2026-01-01T00:00:00.000000Z", "reason": "Killing",
-            "action": "Killing", "type": "Warning", "reportingController": "kubelet", "reportingInstance": "k",
-            "regarding": {"apiVersion": "v1", "kind": "Pod", "name": "pod", "namespace": namespace, "uid": uid},
-        }));
-        let api = guest.api_in::<NewEvent>(namespace);
-        async move { api.create(&PostParams::default(), &event).await }
-    };
-    table
-        .refuses(
-            "write an event about another pod through events.k8s.io",
-            says,
-            new(foreign, &other.uid),
-            new(own, &guest.uid),
         )
         .await;
 }

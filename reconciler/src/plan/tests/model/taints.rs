@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::Taint;
 use maroonedpods_common::names;
 use serde_json::json;
 
-use super::World;
 use super::writes::not_ready;
+use super::{ADDRESS, World};
 use crate::plan::Write;
 
 fn foreign() -> Taint {
@@ -46,7 +46,7 @@ impl World {
     /// A lift of the pod as it is now, whatever the attempt.
     pub fn lift_by_hand(&mut self) {
         let pod = self.pod().unwrap();
-        let patch = crate::lift::patch(&pod, pod.gate_index.unwrap(), "maroonedpods.io");
+        let patch = crate::lift::patch(&pod, pod.gate_index.unwrap(), "maroonedpods.io", ADDRESS);
         let (namespace, name, uid) = (pod.namespace, pod.name, pod.uid);
         self.apply(&Write::LiftGate {
             namespace,
