@@ -76,7 +76,7 @@ mod tests {
             name: "p".to_owned(),
             code: 200,
             denied: false,
-            impersonated: String::new(),
+            impersonated: Vec::new(),
             user_agent: format!("{MANAGER}/1"),
             field_manager: MANAGER.to_owned(),
             body,
