@@ -226,6 +226,19 @@ impl Plane {
         self.folder.keep();
     }
 
+    /// Starts kube-controller-manager anew, with these flags beside the usual ones. Its log begins anew too.
+    pub fn restart_controller_manager(&self, more: &[&str]) -> Result<()> {
+        self.processes.end(Tool::KubeControllerManager.name())?;
+        let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+        self.launch_controller_manager(&more)
+    }
+
+    /// What kube-controller-manager has logged.
+    pub fn controller_manager_log(&self) -> Result<String> {
+        let log = format!("{}.log", Tool::KubeControllerManager.name());
+        Ok(std::fs::read_to_string(self.folder.path().join(log))?)
+    }
+
     /// Stops the plane: when this returns, its processes and its folder are gone.
     pub async fn stop(self) -> Result<()> {
         Ok(task::spawn_blocking(move || drop(self)).await?)
@@ -273,9 +286,7 @@ impl Plane {
         self.wait(start, "the API server's /readyz", || is_ready(client.clone()))
             .await?;
 
-        let mut flags = components::controller_manager_flags();
-        flags.extend(options.controller_manager_flags.iter().cloned());
-        self.launch(Tool::KubeControllerManager, &flags)?;
+        self.launch_controller_manager(&options.controller_manager_flags)?;
         self.launch(Tool::KubeScheduler, &components::scheduler_flags())?;
         for namespace in ["default", "kube-system"] {
             let what = format!("the default service account of {namespace}");
@@ -286,6 +297,12 @@ impl Plane {
             .await?;
         }
         Ok(())
+    }
+
+    fn launch_controller_manager(&self, more: &[String]) -> Result<()> {
+        let mut flags = components::controller_manager_flags();
+        flags.extend(more.iter().cloned());
+        self.launch(Tool::KubeControllerManager, &flags)
     }
 
     /// Starts a component. `@` in a flag stands for the plane's folder.

@@ -125,6 +125,18 @@ impl Processes {
         Ok(None)
     }
 
+    /// Kills the children of this name, and waits until they are gone.
+    pub fn end(&self, name: &str) -> Result<()> {
+        let mut children = self.children();
+        for running in children.iter_mut().filter(|running| running.name == name) {
+            // Fails only for a child that has ended.
+            let _ = running.child.kill();
+            running.child.wait()?;
+        }
+        children.retain(|running| running.name != name);
+        Ok(())
+    }
+
     /// Process ids, in order of start.
     pub fn ids(&self) -> Vec<u32> {
         self.children().iter().map(|running| running.child.id()).collect()

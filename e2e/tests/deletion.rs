@@ -46,7 +46,11 @@ async fn when_it_has_a_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_it_has_a_node() {
-    let pod = pod(&never_boots()).await;
+    let pod = pod(&Script {
+        never_joins: true,
+        ..Script::default()
+    })
+    .await;
     becomes(&pod.nodes(), &pod.node_name(), "there", SOON, |_: &Node| true)
         .await
         .unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, nothing_left_of};
@@ -42,15 +42,10 @@ async fn orphans_go_and_look_alikes_stay() {
     let pod = Marooned::create(&admin, &namespace.name, "pod", &held)
         .await
         .unwrap();
-    becomes(
-        &pod.vmis(),
-        &pod.node_name(),
-        "there",
-        SOON,
-        |_: &DynamicObject| true,
-    )
-    .await
-    .unwrap();
+    // The last thing that is made for it.
+    becomes(&nodes, &pod.node_name(), "there", SOON, |_: &Node| true)
+        .await
+        .unwrap();
     drop(reconciler);
     let ours = ListParams::default().labels(&format!("{}={}", names::POD_UID_LABEL, pod.uid));
     for secrets in [&tokens, &seeds] {

@@ -9,10 +9,11 @@
 
 use anyhow::Result;
 use futures::future::{FutureExt, LocalBoxFuture, try_join_all};
-use kube::Client;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
-use maroonedpods_e2e::check::{TestNamespace, eventually};
+use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
 use maroonedpods_e2e::config;
 use maroonedpods_e2e::install::{programs_outside, render};
 use maroonedpods_e2e::line::Line;
@@ -104,6 +105,47 @@ async fn eviction(stage: &Stage) -> Result<()> {
     pod.leaves_nothing().await
 }
 
+/// A VM's host is labelled with another zone.
+async fn relabelling(stage: &Stage) -> Result<()> {
+    let pod = stage.pod("relabelling", &Script::default()).await?;
+    pod.running().await?;
+    let vmi = pod.vmi(1, "Running").await?;
+    let host = vmi.data["status"]["nodeName"].as_str().unwrap_or_default();
+    let zone = Patch::Merge(json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "other"}}}));
+    pod.nodes().patch(host, &PatchParams::default(), &zone).await?;
+    let follows = |node: &Node| {
+        node.labels()
+            .get("topology.kubernetes.io/zone")
+            .is_some_and(|z| z == "other")
+    };
+    becomes(&pod.nodes(), &pod.node_name(), "in the other zone", SOON, follows).await?;
+    pod.ends().await
+}
+
+/// A pod that the scheduler cannot place, with a claim that has its volume.
+async fn binding(stage: &Stage) -> Result<()> {
+    let volumes: Api<PersistentVolume> = Api::all(stage.admin.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(stage.admin.clone(), &stage.namespace.name);
+    let (size, modes) = (json!({"storage": "1Mi"}), json!(["ReadWriteOnce"]));
+    let volume = json!({"metadata": {"name": "binding"}, "spec": {
+        "capacity": size, "accessModes": modes, "storageClassName": "none", "hostPath": {"path": "/tmp"}}});
+    accepts(&volumes, &serde_json::from_value(volume)?).await?;
+    let claim = json!({"metadata": {"name": "binding"}, "spec": {
+        "resources": {"requests": size}, "accessModes": modes, "storageClassName": "none", "volumeName": "binding"}});
+    accepts(&claims, &serde_json::from_value(claim)?).await?;
+    let mut wanted = pod("binding", &Script::default())?;
+    let spec = wanted.spec.get_or_insert_default();
+    spec.volumes =
+        serde_json::from_value(json!([{"name": "v", "persistentVolumeClaim": {"claimName": "binding"}}]))?;
+    spec.topology_spread_constraints = serde_json::from_value(json!([
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}]))?;
+    let pod = Marooned::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
+    pod.running().await?;
+    pod.ends().await?;
+    volumes.delete("binding", &DeleteParams::default()).await?;
+    Ok(())
+}
+
 /// A person deletes the record of a running pod.
 async fn lost_record(stage: &Stage) -> Result<()> {
     let pod = stage.pod("lost-record", &Script::default()).await?;
@@ -147,13 +189,15 @@ async fn everything(stage: &Stage) -> Result<()> {
     let changed = patience(stage).await?;
     let interrupted = interruptions(stage).await?;
     let reconciler = stage.world.reconciler(true).await?;
-    let scenarios: [LocalBoxFuture<'_, Result<()>>; 7] = [
+    let scenarios: [LocalBoxFuture<'_, Result<()>>; 9] = [
         life(stage).boxed_local(),
         failure(stage).boxed_local(),
         power_cut(stage).boxed_local(),
         silence(stage).boxed_local(),
         eviction(stage).boxed_local(),
         lost_record(stage).boxed_local(),
+        binding(stage).boxed_local(),
+        relabelling(stage).boxed_local(),
         interrupted.ends().boxed_local(),
     ];
     try_join_all(scenarios).await?;

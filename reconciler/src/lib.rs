@@ -7,6 +7,7 @@
 pub mod act;
 pub mod api;
 pub mod args;
+pub mod binding;
 pub mod certs;
 pub mod conditions;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod settings;
 pub mod sightings;
 pub mod sweep;
 pub mod token;
+pub mod topology;
 pub mod turns;
 pub mod uninstall;
 pub mod view;

@@ -1,8 +1,9 @@
-//! The Node of a marooned pod, whole, before its VM boots: labels, taints and capacity are ours, never the guest's.
+//! The Node of a marooned pod, whole, before its guest asks for it: labels, taints, capacity and place are ours, never
+//! the guest's.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use maroonedpods_common::api::MaroonedNode;
@@ -10,34 +11,47 @@ use maroonedpods_common::{names, sizing};
 
 use crate::record::owner_reference;
 
-/// Outside every cluster's range, so that kube-controller-manager spends none of its own on a Node whose one pod
-/// has its launcher's address.
-const POD_CIDR: &str = "169.254.77.1/32";
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
-/// The Node of a record, for the given attempt.
+/// Where a VM is, as its Node says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The VM's address.
+    pub address: String,
+    /// Zone and region of the VM's host.
+    pub topology: BTreeMap<String, String>,
+}
+
+/// The Node of a record, for the given attempt, at `place`.
 ///
 /// It carries everything that a kubelet with `registerNode: false` does not write, and everything whose absence
-/// would make it write labels itself (measured: `kubernetes.io/arch`, `os`, `hostname`). Capacity is filled in
-/// because a kubelet admits pods against the stored Node before its own first report.
+/// would make it write labels itself (`kubernetes.io/os` and `arch`). Capacity is filled in because a kubelet admits
+/// pods against the stored Node before its own first report.
+///
+/// Other controllers must notice as little of it as can be:
+/// - No `kubernetes.io/hostname`: the Node would be an empty domain of every ordinary pod's spread over hosts.
+/// - No `podCIDR`: kube-controller-manager does not start where one is outside the cluster's range, and would hand out
+///   one inside of it a second time once this Node is gone.
+/// - A Node that is not ready, as each is while it boots, is no sign that its zone is in trouble.
 #[must_use]
-pub fn new(record: &MaroonedNode, attempt: u32) -> Node {
+pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let pod_uid = &record.spec.pod_ref.uid;
     let name = names::node_name(pod_uid);
     let labels = [
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", "amd64"),
-        ("kubernetes.io/hostname", name.as_str()),
         ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
+        ("node.kubernetes.io/exclude-disruption", "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
         (names::IDENTITY_LABEL, pod_uid.as_str()),
         (names::POD_UID_LABEL, pod_uid.as_str()),
     ];
-    let annotation = (
-        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-        "true".to_owned(),
-    );
+    let annotations = [
+        ("volumes.kubernetes.io/controller-managed-attach-detach", "true"),
+        ("cluster-autoscaler.kubernetes.io/scale-down-disabled", "true"),
+    ];
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     let mut taints = lasting_taints(record);
     taints.push(taint(names::STARTUP_TAINT, "", "NoSchedule"));
     let (capacity, allocatable) = resources(record);
@@ -46,27 +60,38 @@ pub fn new(record: &MaroonedNode, attempt: u32) -> Node {
             labels: Some(
                 labels
                     .into_iter()
-                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .map(owned)
+                    .chain(place.topology.clone())
                     .collect(),
             ),
-            annotations: Some([annotation].into()),
+            annotations: Some(annotations.into_iter().map(owned).collect()),
             owner_references: Some(vec![owner_reference(record)]),
-            name: Some(name),
+            name: Some(name.clone()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
             taints: Some(taints),
             provider_id: Some(format!("maroonedpods://{}", names::vmi_name(pod_uid, attempt))),
-            pod_cidr: Some(POD_CIDR.to_owned()),
-            pod_cidrs: Some(vec![POD_CIDR.to_owned()]),
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
+            addresses: Some(addresses(&name, &place.address)),
             capacity: Some(capacity),
             allocatable: Some(allocatable),
             ..NodeStatus::default()
         }),
     }
+}
+
+/// What the kubelet's serving certificate may name, and how the API server reaches the kubelet.
+#[must_use]
+pub fn addresses(name: &str, address: &str) -> Vec<NodeAddress> {
+    [("InternalIP", address), ("Hostname", name)]
+        .map(|(type_, address)| NodeAddress {
+            type_: type_.to_owned(),
+            address: address.to_owned(),
+        })
+        .into()
 }
 
 /// The taints that stay for the Node's whole life: class and identity, both effects.
@@ -107,4 +132,62 @@ fn resources(record: &MaroonedNode) -> (BTreeMap<String, Quantity>, BTreeMap<Str
         list(capacity.cpu_milli, capacity.memory_bytes),
         list(allocatable.cpu_milli, allocatable.memory_bytes),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{POD_UID, record};
+
+    fn node() -> Node {
+        let place = Place {
+            address: "10.42.0.7".to_owned(),
+            topology: [("topology.kubernetes.io/zone".to_owned(), "z".to_owned())].into(),
+        };
+        new(&record(), 1, &place)
+    }
+
+    #[test]
+    fn other_controllers_notice_little_of_it() {
+        let node = node();
+        let labels = node.metadata.labels.unwrap();
+        assert!(!labels.contains_key("kubernetes.io/hostname"));
+        for label in ["exclude-disruption", "exclude-from-external-load-balancers"] {
+            assert_eq!(labels[&format!("node.kubernetes.io/{label}")], "true");
+        }
+        let annotations = node.metadata.annotations.unwrap();
+        assert_eq!(
+            annotations["cluster-autoscaler.kubernetes.io/scale-down-disabled"],
+            "true"
+        );
+        let spec = node.spec.unwrap();
+        assert_eq!((spec.pod_cidr, spec.pod_cidrs), (None, None));
+        // With none, a cloud's node controller looks for an instance of the Node's name, finds none and deletes it.
+        assert!(spec.provider_id.unwrap().starts_with("maroonedpods://"));
+    }
+
+    #[test]
+    fn it_is_whole_from_the_start() {
+        let node = node();
+        let labels = node.metadata.labels.unwrap();
+        for (label, value) in [
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", "amd64"),
+            ("topology.kubernetes.io/zone", "z"),
+            (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
+            (names::IDENTITY_LABEL, POD_UID),
+        ] {
+            assert_eq!(labels[label], value, "{label}");
+        }
+        let status = node.status.unwrap();
+        let addresses = status.addresses.unwrap();
+        assert_eq!(
+            (addresses[0].type_.as_str(), addresses[0].address.as_str()),
+            ("InternalIP", "10.42.0.7")
+        );
+        assert!(status.capacity.unwrap().contains_key("pods"));
+        let taints = node.spec.unwrap().taints.unwrap();
+        assert!(taints.iter().any(|t| t.key == names::STARTUP_TAINT));
+        assert!(lasting_taints(&record()).iter().all(|t| taints.contains(t)));
+    }
 }

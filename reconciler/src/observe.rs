@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
-use maroonedpods_common::api::{MaroonedNode, Phase, VmResources};
+use maroonedpods_common::api::{MaroonedNode, VmResources};
 use maroonedpods_common::{names, sizing};
 
 use crate::api::{CallError, Cluster, find};
@@ -23,11 +23,9 @@ use crate::record;
 use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::sightings::Ages;
+use crate::topology;
 use crate::view::{NodeView, PodView, VmiView};
 use crate::vmi;
-
-/// Labels that a marooned Node takes over from the host of its VM.
-const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
 /// The watch caches. All of them are filled before the first decision.
 #[derive(Clone)]
@@ -38,6 +36,8 @@ pub struct Caches {
     pub records: Store<MaroonedNode>,
     /// Nodes with our class label.
     pub nodes: Store<Readable<Node>>,
+    /// Zone and region of all other Nodes.
+    pub hosts: Store<PartialObjectMeta<Node>>,
     /// VMIs in our namespace.
     pub vmis: Store<DynamicObject>,
     /// CSRs.
@@ -94,7 +94,7 @@ pub fn cached(
 }
 
 /// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
-/// NetworkPolicies: what they change here is what is said, and whether to wait.
+/// NetworkPolicies and hosts: what they change here is what is said, and whether to wait.
 ///
 /// # Errors
 /// Any read that fails but for "not found", which is what is being asked. A kind that is not served is no such
@@ -112,10 +112,9 @@ pub async fn live(
     let (record, node) = tokio::try_join!(find(&records, &name), find(&nodes, &name))?;
     let (record, node) = (record.map(Arc::new), node.map(Arc::new));
     let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
-    let (vmi, pod, topology) = tokio::try_join!(
+    let (vmi, pod) = tokio::try_join!(
         find(&vmis, &vmi_name),
         live_pod(pod_uid, caches, cluster, record.as_deref()),
-        topology(cluster, host(caches, cluster, &vmi_name, record.as_deref())),
     )?;
     let vmi = vmi.map(Arc::new);
     let csrs = related_csrs(pod_uid, caches, record.as_deref());
@@ -133,7 +132,7 @@ pub async fn live(
     );
     Ok(View {
         live: true,
-        topology,
+        claims_bound: claims_bound(cluster, view.pod.as_ref()).await?,
         ..view
     })
 }
@@ -150,6 +149,7 @@ fn view(
         (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
         _ => None,
     };
+    let vmi = objects.vmi.as_deref().and_then(VmiView::of);
     View {
         pod_uid: pod_uid.to_owned(),
         settings: settings.cloned(),
@@ -164,9 +164,10 @@ fn view(
         namespace_records: namespace_records(&objects, caches, settings),
         record: objects.record,
         node: objects.node.as_deref().and_then(|node| NodeView::of(node)),
-        vmi: objects.vmi.as_deref().and_then(VmiView::of),
+        topology: vmi.as_ref().and_then(|vmi| host_topology(vmi, caches)),
+        vmi,
         csrs,
-        topology: BTreeMap::new(),
+        claims_bound: false,
         hold: None,
         ages: Ages::default(),
         backing_off: None,
@@ -269,24 +270,27 @@ fn related_csrs(
     })
 }
 
-/// The host of a VM that never moves, once the kubelet in it has joined: what is next is the lift, which asks for it.
-fn host(caches: &Caches, cluster: &Cluster, vmi_name: &str, record: Option<&MaroonedNode>) -> Option<String> {
-    let status = record.and_then(|record| record.status.as_ref());
-    status.filter(|status| status.phase == Phase::Registered)?;
-    let vmi = ObjectRef::new_with(vmi_name, vmi::api_resource()).within(&cluster.vm_namespace);
-    VmiView::of(caches.vmis.get(&vmi)?.as_ref())?.host
+/// What the VM's host says; nothing for one that is gone.
+fn host_topology(vmi: &VmiView, caches: &Caches) -> Option<BTreeMap<String, String>> {
+    let host = caches.hosts.get(&ObjectRef::new(vmi.host.as_ref()?));
+    Some(topology::of(
+        host.and_then(|host| host.metadata.labels.clone()).as_ref(),
+    ))
 }
 
-async fn topology(cluster: &Cluster, host: Option<String>) -> Result<BTreeMap<String, String>, CallError> {
-    let Some(host) = host else {
-        return Ok(BTreeMap::new());
+/// Whether every claim of a pod that we would bind has its volume. One that waits for its pod's node would wait for ever.
+async fn claims_bound(cluster: &Cluster, pod: Option<&PodView>) -> Result<bool, CallError> {
+    let waits = |pod: &&PodView| pod.lifted() && !pod.bound;
+    let Some(pod) = pod.filter(waits) else {
+        return Ok(false);
     };
-    let host = find(&cluster.nodes(), &host).await?;
-    let labels = host
-        .and_then(|node| node.metadata.labels.clone())
-        .unwrap_or_default();
-    Ok(labels
-        .into_iter()
-        .filter(|(key, _)| TOPOLOGY_LABELS.contains(&key.as_str()))
-        .collect())
+    let claims = cluster.within::<PersistentVolumeClaim>(&pod.namespace);
+    for name in pod.demands.iter().flat_map(|demands| &demands.claims) {
+        let claim = find(&claims, name).await?;
+        let phase = claim.and_then(|claim| claim.status?.phase);
+        if phase.as_deref() != Some("Bound") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

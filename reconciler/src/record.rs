@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
-    Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmResources, VmSpec,
+    Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions, VmResources,
+    VmSpec,
 };
 use maroonedpods_common::{api, names};
 
@@ -16,6 +17,7 @@ use crate::settings::Settings;
 pub fn new(
     pod: PodRef,
     host_network: bool,
+    priority_class: &str,
     resources: VmResources,
     settings: &Settings,
     cluster_dns: Option<&str>,
@@ -44,10 +46,25 @@ pub fn new(
                 kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
                 taint_key: spec.taint_key.clone(),
                 join: join(&spec.join, cluster_dns),
-                options: spec.vm.clone(),
+                options: options(&spec.vm, priority_class),
             },
         },
         status: None,
+    }
+}
+
+/// The pod's priority class is its VM's where the administrator lists it: the class of a launcher is paid for by all.
+fn options(configured: &VmOptions, priority_class: &str) -> VmOptions {
+    let listed = configured.priority_classes.iter().any(|c| c == priority_class);
+    let name = if listed {
+        priority_class
+    } else {
+        &configured.priority_class_name
+    };
+    VmOptions {
+        priority_class_name: name.to_owned(),
+        priority_classes: Vec::new(),
+        ..configured.clone()
     }
 }
 
@@ -165,7 +182,7 @@ pub(crate) mod tests {
             reserved_cpu_milli: 500,
         };
         let pod = PodView::of(&pod.unwrap()).unwrap().reference();
-        let mut record = new(pod, false, size, &settings, None);
+        let mut record = new(pod, false, "", size, &settings, None);
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record
@@ -184,6 +201,20 @@ pub(crate) mod tests {
         assert_eq!(with(named, clusters).as_deref(), Some("10.0.0.53"));
         let k3s = json!({"serverURL": "https://a", "mode": "K3s"});
         assert_eq!(with(k3s, clusters), None);
+    }
+
+    #[test]
+    fn a_listed_priority_class_is_the_vms_and_no_other() {
+        let mut spec = crate::settings::tests::spec();
+        spec.vm.priority_class_name = "vms".to_owned();
+        spec.vm.priority_classes = vec!["gold".to_owned()];
+        let settings = Settings::parse(spec).unwrap();
+        for (own, rendered) in [("gold", "gold"), ("system-node-critical", "vms"), ("", "vms")] {
+            let like = record().spec;
+            let record = new(like.pod_ref, false, own, like.resources, &settings, None);
+            let vmi = crate::vmi::new(&record, 1, "marooned-vms");
+            assert_eq!(vmi.data["spec"]["priorityClassName"], rendered, "{own}");
+        }
     }
 
     #[test]

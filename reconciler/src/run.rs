@@ -277,6 +277,7 @@ async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let _: Result<(), _> = caches.records.wait_until_ready().await;
     wait("Nodes");
     let _: Result<(), _> = caches.nodes.wait_until_ready().await;
+    let _: Result<(), _> = caches.hosts.wait_until_ready().await;
     wait("CertificateSigningRequests");
     let _: Result<(), _> = caches.csrs.wait_until_ready().await;
     wait("NetworkPolicies");

@@ -23,7 +23,7 @@ const OTHERS_AT_ONCE: usize = 16;
 pub struct Turns {
     /// Pods for which something is about to be made.
     starts: Line,
-    /// Pods whose kubelet has spoken, up to the lifted gate.
+    /// Pods whose VM runs, up to the lifted gate.
     lifts: Line,
     others: Line,
 }
@@ -42,7 +42,7 @@ impl Turns {
     /// The line for a pass that would make these writes, as far as is known before it.
     #[must_use]
     pub fn line(&self, writes: &[Write]) -> &Line {
-        if writes.iter().any(Write::spends) {
+        if writes.iter().any(Write::starts) {
             &self.starts
         } else if writes.iter().any(Write::leads_to_lift) {
             &self.lifts

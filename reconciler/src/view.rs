@@ -1,5 +1,6 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,7 +10,9 @@ use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{admission, names};
 use serde_json::Value;
 
+use crate::binding::Demands;
 use crate::lift::Placement;
+use crate::topology;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
@@ -18,7 +21,7 @@ pub const VM_GONE: &str = "VirtualMachineGone";
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "six facts that hold or not independently of one another, each asked for alone"
+    reason = "facts that hold or not independently of one another, each asked for alone"
 )]
 pub struct PodView {
     /// Namespace.
@@ -49,6 +52,12 @@ pub struct PodView {
     pub host_network: bool,
     /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
     pub pinned: bool,
+    /// It has a node.
+    pub bound: bool,
+    /// What it asks of its node, where the scheduler cannot place it there.
+    pub demands: Option<Demands>,
+    /// Its own priority class; empty for none.
+    pub priority_class: String,
     /// When its grace period ends, once its deletion was asked for.
     pub deletion_deadline: Option<Timestamp>,
     /// That grace period.
@@ -121,6 +130,13 @@ impl PodView {
             names_nodes: rule.names_nodes,
             host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
             pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
+            bound: spec
+                .and_then(|s| s.node_name.as_ref())
+                .is_some_and(|n| !n.is_empty()),
+            demands: spec.and_then(|spec| Demands::of(meta.name.as_deref().unwrap_or_default(), spec)),
+            priority_class: spec
+                .and_then(|s| s.priority_class_name.clone())
+                .unwrap_or_default(),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             deletion_grace: SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or_default()),
             terminal,
@@ -189,6 +205,8 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// Class and identity label stand as we wrote them.
     pub labelled_for: Option<String>,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl NodeView {
@@ -220,7 +238,16 @@ impl NodeView {
                 .and_then(|s| s.taints.clone())
                 .unwrap_or_default(),
             labelled_for: identity.filter(|_| class == Some(names::CLASS_LABEL_VALUE)),
+            labels: labels.cloned().unwrap_or_default(),
         })
+    }
+}
+
+impl NodeView {
+    /// Zone and region, as the labels say.
+    #[must_use]
+    pub fn topology(&self) -> BTreeMap<String, String> {
+        topology::of(Some(&self.labels))
     }
 }
 

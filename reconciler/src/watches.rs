@@ -1,5 +1,6 @@
 //! The watches: each fills a cache and pokes the worker of the pod that a change belongs to.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::Api;
-use kube::core::{DynamicObject, ResourceExt};
+use kube::core::{DynamicObject, PartialObjectMeta, ResourceExt};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::{self, Writer};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, reflector, watcher as watch_objects};
@@ -26,6 +28,8 @@ use crate::observe::Caches;
 use crate::policies;
 use crate::readable::Readable;
 use crate::record;
+use crate::topology;
+use crate::view::VmiView;
 use crate::vmi;
 use crate::workers::Workers;
 
@@ -88,8 +92,20 @@ pub fn start(
         |node: &Readable<Node>| of_name(node),
         |_| {},
     ));
+    let (hosts, hosts_writer) = reflector::store();
+    let known_hosts: store::Store<PartialObjectMeta<Node>> = hosts.clone();
+    let mut topologies = BTreeMap::new();
     let writer = Writer::new(vmi::api_resource());
     let vmis = writer.as_reader();
+    let guests = vmis.clone();
+    tasks.spawn(run(
+        Api::<PartialObjectMeta<Node>>::all(cluster.client.clone()),
+        labelled(&format!("!{}", names::CLASS_LABEL)),
+        hosts_writer,
+        listeners("hosts"),
+        move |host| of_host(host, &known_hosts, &mut topologies, &guests),
+        forget_all_but_topology,
+    ));
     tasks.spawn(run(
         cluster.vmis(),
         everything.clone(),
@@ -123,6 +139,7 @@ pub fn start(
         pods,
         records,
         nodes,
+        hosts,
         vmis,
         csrs,
         policies,
@@ -136,6 +153,12 @@ fn forget_spec(vmi: &mut DynamicObject) {
     }
 }
 
+/// A host is looked at for its zone and region alone.
+fn forget_all_but_topology(host: &mut PartialObjectMeta<Node>) {
+    host.metadata.annotations = None;
+    host.metadata.labels = Some(topology::of(host.metadata.labels.as_ref()));
+}
+
 /// Runs one watch for ever; `trim` takes off what the cache need not hold. Errors are retried with backoff: a missing
 /// CRD may be installed later.
 async fn run<K, P>(
@@ -143,7 +166,7 @@ async fn run<K, P>(
     config: watcher::Config,
     writer: Writer<K>,
     listeners: Listeners,
-    pod_uids: impl Fn(&K) -> P,
+    mut pod_uids: impl FnMut(&K) -> P,
     trim: impl Fn(&mut K),
 ) where
     P: IntoIterator<Item = String>,
@@ -185,6 +208,28 @@ fn of_name<K: ResourceExt>(object: &K) -> Option<String> {
         .as_deref()
         .and_then(names::pod_uid_of)
         .map(ToOwned::to_owned)
+}
+
+/// The pods whose VMs the host runs, where its zone or region is another than before. It is written to all the time, and
+/// else nothing of it matters here.
+fn of_host(
+    host: &PartialObjectMeta<Node>,
+    hosts: &store::Store<PartialObjectMeta<Node>>,
+    topologies: &mut BTreeMap<String, BTreeMap<String, String>>,
+    vmis: &store::Store<DynamicObject>,
+) -> Vec<String> {
+    let name = host.name_any();
+    let now = hosts.get(&ObjectRef::new(&name));
+    let now = now.map(|host| topology::of(host.metadata.labels.as_ref()));
+    let before = match &now {
+        Some(now) => topologies.insert(name.clone(), now.clone()),
+        None => topologies.remove(&name),
+    };
+    if before == now {
+        return Vec::new();
+    }
+    let here = vmis.state_filter(|vmi| VmiView::of(vmi).is_some_and(|vmi| vmi.host.as_ref() == Some(&name)));
+    here.iter().filter_map(|vmi| of_name(vmi.as_ref())).collect()
 }
 
 /// Any pod of the namespace: a policy that changed selected other pods before than it does now.

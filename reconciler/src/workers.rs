@@ -326,6 +326,11 @@ impl Worker {
                 } else if must_be_told(write, &error, failures) {
                     self.report_refusal(&plan, &error, seen).await?;
                 }
+                if let (Write::CreateVmi { .. }, Some(back), true) =
+                    (write, &plan.take_back, error.is_refusal())
+                {
+                    act::perform(&self.shared.cluster, back, seen).await?;
+                }
                 return Err(error);
             }
             tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");

@@ -250,6 +250,11 @@ pub struct VmOptions {
     pub tolerations: Vec<Toleration>,
     /// Priority class of the launcher pods; none when empty.
     pub priority_class_name: String,
+    /// Priority classes that a pod may hand on to its VM's launcher pod, in place of `priorityClassName`. Under
+    /// pressure a host ends pods by their priority, and the VM of an important pod is no less important.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub priority_classes: Vec<String>,
     /// How the VM's interface is bound to its launcher pod's network.
     pub network_binding: NetworkBinding,
     /// Secret in the VM namespace to pull `nodeImage` with; none when empty.

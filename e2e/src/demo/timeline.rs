@@ -52,7 +52,7 @@ impl Stage {
             Self::Gated => {
                 "Gated       the webhook added gate, selector and tolerations; the scheduler waits"
             }
-            Self::Launched => "Launched    token, seed, Node and VirtualMachineInstance exist",
+            Self::Launched => "Launched    token, seed and VirtualMachineInstance exist",
             Self::Booted => "Booted      the VM runs",
             Self::Registered => "Registered  its kubelet has a certificate of its own; the token is deleted",
             Self::Ready => "Ready       its kubelet reports the node ready",

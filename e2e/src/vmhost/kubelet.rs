@@ -230,11 +230,8 @@ fn report(own: &Node, machine: &Machine, ready: bool) -> Value {
     {
         body["status"]["addresses"] = json!([{"type": "Hostname", "address": name}]);
     }
-    let expected = [
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
-        ("kubernetes.io/hostname", &name),
-    ];
+    // Not the host's name: that is for registration (kubelet 1.36, `updateNode`).
+    let expected = [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", "amd64")];
     for (label, value) in expected {
         if !own.labels().contains_key(label) {
             body["metadata"]["labels"][label] = json!(value);
@@ -313,8 +310,7 @@ mod tests {
     #[test]
     fn addresses_and_labels_that_are_there_stay_the_others() {
         let whole: Node = serde_json::from_value(json!({
-            "metadata": {"name": "n", "labels": {
-                "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "kubernetes.io/hostname": "n"}},
+            "metadata": {"name": "n", "labels": {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
         }))
         .unwrap();
@@ -326,7 +322,10 @@ mod tests {
     fn what_a_bare_node_misses_is_completed() {
         let bare: Node = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
         let body = report(&bare, &machine(), false);
-        assert_eq!(body["metadata"]["labels"]["kubernetes.io/hostname"], "n");
+        assert_eq!(
+            body["metadata"]["labels"],
+            json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"})
+        );
         assert_eq!(body["status"]["addresses"][0]["type"], "Hostname");
         assert_eq!(body["status"]["conditions"][3]["status"], "False");
     }

@@ -149,6 +149,14 @@ pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Res
     }
 }
 
+/// A dry run: quota, policies and KubeVirt are asked, nothing is made.
+pub(super) async fn try_vmi(cluster: &Cluster, record: &MaroonedNode, attempt: u32) -> Result<(), CallError> {
+    match post_vmi(cluster, record, attempt, &params::dry_run()).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        tried => tried.map(drop),
+    }
+}
+
 pub(super) async fn vmi(
     cluster: &Cluster,
     record: &MaroonedNode,

@@ -39,6 +39,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             lifetime_seconds,
         } => create::credentials(cluster, record, *attempt, *lifetime_seconds).await,
         Write::CreateNode(new) => create::node(cluster, new, seen).await,
+        Write::TryVmi { record, attempt } => create::try_vmi(cluster, record, *attempt).await,
         Write::CreateVmi { record, attempt } => create::vmi(cluster, record, *attempt, seen).await,
         Write::RecordStatus {
             name,
@@ -51,24 +52,27 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             resource_version,
             deny,
         } => csr::decide(cluster, name, resource_version, deny.as_ref(), seen).await,
-        Write::NodeAddress { name, uid, address } => node::address(cluster, name, uid, address, seen).await,
+        Write::PlaceNode {
+            name,
+            uid,
+            address,
+            labels,
+        } => node::place(cluster, (name, uid), address.as_deref(), labels, seen).await,
         Write::RevokeCredentials {
             record_uid,
             token_secret,
             join_secret,
         } => revoke(cluster, record_uid, [token_secret, join_secret]).await,
-        Write::RemoveStartupTaint {
-            name,
-            uid,
-            index,
-            topology,
-        } => node::open(cluster, (name, uid), *index, topology, seen).await,
+        Write::RemoveStartupTaint { name, uid, index } => {
+            node::open(cluster, (name, uid), *index, seen).await
+        }
         Write::LiftGate {
             namespace,
             name,
             patch,
             ..
         } => pod::lift(cluster, (namespace, name), patch, seen).await,
+        Write::BindPod { namespace, name, uid } => pod::bind(cluster, namespace, name, uid).await,
         Write::PodNotReady { namespace, name, uid } => {
             pod::not_ready(cluster, (namespace, name, uid), seen).await
         }

@@ -7,46 +7,53 @@ use serde_json::json;
 
 use super::{gone_is_fine, json_patch, patch_object, test_uid};
 use crate::api::{CallError, Cluster, call};
-use crate::lift;
 use crate::params;
 use crate::seen::Seen;
+use crate::{lift, node};
 
-pub(super) async fn address(
+/// One patch of the status: the API server takes labels with it, as kubelets send theirs. A Node that is gone says nothing
+/// wrong.
+pub(super) async fn place(
     cluster: &Cluster,
-    name: &str,
-    uid: &str,
-    address: &str,
+    (name, uid): (&str, &str),
+    address: Option<&str>,
+    labels: &BTreeMap<String, Option<String>>,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
-    let addresses =
-        json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}]);
-    let patch = [
-        test_uid(uid),
-        json!({"op": "add", "path": "/status/addresses", "value": addresses}),
-    ];
+    let mut patch = vec![test_uid(uid)];
+    if let Some(address) = address {
+        let addresses = node::addresses(name, address);
+        patch.push(json!({"op": "add", "path": "/status/addresses", "value": addresses}));
+    }
+    for (label, value) in labels {
+        let path = format!("/metadata/labels/{}", lift::escape(label));
+        patch.push(match value {
+            Some(value) => json!({"op": "add", "path": path, "value": value}),
+            None => json!({"op": "remove", "path": path}),
+        });
+    }
     let nodes = cluster.nodes();
-    seen.note(&call(nodes.patch_status(name, &params::patch(), &json_patch(&patch)?)).await?);
-    Ok(())
+    match call(nodes.patch_status(name, &params::patch(), &json_patch(&patch)?)).await {
+        Err(error) if error.is_gone() => Ok(()),
+        patched => {
+            seen.note(&patched?);
+            Ok(())
+        }
+    }
 }
 
-/// The startup taint goes and the host's topology comes, in one patch.
 pub(super) async fn open(
     cluster: &Cluster,
     (name, uid): (&str, &str),
     index: usize,
-    topology: &BTreeMap<String, String>,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
     let path = format!("/spec/taints/{index}");
-    let mut patch = vec![
+    let patch = [
         test_uid(uid),
         json!({"op": "test", "path": format!("{path}/key"), "value": names::STARTUP_TAINT}),
         json!({"op": "remove", "path": path}),
     ];
-    for (label, value) in topology {
-        let path = format!("/metadata/labels/{}", lift::escape(label));
-        patch.push(json!({"op": "add", "path": path, "value": value}));
-    }
     patch_object(&cluster.nodes(), name, &json_patch(&patch)?, seen).await
 }
 

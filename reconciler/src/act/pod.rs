@@ -1,6 +1,6 @@
 //! Writes to the user's pod: what it is told, and how it ends.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions, Status};
 use kube::api::Patch;
@@ -89,6 +89,28 @@ pub(super) async fn fail(
     let body = json!({"metadata": {"uid": uid}, "status": {
         "phase": "Failed", "reason": VM_GONE, "message": message, "conditions": [disrupted]}});
     patch_status(cluster, namespace, name, body, seen).await
+}
+
+/// The UID is a precondition. A pod that is bound already, and to where but here, is what this wants.
+pub(super) async fn bind(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(names::node_name(uid)),
+            ..ObjectReference::default()
+        },
+    };
+    let pods = cluster.within::<Pod>(namespace);
+    match call(pods.create_subresource::<_, Value>("binding", name, &params::create(), &binding)).await {
+        Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
+        bound => bound.map(drop),
+    }
 }
 
 /// 429 is a disruption budget that holds: asked again at the next pass.

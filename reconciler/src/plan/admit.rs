@@ -69,6 +69,7 @@ fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
     let record = record::new(
         pod.reference(),
         pod.host_network,
+        &pod.priority_class,
         size,
         settings,
         view.cluster_dns.as_deref(),

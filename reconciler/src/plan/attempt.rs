@@ -11,7 +11,7 @@ pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
 use super::report::{reason, report, report_anew};
-use super::{Context, Note, Plan, Write, after, policies, taints};
+use super::{Context, Note, Plan, Write, after, place, policies, taints};
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -30,7 +30,7 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
         return exhausted(c, pod);
     }
     if has_failed(c) {
-        return clean_up(c, pod);
+        return clean_up(c, pod).writes(place::follow(c));
     }
     let Some(vmi) = &c.view.vmi else {
         return match &c.status.vmi_uid {
@@ -95,15 +95,21 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
         reason::LAUNCHING,
         "a virtual machine is being started for this pod",
     );
+    // Asked first, so that a credential is not made at each try and taken back again.
+    let ask = was_refused.then(|| Write::TryVmi {
+        record: record.clone(),
+        attempt,
+    });
     Plan::wait()
         .writes(launching.filter(|_| !was_refused))
+        .writes(ask)
         .write(Write::IssueCredentials {
             record: record.clone(),
             attempt,
             lifetime_seconds: lifetime.as_secs(),
         })
-        .write(Write::CreateNode(Box::new(node::new(&c.record, attempt))))
         .write(Write::CreateVmi { record, attempt })
+        .taken_back_by(super::release::revoke(c))
         .note(Note::normal(
             "VMCreating",
             format!("starting VM {}", names::vmi_name(&pod.uid, attempt)),
@@ -133,17 +139,16 @@ fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
 /// Steps 4 to 8, whichever are due.
 fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
     let plan = Plan::wait().wake_at(deadline(c, vmi).at);
+    // Until its Node is there, the guest gets no certificate.
     let Some(node) = &c.view.node else {
-        return plan.write(Write::CreateNode(Box::new(node::new(&c.record, c.attempt()))));
+        return match place::create(c, vmi) {
+            Some(create) => plan.write(create),
+            None => progress(c, pod, vmi, plan),
+        };
     };
-    let mut plan = plan.writes(super::csrs::decide(c));
-    if let Some(address) = vmi.address.as_ref().filter(|a| node.address.as_ref() != Some(a)) {
-        plan = plan.write(Write::NodeAddress {
-            name: names::node_name(&pod.uid),
-            uid: node.uid.clone(),
-            address: address.clone(),
-        });
-    }
+    let plan = plan
+        .writes(super::csrs::decide(c))
+        .writes(place::correct(c, vmi, node));
     if node.system_uuid.is_empty() {
         return progress(c, pod, vmi, plan);
     }
@@ -218,7 +223,6 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, plan: Plan) 
         name: name.clone(),
         uid: node.uid.clone(),
         index,
-        topology: c.view.topology.clone(),
     }))
     .write(Write::LiftGate {
         namespace: pod.namespace.clone(),

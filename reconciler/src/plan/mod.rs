@@ -8,6 +8,7 @@
 mod admit;
 mod attempt;
 mod csrs;
+mod place;
 mod policies;
 mod release;
 mod report;
@@ -57,8 +58,10 @@ pub struct View {
     pub vmi: Option<VmiView>,
     /// CSRs that the VM's token or the Node's identity filed.
     pub csrs: Vec<Arc<CertificateSigningRequest>>,
-    /// Zone and region labels of the VM's host node. Filled in live views only, once the VM has a host.
-    pub topology: BTreeMap<String, String>,
+    /// Zone and region of the VM's host; nothing in it for a host that is gone. `None` until the VM has a host.
+    pub topology: Option<BTreeMap<String, String>>,
+    /// Every claim of a pod that we would bind has its volume. Looked at in live views only.
+    pub claims_bound: bool,
     /// Why no VM may be started now, whatever the pod: the cluster is not as it must be. Left to whoever knows.
     pub hold: Option<String>,
     /// For how long this process has seen things as they are.
@@ -89,6 +92,8 @@ pub struct Plan {
     pub pod: Option<PodView>,
     /// Events for people, published once the writes went through.
     pub notes: Vec<Note>,
+    /// Makes up for writes that went through when [`Write::CreateVmi`] is refused.
+    pub take_back: Option<Write>,
     /// When to look again though nothing changed.
     pub wake: Option<Timestamp>,
     /// The pod waits until its namespace may have one more VM.
@@ -117,6 +122,11 @@ impl Plan {
 
     fn writes(mut self, writes: impl IntoIterator<Item = Write>) -> Self {
         self.writes.extend(writes);
+        self
+    }
+
+    fn taken_back_by(mut self, write: Write) -> Self {
+        self.take_back = Some(write);
         self
     }
 

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, attempt};
+use super::{Context, Note, Plan, Write, attempt, place};
 use crate::identity;
 use crate::record;
 use crate::view::{NodeView, PodView};
@@ -121,7 +121,7 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
             name: vmi.name.clone(),
             uid: vmi.uid.clone(),
         });
-        return plan.writes(delete);
+        return plan.writes(delete).writes(place::follow(c));
     }
     if let Some(pod) = losing {
         plan = plan.write(Write::FailPod {

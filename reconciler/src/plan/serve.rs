@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
-use super::{Context, Plan, Write, after, policies};
+use super::{Context, Plan, Write, after, place, policies};
 use crate::record::set_condition;
 use crate::view::PodView;
 
@@ -15,6 +15,8 @@ use crate::view::PodView;
 const RECORD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 /// How soon to ask again when a disruption budget holds an eviction back.
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// How soon to look again whether a pod's claims have their volumes: they are not watched.
+const CLAIMS_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if !lifted_by_its_attempt(c) {
@@ -25,7 +27,10 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
             attempt::fail(c, c.view.vmi.as_ref(), &lifted_too_soon())
         };
     }
-    let mut plan = lifted(c, pod).writes(super::csrs::decide(c));
+    let mut plan = bind(c, pod)
+        .and(lifted(c, pod))
+        .writes(super::csrs::decide(c))
+        .writes(place::follow(c));
     if pod.terminal {
         return plan.wake_at(c.due(c.view.ages.finished, finished_pod_ttl(c)));
     }
@@ -58,6 +63,31 @@ fn lifted_too_soon() -> Failure {
     Failure {
         reason: "LiftedTooSoon",
         message: "the gate was lifted for an earlier VM of the pod".to_owned(),
+    }
+}
+
+/// Step 9, for a pod that the scheduler cannot place.
+fn bind(c: &Context, pod: &PodView) -> Plan {
+    let (Some(demands), Some(node)) = (&pod.demands, &c.view.node) else {
+        return Plan::wait();
+    };
+    let over = pod.terminal || pod.deletion_deadline.is_some();
+    if pod.bound || over || !demands.met_by(&names::node_name(&pod.uid), node) {
+        return Plan::wait();
+    }
+    let write = Write::BindPod {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    };
+    if demands.claims.is_empty() {
+        return Plan::wait().write(write);
+    }
+    let plan = Plan::wait().insist_on_live_view();
+    if c.view.claims_bound {
+        plan.write(write)
+    } else {
+        plan.wake_at(after(c.now, CLAIMS_RETRY))
     }
 }
 

@@ -25,15 +25,22 @@ pub enum Write {
         /// Seconds until the token expires by itself.
         lifetime_seconds: i64,
     },
-    /// Step 2c. Exists already: ours if its owner agrees.
-    CreateNode(Box<Node>),
-    /// Step 2d, last of step 2: a VMI that exists proves the rest. Rendered by [`crate::vmi`].
+    /// Before step 2, of a pod whose VMI was refused: asks again whether it would be, and makes nothing.
+    TryVmi {
+        /// The record, owner of the VMI.
+        record: Box<MaroonedNode>,
+        /// Which attempt it is.
+        attempt: u32,
+    },
+    /// Step 2c, last of step 2: a VMI that exists proves the Secrets. Rendered by [`crate::vmi`].
     CreateVmi {
         /// The record, owner of the VMI.
         record: Box<MaroonedNode>,
         /// Which attempt it is.
         attempt: u32,
     },
+    /// Before step 4, once the VM has an address. Exists already: ours if its owner agrees.
+    CreateNode(Box<Node>),
     /// The record's status; refused by the API server if the record changed since.
     RecordStatus {
         /// Name of the record.
@@ -54,14 +61,16 @@ pub enum Write {
         /// Approve, or deny with this reason and message.
         deny: Option<(&'static str, String)>,
     },
-    /// Step 5: the Node's addresses; refused if the name belongs to another UID by now.
-    NodeAddress {
+    /// Step 5: where the VM is, as its Node says it; refused if the name belongs to another UID by now.
+    PlaceNode {
         /// Name of the Node.
         name: String,
         /// UID of the Node.
         uid: String,
-        /// The VMI's address.
-        address: String,
+        /// The VMI's address, where it is another.
+        address: Option<String>,
+        /// Zone and region of the VM's host: labels to set, and those to take off.
+        labels: BTreeMap<String, Option<String>>,
     },
     /// Step 5: the join credential has done its work. Nothing to delete is success; each is deleted by the UID of a
     /// live read, and only if the record owns it.
@@ -81,8 +90,6 @@ pub enum Write {
         uid: String,
         /// Position of the taint.
         index: usize,
-        /// Zone and region of the VM's host, which the Node takes over.
-        topology: BTreeMap<String, String>,
     },
     /// Step 8, the point of no return: one JSON patch that tests UID and gate, removes the gate and pins the pod.
     LiftGate {
@@ -94,6 +101,15 @@ pub enum Write {
         uid: String,
         /// The patch, see [`crate::lift`].
         patch: json_patch::Patch,
+    },
+    /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.
+    BindPod {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
     },
     /// The VM is gone: endpoints must lose the pod's address before anybody else gets it.
     PodNotReady {
@@ -188,7 +204,9 @@ impl Write {
             | Self::RecordStatus { .. }
             | Self::PodReport(_)
             | Self::DecideCsr { .. }
-            | Self::NodeAddress { .. }
+            | Self::PlaceNode { .. }
+            | Self::TryVmi { .. }
+            | Self::BindPod { .. }
             | Self::RevokeCredentials { .. }
             | Self::PodNotReady { .. } => false,
             Self::IssueCredentials { .. }
@@ -211,11 +229,17 @@ impl Write {
     /// Whether this makes something for the pod: if it is refused, the pod cannot go on.
     #[must_use]
     pub fn spends(&self) -> bool {
+        self.starts() || matches!(self, Self::CreateNode(_))
+    }
+
+    /// Whether this is part of starting a VM. The Node is not: its guest is under way and waits for it.
+    #[must_use]
+    pub fn starts(&self) -> bool {
         matches!(
             self,
             Self::CreateRecord { .. }
                 | Self::IssueCredentials { .. }
-                | Self::CreateNode(_)
+                | Self::TryVmi { .. }
                 | Self::CreateVmi { .. }
         )
     }
@@ -225,16 +249,20 @@ impl Write {
     pub fn can_be_provoked(&self) -> bool {
         matches!(
             self,
-            Self::PodReport(_) | Self::PodNotReady { .. } | Self::NodeAddress { .. }
+            Self::PodReport(_) | Self::PodNotReady { .. } | Self::PlaceNode { .. }
         )
     }
 
-    /// Whether a pod whose kubelet has spoken waits for this.
+    /// Whether a pod whose VM runs waits for this.
     #[must_use]
     pub fn leads_to_lift(&self) -> bool {
         matches!(
             self,
-            Self::RevokeCredentials { .. } | Self::RemoveStartupTaint { .. } | Self::LiftGate { .. }
+            Self::CreateNode(_)
+                | Self::RevokeCredentials { .. }
+                | Self::RemoveStartupTaint { .. }
+                | Self::LiftGate { .. }
+                | Self::BindPod { .. }
         )
     }
 
@@ -245,15 +273,17 @@ impl Write {
             Self::CreateRecord { .. } => "create_record",
             Self::IssueCredentials { .. } => "issue_credentials",
             Self::CreateNode(_) => "create_node",
+            Self::TryVmi { .. } => "try_vmi",
             Self::CreateVmi { .. } => "create_vmi",
             Self::RecordStatus { .. } => "record_status",
             Self::PodReport(_) => "pod_report",
             Self::DecideCsr { deny: None, .. } => "approve_csr",
             Self::DecideCsr { .. } => "deny_csr",
-            Self::NodeAddress { .. } => "node_address",
+            Self::PlaceNode { .. } => "place_node",
             Self::RevokeCredentials { .. } => "revoke_credentials",
             Self::RemoveStartupTaint { .. } => "remove_startup_taint",
             Self::LiftGate { .. } => "lift_gate",
+            Self::BindPod { .. } => "bind_pod",
             Self::PodNotReady { .. } => "pod_not_ready",
             Self::EvictPod { .. } => "evict_pod",
             Self::FailPod { .. } => "fail_pod",

@@ -64,6 +64,8 @@ const MOVES: &[(&str, Act)] = &[
     }),
     ("node_controller_looks", World::node_controller_looks),
     ("node_is_tainted", World::node_is_tainted),
+    ("host is relabelled", |w| w.host_says(Some("y"))),
+    ("host is gone", |w| w.host_says(None)),
     ("budget holds", |w| !std::mem::replace(&mut w.budget_holds, true)),
 ];
 
@@ -315,6 +317,17 @@ proptest! {
         world.tick(3600);
         prop_assert_eq!(world.settle(PASSES), Ok(outcome));
         prop_assert_eq!(world.written, silent, "an end is silent");
+    }
+
+    /// A zone is one that hosts are in: once nothing moves, the Node says what its VM's host does.
+    #[test]
+    fn a_zone_outlives_no_host(steps in steps()) {
+        let mut world = Run::of(&steps)?.world;
+        world.settle(PASSES).map_err(TestCaseError::fail)?;
+        if let Some(node) = world.node() {
+            let zone = node.labels.get(super::model::ZONE).map(String::as_str);
+            prop_assert_eq!(zone, world.zone);
+        }
     }
 
     /// A plan from an old cache is refused, or changes nothing of how it ends.

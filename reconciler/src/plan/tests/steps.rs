@@ -181,13 +181,95 @@ fn without_pod_and_record_the_worker_may_go() {
 }
 
 #[test]
-fn the_vmi_comes_last_and_from_a_live_view() {
+fn a_launch_makes_the_secrets_first_and_no_node() {
     let mut world = World::new();
     world.pass();
     let plan = world.plan();
-    let order = ["pod_report", "issue_credentials", "create_node", "create_vmi"];
+    let order = ["pod_report", "issue_credentials", "create_vmi"];
     assert_eq!(kinds(&plan), order);
     assert!(plan.needs_live_view());
+}
+
+#[test]
+fn what_a_refused_launch_made_is_taken_back_and_not_made_again_before_it_is_due() {
+    let mut world = World::new();
+    world.pass();
+    let plan = world.plan();
+    let Some((last, made)) = plan.writes.split_last() else {
+        panic!("nothing is launched")
+    };
+    assert_eq!(last.kind(), "create_vmi");
+    for write in made {
+        world.apply(write).unwrap();
+    }
+    world.apply(&plan.take_back.unwrap()).unwrap();
+    assert!(world.secrets.is_empty() && world.node().is_none());
+
+    let pod = world.pod().unwrap();
+    world
+        .apply(&plan::refused(&pod, "exceeded quota").unwrap())
+        .unwrap();
+    let order = ["try_vmi", "issue_credentials", "create_vmi"];
+    assert_eq!(kinds(&world.plan()), order);
+    assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+#[test]
+fn the_node_is_made_when_the_vm_has_an_address_and_before_any_certificate() {
+    let mut world = launched();
+    assert!(kinds(&world.plan()).is_empty());
+    world.vm_is_scheduled();
+    assert!(kinds(&world.plan()).is_empty());
+    world.vm_runs();
+    world.guest_asks(Asks::Client);
+    let plan = world.pass();
+    assert_eq!(kinds(&plan), ["create_node"]);
+    assert!(plan.needs_live_view());
+    let node = world.node().unwrap();
+    assert_eq!(node.address.as_deref(), Some(super::model::ADDRESS));
+    assert_eq!(node.labels[super::model::ZONE], "z");
+    assert_eq!(kinds(&world.plan()), ["approve_csr"]);
+}
+
+#[test]
+fn the_node_says_what_its_vms_host_says() {
+    let zone = |world: &World| world.node().unwrap().labels.get(super::model::ZONE).cloned();
+    for mut world in [about_to_lift(), until(|w| w.pod().is_some_and(|p| p.ready))] {
+        world.host_says(Some("y"));
+        world.pass();
+        assert_eq!(zone(&world).as_deref(), Some("y"));
+        world.host_says(None);
+        world.pass();
+        assert_eq!(zone(&world), None);
+        assert!(!kinds(&world.plan()).contains(&"place_node"), "said once");
+    }
+    let mut going = until(|w| w.pod().is_some_and(|p| p.ready));
+    going.host_says(None);
+    going.record_is_deleted();
+    going.pass();
+    assert_eq!(zone(&going), None, "a VM may be long in going");
+}
+
+#[test]
+fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
+    let spread = serde_json::json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule"}]);
+    let mut world = about_to_lift();
+    let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
+    spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
+    assert!(
+        !kinds(&world.plan()).contains(&"bind_pod"),
+        "not while it is gated"
+    );
+    world.pass();
+    assert_eq!(kinds(&world.plan()), ["bind_pod"]);
+    world.pass();
+    assert!(world.pod().unwrap().bound);
+    assert!(kinds(&world.plan()).is_empty());
+
+    let mut ordinary = about_to_lift();
+    ordinary.pass();
+    assert!(!kinds(&ordinary.plan()).contains(&"bind_pod"));
 }
 
 #[test]
@@ -205,6 +287,9 @@ fn the_address_is_the_named_interfaces() {
     world.vm_is_scheduled();
     world.vm_runs();
     world.pass();
+    world.change_node(|node| node.status.as_mut().unwrap().addresses = None);
+    assert_eq!(kinds(&world.plan()), ["place_node"]);
+    world.pass();
     assert_eq!(
         world.node().unwrap().address.as_deref(),
         Some(super::model::ADDRESS)
@@ -219,6 +304,7 @@ fn only_the_expected_request_is_approved() {
     world.guest_asks(Asks::Foreign);
     world.tick(1);
     world.guest_asks(Asks::Client);
+    world.pass();
     let plan = world.pass();
     let verdicts: Vec<_> = kinds(&plan).into_iter().filter(|k| k.ends_with("_csr")).collect();
     assert_eq!(verdicts, ["deny_csr", "approve_csr"]);
@@ -410,4 +496,18 @@ fn a_cluster_that_is_not_ready_gets_no_credential_and_goes_on_with_what_runs() {
     let mut ready = about_to_lift();
     ready.hold = Some(why);
     assert!(kinds(&ready.plan()).contains(&"lift_gate"));
+}
+
+#[test]
+fn a_guest_that_waits_for_its_node_does_not_queue_behind_new_pods() {
+    let mut world = launched();
+    world.vm_is_scheduled();
+    world.vm_runs();
+    let plan = world.plan();
+    assert_eq!(kinds(&plan), ["create_node"]);
+    assert!(
+        plan.writes
+            .iter()
+            .all(|write| write.leads_to_lift() && !write.starts())
+    );
 }

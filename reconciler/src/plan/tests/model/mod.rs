@@ -32,6 +32,7 @@ const BEGINNING: &str = "2026-01-01T00:00:00.4Z";
 pub(super) use certificates::Asks;
 pub(super) use record::tests::POD_UID;
 
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) const ADDRESS: &str = "10.42.0.7";
 pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -77,6 +78,8 @@ pub(super) struct World {
     pub written: usize,
     /// Their kinds, in order.
     pub log: Vec<&'static str>,
+    /// The zone that the VM's host is labelled with; no host says one after it is gone.
+    pub zone: Option<&'static str>,
     /// A disruption budget holds evictions back.
     pub budget_holds: bool,
     /// Which of the two leaders looks and writes.
@@ -126,6 +129,7 @@ impl World {
             approvals: BTreeMap::new(),
             written: 0,
             log: Vec::new(),
+            zone: Some("z"),
             budget_holds: false,
             leader: 0,
             skews: [SignedDuration::ZERO; 2],
@@ -175,13 +179,21 @@ impl World {
             node: cache.node.as_ref().and_then(NodeView::of),
             vmi: cache.vmis.get(&cache.vmi_name()).and_then(VmiView::of),
             csrs: cache.related_csrs(&cache.csrs),
-            topology: BTreeMap::from([("topology.kubernetes.io/zone".to_owned(), "z".to_owned())]),
+            topology: self.host_topology(cache),
+            claims_bound: false,
             ages: Ages::default(),
             backing_off: None,
             live: false,
         };
         view.ages = self.sightings[self.leader].borrow_mut().see(&view, uptime);
         view
+    }
+
+    fn host_topology(&self, cache: &Objects) -> Option<BTreeMap<String, String>> {
+        let vmi = cache.vmis.get(&cache.vmi_name()).and_then(VmiView::of)?;
+        vmi.host?;
+        let zone = self.zone.map(|zone| (ZONE.to_owned(), zone.to_owned()));
+        Some(zone.into_iter().collect())
     }
 
     /// What is decided now by one whose caches are up to date.

@@ -88,7 +88,10 @@ impl World {
 
     pub fn vm_is_scheduled(&mut self) -> bool {
         self.vmi().is_some_and(|v| v.phase.is_empty())
-            && self.set_vmi(|status| status["phase"] = json!("Scheduling"))
+            && self.set_vmi(|status| {
+                status["phase"] = json!("Scheduling");
+                status["nodeName"] = json!("host-1");
+            })
     }
 
     pub fn vm_runs(&mut self) -> bool {
@@ -111,6 +114,11 @@ impl World {
             status["interfaces"] =
                 json!([{"name": names::VM_INTERFACE, "ipAddress": "fd00::7", "ipAddresses": ["fd00::7"]}]);
         })
+    }
+
+    /// Somebody labels the VM's host, or takes it out of the cluster.
+    pub fn host_says(&mut self, zone: Option<&'static str>) -> bool {
+        std::mem::replace(&mut self.zone, zone) != zone
     }
 
     pub fn vm_is_blocked(&mut self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
-use k8s_openapi::api::core::v1::{Node, NodeAddress, Pod, PodCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::names;
@@ -70,7 +70,9 @@ impl World {
                 resource_version,
                 deny,
             } => return self.decide_csr(name, resource_version, deny.is_some()),
-            Write::NodeAddress { uid, address, .. } => return self.node_address(uid, address),
+            Write::PlaceNode {
+                uid, address, labels, ..
+            } => return self.place_node(uid, address.as_deref(), labels),
             Write::RevokeCredentials {
                 record_uid,
                 token_secret,
@@ -78,12 +80,11 @@ impl World {
             } => self
                 .secrets
                 .retain(|name, owner| ![token_secret, join_secret].contains(&name) || owner != record_uid),
-            Write::RemoveStartupTaint {
-                uid, index, topology, ..
-            } => return self.open_node(uid, *index, topology),
+            Write::RemoveStartupTaint { uid, index, .. } => return self.open_node(uid, *index),
+            Write::BindPod { uid, .. } => self.bind(uid),
             Write::LiftGate { patch, .. } => return self.patch_pod(patch),
             Write::EvictPod { uid, .. } if !self.budget_holds => self.pod_goes(uid),
-            Write::EvictPod { .. } => {}
+            Write::TryVmi { .. } | Write::EvictPod { .. } => {}
             Write::DeletePod { uid, .. } => {
                 self.objects.pod.take_if(|p| has_uid(&p.metadata, uid));
             }
@@ -223,27 +224,50 @@ impl World {
         node.filter(|n| has_uid(&n.metadata, uid)).ok_or(Refused)
     }
 
-    fn node_address(&mut self, uid: &str, address: &str) -> Result<(), Refused> {
-        let status = self.node_of(uid)?.status.get_or_insert_default();
-        status.addresses = Some(vec![NodeAddress {
-            type_: "InternalIP".to_owned(),
-            address: address.to_owned(),
-        }]);
+    /// A Node that is gone is fine; another of its name is not.
+    fn place_node(
+        &mut self,
+        uid: &str,
+        address: Option<&str>,
+        labels: &BTreeMap<String, Option<String>>,
+    ) -> Result<(), Refused> {
+        if self.objects.node.is_none() {
+            return Ok(());
+        }
+        let node = self.node_of(uid)?;
+        if let Some(address) = address {
+            let name = names::node_name(super::POD_UID);
+            node.status.get_or_insert_default().addresses = Some(crate::node::addresses(&name, address));
+        }
+        let stored = node.metadata.labels.get_or_insert_default();
+        for (label, value) in labels {
+            match value {
+                Some(value) => drop(stored.insert(label.clone(), value.clone())),
+                None => require(stored.remove(label).is_some())?,
+            }
+        }
         Ok(())
     }
 
-    fn open_node(
-        &mut self,
-        uid: &str,
-        index: usize,
-        topology: &BTreeMap<String, String>,
-    ) -> Result<(), Refused> {
+    /// A pod that is bound already stays so.
+    fn bind(&mut self, uid: &str) {
+        let pod = self.objects.pod.as_mut().filter(|p| has_uid(&p.metadata, uid));
+        if let Some(spec) = pod.and_then(|pod| pod.spec.as_mut()) {
+            let gated = spec
+                .scheduling_gates
+                .as_ref()
+                .is_some_and(|gates| !gates.is_empty());
+            if !gated {
+                spec.node_name.get_or_insert_with(|| names::node_name(uid));
+            }
+        }
+    }
+
+    fn open_node(&mut self, uid: &str, index: usize) -> Result<(), Refused> {
         let node = self.node_of(uid)?;
         let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
         require(taints.get(index).is_some_and(|t| t.key == names::STARTUP_TAINT))?;
         taints.remove(index);
-        let labels = node.metadata.labels.get_or_insert_default();
-        labels.extend(topology.clone());
         Ok(())
     }
 

@@ -1,0 +1,180 @@
+//! Pods that the scheduler cannot bind to their own Node, and whether we may.
+//!
+//! A marooned Node has no `kubernetes.io/hostname` label, so that it is no domain of ordinary pods' spread. The scheduler
+//! takes a Node without the label for unfit wherever a pod *requires* a spread or an affinity over hosts. A marooned
+//! pod has its host to itself: a spread over hosts holds by itself, and an affinity to others over hosts can mean no
+//! more than the pod itself. So we bind such pods, once all else that the scheduler would look at is as it must be.
+//!
+//! Caveat: what it would need all pods of the cluster for (an affinity or anti-affinity over zones beside one over
+//! hosts) is left to the scheduler, and such a pod waits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Taint, Toleration,
+    TopologySpreadConstraint,
+};
+
+use crate::view::NodeView;
+
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// What a pod asks of its node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demands {
+    node_selector: BTreeMap<String, String>,
+    /// Required node affinity: one of these terms.
+    terms: Option<Vec<NodeSelectorTerm>>,
+    tolerations: Vec<Toleration>,
+    /// Labels that the node must have for a required spread over them, whatever their value: on a node that the pod
+    /// alone may have, any value holds.
+    spread_over: Vec<String>,
+    /// Names of the claims to volumes.
+    pub claims: Vec<String>,
+}
+
+impl Demands {
+    /// Those of a pod that the scheduler would refuse for want of the hostname label alone; `None` for a pod that is the
+    /// scheduler's to place, or not to be judged from here.
+    #[must_use]
+    pub fn of(pod_name: &str, spec: &PodSpec) -> Option<Self> {
+        let spreads = || {
+            spec.topology_spread_constraints
+                .iter()
+                .flatten()
+                .filter(|s| is_hard(s))
+        };
+        let affinity = spec.affinity.as_ref();
+        let required = |terms: Option<&Vec<PodAffinityTerm>>| terms.cloned().unwrap_or_default();
+        let together = required(
+            affinity
+                .and_then(|a| a.pod_affinity.as_ref())
+                .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
+        );
+        let apart = required(
+            affinity
+                .and_then(|a| a.pod_anti_affinity.as_ref())
+                .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
+        );
+        let over_hosts = spreads().any(|s| s.topology_key == HOSTNAME)
+            || together.iter().any(|term| term.topology_key == HOSTNAME);
+        let elsewhere = together
+            .iter()
+            .chain(&apart)
+            .any(|term| term.topology_key != HOSTNAME);
+        let judged_by_others = spreads()
+            .any(|s| s.topology_key != HOSTNAME && s.node_affinity_policy.as_deref() == Some("Ignore"));
+        let devices = spec
+            .resource_claims
+            .as_ref()
+            .is_some_and(|claims| !claims.is_empty());
+        if !over_hosts || elsewhere || judged_by_others || devices {
+            return None;
+        }
+        let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
+        let terms = node_affinity
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+            .map(|required| required.node_selector_terms.clone());
+        Some(Self {
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            terms,
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            spread_over: spreads()
+                .map(|s| s.topology_key.clone())
+                .filter(|key| key != HOSTNAME)
+                .collect(),
+            claims: claims(pod_name, spec),
+        })
+    }
+
+    /// Whether the pod's own Node is what the scheduler would take it for, were it not for the label.
+    #[must_use]
+    pub fn met_by(&self, node_name: &str, node: &NodeView) -> bool {
+        let selected = self
+            .node_selector
+            .iter()
+            .all(|(key, value)| node.labels.get(key) == Some(value));
+        let wanted = self
+            .terms
+            .as_ref()
+            .is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, &node.labels)));
+        let tolerated = node
+            .taints
+            .iter()
+            .filter(|taint| taint.effect != "PreferNoSchedule")
+            .all(|taint| self.tolerations.iter().any(|t| tolerates(t, taint)));
+        let spread = self.spread_over.iter().all(|key| node.labels.contains_key(key));
+        selected && wanted && tolerated && spread
+    }
+}
+
+fn is_hard(constraint: &TopologySpreadConstraint) -> bool {
+    constraint.when_unsatisfiable == "DoNotSchedule"
+}
+
+fn claims(pod_name: &str, spec: &PodSpec) -> Vec<String> {
+    let volumes = spec.volumes.iter().flatten();
+    volumes
+        .filter_map(
+            |volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+                (Some(claim), _) => Some(claim.claim_name.clone()),
+                (None, Some(_)) => Some(format!("{pod_name}-{}", volume.name)),
+                (None, None) => None,
+            },
+        )
+        .collect()
+}
+
+/// An empty term matches nothing.
+fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let expressions = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
+    let empty = expressions.clone().next().is_none() && fields.clone().next().is_none();
+    let by_label = |r: &NodeSelectorRequirement| holds(r, labels.get(&r.key).map(String::as_str));
+    let by_field = |r: &NodeSelectorRequirement| r.key == "metadata.name" && holds(r, Some(node_name));
+    !empty && expressions.clone().all(by_label) && fields.clone().all(by_field)
+}
+
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = || value.is_some_and(|value| values.iter().any(|v| v == value));
+    let compared = |wanted: std::cmp::Ordering| {
+        let (Some(value), [bound]) = (value, values) else {
+            return false;
+        };
+        matches!((value.parse::<i64>(), bound.parse::<i64>()), (Ok(v), Ok(b)) if v.cmp(&b) == wanted)
+    };
+    match requirement.operator.as_str() {
+        "In" => listed(),
+        "NotIn" => !listed(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared(std::cmp::Ordering::Greater),
+        "Lt" => compared(std::cmp::Ordering::Less),
+        _ => false,
+    }
+}
+
+/// Operators of a later Kubernetes than ours tolerate nothing here: the pod is then left to its scheduler.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration
+        .effect
+        .as_deref()
+        .is_none_or(|effect| effect.is_empty() || effect == taint.effect);
+    let key = toleration
+        .key
+        .as_deref()
+        .is_none_or(|key| key.is_empty() || key == taint.key);
+    let value =
+        || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
+    effect
+        && key
+        && match toleration.operator.as_deref() {
+            Some("Exists") => true,
+            None | Some("" | "Equal") => toleration.key.is_some() && value(),
+            Some(_) => false,
+        }
+}
+
+#[cfg(test)]
+mod tests;

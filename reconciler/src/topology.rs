@@ -1,0 +1,62 @@
+//! Zone and region: a marooned Node says what the host of its VM says, and nothing where that says nothing. So a zone
+//! or region that ordinary pods spread over is always one that hosts are in.
+
+use std::collections::BTreeMap;
+
+const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// Zone and region among a Node's labels.
+#[must_use]
+pub fn of(labels: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let labels = labels.into_iter().flatten();
+    labels
+        .filter(|(key, _)| LABELS.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// What makes `from` into `to`: labels to set, and those to take off.
+#[must_use]
+pub fn difference(
+    from: &BTreeMap<String, String>,
+    to: &BTreeMap<String, String>,
+) -> BTreeMap<String, Option<String>> {
+    let gone = from.keys().filter(|key| !to.contains_key(*key));
+    let set = to.iter().filter(|(key, value)| from.get(*key) != Some(value));
+    set.map(|(key, value)| (key.clone(), Some(value.clone())))
+        .chain(gone.map(|key| (key.clone(), None)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(all: &[(&str, &str)]) -> BTreeMap<String, String> {
+        all.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn only_zone_and_region_are_taken_over() {
+        let host = labels(&[
+            ("topology.kubernetes.io/zone", "a"),
+            ("topology.kubernetes.io/region", "r"),
+            ("kubernetes.io/hostname", "host-1"),
+            ("disk", "fast"),
+        ]);
+        assert_eq!(of(Some(&host)).len(), 2);
+        assert!(of(None).is_empty());
+    }
+
+    #[test]
+    fn what_the_host_lost_is_taken_off() {
+        let before = labels(&[("zone", "a"), ("region", "r")]);
+        let after = labels(&[("zone", "b")]);
+        let difference = difference(&before, &after);
+        assert_eq!(difference["zone"].as_deref(), Some("b"));
+        assert_eq!(difference["region"], None);
+        assert!(super::difference(&after, &after).is_empty());
+    }
+}
