@@ -163,8 +163,8 @@ async fn what_we_write_bears_our_name() {
         ("the report", &pod.metadata, names::NODE_READY_CONDITION),
         ("the record", &record.metadata, "f:podRef"),
         ("the record's status", &record.metadata, "f:stages"),
+        // Its address comes with it: who writes a status with a create is not on record.
         ("the Node", &node.metadata, "f:taints"),
-        ("the Node's address", &node.metadata, "InternalIP"),
         ("the VMI", &vmi.metadata, "f:firmware"),
     ] {
         assert_eq!(writers(metadata, field), [MANAGER], "{what}");
