@@ -12,6 +12,7 @@ use crate::names::{
     CLASS_LABEL, CLASS_LABEL_VALUE, CLASS_TAINT, CLASS_TAINT_VALUE, GATE, HOSTNAME_LABEL, MAROON_FALSE,
     MAROON_LABEL, MAROON_TRUE, TAINT_EFFECTS, UNREACHABLE_TOLERATION_SECONDS,
 };
+use crate::text;
 
 pub use tie::{Term, Terms};
 
@@ -236,6 +237,7 @@ fn lost_node_toleration(taint: &'static str) -> Toleration<'static> {
 }
 
 fn unknown_label_value(value: &str) -> String {
+    let value = text::value(value);
     format!(
         "the label {MAROON_LABEL} has the value {value:?}: set it to \"{MAROON_TRUE}\" to give the pod a node of \
          its own, to \"{MAROON_FALSE}\" to opt out, or remove it"
@@ -261,6 +263,7 @@ fn named_nodes(opt_out: OptOut) -> String {
 }
 
 fn preset_node(node: &str) -> String {
+    let node = text::value(node);
     format!(
         "spec.nodeName is set to {node:?}, but a marooned pod runs on a node that is made for it: remove \
          spec.nodeName, or, where the namespace allows it, opt out with the label {MAROON_LABEL}: \
@@ -269,6 +272,7 @@ fn preset_node(node: &str) -> String {
 }
 
 fn preset_selector(value: &str) -> String {
+    let value = text::value(value);
     format!(
         "spec.nodeSelector has {CLASS_LABEL}: {value:?}, a key that belongs to MaroonedPods: remove it from the pod"
     )

@@ -9,3 +9,4 @@ pub mod join_info;
 pub mod names;
 pub mod quantity;
 pub mod sizing;
+pub mod text;

@@ -12,7 +12,7 @@ use kube::core::ObjectMeta;
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, gone, vmis};
+use maroonedpods_e2e::check::{becomes, eventually, gone, vmis};
 use maroonedpods_e2e::drafts::{gates, marooned, node, ordinary, runs, spec};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{Marooned, SOON, condition};
@@ -47,6 +47,30 @@ fn taints(node: &Node) -> BTreeSet<(String, String, String)> {
             )
         })
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_the_longest_name_there_is_has_its_events() {
+    logs();
+    let tenant = Tenant::shared(None).await.unwrap();
+    let label = "a".repeat(60);
+    let name = [label.as_str(), &label, &label, &label, &"b".repeat(9)].join(".");
+    assert_eq!(name.len(), 253);
+    tenant.creates(&marooned(&name)).await.unwrap();
+    tenant.sees_running(&name).await.unwrap();
+    let events: Api<Event> = tenant.api();
+    let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
+    for reason in ["VMCreating", "NodeJoined", "GateLifted"] {
+        eventually(reason, SOON, || async {
+            let told = events.list(&about).await?;
+            let says = |event: &Event| event.reason.as_deref() == Some(reason);
+            Ok(told.iter().any(says).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+    tenant.deletes(&name).await.unwrap();
+    tenant.leaves().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

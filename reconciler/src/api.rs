@@ -1,6 +1,5 @@
 //! How we speak to the API server: every call has a deadline, every error a class.
 
-use std::fmt::Debug;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +10,13 @@ use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ClusterResourceScope, DynamicObject, NamespaceResourceScope, Resource};
 use kube::{Client, Config};
+use maroonedpods_common::text;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::answer::Answer;
 use crate::params;
-use crate::readable::Readable;
+use crate::read;
 use crate::vmi;
 
 /// Longest wait for one answer. kube sets none by itself: a request that is never answered would hold its pod's
@@ -25,8 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A call that did not succeed.
 #[derive(Debug, Error)]
 pub enum CallError {
-    /// The API server refused, or could not be reached.
-    #[error(transparent)]
+    /// The API server refused, or could not be reached. Its words may quote what it was sent.
+    #[error("{}", said(.0))]
     Kube(#[from] kube::Error),
     /// No answer in time.
     #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
@@ -35,7 +36,7 @@ pub enum CallError {
     #[error("{0}")]
     Precondition(String),
     /// The answer is not what it must be.
-    #[error("{0}")]
+    #[error("{}", text::sentence(.0))]
     Unexpected(String),
 }
 
@@ -100,11 +101,26 @@ impl CallError {
         self.code() == Some(500)
     }
 
+    /// 410: the version that was asked for is forgotten.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.code() == Some(410)
+    }
+
     /// The request will be refused again until somebody changes something: rights, quota, policy, schema.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.code(), Some(400 | 403 | 422))
     }
+}
+
+/// An API server's own sentence is enough; kube adds the whole status to it.
+fn said(error: &kube::Error) -> String {
+    let said = match error {
+        kube::Error::Api(status) => format!("ApiError: {status}"),
+        other => other.to_string(),
+    };
+    text::sentence(&said).into_owned()
 }
 
 /// Awaits a call, but not for ever.
@@ -125,12 +141,22 @@ pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
 /// Any other answer.
 pub async fn find<K>(api: &Api<K>, name: &str) -> Result<Option<K>, CallError>
 where
-    K: Clone + DeserializeOwned + Debug,
+    K: Clone + Resource + DeserializeOwned,
 {
-    match call(api.get(name)).await {
-        Err(error) if error.is_gone() => Ok(None),
-        found => found.map(Some),
-    }
+    read::whole(api, name).await
+}
+
+/// The object of this name, which must be there.
+///
+/// # Errors
+/// Any other answer.
+pub async fn get<K>(api: &Api<K>, name: &str) -> Result<K, CallError>
+where
+    K: Clone + Resource + DeserializeOwned,
+{
+    find(api, name)
+        .await?
+        .ok_or_else(|| CallError::Unexpected(format!("{name} is gone")))
 }
 
 /// Why there is no client.
@@ -199,15 +225,15 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// The Nodes.
+    /// The Nodes, to be written to; what is in them is read by way of views.
     #[must_use]
-    pub fn nodes(&self) -> Api<Readable<Node>> {
+    pub fn nodes(&self) -> Api<Answer<Node>> {
         self.all()
     }
 
-    /// The pods of a namespace.
+    /// The pods of a namespace, to be written to; what is in them is read by way of views.
     #[must_use]
-    pub fn pods(&self, namespace: &str) -> Api<Readable<Pod>> {
+    pub fn pods(&self, namespace: &str) -> Api<Answer<Pod>> {
         self.within(namespace)
     }
 

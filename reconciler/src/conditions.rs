@@ -2,6 +2,10 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use maroonedpods_common::text;
+
+/// Bytes of a message: several sentences, each of them short.
+const LONGEST_MESSAGE: usize = 4 * text::LONGEST;
 
 /// What a condition is to say.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +40,7 @@ pub fn set(
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: says.reason.to_owned(),
-        message: says.message.to_owned(),
+        message: text::shortened(says.message, LONGEST_MESSAGE).into_owned(),
         last_transition_time: since,
         observed_generation: generation,
     };

@@ -4,20 +4,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use kube::api::Patch;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::api::{ListParams, Patch};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigStatus};
 use maroonedpods_common::names;
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call, find};
 use crate::conditions::{self, Says};
+use crate::metrics::Metrics;
 use crate::params;
+use crate::read::watch::{News, Watch};
+use crate::read::{Cache, Keep, View, sieve};
 use crate::settings::{Settings, SettingsError};
 
 /// Condition: the configuration is in force.
@@ -70,27 +71,46 @@ pub fn from_file(file: &Path) -> Result<Settings, FileError> {
     Settings::parse(config.spec).map_err(|error| FileError::Settings { path, error })
 }
 
-/// Follows the configuration for ever. `changed` is called after each change of what is in force.
-pub async fn follow(cluster: &Cluster, settings: &watch::Sender<Option<Arc<Settings>>>, changed: impl Fn()) {
-    let selector = watcher::Config::default().fields(&format!("metadata.name={}", names::CONFIG_NAME));
-    let mut events = watch_objects(cluster.all::<MaroonedPodsConfig>(), selector)
-        .default_backoff()
-        .boxed();
-    loop {
-        match events.try_next().await {
-            Ok(Some(Event::Apply(config) | Event::InitApply(config))) => {
-                take(cluster, settings, &config).await;
-                changed();
-            }
-            // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
-            Ok(Some(Event::Delete(_))) => {
-                tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force");
-            }
-            Ok(Some(Event::Init | Event::InitDone)) => {}
-            Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "cannot watch MaroonedPodsConfigs, will try again"),
-        }
+impl View for MaroonedPodsConfig {
+    const KIND: &'static str = "maroonedpodsconfigs";
+    const KEEP: Keep = sieve::WHOLE;
+    type Object = Self;
+
+    fn read(config: Self) -> Option<Self> {
+        Some(config)
     }
+}
+
+/// Follows the configuration for ever. `changed` is called after each change of what is in force.
+pub async fn follow(
+    cluster: &Cluster,
+    settings: &watch::Sender<Option<Arc<Settings>>>,
+    metrics: Arc<Metrics>,
+    changed: impl Fn(),
+) {
+    let (seen, mut news) = tokio::sync::mpsc::unbounded_channel();
+    let watch = Watch {
+        api: cluster.all::<MaroonedPodsConfig>(),
+        scope: ListParams::default().fields(&format!("metadata.name={}", names::CONFIG_NAME)),
+        cache: Cache::default(),
+        metrics,
+    };
+    let watching = watch.run(move |event: News<'_, MaroonedPodsConfig>| match event {
+        News::Found(config) | News::Changed(config) => {
+            // The other end is held below for as long as this runs.
+            let _: Result<(), _> = seen.send(config.clone());
+        }
+        // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
+        News::Gone(_) => tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force"),
+        News::Listed => {}
+    });
+    let taking = async {
+        while let Some(config) = news.recv().await {
+            take(cluster, settings, &config).await;
+            changed();
+        }
+    };
+    tokio::join!(watching, taking);
 }
 
 async fn take(
@@ -161,7 +181,8 @@ pub async fn edit_status(
         let version = config.metadata.resource_version;
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
         tries += 1;
-        match call(configs.patch_status(names::CONFIG_NAME, &params::patch(), &patch)).await {
+        let answers = cluster.all::<Answer<MaroonedPodsConfig>>();
+        match call(answers.patch_status(names::CONFIG_NAME, &params::patch(), &patch)).await {
             Err(error) if error.is_conflict() && tries < STATUS_TRIES => {}
             patched => return patched.map(drop),
         }

@@ -5,17 +5,20 @@
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::Patch;
+use kube::api::{ListParams, Patch};
 use kube::core::ResourceExt;
-use kube::runtime::{conditions, wait};
 use maroonedpods_common::api;
 use thiserror::Error;
 
+use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
 use crate::params;
+use crate::read::{self, Keep, View};
 
 /// An API server with nothing else to do needs less than a second.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
+/// From one look to the next.
+const PERIOD: Duration = Duration::from_millis(200);
 
 /// Why a CRD is not as it must be.
 #[derive(Debug, Error)]
@@ -48,19 +51,56 @@ pub enum Error {
 pub async fn apply(cluster: &Cluster) -> Result<(), Error> {
     for crd in api::crds() {
         let name = crd.name_any();
-        let crds = cluster.all::<CustomResourceDefinition>();
+        let crds = cluster.all::<Answer<CustomResourceDefinition>>();
         call(crds.patch(&name, &params::apply(), &Patch::Apply(&crd)))
             .await
             .map_err(|error| Error::Refused {
                 name: name.clone(),
                 error,
             })?;
-        let served = wait::await_condition(crds, &name, conditions::is_crd_established());
-        match tokio::time::timeout(SERVED_WITHIN, served).await {
-            Ok(Ok(_)) => tracing::info!(name, "CustomResourceDefinition applied and served"),
-            Ok(Err(error)) => tracing::warn!(name, %error, "applied; cannot watch whether it is served"),
+        match tokio::time::timeout(SERVED_WITHIN, served(cluster, &name)).await {
+            Ok(Ok(())) => tracing::info!(name, "CustomResourceDefinition applied and served"),
+            Ok(Err(error)) => tracing::warn!(name, %error, "applied; cannot see whether it is served"),
             Err(_) => return Err(Error::NotServed { name }),
         }
     }
     Ok(())
+}
+
+/// Waits until the CRD is served. It is listed by its name: that is all the right there is.
+async fn served(cluster: &Cluster, name: &str) -> Result<(), CallError> {
+    let crds = cluster.all::<CustomResourceDefinition>();
+    let only = ListParams::default().fields(&format!("metadata.name={name}"));
+    loop {
+        let listed = read::list::<Served, _>(&crds, &only).await?;
+        if listed.items.iter().any(|(_, crd)| crd.0) {
+            return Ok(());
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Whether a CRD is served.
+#[derive(PartialEq)]
+struct Served(bool);
+
+impl View for Served {
+    const KIND: &'static str = "customresourcedefinitions";
+    const KEEP: Keep = Keep::Fields(&[(
+        "status",
+        Keep::Fields(&[(
+            "conditions",
+            Keep::Each(&Keep::Fields(&[("type", Keep::All), ("status", Keep::All)])),
+        )]),
+    )]);
+    type Object = CustomResourceDefinition;
+
+    fn read(crd: CustomResourceDefinition) -> Option<Self> {
+        let conditions = crd
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        let established = conditions.filter(|c| c.type_ == "Established" && c.status == "True");
+        Some(Self(established.count() > 0))
+    }
 }

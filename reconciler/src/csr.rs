@@ -12,9 +12,11 @@ mod pkcs10;
 
 use std::net::IpAddr;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
 
+use crate::read::{Keep, Mark, View};
 use pkcs10::{Name, Pkcs10, SubjectAttribute, Unreadable};
 
 /// Signer of kubelets' client certificates.
@@ -27,6 +29,66 @@ pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 pub const MAX_SERVING: usize = 20;
 /// The same for renewed client certificates.
 pub const MAX_RENEWALS: usize = 20;
+
+/// Bytes of the longest request that is kept; a kubelet's has 2 KiB at most. What is longer counts as malformed.
+const LONGEST_REQUEST: usize = 8 << 10;
+
+/// A request as it was filed, but for what no verdict needs. Of requests that are certainly none of ours there is none.
+impl View for CertificateSigningRequest {
+    const KIND: &'static str = "csrs";
+    const KEEP: Keep = Keep::Fields(&[
+        (
+            "metadata",
+            Keep::Fields(&[
+                ("name", Keep::All),
+                ("uid", Keep::All),
+                ("resourceVersion", Keep::All),
+                ("creationTimestamp", Keep::Time),
+                ("deletionTimestamp", Keep::Deadline),
+            ]),
+        ),
+        (
+            "spec",
+            Keep::Fields(&[
+                ("request", Keep::All),
+                ("signerName", Keep::All),
+                ("username", Keep::All),
+                ("groups", Keep::All),
+                ("usages", Keep::All),
+            ]),
+        ),
+        (
+            "status",
+            Keep::Fields(&[
+                ("certificate", Keep::All),
+                (
+                    "conditions",
+                    Keep::Each(&Keep::Fields(&[("type", Keep::All), ("status", Keep::All)])),
+                ),
+            ]),
+        ),
+    ]);
+    type Object = Self;
+
+    fn read(mut csr: Self) -> Option<Self> {
+        match requester(&csr)? {
+            Requester::Token(_) if !in_group(&csr, names::BOOTSTRAP_GROUP) => return None,
+            Requester::Token(_) | Requester::Node(_) => {}
+        }
+        if csr.spec.request.0.len() > LONGEST_REQUEST {
+            csr.spec.request = ByteString::default();
+        }
+        // That there is one is all that is asked.
+        if let Some(certificate) = csr.status.as_mut().and_then(|status| status.certificate.as_mut()) {
+            *certificate = ByteString::default();
+        }
+        Some(csr)
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        self.spec.username.clone().map(Mark::User).into_iter().collect()
+    }
+}
 
 /// What one record's guest may ask for now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,32 +5,79 @@
 //! refused as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
 
 use json_patch::Patch;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::read::{Keep, View};
+
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
+
+/// Who owns what of a lifted pod. Anybody may write that, so a pod may have owners that cannot be read; it keeps them.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owners {
+    uid: String,
+    #[serde(default)]
+    managed_fields: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    operation: Option<String>,
+    subresource: Option<String>,
+    fields_v1: Option<Value>,
+}
+
+/// A pod, by its owners alone.
+#[derive(Deserialize)]
+pub struct Lifted {
+    metadata: Owners,
+}
+
+impl View for Owners {
+    const KIND: &'static str = "pods";
+    const KEEP: Keep = Keep::Fields(&[(
+        "metadata",
+        Keep::Fields(&[
+            ("uid", Keep::All),
+            (
+                "managedFields",
+                Keep::Each(&Keep::Fields(&[
+                    ("operation", Keep::All),
+                    ("subresource", Keep::All),
+                    ("fieldsV1", Keep::All),
+                ])),
+            ),
+        ]),
+    )]);
+    type Object = Lifted;
+
+    fn read(pod: Lifted) -> Option<Self> {
+        Some(pod.metadata)
+    }
+}
 
 /// The patch after which no updater owns tolerations and node selector, right after a lift; nothing where nobody applies
 /// the pod server-side. (Before the lift the appliers owned them: an update takes fields from all others.)
 #[must_use]
-pub fn patch(lifted: &Pod) -> Option<Patch> {
-    let entries = lifted.metadata.managed_fields.as_deref().unwrap_or_default();
+pub fn patch(lifted: &Owners) -> Option<Patch> {
+    let entries = &lifted.managed_fields;
     if !entries.iter().any(|entry| is(entry, "Apply")) {
         return None;
     }
-    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": lifted.metadata.uid})];
+    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": lifted.uid})];
     // The last one first: a removal moves those behind it.
     for (index, entry) in entries.iter().enumerate().rev() {
         let Some(fields) = entry.fields_v1.as_ref().filter(|_| is(entry, "Update")) else {
             continue;
         };
-        let Some(rest) = without_placement(&fields.0) else {
+        let Some(rest) = without_placement(fields) else {
             continue;
         };
         let entry = format!("/metadata/managedFields/{index}");
         let path = format!("{entry}/fieldsV1");
-        operations.push(json!({"op": "test", "path": path, "value": fields.0}));
+        operations.push(json!({"op": "test", "path": path, "value": fields}));
         operations.push(if is_empty(&rest) {
             json!({"op": "remove", "path": entry})
         } else {
@@ -44,7 +91,7 @@ pub fn patch(lifted: &Pod) -> Option<Patch> {
     serde_json::from_value(Value::Array(operations)).ok()
 }
 
-fn is(entry: &ManagedFieldsEntry, operation: &str) -> bool {
+fn is(entry: &Entry, operation: &str) -> bool {
     entry.operation.as_deref() == Some(operation)
         && entry.subresource.as_deref().unwrap_or_default().is_empty()
 }
@@ -72,47 +119,48 @@ fn is_empty(fields: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::read::view_of;
 
-    fn disowned(entries: Value) -> Option<Value> {
-        let pod = json!({"metadata": {"uid": "u", "managedFields": entries}});
-        let patch = patch(&serde_json::from_value(pod.clone()).unwrap())?;
+    fn disowned(entries: &Value) -> Option<Value> {
+        let pod = json!({"metadata": {"name": "p", "uid": "u", "managedFields": entries}});
+        let patch = patch(&view_of(&pod).unwrap())?;
         let mut after = pod;
         json_patch::patch(&mut after, &patch).unwrap();
         Some(after["metadata"]["managedFields"].clone())
     }
 
-    fn entry(operation: &str, spec: Value) -> Value {
+    fn entry(operation: &str, spec: &Value) -> Value {
         json!({"manager": "m", "operation": operation, "fieldsV1": {"f:spec": spec}})
     }
 
     #[test]
     fn only_the_placement_goes() {
-        let applied = entry("Apply", json!({"f:containers": {}}));
-        let ours = entry("Update", json!({"f:nodeSelector": {}, "f:tolerations": {}}));
-        let other = entry("Update", json!({"f:tolerations": {}, "f:hostname": {}}));
+        let applied = entry("Apply", &json!({"f:containers": {}}));
+        let ours = entry("Update", &json!({"f:nodeSelector": {}, "f:tolerations": {}}));
+        let other = entry("Update", &json!({"f:tolerations": {}, "f:hostname": {}}));
         assert_eq!(
-            disowned(json!([ours, applied, other, ours])),
-            Some(json!([applied, entry("Update", json!({"f:hostname": {}}))]))
+            disowned(&json!([ours, applied, other, ours])),
+            Some(json!([applied, entry("Update", &json!({"f:hostname": {}}))]))
         );
     }
 
     #[test]
     fn without_an_applier_nothing_is_written() {
-        let ours = entry("Update", json!({"f:tolerations": {}}));
-        assert_eq!(disowned(json!([ours])), None);
+        let ours = entry("Update", &json!({"f:tolerations": {}}));
+        assert_eq!(disowned(&json!([ours])), None);
         let status = json!({"manager": "m", "operation": "Apply", "subresource": "status", "fieldsV1": {}});
-        assert_eq!(disowned(json!([ours, status])), None);
+        assert_eq!(disowned(&json!([ours, status])), None);
     }
 
     #[test]
     fn where_only_appliers_own_it_nothing_is_written() {
-        let applied = entry("Apply", json!({"f:tolerations": {}}));
+        let applied = entry("Apply", &json!({"f:tolerations": {}}));
         assert_eq!(
-            disowned(json!([applied, entry("Update", json!({"f:hostname": {}}))])),
+            disowned(&json!([applied, entry("Update", &json!({"f:hostname": {}}))])),
             None
         );
         assert_eq!(
-            disowned(json!([applied, {"manager": "m", "operation": "Update"}])),
+            disowned(&json!([applied, {"manager": "m", "operation": "Update"}])),
             None
         );
     }

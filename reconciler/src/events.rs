@@ -2,37 +2,45 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::Api;
+use kube::{Client, Resource};
+use maroonedpods_common::text;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::api::call;
 use crate::metrics::Metrics;
+use crate::params;
 use crate::plan::Note;
 use crate::view::PodView;
 
 const QUEUE: usize = 1024;
+const CONTROLLER: &str = "maroonedpods.io/reconciler";
+/// Longest name of an object.
+const LONGEST_NAME: usize = 253;
 
 /// The way in.
 #[derive(Clone)]
 pub struct Events {
-    queue: mpsc::Sender<(ObjectReference, Event)>,
+    queue: mpsc::Sender<Event>,
     metrics: Arc<Metrics>,
 }
 
 impl Events {
     /// The way in, and the task that sends what comes in; it ends when every `Events` is dropped.
     pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
-        let (queue, mut queued) = mpsc::channel::<(ObjectReference, Event)>(QUEUE);
-        let reporter = Reporter {
-            controller: "maroonedpods.io/reconciler".to_owned(),
-            instance: None,
-        };
-        let recorder = Recorder::new(client, reporter);
+        let (queue, mut queued) = mpsc::channel::<Event>(QUEUE);
+        let counted = metrics.clone();
         let send = async move {
-            while let Some((about, event)) = queued.recv().await {
-                if let Err(error) = call(recorder.publish(&event, &about)).await {
+            while let Some(event) = queued.recv().await {
+                let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+                let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+                if let Err(error) = call(events.create(&params::create(), &event)).await {
+                    counted.event_refused();
                     tracing::debug!(%error, reason = event.reason, "event not recorded");
                 }
             }
@@ -42,27 +50,104 @@ impl Events {
 
     /// Queues an event on a pod.
     pub fn publish(&self, pod: &PodView, note: &Note) {
-        let about = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(pod.namespace.clone()),
-            name: Some(pod.name.clone()),
-            uid: Some(pod.uid.clone()),
-            ..ObjectReference::default()
-        };
-        let event = Event {
-            type_: if note.warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: note.reason.to_owned(),
-            note: Some(note.message.clone()),
-            action: "Maroon".to_owned(),
-            secondary: None,
-        };
-        if self.queue.try_send((about, event)).is_err() {
+        if self.queue.try_send(event(pod, note, Timestamp::now())).is_err() {
             self.metrics.event_dropped();
         }
+    }
+}
+
+fn event(pod: &PodView, note: &Note, now: Timestamp) -> Event {
+    let regarding = ObjectReference {
+        api_version: Some(k8s_openapi::api::core::v1::Pod::api_version(&()).into_owned()),
+        kind: Some(k8s_openapi::api::core::v1::Pod::kind(&()).into_owned()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.clone()),
+        ..ObjectReference::default()
+    };
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(pod.namespace.clone()),
+            name: Some(name(&pod.name, now)),
+            ..ObjectMeta::default()
+        },
+        action: Some("Maroon".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(text::sentence(&note.message).into_owned()),
+        reason: Some(note.reason.to_owned()),
+        regarding: Some(regarding),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(CONTROLLER.to_owned()),
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    }
+}
+
+/// `<pod>.<time>`, as everybody names events. Of a pod whose name leaves no room for the time, the beginning, and a
+/// hash of all of it.
+fn name(pod: &str, now: Timestamp) -> String {
+    let time = format!("{:x}", now.as_nanosecond());
+    if pod.len() + 1 + time.len() <= LONGEST_NAME {
+        return format!("{pod}.{time}");
+    }
+    let digest = Sha256::digest(pod);
+    let hash = digest
+        .iter()
+        .take(8)
+        .fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
+    let hash = format!("{hash:016x}");
+    let room = LONGEST_NAME - hash.len() - time.len() - 2;
+    // What is cut off must not leave a name that ends in a dot or a dash: no label may.
+    let beginning: String = pod.chars().take(room).collect();
+    format!("{}-{hash}.{time}", beginning.trim_end_matches(['.', '-']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::view_of;
+    use serde_json::json;
+
+    fn is_a_name(name: &str) -> bool {
+        let is_label = |label: &str| {
+            let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        name.len() <= LONGEST_NAME && name.split('.').all(is_label)
+    }
+
+    #[test]
+    fn whatever_the_pods_name_the_events_is_one() {
+        let now: Timestamp = "2026-01-01T00:00:00.123456789Z".parse().unwrap();
+        assert_eq!(name("web-0", now), "web-0.18867251f555cd15");
+        for length in 200..=LONGEST_NAME {
+            for of in ["a", "ab-", "ab.", &format!("{}.", "a".repeat(60))] {
+                let mut pod = of.repeat(LONGEST_NAME);
+                pod.truncate(length);
+                let pod = pod.trim_end_matches(['.', '-']);
+                assert!(is_a_name(&name(pod, now)), "{}", name(pod, now));
+            }
+        }
+    }
+
+    #[test]
+    fn pods_that_begin_alike_have_events_of_their_own() {
+        let now = Timestamp::now();
+        let long = "a".repeat(252);
+        assert_ne!(name(&format!("{long}b"), now), name(&format!("{long}c"), now));
+    }
+
+    #[test]
+    fn a_note_is_as_long_as_an_event_may_hold() {
+        let pod =
+            view_of(&json!({"metadata": {"namespace": "n", "name": "p", "uid": "u"}, "spec": {}})).unwrap();
+        let note = Note {
+            warning: true,
+            reason: "VMBlocked",
+            message: "é".repeat(1 << 20),
+        };
+        let event = event(&pod, &note, Timestamp::now());
+        assert!(event.note.unwrap().len() <= 1024);
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
     }
 }

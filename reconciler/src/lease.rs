@@ -16,12 +16,15 @@ use std::time::Instant;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ObjectMeta;
+use kube::core::Request;
 use kube::{Api, Client};
+use maroonedpods_common::text;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::api::{CallError, call, find};
 use crate::params;
 use decide::{Observation, Standing, claim, decide, released};
 pub use timings::{Timings, TimingsError};
@@ -55,7 +58,7 @@ pub enum Loss {
 pub enum LeaseError {
     /// The API server refused, or could not be reached.
     #[error(transparent)]
-    Kube(#[from] kube::Error),
+    Call(#[from] CallError),
     /// No answer in time.
     #[error("the API server did not answer in time")]
     TimedOut,
@@ -86,7 +89,7 @@ pub async fn acquire(
             Ok(Outcome::Ours) => break started,
             Ok(Outcome::HeldBy(holder)) => {
                 if reported.as_ref() != Some(&holder) {
-                    info!(lease = name, %holder, "waiting for the lease");
+                    info!(lease = name, holder = %text::value(&holder), "waiting for the lease");
                     reported = Some(holder);
                 }
             }
@@ -181,7 +184,7 @@ impl Lock {
         standing: Standing,
         observed: &mut Option<Observation>,
     ) -> Result<Outcome, LeaseError> {
-        let found = self.api.get_opt(&self.name).await?;
+        let found = find(&self.api, &self.name).await?;
         let now = Instant::now();
         let spec = found.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
         *observed = Observation::update(observed.take(), spec.clone(), now);
@@ -202,22 +205,23 @@ impl Lock {
                 name: Some(self.name.clone()),
                 ..ObjectMeta::default()
             };
-            self.api
-                .create(
-                    &params::create(),
-                    &Lease {
-                        metadata,
-                        spec: Some(claimed),
-                    },
-                )
-                .await?;
+            let lease = Lease {
+                metadata,
+                spec: Some(claimed),
+            };
+            call(self.api.create(&params::create(), &lease)).await?;
         }
         Ok(Outcome::Ours)
     }
 
     /// Writes over the version that was read: `lease` carries its resource version.
     async fn replace(&self, lease: Lease) -> Result<(), LeaseError> {
-        self.api.replace(&self.name, &params::create(), &lease).await?;
+        let body = serde_json::to_vec(&lease).map_err(kube::Error::SerdeError);
+        let request = Request::new(self.api.resource_url());
+        let request = request.replace(&self.name, &params::create(), body.map_err(CallError::from)?);
+        let request = request.map_err(|error| CallError::from(kube::Error::BuildRequest(error)))?;
+        // Of the answer nothing is read: what is in it may keep a renewal that went through from being known.
+        call(self.api.clone().into_client().request_text(request)).await?;
         Ok(())
     }
 
@@ -240,7 +244,7 @@ impl Lock {
             let sent = Instant::now();
             match self.attempt(Standing::Holder, &mut None).await {
                 Ok(Outcome::Ours) => return Ok(sent),
-                Ok(Outcome::HeldBy(holder)) => return Err(Loss::Taken(holder)),
+                Ok(Outcome::HeldBy(holder)) => return Err(Loss::Taken(text::value(&holder).into_owned())),
                 // A conflict, too: reading again tells whose the lease is.
                 Err(error) => warn!(lease = self.name, %error, "cannot renew the lease, trying again"),
             }
@@ -249,7 +253,7 @@ impl Lock {
 
     async fn release(&self) -> Result<(), LeaseError> {
         loop {
-            let Some(lease) = self.api.get_opt(&self.name).await? else {
+            let Some(lease) = find(&self.api, &self.name).await? else {
                 return Ok(());
             };
             let spec = lease.spec.clone().unwrap_or_default();
@@ -272,5 +276,5 @@ impl Lock {
 
 /// Another write came first: 409, `Conflict` for a replace and `AlreadyExists` for a create.
 fn is_conflict(error: &LeaseError) -> bool {
-    matches!(error, LeaseError::Kube(kube::Error::Api(status)) if status.code == 409)
+    matches!(error, LeaseError::Call(error) if error.is_conflict())
 }

@@ -5,6 +5,7 @@
 //! be started at all. Of the program's other subcommands, [`uninstall`] and [`crds`] do one thing and end.
 
 pub mod act;
+pub mod answer;
 pub mod api;
 pub mod args;
 pub mod binding;
@@ -19,6 +20,7 @@ pub mod http;
 pub mod identity;
 pub mod lease;
 pub mod lift;
+pub mod logs;
 pub mod metrics;
 pub mod node;
 pub mod observe;
@@ -26,7 +28,7 @@ pub mod places;
 pub mod plan;
 pub mod policies;
 pub mod preflight;
-pub mod readable;
+pub mod read;
 pub mod record;
 pub mod rejections;
 pub mod seed;

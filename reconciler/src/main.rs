@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::args::{Cli, Command, LogFormat};
-use maroonedpods_reconciler::{crds, preflight, run, uninstall};
+use maroonedpods_reconciler::{crds, logs, preflight, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -58,7 +58,7 @@ fn exit(is_well: bool) -> ExitCode {
 
 fn start_logs(cli: &Cli) {
     // The command line's parser has tried it already.
-    let filter = EnvFilter::new(&cli.log_level);
+    let filter = logs::without_bodies(EnvFilter::new(&cli.log_level));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -68,6 +68,7 @@ pub struct Metrics {
     failed_passes: Family<Reason, Counter>,
     csr_refused: Family<Reason, Counter>,
     events_dropped: Counter,
+    events_refused: Counter,
     orphans_deleted: Family<Kind, Counter>,
     leader: Gauge,
     lift_seconds: Histogram,
@@ -78,6 +79,7 @@ pub struct Metrics {
     stage_seconds: Family<Stage, Histogram>,
     failed_attempts: Family<Failure, Counter>,
     watch_failures: Family<Kind, Counter>,
+    unreadable: Family<Kind, Counter>,
     watched: Watched,
 }
 
@@ -121,6 +123,12 @@ impl Metrics {
                 r,
                 "events_dropped",
                 "Events that found the queue full",
+                Counter::default(),
+            ),
+            events_refused: add(
+                r,
+                "events_refused",
+                "Events that the API server did not take",
                 Counter::default(),
             ),
             orphans_deleted: add(
@@ -174,6 +182,12 @@ impl Metrics {
                 "Watches that failed and were made anew, by what they watch",
                 Family::default(),
             ),
+            unreadable: add(
+                r,
+                "unreadable_objects",
+                "Objects in lists and watches that could not be read and were skipped, by what they are",
+                Family::default(),
+            ),
             watched,
             registry,
         };
@@ -199,8 +213,16 @@ impl Metrics {
         for kind in ["vmi", "join_secret", "token", "node", "csr"] {
             self.orphans_deleted.get_or_create(&Kind { kind }).inc_by(0);
         }
-        for kind in ["pods", "maroonednodes", "nodes", "vmis", "csrs"] {
+        for kind in [
+            "pods",
+            "maroonednodes",
+            "nodes",
+            "vmis",
+            "csrs",
+            "networkpolicies",
+        ] {
             self.watch_failures.get_or_create(&Kind { kind }).inc_by(0);
+            self.unreadable.get_or_create(&Kind { kind }).inc_by(0);
         }
         for reason in FAILURES {
             let reason = reason.to_owned();
@@ -258,6 +280,11 @@ impl Metrics {
         self.watch_failures.get_or_create(&Kind { kind }).inc();
     }
 
+    /// Counts an object that could not be read.
+    pub fn unreadable(&self, kind: &'static str) {
+        self.unreadable.get_or_create(&Kind { kind }).inc();
+    }
+
     /// Counts a pass that failed.
     pub fn failed_pass(&self, error: &CallError) {
         let reason = match error {
@@ -274,6 +301,11 @@ impl Metrics {
     /// Counts an event that found the queue full.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
+    }
+
+    /// Counts an event that the API server did not take.
+    pub fn event_refused(&self) {
+        self.events_refused.inc();
     }
 
     /// Counts a leftover that the sweep deleted.

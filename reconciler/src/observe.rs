@@ -6,52 +6,48 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{DynamicObject, PartialObjectMeta};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::Resource;
+use kube::api::Api;
 use maroonedpods_common::api::{MaroonedNode, VmResources};
 use maroonedpods_common::{names, sizing};
 
-use crate::api::{CallError, Cluster, find};
-use crate::csr::{self, Requester};
-use crate::identity;
+use crate::api::{CallError, Cluster};
 use crate::plan::View;
-use crate::policies;
-use crate::readable::Readable;
+use crate::policies::{self, PolicyView};
+use crate::read::{self, Cache, Cached, Keep, Mark};
 use crate::record;
 use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::sightings::Ages;
-use crate::topology;
+use crate::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
 use crate::vmi;
 
 /// The watch caches. All of them are filled before the first decision.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Caches {
     /// Pods with our label.
-    pub pods: Store<Readable<Pod>>,
+    pub pods: Cache<PodView>,
     /// Our records.
-    pub records: Store<MaroonedNode>,
+    pub records: Cache<MaroonedNode>,
     /// Nodes with our class label.
-    pub nodes: Store<Readable<Node>>,
+    pub nodes: Cache<NodeView>,
     /// Zone and region of all other Nodes.
-    pub hosts: Store<PartialObjectMeta<Node>>,
+    pub hosts: Cache<Host>,
     /// VMIs in our namespace.
-    pub vmis: Store<DynamicObject>,
-    /// CSRs.
-    pub csrs: Store<CertificateSigningRequest>,
+    pub vmis: Cache<VmiView>,
+    /// CSRs of our tokens and Nodes.
+    pub csrs: Cache<CertificateSigningRequest>,
     /// NetworkPolicies, without their rules.
-    pub policies: Store<NetworkPolicy>,
+    pub policies: Cache<PolicyView>,
 }
 
 /// The API objects of one pod, as read.
 struct Objects {
-    pod: Option<Arc<Readable<Pod>>>,
+    pod: Option<Arc<PodView>>,
     record: Option<Arc<MaroonedNode>>,
-    node: Option<Arc<Readable<Node>>>,
-    vmi: Option<Arc<DynamicObject>>,
+    node: Option<Arc<NodeView>>,
+    vmi: Option<Arc<VmiView>>,
 }
 
 /// The view that the caches give; `None` where they are older than what `seen` says was written.
@@ -64,33 +60,38 @@ pub fn cached(
     seen: &Seen,
 ) -> Option<View> {
     let name = names::node_name(pod_uid);
-    let record = caches.records.get(&ObjectRef::new(&name));
-    let vmi_name = record
-        .as_ref()
-        .map_or_else(|| name.clone(), |r| names::vmi_name(pod_uid, record::attempt(r)));
-    let vmi_ref = ObjectRef::new_with(&vmi_name, vmi::api_resource()).within(&cluster.vm_namespace);
-    let objects = Objects {
-        pod: cached_pod(pod_uid, caches, record.as_deref()),
-        node: caches.nodes.get(&ObjectRef::new(&name)),
-        vmi: caches.vmis.get(&vmi_ref),
-        record,
-    };
-    let recorded = objects.record.as_ref().map(|r| r.spec.pod_ref.name.as_str());
-    let named = || objects.pod.as_ref().and_then(|pod| pod.metadata.name.as_deref());
+    let record = caches.records.get("", &name);
+    let vmi_name = record.as_ref().map_or_else(
+        || name.clone(),
+        |r| names::vmi_name(pod_uid, record::attempt(&r.view)),
+    );
+    let pod = cached_pod(pod_uid, caches, record.as_ref().map(|r| r.view.as_ref()));
+    let node = caches.nodes.get("", &name);
+    let vmi = caches.vmis.get(&cluster.vm_namespace, &vmi_name);
+    let recorded = record.as_ref().map(|r| r.spec.pod_ref.name.as_str());
+    let named = || pod.as_ref().map(|pod| pod.name.as_str());
     let pod_name = recorded.or_else(named).unwrap_or_default();
     let behind = seen.distrusts_caches()
-        || seen.is_behind(&name, objects.record.as_deref())
-        || seen.is_behind(&name, objects.node.as_deref())
-        || seen.is_behind(pod_name, objects.pod.as_deref())
-        || seen.is_behind_dynamic(&vmi::api_resource().kind, &vmi_name, objects.vmi.as_deref());
-    let csrs = related_csrs(pod_uid, caches, objects.record.as_deref());
+        || is_behind(seen, &MaroonedNode::kind(&()), &name, record.as_ref())
+        || is_behind(seen, &Node::kind(&()), &name, node.as_ref())
+        || is_behind(seen, &Pod::kind(&()), pod_name, pod.as_ref())
+        || is_behind(seen, &vmi::api_resource().kind, &vmi_name, vmi.as_ref());
+    let csrs = related_csrs(pod_uid, caches, record.as_ref().map(|r| r.view.as_ref()));
     let csrs_behind = csrs.iter().any(|csr| {
-        csr.metadata
-            .name
-            .as_ref()
-            .is_some_and(|name| seen.is_behind(name, Some(csr.as_ref())))
+        let name = csr.metadata.name.as_deref().unwrap_or_default();
+        is_behind(seen, &CertificateSigningRequest::kind(&()), name, Some(csr))
     });
+    let objects = Objects {
+        pod: pod.map(|pod| pod.view),
+        record: record.map(|record| record.view),
+        node: node.map(|node| node.view),
+        vmi: vmi.map(|vmi| vmi.view),
+    };
     (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, caches, settings))
+}
+
+fn is_behind<V>(seen: &Seen, kind: &str, name: &str, cached: Option<&Cached<V>>) -> bool {
+    seen.is_behind(kind, name, cached.map(|cached| cached.version))
 }
 
 /// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
@@ -109,14 +110,15 @@ pub async fn live(
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
     // Two round trips: which VMI it is, and where the pod is, stands in the record. And in this order: a VM that the
     // record knows of and a later read does not find is gone.
-    let (record, node) = tokio::try_join!(find(&records, &name), find(&nodes, &name))?;
-    let (record, node) = (record.map(Arc::new), node.map(Arc::new));
+    let (record, node) = tokio::try_join!(
+        read_now::<MaroonedNode, _>(&records, &name),
+        read_now::<NodeView, _>(&nodes, &name),
+    )?;
     let vmi_name = names::vmi_name(pod_uid, record.as_ref().map_or(1, |r| record::attempt(r)));
     let (vmi, pod) = tokio::try_join!(
-        find(&vmis, &vmi_name),
+        read_now::<VmiView, _>(&vmis, &vmi_name),
         live_pod(pod_uid, caches, cluster, record.as_deref()),
     )?;
-    let vmi = vmi.map(Arc::new);
     let csrs = related_csrs(pod_uid, caches, record.as_deref());
     let view = view(
         pod_uid,
@@ -137,10 +139,18 @@ pub async fn live(
     })
 }
 
+/// The object of this name, by its view.
+async fn read_now<V: read::View, K: Clone + Resource>(
+    api: &Api<K>,
+    name: &str,
+) -> Result<Option<Arc<V>>, CallError> {
+    Ok(read::find(api, name).await?.map(|(_, view)| Arc::new(view)))
+}
+
 fn view(
     pod_uid: &str,
     objects: Objects,
-    csrs: Vec<Arc<CertificateSigningRequest>>,
+    csrs: Vec<Cached<CertificateSigningRequest>>,
     caches: &Caches,
     settings: Option<&Arc<Settings>>,
 ) -> View {
@@ -149,12 +159,9 @@ fn view(
         (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
         _ => None,
     };
-    let vmi = objects.vmi.as_deref().and_then(VmiView::of);
     View {
         pod_uid: pod_uid.to_owned(),
         settings: settings.cloned(),
-        pod: objects.pod.as_deref().and_then(|pod| PodView::of(pod)),
-        size,
         policies: objects
             .pod
             .as_deref()
@@ -162,11 +169,13 @@ fn view(
             .unwrap_or_default(),
         cluster_dns: None,
         namespace_records: namespace_records(&objects, caches, settings),
+        pod: objects.pod.map(Arc::unwrap_or_clone),
+        size,
         record: objects.record,
-        node: objects.node.as_deref().and_then(|node| NodeView::of(node)),
-        topology: vmi.as_ref().and_then(|vmi| host_topology(vmi, caches)),
-        vmi,
-        csrs,
+        node: objects.node.map(Arc::unwrap_or_clone),
+        topology: objects.vmi.as_ref().and_then(|vmi| host_topology(vmi, caches)),
+        vmi: objects.vmi.map(Arc::unwrap_or_clone),
+        csrs: csrs.into_iter().map(|csr| csr.view).collect(),
         claims_bound: false,
         hold: None,
         ages: Ages::default(),
@@ -180,57 +189,52 @@ fn namespace_records(objects: &Objects, caches: &Caches, settings: Option<&Arc<S
     let limited = settings.is_some_and(|settings| settings.spec.limits.vms_per_namespace.is_some());
     match &objects.pod {
         Some(pod) if limited && objects.record.is_none() => {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let theirs = |record: &MaroonedNode| record.spec.pod_ref.namespace == namespace;
-            u32::try_from(caches.records.state_filter(theirs).len()).unwrap_or(u32::MAX)
+            let theirs = caches.records.marked(&Mark::Namespace(pod.namespace.clone()));
+            u32::try_from(theirs.len()).unwrap_or(u32::MAX)
         }
         _ => 0,
     }
 }
 
-fn size(pod: &Pod, settings: &Settings) -> Result<VmResources, String> {
-    let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
-    let request = sizing::effective_request(spec).map_err(|error| error.to_string())?;
+fn size(pod: &PodView, settings: &Settings) -> Result<VmResources, String> {
     sizing::size(
-        request,
+        pod.request.clone()?,
         settings.spec.base_vm_resources,
         &settings.spec.resource_overhead,
     )
     .map_err(|error| error.to_string())
 }
 
-/// By the record's reference where there is one; a UID alone is in no index, and a pod without a record is new.
+/// By the record's reference where there is one, for the pod of that name may be another by now.
 pub(crate) fn cached_pod(
     pod_uid: &str,
     caches: &Caches,
     record: Option<&MaroonedNode>,
-) -> Option<Arc<Readable<Pod>>> {
-    let has_uid = |pod: &Readable<Pod>| pod.metadata.uid.as_deref() == Some(pod_uid);
+) -> Option<Cached<PodView>> {
     match record {
         Some(record) => {
             let pod = &record.spec.pod_ref;
-            caches
-                .pods
-                .get(&ObjectRef::new(&pod.name).within(&pod.namespace))
-                .filter(|pod| has_uid(pod))
+            let found = caches.pods.get(&pod.namespace, &pod.name);
+            found.filter(|pod| pod.uid == pod_uid)
         }
-        None => caches.pods.find(has_uid),
+        None => caches.pods.marked(&Mark::Uid(pod_uid.to_owned())).pop(),
     }
 }
 
 /// Our record of a pod, as the cache has it.
 pub(crate) fn cached_record(pod_uid: &str, caches: &Caches) -> Option<Arc<MaroonedNode>> {
-    caches.records.get(&ObjectRef::new(&names::node_name(pod_uid)))
+    let record = caches.records.get("", &names::node_name(pod_uid))?;
+    Some(record.view)
 }
 
 /// Namespace and time of creation of a pod that a cache knows; of one that only its record tells of, the record's time.
 pub(crate) fn origin(pod_uid: &str, caches: &Caches) -> Option<(String, Option<Timestamp>)> {
-    let made = |meta: &ObjectMeta| meta.creation_timestamp.as_ref().map(|time| time.0);
     if let Some(record) = cached_record(pod_uid, caches) {
-        return Some((record.spec.pod_ref.namespace.clone(), made(&record.metadata)));
+        let made = record.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        return Some((record.spec.pod_ref.namespace.clone(), made));
     }
     let pod = cached_pod(pod_uid, caches, None)?;
-    Some((pod.metadata.namespace.clone()?, made(&pod.metadata)))
+    Some((pod.namespace.clone(), pod.created))
 }
 
 async fn live_pod(
@@ -238,19 +242,17 @@ async fn live_pod(
     caches: &Caches,
     cluster: &Cluster,
     record: Option<&MaroonedNode>,
-) -> Result<Option<Arc<Readable<Pod>>>, CallError> {
+) -> Result<Option<Arc<PodView>>, CallError> {
     let cached = || {
         let pod = cached_pod(pod_uid, caches, None)?;
-        Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?))
+        Some((pod.namespace.clone(), pod.name.clone()))
     };
     let named = record.map(|r| (r.spec.pod_ref.namespace.clone(), r.spec.pod_ref.name.clone()));
     let Some((namespace, name)) = named.or_else(cached) else {
         return Ok(None);
     };
-    let pod = find(&cluster.pods(&namespace), &name).await?;
-    Ok(pod
-        .filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid))
-        .map(Arc::new))
+    let pod = read_now::<PodView, _>(&cluster.pods(&namespace), &name).await?;
+    Ok(pod.filter(|pod| pod.uid == pod_uid))
 }
 
 /// CSRs filed by the tokens of this attempt and of those before it, or by the Node itself.
@@ -258,24 +260,20 @@ fn related_csrs(
     pod_uid: &str,
     caches: &Caches,
     record: Option<&MaroonedNode>,
-) -> Vec<Arc<CertificateSigningRequest>> {
+) -> Vec<Cached<CertificateSigningRequest>> {
     let Some(record) = record else { return Vec::new() };
-    let node_name = names::node_name(pod_uid);
     let uid = record.metadata.uid.as_deref().unwrap_or_default();
-    let token_ids: Vec<_> = identity::recent_token_ids(uid, record::attempt(record)).collect();
-    caches.csrs.state_filter(|csr| match csr::requester(csr) {
-        Some(Requester::Token(id)) => token_ids.iter().any(|own| own == id),
-        Some(Requester::Node(name)) => name == node_name,
-        None => false,
-    })
+    let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(pod_uid));
+    let users = record::token_users(uid, record::attempt(record)).chain([node]);
+    users
+        .flat_map(|user| caches.csrs.marked(&Mark::User(user)))
+        .collect()
 }
 
 /// What the VM's host says; nothing for one that is gone.
 fn host_topology(vmi: &VmiView, caches: &Caches) -> Option<BTreeMap<String, String>> {
-    let host = caches.hosts.get(&ObjectRef::new(vmi.host.as_ref()?));
-    Some(topology::of(
-        host.and_then(|host| host.metadata.labels.clone()).as_ref(),
-    ))
+    let host = caches.hosts.get("", vmi.host.as_ref()?);
+    Some(host.map(|host| host.topology.clone()).unwrap_or_default())
 }
 
 /// Whether every claim of a pod that we would bind has its volume. One that waits for its pod's node would wait for ever.
@@ -286,11 +284,29 @@ async fn claims_bound(cluster: &Cluster, pod: Option<&PodView>) -> Result<bool, 
     };
     let claims = cluster.within::<PersistentVolumeClaim>(&pod.namespace);
     for name in pod.demands.iter().flat_map(|demands| &demands.claims) {
-        let claim = find(&claims, name).await?;
-        let phase = claim.and_then(|claim| claim.status?.phase);
-        if phase.as_deref() != Some("Bound") {
+        let claim = read::find::<ClaimView, _>(&claims, name).await?;
+        if !claim.is_some_and(|(_, claim)| claim.bound) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether a claim has its volume.
+#[derive(PartialEq)]
+struct ClaimView {
+    bound: bool,
+}
+
+impl read::View for ClaimView {
+    const KIND: &'static str = "persistentvolumeclaims";
+    const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("phase", Keep::All)]))]);
+    type Object = PersistentVolumeClaim;
+
+    fn read(claim: PersistentVolumeClaim) -> Option<Self> {
+        let phase = claim.status.and_then(|status| status.phase);
+        Some(Self {
+            bound: phase.as_deref() == Some("Bound"),
+        })
+    }
 }

@@ -10,7 +10,7 @@
 //! | replace (the lease) | the version in its body is the stored one |
 //! | delete, evict | the UID is the stored one |
 //! | apply (our CRDs) | no condition: what is applied is the whole of what this program needs, whatever was there |
-//! | events | a name of their own; a patch counts one that we created |
+//! | events | nothing has the name, which is their own |
 
 use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions};
 

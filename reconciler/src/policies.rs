@@ -1,54 +1,92 @@
 //! Which NetworkPolicies select a pod. Whoever enforces them sees the launcher's labels where the pod's packets pass, so
 //! on a marooned pod none is enforced.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::{Selector, SelectorExt};
-use kube::runtime::reflector::Store;
+
+use crate::read::{Cache, Keep, Mark, View};
+use crate::view::PodView;
+
+/// Bytes of a selector that is kept.
+const LONGEST_SELECTOR: usize = 4 << 10;
+
+/// Which pods a policy is for: all that is ever looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyView {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The pods that it selects; `None` where that cannot be read, or is too long to be kept.
+    selector: Option<Selector>,
+}
+
+impl View for PolicyView {
+    const KIND: &'static str = "networkpolicies";
+    const KEEP: Keep = Keep::Fields(&[
+        (
+            "metadata",
+            Keep::Fields(&[("namespace", Keep::All), ("name", Keep::All)]),
+        ),
+        ("spec", Keep::Fields(&[("podSelector", Keep::All)])),
+    ]);
+    type Object = NetworkPolicy;
+
+    fn read(policy: NetworkPolicy) -> Option<Self> {
+        let selector = policy.spec.and_then(|spec| spec.pod_selector).unwrap_or_default();
+        Some(Self {
+            namespace: policy.metadata.namespace?,
+            name: policy.metadata.name?,
+            selector: Selector::try_from(selector)
+                .ok()
+                .filter(|selector| selector.to_string().len() <= LONGEST_SELECTOR),
+        })
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        vec![Mark::Namespace(self.namespace.clone())]
+    }
+}
+
+impl PolicyView {
+    /// Whether it is for this pod of its namespace. Where that cannot be told it is: people rely on it.
+    fn selects(&self, pod: &PodView) -> bool {
+        match (&self.selector, &pod.labels) {
+            (Some(selector), Some(labels)) => selector.matches(labels),
+            _ => true,
+        }
+    }
+}
 
 /// The names of the policies that select the pod, in order.
 #[must_use]
-pub fn selecting(pod: &Pod, policies: &Store<NetworkPolicy>) -> Vec<String> {
-    let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let theirs = policies.state_filter(|policy| {
-        policy.metadata.namespace == pod.metadata.namespace && selects(policy, &labels)
-    });
-    let mut names: Vec<_> = theirs
+pub fn selecting(pod: &PodView, policies: &Cache<PolicyView>) -> Vec<String> {
+    let neighbours = policies.marked(&Mark::Namespace(pod.namespace.clone()));
+    let mut names: Vec<_> = neighbours
         .iter()
-        .filter_map(|policy| policy.metadata.name.clone())
+        .filter(|policy| policy.selects(pod))
+        .map(|policy| policy.name.clone())
         .collect();
     names.sort_unstable();
     names
 }
 
-/// Only which pods a policy is for is ever looked at.
-pub fn forget_rules(policy: &mut NetworkPolicy) {
-    if let Some(spec) = &mut policy.spec {
-        spec.ingress = None;
-        spec.egress = None;
-    }
-}
-
-/// Whether a policy of the pod's own namespace is for a pod with these labels. One whose selector we cannot read counts:
-/// people rely on it.
-fn selects(policy: &NetworkPolicy, labels: &BTreeMap<String, String>) -> bool {
-    let selector = policy.spec.as_ref().and_then(|spec| spec.pod_selector.clone());
-    Selector::try_from(selector.unwrap_or_default()).map_or(true, |selector| selector.matches(labels))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::runtime::reflector;
-    use kube::runtime::watcher::Event;
+    use crate::read::{Identity, view_of};
     use serde_json::{Value, json};
 
-    fn policy(namespace: &str, name: &str, selector: &Value) -> NetworkPolicy {
-        let policy =
-            json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"podSelector": selector}});
-        serde_json::from_value(policy).unwrap()
+    fn policy(namespace: &str, name: &str, selector: &Value) -> PolicyView {
+        view_of(
+            &json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"podSelector": selector}}),
+        )
+        .unwrap()
+    }
+
+    fn pod(labels: &Value) -> PodView {
+        view_of(&json!({"metadata": {"namespace": "here", "name": "p", "uid": "u", "labels": labels}, "spec": {}}))
+            .unwrap()
     }
 
     fn requires(operator: &str, values: &Value) -> Value {
@@ -57,10 +95,7 @@ mod tests {
 
     #[test]
     fn selectors_mean_what_kubernetes_says() {
-        let labels = BTreeMap::from([
-            ("app".to_owned(), "shop".to_owned()),
-            ("tier".to_owned(), "web".to_owned()),
-        ]);
+        let shop = pod(&json!({"app": "shop", "tier": "web"}));
         let cases = [
             (json!({}), true),
             (json!({"matchLabels": {"app": "shop"}}), true),
@@ -74,34 +109,34 @@ mod tests {
             (requires("Resembles", &json!(["web"])), true),
         ];
         for (selector, expected) in cases {
-            assert_eq!(
-                selects(&policy("n", "p", &selector), &labels),
-                expected,
-                "{selector}"
-            );
+            assert_eq!(policy("n", "p", &selector).selects(&shop), expected, "{selector}");
         }
-        let unlabelled = BTreeMap::new();
-        assert!(selects(
-            &policy("n", "p", &requires("NotIn", &json!(["web"]))),
-            &unlabelled
-        ));
-        assert!(!selects(
-            &policy("n", "p", &requires("In", &json!(["web"]))),
-            &unlabelled
-        ));
+        let unlabelled = pod(&json!({}));
+        assert!(policy("n", "p", &requires("NotIn", &json!(["web"]))).selects(&unlabelled));
+        assert!(!policy("n", "p", &requires("In", &json!(["web"]))).selects(&unlabelled));
+    }
+
+    #[test]
+    fn what_is_too_long_to_keep_counts_as_selecting() {
+        let many: serde_json::Map<_, _> = (0..10_000).map(|n| (format!("k{n}"), json!("v"))).collect();
+        let huge = policy("here", "p", &json!({"matchLabels": many}));
+        assert!(huge.selector.is_none() && huge.selects(&pod(&json!({}))));
+        let labelled = pod(&Value::Object(many));
+        assert!(labelled.labels.is_none());
+        assert!(policy("here", "p", &json!({"matchLabels": {"app": "other"}})).selects(&labelled));
     }
 
     #[test]
     fn a_policy_is_for_its_own_namespace() {
-        let (store, mut writer) = reflector::store();
-        for policy in [
-            policy("here", "b", &json!({})),
-            policy("here", "a", &json!({})),
-            policy("there", "c", &json!({})),
-        ] {
-            writer.apply_watcher_event(&Event::Apply(policy));
+        let policies = Cache::default();
+        for (namespace, name) in [("here", "b"), ("here", "a"), ("there", "c")] {
+            let identity = Identity {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                ..Identity::default()
+            };
+            policies.apply(&identity, policy(namespace, name, &json!({})));
         }
-        let pod = serde_json::from_value(json!({"metadata": {"namespace": "here", "name": "p"}})).unwrap();
-        assert_eq!(selecting(&pod, &store), ["a", "b"]);
+        assert_eq!(selecting(&pod(&json!({})), &policies), ["a", "b"]);
     }
 }

@@ -10,7 +10,42 @@ use maroonedpods_common::api::{
 use maroonedpods_common::{api, names};
 
 use crate::conditions::{self, Says};
+use crate::identity;
+use crate::read::{Keep, Mark, View};
 use crate::settings::Settings;
+
+/// A record as it is. It is marked by its pod's namespace, and by the users that its tokens stand for: those of each attempt so far, and of the
+/// next, whose guest may be quicker than the watch that tells us of the attempt.
+impl View for MaroonedNode {
+    const KIND: &'static str = "maroonednodes";
+    const KEEP: Keep = Keep::But(&[(
+        "metadata",
+        Some(Keep::But(&[
+            ("managedFields", None),
+            ("annotations", None),
+            ("creationTimestamp", Some(Keep::Time)),
+            ("deletionTimestamp", Some(Keep::Deadline)),
+        ])),
+    )]);
+    type Object = Self;
+
+    fn read(record: Self) -> Option<Self> {
+        Some(record)
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        let uid = self.metadata.uid.as_deref().unwrap_or_default();
+        token_users(uid, attempt(self).saturating_add(1))
+            .map(Mark::User)
+            .chain([Mark::Namespace(self.spec.pod_ref.namespace.clone())])
+            .collect()
+    }
+}
+
+/// The users that the tokens of a record's attempts stand for: of this attempt and those before it that matter.
+pub fn token_users(record_uid: &str, attempt: u32) -> impl Iterator<Item = String> {
+    identity::recent_token_ids(record_uid, attempt).map(|id| format!("{}{id}", names::BOOTSTRAP_USER_PREFIX))
+}
 
 /// The record of a pod, with our finalizer on it from the start. `cluster_dns` is for a configuration that names none.
 #[must_use]

@@ -219,8 +219,10 @@ async fn work(
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
     if args.config.is_none() {
-        let (cluster, workers) = (cluster.clone(), workers.clone());
-        tasks.spawn(async move { config::follow(&cluster, &settings, || workers.poke_all()).await });
+        let (cluster, workers, metrics) = (cluster.clone(), workers.clone(), metrics.clone());
+        tasks.spawn(async move {
+            config::follow(&cluster, &settings, metrics, || workers.poke_all()).await;
+        });
     }
     tokio::select! {
         () = filled(&caches, &waiting) => {}
@@ -272,16 +274,16 @@ async fn keep_certificates(cluster: Cluster, namespace: String, rules: Option<Ru
 async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let wait = |what: &str| waiting.send_replace(Some(format!("the list of {what}")));
     wait("pods");
-    let _: Result<(), _> = caches.pods.wait_until_ready().await;
+    caches.pods.filled().await;
     wait("MaroonedNodes (is the CRD installed?)");
-    let _: Result<(), _> = caches.records.wait_until_ready().await;
+    caches.records.filled().await;
     wait("Nodes");
-    let _: Result<(), _> = caches.nodes.wait_until_ready().await;
-    let _: Result<(), _> = caches.hosts.wait_until_ready().await;
+    caches.nodes.filled().await;
+    caches.hosts.filled().await;
     wait("CertificateSigningRequests");
-    let _: Result<(), _> = caches.csrs.wait_until_ready().await;
+    caches.csrs.filled().await;
     wait("NetworkPolicies");
-    let _: Result<(), _> = caches.policies.wait_until_ready().await;
+    caches.policies.filled().await;
 }
 
 /// KubeVirt may be installed later than we are: pods say meanwhile what they wait for.
@@ -294,7 +296,7 @@ async fn await_provider(
     waiting.send_replace(Some(
         "the list of VirtualMachineInstances (is KubeVirt installed?)".to_owned(),
     ));
-    let _: Result<(), _> = caches.vmis.wait_until_ready().await;
+    caches.vmis.filled().await;
     waiting.send_replace(None);
     provider.send_replace(true);
     workers.poke_all();

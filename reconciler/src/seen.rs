@@ -27,16 +27,11 @@ impl Seen {
         self.insert(&kind, written);
     }
 
-    /// Whether `cached` is older than what was written by its name, or is missing though it was written.
+    /// Whether the cached version is older than what was written by this name, or there is none though it was written.
     #[must_use]
-    pub fn is_behind<K: Resource<DynamicType = ()>>(&self, name: &str, cached: Option<&K>) -> bool {
-        self.older(&K::kind(&()), name, cached.map(|c| version(c).unwrap_or(0)))
-    }
-
-    /// As [`Self::is_behind`], for objects without a Rust type.
-    #[must_use]
-    pub fn is_behind_dynamic(&self, kind: &str, name: &str, cached: Option<&DynamicObject>) -> bool {
-        self.older(kind, name, cached.map(|c| version(c).unwrap_or(0)))
+    pub fn is_behind(&self, kind: &str, name: &str, cached: Option<u64>) -> bool {
+        let written = self.written.get(&(kind.to_owned(), name.to_owned()));
+        written.is_some_and(|written| cached.is_none_or(|cached| cached < *written))
     }
 
     /// A precondition failed: the caches are not to be believed until a live view was read.
@@ -59,11 +54,6 @@ impl Seen {
         let version = version(written).unwrap_or(u64::MAX);
         self.written
             .insert((kind.to_owned(), written.name_any()), version);
-    }
-
-    fn older(&self, kind: &str, name: &str, cached: Option<u64>) -> bool {
-        let written = self.written.get(&(kind.to_owned(), name.to_owned()));
-        written.is_some_and(|written| cached.is_none_or(|cached| cached < *written))
     }
 }
 

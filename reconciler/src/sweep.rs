@@ -3,35 +3,30 @@
 //! Objects are listed before records. A record is made before and deleted after everything that belongs to it, so
 //! what was in the first list and has no record in the second is nobody's.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Debug;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::{ObjectList, ResourceExt};
+use kube::core::{DynamicObject, Resource, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
 use maroonedpods_common::names;
-use serde::de::DeserializeOwned;
 
 use crate::act;
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster};
 use crate::conditions::{self, Says};
 use crate::config;
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::metrics::Metrics;
+use crate::read::{self, Keep, Listed, View};
 use crate::record;
 use crate::workers::Workers;
 
 /// From the end of one sweep to the start of the next.
 pub const PERIOD: Duration = Duration::from_secs(60);
-
-/// Objects that one answer to a list holds at most.
-const PAGE: u32 = 100;
 
 /// Condition of the configuration: VMs can be made.
 const PROVIDER_READY: &str = "ProviderReady";
@@ -44,23 +39,27 @@ struct Found {
     deleting: bool,
 }
 
-/// A live certificate request of a guest.
-struct Request {
-    found: Found,
-    by: By,
-}
+/// Whether its deletion was asked for: all that is read of what is listed for its name.
+#[derive(PartialEq)]
+struct Deleting(bool);
 
-/// Who filed a request.
-enum By {
-    /// The Node of this name.
-    Node(String),
-    /// The token of this id, of our group.
-    Token(String),
+impl View for Deleting {
+    const KIND: &'static str = "leftovers";
+    const KEEP: Keep = Keep::Fields(&[("metadata", Keep::Fields(&[("deletionTimestamp", Keep::Deadline)]))]);
+    type Object = DynamicObject;
+
+    fn read(object: DynamicObject) -> Option<Self> {
+        Some(Self(object.metadata.deletion_timestamp.is_some()))
+    }
 }
 
 /// Which records exist, by pod UID, and what of an attempt is theirs.
 struct Known {
     records: HashMap<String, Owner>,
+    /// Records that exist and cannot be read, by pod UID: whatever may be theirs is.
+    unreadable: HashSet<String>,
+    /// One cannot even be named.
+    unnamed: bool,
 }
 
 /// What the sweep needs of a record.
@@ -72,8 +71,12 @@ struct Owner {
 }
 
 impl Known {
-    fn of(records: &[MaroonedNode]) -> Self {
-        let entry = |r: &MaroonedNode| {
+    fn of(listed: &Listed<MaroonedNode>) -> Self {
+        let uid_of = |unreadable: &read::Unreadable| {
+            let identity = unreadable.identity.as_ref()?;
+            names::pod_uid_of(&identity.name).map(ToOwned::to_owned)
+        };
+        let entry = |(_, r): &(_, MaroonedNode)| {
             let owner = Owner {
                 uid: r.uid().unwrap_or_default(),
                 attempt: record::attempt(r),
@@ -82,8 +85,20 @@ impl Known {
             (r.spec.pod_ref.uid.clone(), owner)
         };
         Self {
-            records: records.iter().map(entry).collect(),
+            records: listed.items.iter().map(entry).collect(),
+            unreadable: listed.unreadable.iter().filter_map(uid_of).collect(),
+            unnamed: listed.unreadable.iter().any(|u| uid_of(u).is_none()),
         }
+    }
+
+    /// Whether this may belong to a record that cannot be read.
+    fn is_in_doubt(&self, name: &str) -> bool {
+        self.unnamed || names::pod_uid_of(name).is_some_and(|uid| self.unreadable.contains(uid))
+    }
+
+    /// A token is named by its record's UID, which only a record that can be read tells.
+    fn are_tokens_in_doubt(&self) -> bool {
+        self.unnamed || !self.unreadable.is_empty()
     }
 
     /// Names that this program does not give are somebody else's, whatever their labels say.
@@ -98,28 +113,39 @@ impl Known {
 
     /// A VMI belongs to the attempt that its name says.
     fn owns_vmi(&self, name: &str) -> bool {
-        self.owner(name)
-            .is_some_and(|(uid, owner)| name == names::vmi_name(uid, owner.attempt))
+        let its_own = |(uid, owner): (&str, &Owner)| name == names::vmi_name(uid, owner.attempt);
+        self.is_in_doubt(name) || self.owner(name).is_some_and(its_own)
     }
 
     fn owns_seed(&self, name: &str) -> bool {
-        self.owner(name)
-            .is_some_and(|(uid, owner)| !owner.joined && name == names::join_secret_name(uid, owner.attempt))
+        let its_own = |(uid, owner): (&str, &Owner)| {
+            !owner.joined && name == names::join_secret_name(uid, owner.attempt)
+        };
+        self.is_in_doubt(name) || self.owner(name).is_some_and(its_own)
     }
 
     fn owns_node(&self, name: &str) -> bool {
-        self.owner(name).is_some()
+        self.is_in_doubt(name) || self.owner(name).is_some()
     }
 
     fn owns_token(&self, id: &str) -> bool {
         let is_its_own = |owner: &Owner| !owner.joined && identity::token_id(&owner.uid, owner.attempt) == id;
-        self.records.values().any(is_its_own)
+        self.are_tokens_in_doubt() || self.records.values().any(is_its_own)
     }
 
     /// The token of this attempt or one not long before it, whatever became of it.
     fn knows_token(&self, id: &str) -> bool {
         let minted = |o: &Owner| identity::recent_token_ids(&o.uid, o.attempt).any(|own| own == id);
-        self.records.values().any(minted)
+        self.are_tokens_in_doubt() || self.records.values().any(minted)
+    }
+
+    /// A record stands behind the request. A request of an attempt that is known goes with its record.
+    fn knows_requester(&self, csr: &CertificateSigningRequest) -> bool {
+        match csr::requester(csr) {
+            Some(Requester::Node(name)) => self.owns_node(name),
+            Some(Requester::Token(id)) => self.knows_token(id),
+            None => true,
+        }
     }
 }
 
@@ -129,23 +155,27 @@ impl Known {
 /// The first call that fails; the next sweep begins anew.
 pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> Result<(), CallError> {
     let by_uid = ListParams::default().labels(names::POD_UID_LABEL);
-    let vmis = match list(&cluster.vmis(), &by_uid).await {
+    let vmis = match list(&cluster.vmis(), &by_uid, metrics).await {
         Err(error) if error.is_unserved() => return report_missing_provider(cluster).await,
         listed => listed?,
     };
     // Not by the label for people: a guest may take that one off its Node.
     let by_class = ListParams::default().labels(names::CLASS_LABEL);
-    let nodes = list(&cluster.nodes(), &by_class).await?;
-    let seeds = list(&cluster.within::<Secret>(&cluster.vm_namespace), &by_uid).await?;
-    let tokens = list(&cluster.within::<Secret>(names::TOKEN_NAMESPACE), &by_uid).await?;
-    let everything = ListParams::default();
-    let (requests, records) = (
-        cluster.all::<CertificateSigningRequest>(),
-        cluster.all::<MaroonedNode>(),
+    let nodes = list(&cluster.nodes(), &by_class, metrics).await?;
+    let (seeds_of, tokens_of) = (
+        cluster.within::<Secret>(&cluster.vm_namespace),
+        cluster.within::<Secret>(names::TOKEN_NAMESPACE),
     );
-    let csrs = in_pages(&everything, |page| page_of(&requests, page), Request::of).await?;
-    let records = in_pages(&everything, |page| page_of(&records, page), Some).await?;
-    let known = Known::of(&records);
+    let seeds = list(&seeds_of, &by_uid, metrics).await?;
+    let tokens = list(&tokens_of, &by_uid, metrics).await?;
+    let everything = ListParams::default();
+    let requests = cluster.all::<CertificateSigningRequest>();
+    let csrs = read::list::<CertificateSigningRequest, _>(&requests, &everything).await?;
+    report_unreadable(&csrs, metrics);
+    let listed = read::list::<MaroonedNode, _>(&cluster.all::<MaroonedNode>(), &everything).await?;
+    report_unreadable(&listed, metrics);
+    let known = Known::of(&listed);
+    let records: Vec<_> = listed.items.into_iter().map(|(_, record)| record).collect();
 
     let orphans = |found: Vec<Found>, owned: &dyn Fn(&str) -> bool| -> Vec<Found> {
         found
@@ -165,36 +195,30 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     )
     .await?;
     let seeds = orphans(seeds, &|name| Known::is_foreign(name) || known.owns_seed(name));
-    delete(
-        &cluster.within::<Secret>(&cluster.vm_namespace),
-        "join_secret",
-        seeds,
-        metrics,
-    )
-    .await?;
+    delete(&seeds_of, "join_secret", seeds, metrics).await?;
     let tokens = orphans(tokens, &|name| {
         names::token_id_of(name).is_none_or(|id| known.owns_token(id))
     });
-    delete(
-        &cluster.within::<Secret>(names::TOKEN_NAMESPACE),
-        "token",
-        tokens,
-        metrics,
-    )
-    .await?;
+    delete(&tokens_of, "token", tokens, metrics).await?;
     // A Node outlives its VM here too: the next sweep finds the VM gone.
     let nodes = orphans(nodes, &|name| {
         known.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
     });
     delete(&cluster.nodes(), "node", nodes, metrics).await?;
+    let orphaned = |csr: &CertificateSigningRequest| !known.knows_requester(csr);
     let csrs = csrs
+        .items
         .into_iter()
-        .filter(|request| request.is_orphan(&known))
-        .map(|request| request.found)
+        .filter(|(_, csr)| orphaned(csr))
+        .map(|(identity, csr)| Found {
+            name: identity.name,
+            uid: identity.uid,
+            deleting: csr.metadata.deletion_timestamp.is_some(),
+        })
         .collect();
-    delete(&cluster.all::<CertificateSigningRequest>(), "csr", csrs, metrics).await?;
+    delete(&requests, "csr", csrs, metrics).await?;
 
-    poke(cluster, &records, workers).await?;
+    poke(cluster, &records, workers, metrics).await?;
     report(cluster, &records, metrics).await
 }
 
@@ -223,88 +247,36 @@ async fn report_missing_provider(cluster: &Cluster) -> Result<(), CallError> {
     .await
 }
 
-impl Request {
-    /// None for what is no Node's and none of our tokens'.
-    fn of(csr: CertificateSigningRequest) -> Option<Self> {
-        let ours = || {
-            let mut groups = csr.spec.groups.iter().flatten();
-            groups.any(|group| group == names::BOOTSTRAP_GROUP)
-        };
-        let by = match csr::requester(&csr)? {
-            Requester::Node(name) => By::Node(name.to_owned()),
-            Requester::Token(id) if ours() => By::Token(id.to_owned()),
-            Requester::Token(_) => return None,
-        };
-        Some(Self {
-            by,
-            found: found(csr.metadata)?,
-        })
-    }
-
-    /// No record stands behind it. A request of an attempt that is known goes with its record.
-    fn is_orphan(&self, known: &Known) -> bool {
-        match &self.by {
-            By::Node(name) => !known.owns_node(name),
-            By::Token(id) => !known.knows_token(id),
-        }
-    }
-}
-
 /// Names and UIDs are enough: Secrets' contents are none of the sweep's business.
-async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<Found>, CallError>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
-    let fetch = |page: ListParams| async move { api.list_metadata(&page).await };
-    in_pages(params, fetch, |object| found(object.metadata)).await
-}
-
-/// A future that owns its parameters, which kube's borrows.
-async fn page_of<K>(api: &Api<K>, page: ListParams) -> kube::Result<ObjectList<K>>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
-    api.list(&page).await
-}
-
-/// What `keep` makes of all objects. They come in pages, so that a large cluster is never in memory as a whole.
-async fn in_pages<K: Clone, T, F>(
+async fn list<K: Clone + Resource>(
+    api: &Api<K>,
     params: &ListParams,
-    fetch: impl Fn(ListParams) -> F,
-    keep: impl Fn(K) -> Option<T>,
-) -> Result<Vec<T>, CallError>
-where
-    F: Future<Output = kube::Result<ObjectList<K>>>,
-{
-    let mut kept = Vec::new();
-    let mut params = params.clone().limit(PAGE);
-    loop {
-        let page = call(fetch(params.clone())).await?;
-        kept.extend(page.items.into_iter().filter_map(&keep));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(kept),
-        }
+    metrics: &Metrics,
+) -> Result<Vec<Found>, CallError> {
+    let listed = read::list::<Deleting, K>(api, params).await?;
+    report_unreadable(&listed, metrics);
+    let found = listed.items.into_iter().map(|(identity, deleting)| Found {
+        name: identity.name,
+        uid: identity.uid,
+        deleting: deleting.0,
+    });
+    Ok(found.collect())
+}
+
+/// What cannot be read is left alone: that it exists is all that is known of it.
+fn report_unreadable<V: View>(listed: &Listed<V>, metrics: &Metrics) {
+    for unreadable in &listed.unreadable {
+        metrics.unreadable(V::KIND);
+        tracing::warn!(kind = V::KIND, "{unreadable}; the sweep leaves it alone");
     }
 }
 
-fn found(meta: ObjectMeta) -> Option<Found> {
-    Some(Found {
-        name: meta.name?,
-        uid: meta.uid?,
-        deleting: meta.deletion_timestamp.is_some(),
-    })
-}
-
-async fn delete<K>(
+async fn delete<K: Clone + Resource>(
     api: &Api<K>,
     kind: &'static str,
     orphans: Vec<Found>,
     metrics: &Metrics,
-) -> Result<(), CallError>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
+) -> Result<(), CallError> {
     for orphan in orphans {
         tracing::warn!(
             kind,
@@ -318,9 +290,14 @@ where
 }
 
 /// Every marooned pod and every record, whether its cache has it or not.
-async fn poke(cluster: &Cluster, records: &[MaroonedNode], workers: &Workers) -> Result<(), CallError> {
+async fn poke(
+    cluster: &Cluster,
+    records: &[MaroonedNode],
+    workers: &Workers,
+    metrics: &Metrics,
+) -> Result<(), CallError> {
     let marooned = ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
-    let pods = list(&Api::<Pod>::all(cluster.client.clone()), &marooned).await?;
+    let pods = list(&Api::<Pod>::all(cluster.client.clone()), &marooned, metrics).await?;
     let uids = pods
         .into_iter()
         .map(|pod| pod.uid)

@@ -3,7 +3,42 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Node;
+
+use crate::read::{Keep, View};
+
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// Where a host is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Host {
+    /// Name of its Node.
+    pub name: String,
+    /// Its zone and region.
+    pub topology: BTreeMap<String, String>,
+}
+
+impl View for Host {
+    const KIND: &'static str = "hosts";
+    const KEEP: Keep = Keep::Fields(&[(
+        "metadata",
+        Keep::Fields(&[
+            ("name", Keep::All),
+            (
+                "labels",
+                Keep::Fields(&[(LABELS[0], Keep::All), (LABELS[1], Keep::All)]),
+            ),
+        ]),
+    )]);
+    type Object = Node;
+
+    fn read(node: Node) -> Option<Self> {
+        Some(Self {
+            name: node.metadata.name?,
+            topology: of(node.metadata.labels.as_ref()),
+        })
+    }
+}
 
 /// Zone and region among a Node's labels.
 #[must_use]

@@ -1,13 +1,16 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
+mod keep;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodStatus, Taint, Toleration};
+use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec, PodStatus, Taint, Toleration};
 use kube::core::DynamicObject;
 use maroonedpods_common::api::PodRef;
-use maroonedpods_common::{admission, names};
+use maroonedpods_common::sizing::{self, Request};
+use maroonedpods_common::{admission, names, text};
 use serde_json::Value;
 
 use crate::binding::Demands;
@@ -16,6 +19,13 @@ use crate::topology;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
+/// Bytes of labels that are kept of a pod.
+const MOST_LABELS: usize = 2 << 10;
+/// Letters of what a pod demands of its node, written out.
+const MOST_DEMANDS: usize = 4 << 10;
+/// Tolerations that are kept of a pod, and bytes of text in them. Those beyond, as if they were not there, can only have
+/// its lift wait longer.
+const MOST_TOLERATIONS: (usize, usize) = (16, 2 << 10);
 
 /// What decisions need of a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,11 +48,11 @@ pub struct PodView {
     pub owner: String,
     /// Position of our gate among the pod's scheduling gates, if it is there.
     pub gate_index: Option<usize>,
-    /// The other gates.
+    /// The other gates; of many the first, and how many more there are.
     pub foreign_gates: Vec<String>,
     /// What the lift patch must add, and onto what.
     pub placement: Placement,
-    /// The taints that it tolerates.
+    /// The taints that it tolerates, as far as they are kept.
     pub tolerations: Vec<Toleration>,
     /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
     pub exempt: bool,
@@ -70,6 +80,10 @@ pub struct PodView {
     pub ready: bool,
     /// Our own condition.
     pub condition: Option<Said>,
+    /// What it asks of its node, or why that cannot be said.
+    pub request: Result<Request, String>,
+    /// Its labels; `None` where they are so many that they are not kept.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// What the pod says of its node.
@@ -119,13 +133,9 @@ impl PodView {
             namespace,
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
-            foreign_gates: gates
-                .iter()
-                .filter(|g| **g != names::GATE)
-                .map(ToString::to_string)
-                .collect(),
+            foreign_gates: foreign(&gates),
             placement: Placement::of(pod),
-            tolerations: spec.and_then(|s| s.tolerations.clone()).unwrap_or_default(),
+            tolerations: first(spec.and_then(|s| s.tolerations.clone()).unwrap_or_default()),
             exempt: rule.daemon_set_owned || rule.mirror,
             names_nodes: rule.names_nodes,
             host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
@@ -133,10 +143,11 @@ impl PodView {
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
-            demands: spec.and_then(|spec| Demands::of(meta.name.as_deref().unwrap_or_default(), spec)),
-            priority_class: spec
-                .and_then(|s| s.priority_class_name.clone())
-                .unwrap_or_default(),
+            demands: spec.and_then(|spec| demands(meta.name.as_deref().unwrap_or_default(), spec)),
+            priority_class: kept(
+                spec.and_then(|s| s.priority_class_name.as_deref())
+                    .unwrap_or_default(),
+            ),
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             deletion_grace: SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or_default()),
             terminal,
@@ -146,9 +157,11 @@ impl PodView {
                 .any(|c| c.type_ == "Ready" && c.status == "True"),
             condition: ours.map(|c| Said {
                 ready: c.status == "True",
-                reason: c.reason.clone().unwrap_or_default(),
-                message: c.message.clone().unwrap_or_default(),
+                reason: kept(c.reason.as_deref().unwrap_or_default()),
+                message: text::sentence(c.message.as_deref().unwrap_or_default()).into_owned(),
             }),
+            request: spec.map_or_else(|| Err("the pod has no spec".to_owned()), request),
+            labels: bounded(meta.labels.clone().unwrap_or_default()),
             uid,
         })
     }
@@ -164,12 +177,7 @@ impl PodView {
 fn controller(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.iter().flatten();
     let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| head(&owner.uid))
-}
-
-/// The beginning of a text of others, which may be long. UIDs and reasons of Kubernetes' own are not.
-fn head(text: &str) -> String {
-    text.chars().take(64).collect()
+    controllers.next().map(|owner| kept(&owner.uid))
 }
 
 /// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
@@ -181,12 +189,63 @@ fn rejection(status: &PodStatus) -> Option<String> {
         let has_run = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
         container.restart_count > 0 || container.state.as_ref().is_some_and(has_run)
     });
-    (!started && reason != VM_GONE).then(|| head(reason))
+    (!started && reason != VM_GONE).then(|| kept(reason))
+}
+
+/// A value of somebody else's, as long as it need be: what is longer is none that we know.
+fn kept(value: &str) -> String {
+    text::value(value).into_owned()
+}
+
+fn foreign(gates: &[&str]) -> Vec<String> {
+    let others = gates.iter().filter(|gate| **gate != names::GATE);
+    let more = others.clone().count().saturating_sub(text::MOST_NAMES);
+    let named = others.take(text::MOST_NAMES).map(|gate| kept(gate));
+    named.chain((more > 0).then(|| format!("{more} more"))).collect()
+}
+
+fn first(tolerations: Vec<Toleration>) -> Vec<Toleration> {
+    let (number, bytes) = MOST_TOLERATIONS;
+    let mut room = bytes;
+    let fits = |toleration: &Toleration| {
+        let Toleration {
+            key,
+            operator,
+            value,
+            effect,
+            toleration_seconds: _,
+        } = toleration;
+        let long = [key, operator, value, effect]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum();
+        let left = room.checked_sub(long);
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    tolerations.into_iter().take(number).take_while(fits).collect()
+}
+
+/// One with more demands than are kept is left to the scheduler.
+fn demands(pod: &str, spec: &PodSpec) -> Option<Demands> {
+    Demands::of(pod, spec).filter(|demands| format!("{demands:?}").len() <= MOST_DEMANDS)
+}
+
+fn request(spec: &PodSpec) -> Result<Request, String> {
+    sizing::effective_request(spec).map_err(|error| text::sentence(&error.to_string()).into_owned())
+}
+
+fn bounded(labels: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    (bytes <= MOST_LABELS).then_some(labels)
 }
 
 /// What decisions need of a Node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeView {
+    /// Name.
+    pub name: String,
     /// UID.
     pub uid: String,
     /// Its deletion was asked for.
@@ -210,7 +269,7 @@ pub struct NodeView {
 }
 
 impl NodeView {
-    /// Reads a Node; `None` for one without a UID.
+    /// Reads a Node; `None` for one without name or UID.
     #[must_use]
     pub fn of(node: &Node) -> Option<Self> {
         let labels = node.metadata.labels.as_ref();
@@ -219,18 +278,19 @@ impl NodeView {
         let status = node.status.as_ref();
         let info = status.and_then(|s| s.node_info.as_ref());
         Some(Self {
+            name: node.metadata.name.clone()?,
             uid: node.metadata.uid.clone()?,
             deleting: node.metadata.deletion_timestamp.is_some(),
             finalizers: node.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty()),
             ready: status
                 .and_then(|s| s.conditions.as_ref())
                 .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
-            system_uuid: info.map(|i| i.system_uuid.clone()).unwrap_or_default(),
-            boot_id: info.map(|i| i.boot_id.clone()).unwrap_or_default(),
+            system_uuid: info.map(|i| kept(&i.system_uuid)).unwrap_or_default(),
+            boot_id: info.map(|i| kept(&i.boot_id)).unwrap_or_default(),
             address: status.and_then(|s| s.addresses.as_ref()).and_then(|all| {
                 all.iter()
                     .find(|a| a.type_ == "InternalIP")
-                    .map(|a| a.address.clone())
+                    .map(|a| kept(&a.address))
             }),
             taints: node
                 .spec
@@ -281,7 +341,7 @@ impl VmiView {
     #[must_use]
     pub fn of(vmi: &DynamicObject) -> Option<Self> {
         let status = vmi.data.get("status").unwrap_or(&Value::Null);
-        let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(ToOwned::to_owned);
+        let word = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(kept);
         let entry = |list: &str, key: &str, wanted: &str| {
             let found = status[list]
                 .as_array()
@@ -294,7 +354,8 @@ impl VmiView {
             let c = entry("conditions", "type", condition);
             (c["status"] == "False").then(|| {
                 let reason = c["reason"].as_str().unwrap_or("no reason given");
-                format!("{reason}: {}", c["message"].as_str().unwrap_or_default())
+                let said = format!("{reason}: {}", c["message"].as_str().unwrap_or_default());
+                text::sentence(&said).into_owned()
             })
         });
         let (address, only_ipv6) = addresses(&entry("interfaces", "name", names::VM_INTERFACE));
@@ -309,11 +370,11 @@ impl VmiView {
                 .next()
                 .map(|o| o.uid.clone()),
             deleting: vmi.metadata.deletion_timestamp.is_some(),
-            phase: text(&status["phase"]).unwrap_or_default(),
+            phase: word(&status["phase"]).unwrap_or_default(),
             address,
             only_ipv6,
-            host: text(&status["nodeName"]),
-            evacuating: text(&status["evacuationNodeName"]).is_some(),
+            host: word(&status["nodeName"]),
+            evacuating: word(&status["evacuationNodeName"]).is_some(),
             blocked,
         })
     }

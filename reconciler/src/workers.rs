@@ -27,7 +27,6 @@ use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::sightings::{Outcome, Sightings, Uptime};
 use crate::turns::Turns;
-use crate::view::PodView;
 
 /// A pass that takes longer is given up and begun anew.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
@@ -407,11 +406,7 @@ impl Worker {
 
     async fn report_missing_provider(&self, seen: &mut Seen) -> Result<Pass, CallError> {
         let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
-        let report = pod
-            .as_deref()
-            .and_then(|pod| PodView::of(pod))
-            .as_ref()
-            .and_then(plan::provider_missing);
+        let report = pod.and_then(|pod| plan::provider_missing(&pod));
         let later = report.as_ref().and_then(|report| self.too_soon(report));
         if let Some(report) = report.filter(|_| later.is_none()) {
             act::perform(&self.shared.cluster, &report, seen).await?;

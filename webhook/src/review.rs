@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use maroonedpods_common::admission::update::lost;
 use maroonedpods_common::admission::{OptOut, Outcome, decide};
 use maroonedpods_common::names::CLASS_LABEL;
+use maroonedpods_common::text::value;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::AdmissionResult;
@@ -88,6 +89,7 @@ pub fn answer(body: &[u8], opt_out: OptOut) -> Answer {
     }
     let (version, kind) = (text(review.api_version.as_ref()), text(review.kind.as_ref()));
     if (version, kind) != (API_VERSION, KIND) {
+        let (version, kind) = (value(version), value(kind));
         let message = format!("this webhook speaks {API_VERSION} {KIND}, not {version:?} {kind:?}");
         return invalid(uid, StatusCode::BAD_REQUEST, &message);
     }
@@ -146,7 +148,7 @@ fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
     match decide(&pod.view(), opt_out) {
         Outcome::LeaveAlone(reason) => allowed(uid, reason.into(), None),
         Outcome::Deny(message) => {
-            tracing::info!(uid, reason = message, "pod denied");
+            tracing::info!(uid = %value(uid), reason = message, "pod denied");
             denied(uid, StatusCode::FORBIDDEN, &message, AdmissionResult::Denied)
         }
         Outcome::Add(additions) => patched(uid, AdmissionResult::Patched, json_patch(pod, &additions)),
@@ -188,7 +190,10 @@ fn out_of_scope(kind: [&str; 3], operation: &str, sub_resource: &str) -> Option<
 
 /// The body is not what [`Review`] reads: broken JSON, or an object of another kind, which is no business of ours.
 fn unreadable(body: &[u8], error: &serde_json::Error) -> Answer {
-    let message = format!("this AdmissionReview cannot be read: {error}");
+    let message = format!(
+        "this AdmissionReview cannot be read: {}",
+        value(&error.to_string())
+    );
     let Salvage {
         uid,
         kind,
@@ -271,7 +276,7 @@ fn refused(uid: &str, status: Status<'_>, result: AdmissionResult) -> Answer {
 }
 
 fn invalid(uid: &str, code: StatusCode, message: &str) -> Answer {
-    tracing::warn!(uid, reason = message, "request not understood");
+    tracing::warn!(uid = %value(uid), reason = message, "request not understood");
     denied(uid, code, message, AdmissionResult::Invalid)
 }
 

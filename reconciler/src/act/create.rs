@@ -8,7 +8,7 @@ use kube::core::{DynamicObject, Request, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
 
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, call, get};
 use crate::seen::Seen;
 use crate::{identity, params, seed, token, vmi};
 
@@ -28,7 +28,7 @@ pub(super) async fn record(
     }
     match call(records.create(&params::create(), new)).await {
         Err(error) if error.is_conflict() => {
-            let found = call(records.get(&new.name_any())).await?;
+            let found = get(&records, &new.name_any()).await?;
             // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no
             // ground to build on.
             if found.spec.pod_ref.uid != new.spec.pod_ref.uid {
@@ -73,7 +73,7 @@ pub(super) async fn credentials(
     let new = token::secret(record, &id, &secret_half, expires);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
     let (stored, fresh) = match call(tokens.create(&params::create(), &new)).await {
-        Err(error) if error.is_conflict() => (call(tokens.get(&new.name_any())).await?, false),
+        Err(error) if error.is_conflict() => (get(&tokens, &new.name_any()).await?, false),
         created => (created?, true),
     };
     let token = token::read(&stored, record, &id).ok_or_else(|| {
@@ -99,7 +99,7 @@ async fn create_seed(seeds: &Api<Secret>, seed: &Secret, token_is_new: bool) -> 
         Err(error) if error.is_conflict() => {}
         created => return created.map(drop),
     }
-    let found = call(seeds.get(&seed.name_any())).await?;
+    let found = get(seeds, &seed.name_any()).await?;
     if !token_is_new && owner_uid(&found) == owner_uid(seed) {
         return Ok(());
     }
@@ -119,7 +119,7 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
         return Ok(bundle.clone());
     }
     let (name, key) = ROOT_CA;
-    let published = call(cluster.within::<ConfigMap>(&cluster.vm_namespace).get(name)).await?;
+    let published = get(&cluster.within::<ConfigMap>(&cluster.vm_namespace), name).await?;
     published
         .data
         .and_then(|mut data| data.remove(key))
@@ -134,7 +134,7 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
 pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
     match call(cluster.all::<Node>().create(&params::create(), node)).await {
         Err(error) if error.is_conflict() => {
-            let found = call(cluster.nodes().get(&node.name_any())).await?;
+            let found = get(&cluster.nodes(), &node.name_any()).await?;
             if owner_uid(&found) != owner_uid(node) {
                 let message = format!("Node {} belongs to somebody else: delete it", node.name_any());
                 return Err(CallError::Unexpected(message));

@@ -4,6 +4,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::json;
 
 use super::{json_patch, now};
+use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
 use crate::params;
 use crate::seen::Seen;
@@ -29,7 +30,7 @@ pub(super) async fn decide(
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": resource_version}),
         json!({"op": "add", "path": "/status/conditions", "value": [condition]}),
     ];
-    let csrs = cluster.all::<CertificateSigningRequest>();
+    let csrs = cluster.all::<Answer<CertificateSigningRequest>>();
     let patched =
         call(csrs.patch_subresource("approval", name, &params::patch(), &json_patch(&patch)?)).await?;
     seen.note(&patched);

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch};
-use kube::core::{Resource, ResourceExt};
+use kube::core::{Request, Resource, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::names;
 use serde::Serialize;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 pub(crate) use create::post_vmi;
 
+use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
 use crate::params;
 use crate::plan::Write;
@@ -108,7 +109,7 @@ async fn record_status(
     seen: &mut Seen,
 ) -> Result<(), CallError> {
     let patch = Patch::Merge(record::status_patch(resource_version, status));
-    let records = cluster.all::<MaroonedNode>();
+    let records = cluster.all::<Answer<MaroonedNode>>();
     seen.note(&call(records.patch_status(name, &params::patch(), &patch)).await?);
     Ok(())
 }
@@ -155,7 +156,15 @@ async fn remove_finalizer(
         json!({"op": "test", "path": path, "value": names::FINALIZER}),
         json!({"op": "remove", "path": path}),
     ];
-    gone_is_fine(patch_object(&cluster.all::<MaroonedNode>(), name, &json_patch(&patch)?, seen).await)
+    gone_is_fine(
+        patch_object(
+            &cluster.all::<Answer<MaroonedNode>>(),
+            name,
+            &json_patch(&patch)?,
+            seen,
+        )
+        .await,
+    )
 }
 
 async fn patch_object<K, P>(
@@ -174,18 +183,23 @@ where
 
 /// Deletes the object of this name and UID. Nothing to delete, or something else by that name, is what a deletion
 /// wants to find.
-pub(crate) async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<(), CallError>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
+pub(crate) async fn delete<K: Clone + Resource>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+) -> Result<(), CallError> {
     delete_with(api, name, &params::delete(uid)).await
 }
 
-async fn delete_with<K>(api: &Api<K>, name: &str, params: &DeleteParams) -> Result<(), CallError>
-where
-    K: Clone + DeserializeOwned + Debug,
-{
-    match call(api.delete(name, params)).await {
+/// Of the answer nothing is read.
+async fn delete_with<K: Clone + Resource>(
+    api: &Api<K>,
+    name: &str,
+    params: &DeleteParams,
+) -> Result<(), CallError> {
+    let request = Request::new(api.resource_url()).delete(name, params);
+    let request = request.map_err(kube::Error::BuildRequest)?;
+    match call(api.clone().into_client().request_text(request)).await {
         Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
         deleted => deleted.map(drop),
     }

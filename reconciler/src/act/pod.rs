@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::now;
 use crate::api::{CallError, Cluster, call};
-use crate::disown;
+use crate::disown::{self, Owners};
 use crate::params;
 use crate::plan::PodReport;
+use crate::read;
 use crate::seen::Seen;
 use crate::view::VM_GONE;
 
@@ -40,11 +41,13 @@ pub(super) async fn lift(
 ) -> Result<(), CallError> {
     let pods = cluster.pods(namespace);
     let patch = Patch::Json::<()>(patch.clone());
-    let mut pod = call(pods.patch(name, &params::patch(), &patch)).await?;
-    seen.note(&pod);
+    let (written, mut owners) = read::patch::<Owners, _>(&pods, name, &params::patch(), &patch).await?;
+    seen.note(&written);
     // The pod is lifted, whatever becomes of this: without it, a server-side apply must force conflicts.
     for _ in 0..DISOWN_ATTEMPTS {
-        let Some(patch) = disown::patch(&pod) else { break };
+        let Some(patch) = owners.as_ref().and_then(disown::patch) else {
+            break;
+        };
         let patch = Patch::Json::<()>(patch);
         match call(pods.patch(name, &params::patch(), &patch)).await {
             Ok(disowned) => {
@@ -52,10 +55,10 @@ pub(super) async fn lift(
                 break;
             }
             // Another writer came between.
-            Err(error) if error.is_invalid() || error.is_conflict() => match call(pods.get(name)).await {
-                Ok(now) => pod = now,
-                Err(_) => break,
-            },
+            Err(error) if error.is_invalid() || error.is_conflict() => {
+                let now = read::find::<Owners, _>(&pods, name).await;
+                owners = now.ok().flatten().map(|(_, owners)| owners);
+            }
             Err(error) => {
                 tracing::info!(namespace, name, %error, "the lifted pod's placement stays ours");
                 break;

@@ -36,9 +36,11 @@ use kube::api::{ListParams, Patch};
 use kube::core::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::api::{CallError, Cluster, call};
+use crate::answer::Answer;
+use crate::api::{CallError, Cluster, call, find};
 use crate::metrics::Metrics;
 use crate::params;
+use crate::read::{self, Keep, View, sieve};
 use decide::{Observed, Rules, Step, Unchanged, decide};
 use pair::{Bundle, CURRENT, NEXT, Pair};
 pub use status::forget;
@@ -104,7 +106,7 @@ impl Keeper {
     /// Reads everything and takes one step.
     async fn pass(&self, memory: &mut Memory) -> Result<Report, CallError> {
         let webhooks = self.webhooks().await?;
-        let stored = call(self.secrets().get_opt(secret::NAME)).await?;
+        let stored = find(&self.secrets(), secret::NAME).await?;
         let now = Timestamp::now();
         let seen = self.observe(&webhooks, stored.as_ref(), now, memory);
         if let Ok(pair) = &seen.current {
@@ -125,7 +127,7 @@ impl Keeper {
     }
 
     async fn webhooks(&self) -> Result<MutatingWebhookConfiguration, CallError> {
-        let found = call(self.cluster.all().get_opt(WEBHOOKS)).await?;
+        let found = find(&self.cluster.all::<MutatingWebhookConfiguration>(), WEBHOOKS).await?;
         found.ok_or_else(|| {
             CallError::Unexpected(format!(
                 "there is no MutatingWebhookConfiguration {WEBHOOKS}; install the chart"
@@ -207,7 +209,8 @@ impl Keeper {
     async fn change(&self, stored: &Secret, mut change: Value) -> Result<(), CallError> {
         change["metadata"]["resourceVersion"] = json!(version(stored));
         let patch = Patch::Merge(change);
-        call(self.secrets().patch(secret::NAME, &params::patch(), &patch))
+        let secrets = self.cluster.within::<Answer<Secret>>(&self.namespace);
+        call(secrets.patch(secret::NAME, &params::patch(), &patch))
             .await
             .map(drop)
     }
@@ -227,7 +230,7 @@ impl Keeper {
             "metadata": {"resourceVersion": version(webhooks)},
             "webhooks": entries,
         }));
-        let api = self.cluster.all::<MutatingWebhookConfiguration>();
+        let api = self.cluster.all::<Answer<MutatingWebhookConfiguration>>();
         call(api.patch(WEBHOOKS, &params::patch(), &patch)).await?;
         tracing::info!(certificates = bundle.len(), "told the API servers whom to trust");
         Ok(Report::Rotating(
@@ -246,13 +249,12 @@ impl Keeper {
             return Ok(Report::Rotating("waiting for a usable pair".to_owned()));
         };
         let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={SERVICE}"));
-        let slices = call(
-            self.cluster
-                .within::<EndpointSlice>(&self.namespace)
-                .list(&of_service),
-        )
-        .await?;
-        let refused = probe::refused(&slices.items, &current.trust, &self.dns_name).await;
+        let api = self.cluster.within::<EndpointSlice>(&self.namespace);
+        let listed = read::list::<EndpointSlice, _>(&api, &of_service).await?;
+        let slices: Vec<_> = listed.items.into_iter().map(|(_, slice)| slice).collect();
+        let mut refused = probe::refused(&slices, &current.trust, &self.dns_name).await;
+        // Pods behind what cannot be read serve nobody knows what.
+        refused.extend(listed.unreadable.iter().map(ToString::to_string));
         if let Some(first) = refused.first() {
             tracing::debug!(?refused, "not every webhook pod serves the new pair yet");
             memory.served.forget();
@@ -265,6 +267,16 @@ impl Keeper {
         Ok(Report::Rotating(
             "every webhook pod serves the new pair; the former CA goes soon".to_owned(),
         ))
+    }
+}
+
+impl View for EndpointSlice {
+    const KIND: &'static str = "endpointslices";
+    const KEEP: Keep = sieve::WHOLE;
+    type Object = Self;
+
+    fn read(slice: Self) -> Option<Self> {
+        Some(slice)
     }
 }
 

@@ -109,13 +109,7 @@ impl fmt::Debug for Watched {
 impl Collector for Watched {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(caches) = self.0.get() else { return Ok(()) };
-        let pods = caches.pods.state();
-        let vmis = caches.vmis.state();
-        let census = census(
-            pods.iter().filter_map(|pod| PodView::of(pod)),
-            vmis.iter().filter_map(|vmi| VmiView::of(vmi)),
-            Timestamp::now(),
-        );
+        let census = census(&caches.pods.all(), &caches.vmis.all(), Timestamp::now());
         family(
             &mut encoder,
             "pods_gated",
@@ -130,7 +124,7 @@ impl Collector for Watched {
             "phase",
             &census.vms,
         )?;
-        let records = caches.records.state();
+        let records = caches.records.all();
         let by_namespace = by_namespace(records.iter().map(|record| &record.spec));
         for (name, help, which) in SUMS {
             let count = |sums| i64::try_from(which(sums)).unwrap_or(i64::MAX);
@@ -174,22 +168,20 @@ fn by_namespace<'a>(records: impl Iterator<Item = &'a MaroonedNodeSpec>) -> BTre
     sums
 }
 
-fn census(
-    pods: impl Iterator<Item = PodView>,
-    vmis: impl Iterator<Item = VmiView>,
-    now: Timestamp,
-) -> Census {
+fn census(pods: &[Arc<PodView>], vmis: &[Arc<VmiView>], now: Timestamp) -> Census {
     let zeros = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect::<BTreeMap<_, _>>();
-    let mut gated = zeros(&reason::OF_WAITS);
-    gated.extend([(UNSEEN, 0), (OTHER, 0)]);
+    let mut waiting = zeros(&reason::OF_WAITS);
+    waiting.extend([(UNSEEN, 0), (OTHER, 0)]);
     let mut vms = zeros(&VM_PHASES);
     let mut oldest_seconds = 0.0_f64;
-    for pod in pods.filter(|pod| pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none()) {
+    let gated =
+        |pod: &&Arc<PodView>| pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
+    for pod in pods.iter().filter(gated) {
         let reason = match &pod.condition {
             None => UNSEEN,
             Some(said) => known(&said.reason, &reason::OF_WAITS),
         };
-        *gated.entry(reason).or_default() += 1;
+        *waiting.entry(reason).or_default() += 1;
         // The others wait for somebody else, for as long as that takes.
         if !matches!(
             reason,
@@ -209,7 +201,7 @@ fn census(
         *vms.entry(known(&vmi.phase, &VM_PHASES)).or_default() += 1;
     }
     Census {
-        gated,
+        gated: waiting,
         oldest_seconds,
         vms,
     }
@@ -253,7 +245,9 @@ mod tests {
     }
 
     fn take(pods: Vec<PodView>, vmis: Vec<VmiView>) -> Census {
-        census(pods.into_iter(), vmis.into_iter(), NOW.parse().unwrap())
+        let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+        let vmis: Vec<_> = vmis.into_iter().map(Arc::new).collect();
+        census(&pods, &vmis, NOW.parse().unwrap())
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn tainted(c: &Context, pod: &PodView, taints: &[String], plan: Plan) -> Plan {
     let message = format!(
         "the VM's node is ready, but still carries a taint that the pod does not tolerate for good: {taints}"
     );
-    plan.writes(report_anew(pod, reason::JOINING, message))
+    plan.writes(report_anew(pod, reason::JOINING, &message))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {

@@ -8,11 +8,15 @@ use super::{Context, Write};
 use crate::csr::{self, Expectation, Requester, Verdict};
 use crate::identity;
 
-/// Denials written while a record's earlier ones still exist. A hostile guest can file requests without end; past
-/// this they stay pending, unsigned, until kube-controller-manager removes them.
+/// Denials written while a record's earlier ones still exist. Past this, requests stay pending, unsigned.
 const MAX_DENIALS: usize = 3;
+/// Requests that stay pending. A hostile guest can file them without end, and kube-controller-manager lets each be for
+/// a day: past this they are deleted. A kubelet has one of each kind.
+const MAX_IDLE: usize = 5;
+/// Requests deleted in one pass; the next follows at once, for each deletion is news.
+const MAX_DELETIONS: usize = 50;
 
-/// Verdicts on what is pending, oldest request first.
+/// Verdicts on what is pending, oldest request first, and what there is too much of.
 pub(super) fn decide(c: &Context) -> Vec<Write> {
     let mut expected = expectation(c);
     let mut denials = c.view.csrs.iter().filter(|csr| denied(csr)).count();
@@ -24,6 +28,8 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
         )
     });
     let mut writes = Vec::new();
+    let mut surplus = Vec::new();
+    let mut idle = 0;
     for csr in pending {
         match csr::verdict(csr, Some(&expected)) {
             Verdict::Approve => {
@@ -41,10 +47,20 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
                     Some((refusal.as_str(), refusal.message().to_owned())),
                 ));
             }
-            Verdict::Refuse(_) | Verdict::Wait | Verdict::Ignore => {}
+            Verdict::Refuse(_) | Verdict::Wait if idle < MAX_IDLE => idle += 1,
+            Verdict::Refuse(_) | Verdict::Wait => surplus.extend(deletion(csr)),
+            Verdict::Ignore => {}
         }
     }
+    writes.extend(surplus.into_iter().take(MAX_DELETIONS));
     writes
+}
+
+fn deletion(csr: &CertificateSigningRequest) -> Option<Write> {
+    Some(Write::DeleteCsr {
+        name: csr.metadata.name.clone()?,
+        uid: csr.metadata.uid.clone()?,
+    })
 }
 
 fn expectation(c: &Context) -> Expectation {

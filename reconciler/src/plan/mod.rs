@@ -24,6 +24,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
+use maroonedpods_common::text;
 
 use crate::settings::Settings;
 use crate::sightings::Ages;
@@ -228,7 +229,8 @@ impl Context<'_> {
     }
 
     /// The write that makes `status` the record's, or nothing where it is that already.
-    fn record_status(&self, status: MaroonedNodeStatus) -> Option<Write> {
+    fn record_status(&self, mut status: MaroonedNodeStatus) -> Option<Write> {
+        status.message = text::sentence(&status.message).into_owned();
         (status != self.status).then(|| Write::RecordStatus {
             name: self.record.metadata.name.clone().unwrap_or_default(),
             resource_version: self.record.metadata.resource_version.clone().unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! What is done about NetworkPolicies, which nobody enforces on a marooned pod: a word, or a closed gate.
 
 use maroonedpods_common::api::NetworkPolicies;
+use maroonedpods_common::text;
 
 use super::report::{reason, report};
 use super::{Note, Plan, View};
@@ -40,7 +41,7 @@ fn refuses(view: &View) -> bool {
 }
 
 fn not_enforced(view: &View) -> String {
-    let names = view.policies.join(", ");
+    let names = text::listed(&view.policies);
     format!("NetworkPolicies are not enforced on marooned pods, and this one is selected by: {names}")
 }
 

@@ -1,5 +1,7 @@
 //! The pod condition `maroonedpods.io/NodeReady`: what a waiting pod waits for.
 
+use maroonedpods_common::text;
+
 use super::{PodReport, Write};
 use crate::view::PodView;
 
@@ -56,26 +58,27 @@ pub(super) fn report(
     if said.is_some_and(|said| said.ready == ready && said.reason == reason) {
         return None;
     }
-    Some(write(pod, ready, reason, message.into()))
+    Some(write(pod, ready, reason, &message.into()))
 }
 
 /// The same for what is worth a write even where only the message is new: one that stands while it is waited.
-pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: String) -> Option<Write> {
+pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: &str) -> Option<Write> {
     let said = pod.condition.as_ref();
-    if said.is_some_and(|said| !said.ready && said.reason == reason && said.message == message) {
+    let again = text::sentence(message);
+    if said.is_some_and(|said| !said.ready && said.reason == reason && said.message == again) {
         return None;
     }
     Some(write(pod, false, reason, message))
 }
 
-fn write(pod: &PodView, ready: bool, reason: &'static str, message: String) -> Write {
+fn write(pod: &PodView, ready: bool, reason: &'static str, message: &str) -> Write {
     Write::PodReport(PodReport {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         uid: pod.uid.clone(),
         ready,
         reason,
-        message,
+        message: text::sentence(message).into_owned(),
         transition: pod.condition.as_ref().is_none_or(|said| said.ready != ready),
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::text;
 
 /// One write to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -333,7 +334,7 @@ impl Note {
         Self {
             warning: false,
             reason,
-            message: message.into(),
+            message: text::sentence(&message.into()).into_owned(),
         }
     }
 
@@ -341,7 +342,7 @@ impl Note {
         Self {
             warning: true,
             reason,
-            message: message.into(),
+            message: text::sentence(&message.into()).into_owned(),
         }
     }
 }

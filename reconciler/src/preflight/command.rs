@@ -11,8 +11,9 @@ use thiserror::Error;
 use super::daemon_sets::{Follower, followers};
 use super::judge::checks;
 use super::{Finding, observe};
-use crate::api::{CallError, Cluster, call};
+use crate::api::{CallError, Cluster, find};
 use crate::config;
+use crate::read;
 use crate::settings::{Settings, SettingsError};
 
 /// Why the checks could not be made.
@@ -82,9 +83,9 @@ impl std::fmt::Display for Report {
 
 /// The cluster's own configuration, if CRD and object are there.
 async fn installed(cluster: &Cluster) -> Result<Result<Option<Settings>, SettingsError>, CallError> {
-    match call(cluster.all::<MaroonedPodsConfig>().get(names::CONFIG_NAME)).await {
-        Ok(config) => Ok(Settings::parse(config.spec).map(Some)),
-        Err(error) if error.is_gone() || error.is_unserved() || error.is_forbidden() => Ok(Ok(None)),
+    match find(&cluster.all::<MaroonedPodsConfig>(), names::CONFIG_NAME).await {
+        Ok(config) => Ok(config.map(|config| Settings::parse(config.spec)).transpose()),
+        Err(error) if error.is_unserved() || error.is_forbidden() => Ok(Ok(None)),
         Err(error) => Err(error),
     }
 }
@@ -104,8 +105,11 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
         blocks: false,
         message,
     };
-    let followers = match call(sets.list(&ListParams::default())).await {
-        Ok(sets) => followers(&sets.items),
+    let (followers, unreadable) = match read::list::<DaemonSet, _>(&sets, &ListParams::default()).await {
+        Ok(listed) => {
+            let sets: Vec<_> = listed.items.into_iter().map(|(_, set)| set).collect();
+            (followers(&sets), listed.unreadable)
+        }
         Err(error) if error.is_forbidden() => {
             return Ok(vec![Err(warns(format!(
                 "DaemonSets cannot be looked at: {error}"
@@ -113,7 +117,7 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
         }
         Err(error) => return Err(error),
     };
-    if followers.is_empty() {
+    if followers.is_empty() && unreadable.is_empty() {
         return Ok(vec![Ok(
             "no DaemonSet follows us onto the nodes of VMs".to_owned()
         )]);
@@ -124,5 +128,8 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
              priority (no marooned pod is preempted): keep it off with\n      {remedy}"
         ))
     };
-    Ok(followers.into_iter().map(line).map(Err).collect())
+    let unread = unreadable
+        .iter()
+        .map(|unreadable| warns(format!("a DaemonSet: {unreadable}")));
+    Ok(followers.into_iter().map(line).chain(unread).map(Err).collect())
 }

@@ -9,6 +9,34 @@ use kube::core::ResourceExt;
 use maroonedpods_common::names;
 use serde_json::json;
 
+use crate::read::{Keep, View};
+
+/// What of a `DaemonSet` says where its pods go.
+impl View for DaemonSet {
+    const KIND: &'static str = "daemonsets";
+    const KEEP: Keep = Keep::Fields(&[
+        (
+            "metadata",
+            Keep::Fields(&[("namespace", Keep::All), ("name", Keep::All)]),
+        ),
+        (
+            "spec",
+            Keep::Fields(&[(
+                "template",
+                Keep::Fields(&[(
+                    "spec",
+                    Keep::But(&[("containers", None), ("initContainers", None), ("volumes", None)]),
+                )]),
+            )]),
+        ),
+    ]);
+    type Object = Self;
+
+    fn read(set: Self) -> Option<Self> {
+        Some(set)
+    }
+}
+
 /// A `DaemonSet` that would follow us, and how it is kept off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Follower {

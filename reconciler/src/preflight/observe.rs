@@ -8,8 +8,11 @@ use kube::core::request::Request;
 use maroonedpods_common::api::PodRef;
 use maroonedpods_common::{names, sizing};
 
+use serde_json::Value;
+
 use super::judge::{Approver, Observed, Trial};
 use crate::api::{CallError, Cluster, call, find};
+use crate::read::{self, Keep, View};
 use crate::settings::Settings;
 use crate::{act, params, record, vmi};
 
@@ -136,12 +139,11 @@ async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> 
         ..vmi::api_resource()
     };
     let kubevirts = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
-    let version = |kubevirt: &DynamicObject| {
-        let version = kubevirt.data["status"]["observedKubeVirtVersion"].as_str()?;
-        (!version.is_empty()).then(|| version.to_owned())
-    };
-    match call(kubevirts.list(&ListParams::default())).await {
-        Ok(found) => Ok(found.iter().map(version).collect()),
+    match read::list::<Installed, _>(&kubevirts, &ListParams::default()).await {
+        Ok(listed) => {
+            let versions = listed.items.into_iter().map(|(_, installed)| installed.version);
+            Ok(versions.chain(listed.unreadable.iter().map(|_| None)).collect())
+        }
         Err(error) if error.is_unserved() => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -157,6 +159,27 @@ async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
             .unwrap_or_else(|| Vec::from_iter(spec.cluster_ip))
     };
     Ok(service.map(addresses))
+}
+
+/// A KubeVirt and, once it runs, which.
+#[derive(PartialEq)]
+struct Installed {
+    version: Option<String>,
+}
+
+impl View for Installed {
+    const KIND: &'static str = "kubevirts";
+    const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("observedKubeVirtVersion", Keep::All)]))]);
+    type Object = Value;
+
+    fn read(kubevirt: Value) -> Option<Self> {
+        let version = kubevirt["status"]["observedKubeVirtVersion"].as_str();
+        Some(Self {
+            version: version
+                .filter(|version| !version.is_empty())
+                .map(ToOwned::to_owned),
+        })
+    }
 }
 
 /// The VM of a pod that asks for nothing.

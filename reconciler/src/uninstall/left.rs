@@ -5,7 +5,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::ResourceExt;
 use maroonedpods_common::api::MaroonedNode;
-use maroonedpods_common::names;
+use maroonedpods_common::{names, text};
+
+use crate::read::{Keep, Unreadable, View};
 
 /// So many are named at most.
 const NAMED: usize = 50;
@@ -48,14 +50,55 @@ impl PodLeft {
             namespace: pod.namespace().unwrap_or_default(),
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
-            phase: if gated { "Gated".to_owned() } else { phase },
+            phase: if gated {
+                "Gated".to_owned()
+            } else {
+                text::value(&phase).into_owned()
+            },
             deleting: pod.metadata.deletion_timestamp.is_some(),
         })
+    }
+
+    /// One that cannot be read. For all that is known it is ours.
+    pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
+        let identity = unreadable.identity.clone().unwrap_or_default();
+        Self {
+            namespace: identity.namespace,
+            name: identity.name,
+            uid: identity.uid,
+            phase: "cannot be read".to_owned(),
+            deleting: false,
+        }
     }
 
     fn line(&self) -> String {
         let deleting = if self.deleting { ", being deleted" } else { "" };
         format!("  {}/{} ({}{deleting})", self.namespace, self.name, self.phase)
+    }
+}
+
+impl View for PodLeft {
+    const KIND: &'static str = "pods";
+    const KEEP: Keep = Keep::Fields(&[
+        (
+            "metadata",
+            Keep::Fields(&[
+                ("namespace", Keep::All),
+                ("name", Keep::All),
+                ("uid", Keep::All),
+                ("deletionTimestamp", Keep::Deadline),
+            ]),
+        ),
+        (
+            "spec",
+            Keep::Fields(&[("schedulingGates", Keep::All), ("nodeSelector", Keep::All)]),
+        ),
+        ("status", Keep::Fields(&[("phase", Keep::All)])),
+    ]);
+    type Object = Pod;
+
+    fn read(pod: Pod) -> Option<Self> {
+        Self::of(&pod)
     }
 }
 
@@ -74,6 +117,15 @@ impl RecordLeft {
             name: record.name_any(),
             pod: format!("{}/{}", pod.namespace, pod.name),
             deleting: record.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// One that cannot be read.
+    pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
+        Self {
+            name: unreadable.identity.clone().unwrap_or_default().name,
+            pod: "a pod that cannot be read".to_owned(),
+            deleting: false,
         }
     }
 

@@ -20,8 +20,9 @@ use maroonedpods_common::names;
 use tokio::time::sleep;
 
 use crate::act;
-use crate::api::{CallError, Cluster, call, find};
+use crate::api::{CallError, Cluster, find};
 use crate::args::UninstallArgs;
+use crate::read;
 use left::{Left, PodLeft, Progress, RecordLeft};
 
 /// Name of our `MutatingWebhookConfiguration`.
@@ -92,15 +93,27 @@ async fn step(cluster: &Cluster, force: bool) -> Result<Left, CallError> {
 
 async fn look(cluster: &Cluster) -> Result<Left, CallError> {
     let marooned = ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
-    let pods = call(Api::<Pod>::all(cluster.client.clone()).list(&marooned)).await?;
-    let records = match call(cluster.all::<MaroonedNode>().list(&ListParams::default())).await {
-        Ok(records) => records.items,
+    let all_pods = Api::<Pod>::all(cluster.client.clone());
+    let pods = read::list::<PodLeft, _>(&all_pods, &marooned).await?;
+    let all_records = cluster.all::<MaroonedNode>();
+    let records = match read::list::<MaroonedNode, _>(&all_records, &ListParams::default()).await {
+        Ok(listed) => listed
+            .items
+            .iter()
+            .map(|(_, record)| RecordLeft::of(record))
+            .chain(listed.unreadable.iter().map(RecordLeft::unreadable))
+            .collect(),
         // Somebody has deleted the CRD, and with it every record.
         Err(error) if error.is_unserved() => Vec::new(),
         Err(error) => return Err(error),
     };
     Ok(Left {
-        pods: pods.iter().filter_map(PodLeft::of).collect(),
-        records: records.iter().map(RecordLeft::of).collect(),
+        pods: pods
+            .items
+            .into_iter()
+            .map(|(_, pod)| pod)
+            .chain(pods.unreadable.iter().map(PodLeft::unreadable))
+            .collect(),
+        records,
     })
 }

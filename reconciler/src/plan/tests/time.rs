@@ -334,7 +334,7 @@ fn rejected_is_a_failed_pod_of_which_nothing_has_started() {
         ),
         (
             serde_json::json!({"phase": "Failed", "reason": "x".repeat(1 << 20)}),
-            Some("x".repeat(64).as_str()),
+            Some(&*maroonedpods_common::text::value(&"x".repeat(1 << 20))),
         ),
         (serde_json::json!({"phase": "Failed"}), None),
         (

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::csr::{self, Requester};
 use crate::identity;
 use crate::plan::{self, Plan, View, Write};
+use crate::read::view_of;
 use crate::record;
 use crate::settings::Settings;
 use crate::sightings::{Ages, Sightings};
@@ -162,7 +163,7 @@ impl World {
         let pod = cache
             .pod
             .as_ref()
-            .and_then(PodView::of)
+            .and_then(view_of::<PodView>)
             .filter(|p| p.uid == POD_UID);
         let uptime = self.now.duration_since(BEGINNING.parse().unwrap());
         let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
@@ -176,8 +177,8 @@ impl World {
             pod,
             size: sized.then_some(Ok(SIZE)),
             record: cache.record.clone().map(Arc::new),
-            node: cache.node.as_ref().and_then(NodeView::of),
-            vmi: cache.vmis.get(&cache.vmi_name()).and_then(VmiView::of),
+            node: cache.node.as_ref().and_then(view_of::<NodeView>),
+            vmi: cache.vmis.get(&cache.vmi_name()).and_then(view_of::<VmiView>),
             csrs: cache.related_csrs(&cache.csrs),
             topology: self.host_topology(cache),
             claims_bound: false,
@@ -244,11 +245,11 @@ impl World {
     }
 
     pub fn pod(&self) -> Option<PodView> {
-        self.objects.pod.as_ref().and_then(PodView::of)
+        self.objects.pod.as_ref().and_then(view_of::<PodView>)
     }
 
     pub fn node(&self) -> Option<NodeView> {
-        self.objects.node.as_ref().and_then(NodeView::of)
+        self.objects.node.as_ref().and_then(view_of::<NodeView>)
     }
 
     /// The VMI of the current attempt.
@@ -256,7 +257,7 @@ impl World {
         self.objects
             .vmis
             .get(&self.objects.vmi_name())
-            .and_then(VmiView::of)
+            .and_then(view_of::<VmiView>)
     }
 
     pub fn token_id(&self) -> String {
@@ -332,7 +333,7 @@ impl World {
         self.objects
             .vmis
             .values()
-            .filter_map(VmiView::of)
+            .filter_map(view_of::<VmiView>)
             .filter(|v| !v.ended() && !v.deleting)
             .map(|v| v.uid)
             .collect()

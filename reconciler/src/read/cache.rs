@@ -1,0 +1,205 @@
+//! What is known of all objects of a kind, kept up to date by a [`watch`](super::watch).
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::watch;
+
+use super::{Identity, View};
+
+/// By what objects are looked up, names aside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// Its UID.
+    Uid(String),
+    /// The namespace that it is in.
+    Namespace(String),
+    /// The host that it runs on.
+    Host(String),
+    /// Who made it, or whom it serves: a user's name.
+    User(String),
+}
+
+/// A view and the version of the object that it is of.
+#[derive(Debug)]
+pub struct Cached<V> {
+    /// The version; 0 where it is no number.
+    pub version: u64,
+    /// The view.
+    pub view: Arc<V>,
+}
+
+impl<V> Clone for Cached<V> {
+    fn clone(&self) -> Self {
+        Self {
+            version: self.version,
+            view: self.view.clone(),
+        }
+    }
+}
+
+impl<V> Deref for Cached<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.view
+    }
+}
+
+impl<V> Cached<V> {
+    /// A view as it was just read.
+    #[must_use]
+    pub fn new(identity: &Identity, view: V) -> Self {
+        Self {
+            // Versions are integers that grow (KEP-5504). One that is not is never new enough.
+            version: identity.resource_version.parse().unwrap_or(0),
+            view: Arc::new(view),
+        }
+    }
+}
+
+/// The views of all objects of a kind. Clones share them.
+#[derive(Debug)]
+pub struct Cache<V> {
+    state: Arc<RwLock<State<V>>>,
+    filled: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State<V> {
+    /// By path.
+    objects: HashMap<Arc<str>, Cached<V>>,
+    marked: HashMap<Mark, HashSet<Arc<str>>>,
+}
+
+impl<V> Default for State<V> {
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            marked: HashMap::new(),
+        }
+    }
+}
+
+impl<V> Clone for Cache<V> {
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            filled: self.filled.clone(),
+        }
+    }
+}
+
+impl<V> Default for Cache<V> {
+    fn default() -> Self {
+        Self {
+            state: Arc::default(),
+            filled: watch::Sender::new(false),
+        }
+    }
+}
+
+impl<V: View> Cache<V> {
+    /// Resolves once everything was listed for the first time.
+    pub async fn filled(&self) {
+        let mut filled = self.filled.subscribe();
+        // The sender is in our own hand.
+        let _: Result<_, _> = filled.wait_for(|filled| *filled).await;
+    }
+
+    /// The object of this name; the namespace is empty for those without one.
+    #[must_use]
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Cached<V>> {
+        let path = Identity {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..Identity::default()
+        }
+        .path();
+        self.read().objects.get(path.as_str()).cloned()
+    }
+
+    /// All that carry this mark.
+    #[must_use]
+    pub fn marked(&self, mark: &Mark) -> Vec<Cached<V>> {
+        let state = self.read();
+        let paths = state.marked.get(mark).into_iter().flatten();
+        paths
+            .filter_map(|path| state.objects.get(path))
+            .cloned()
+            .collect()
+    }
+
+    /// All there are.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<V>> {
+        let state = self.read();
+        state.objects.values().map(|cached| cached.view.clone()).collect()
+    }
+
+    /// Takes in an object; whether anything that is kept of it changed.
+    pub fn apply(&self, identity: &Identity, view: V) -> bool {
+        let path = identity.path();
+        let mut state = self.write();
+        let before = state.take(&path);
+        let changed = before.is_none_or(|before| *before.view != view);
+        state.put(path, Cached::new(identity, view));
+        changed
+    }
+
+    /// Takes out an object; what was known of it.
+    #[must_use]
+    pub fn remove(&self, identity: &Identity) -> Option<Arc<V>> {
+        let removed = self.write().take(&identity.path())?;
+        Some(removed.view)
+    }
+
+    /// Takes these for all there are. Of those that exist and cannot be read, what was known stays.
+    pub fn fill(&self, items: impl IntoIterator<Item = (Identity, V)>, unreadable: &[Identity]) {
+        let mut next = State::default();
+        for (identity, view) in items {
+            next.put(identity.path(), Cached::new(&identity, view));
+        }
+        let mut state = self.write();
+        for path in unreadable.iter().map(Identity::path) {
+            if let Some(known) = state.take(&path) {
+                next.put(path, known);
+            }
+        }
+        *state = next;
+        drop(state);
+        self.filled.send_replace(true);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State<V>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<V>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V: View> State<V> {
+    fn put(&mut self, path: String, object: Cached<V>) {
+        let path: Arc<str> = path.into();
+        for mark in object.view.marks() {
+            self.marked.entry(mark).or_default().insert(path.clone());
+        }
+        self.objects.insert(path, object);
+    }
+
+    fn take(&mut self, path: &str) -> Option<Cached<V>> {
+        let object = self.objects.remove(path)?;
+        for mark in object.view.marks() {
+            if let Some(paths) = self.marked.get_mut(&mark) {
+                paths.remove(path);
+                if paths.is_empty() {
+                    self.marked.remove(&mark);
+                }
+            }
+        }
+        Some(object)
+    }
+}

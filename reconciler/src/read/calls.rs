@@ -1,0 +1,212 @@
+//! Single objects and lists, read by way of views. kube's own calls decode an answer as a whole, and write it to the log
+//! where they cannot.
+
+use axum::http;
+use futures::AsyncReadExt;
+use kube::Client;
+use kube::api::{Api, GetParams, ListParams, Patch, PatchParams};
+use kube::core::{Request, Resource};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::{Identity, Unreadable, View, object, sieve, typed};
+use crate::api::{CallError, call};
+
+/// Objects of the first page of a list. An object may be 1.5 MB and more.
+const FIRST_PAGE: usize = 10;
+/// Objects of a page at most.
+const LARGEST_PAGE: usize = 500;
+/// What a page should hold at most, in bytes, as far as the page before it tells.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// The object of this name by its view, and its version; `None` where the API server says that it is not there, and for
+/// one that is none of ours.
+///
+/// # Errors
+/// Any other answer, and an object that cannot be read: it is there.
+pub async fn find<V: View, K: Clone + Resource>(
+    api: &Api<K>,
+    name: &str,
+) -> Result<Option<(Identity, V)>, CallError> {
+    let Some(json) = get(api, name).await? else {
+        return Ok(None);
+    };
+    let (identity, view) = object::<V>(&json).map_err(|unreadable| unexpected::<V>(&unreadable))?;
+    Ok(view.map(|view| (identity, view)))
+}
+
+/// The object of this name, whole but for its managed fields; `None` where the API server says that it is not there.
+///
+/// # Errors
+/// Any other answer, and an object that cannot be read.
+pub async fn whole<K: Clone + Resource + DeserializeOwned>(
+    api: &Api<K>,
+    name: &str,
+) -> Result<Option<K>, CallError> {
+    let Some(json) = get(api, name).await? else {
+        return Ok(None);
+    };
+    let read = typed(&json, &sieve::WHOLE);
+    read.map(Some)
+        .map_err(|error| CallError::Unexpected(format!("{name} cannot be read: {error}")))
+}
+
+/// Patches an object; which version that made of it, and the view of it if there is one and it can be read.
+///
+/// # Errors
+/// The patch was not taken.
+pub async fn patch<V: View, K: Clone + Resource + DeserializeOwned>(
+    api: &Api<K>,
+    name: &str,
+    params: &PatchParams,
+    patch: &Patch<()>,
+) -> Result<(K, Option<V>), CallError> {
+    let request = Request::new(api.resource_url()).patch(name, params, patch);
+    let json = text(&client(api), request.map_err(kube::Error::BuildRequest)?).await?;
+    let written = serde_json::from_str(&json).map_err(kube::Error::SerdeError)?;
+    let view = object::<V>(&json).ok().and_then(|(_, view)| view);
+    Ok((written, view))
+}
+
+/// Everything that a list gave.
+#[derive(Debug)]
+pub struct Listed<V> {
+    /// What was read.
+    pub items: Vec<(Identity, V)>,
+    /// What could not be, and exists.
+    pub unreadable: Vec<Unreadable>,
+    /// The version of the list.
+    pub resource_version: String,
+}
+
+/// All objects of a kind, each by itself. They come in pages, so that a large cluster is never in memory as a whole.
+///
+/// # Errors
+/// The first page that cannot be had.
+pub async fn list<V: View, K: Clone + Resource>(
+    api: &Api<K>,
+    params: &ListParams,
+) -> Result<Listed<V>, CallError> {
+    let (client, request) = (client(api), Request::new(api.resource_url()));
+    let mut listed = Listed::default();
+    let (mut params, mut limit) = (params.clone(), FIRST_PAGE);
+    loop {
+        params.limit = u32::try_from(limit).ok();
+        let json = text(&client, request.list(&params).map_err(kube::Error::BuildRequest)?).await?;
+        let (meta, items) = listed.take_in(&json)?;
+        limit = next_page(limit, items, json.len());
+        let Some(token) = meta.continue_.filter(|token| !token.is_empty()) else {
+            listed.resource_version = meta.resource_version;
+            return Ok(listed);
+        };
+        params.continue_token = Some(token);
+    }
+}
+
+impl<V: View> Listed<V> {
+    /// Takes in a page; what it says of itself, and how many objects it held.
+    pub(super) fn take_in(&mut self, json: &str) -> Result<(PageMeta, usize), CallError> {
+        let page: Page =
+            serde_json::from_str(json).map_err(|error| CallError::Unexpected(format!("no list: {error}")))?;
+        let items = page.items.unwrap_or_default();
+        for item in &items {
+            match object(item.get()) {
+                Ok((identity, Some(view))) => self.items.push((identity, view)),
+                Ok((_, None)) => {}
+                Err(unreadable) => self.unreadable.push(unreadable),
+            }
+        }
+        Ok((page.metadata, items.len()))
+    }
+}
+
+impl<V> Default for Listed<V> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            unreadable: Vec::new(),
+            resource_version: String::new(),
+        }
+    }
+}
+
+/// How many objects to ask for, after a page of so many in so many bytes.
+fn next_page(limit: usize, items: usize, bytes: usize) -> usize {
+    let fit = PAGE_BYTES.saturating_mul(items) / bytes.max(1);
+    fit.clamp(1, limit.saturating_mul(4)).min(LARGEST_PAGE)
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: PageMeta,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageMeta {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(rename = "continue")]
+    continue_: Option<String>,
+}
+
+pub(super) fn client<K: Clone + Resource>(api: &Api<K>) -> Client {
+    api.clone().into_client()
+}
+
+async fn get<K: Clone + Resource>(api: &Api<K>, name: &str) -> Result<Option<String>, CallError> {
+    let request = Request::new(api.resource_url()).get(name, &GetParams::default());
+    match text(&client(api), request.map_err(kube::Error::BuildRequest)?).await {
+        Err(error) if error.is_gone() => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// The answer's text. Bytes that are none become signs that say so, and so harm one object at most.
+async fn text(client: &Client, request: http::Request<Vec<u8>>) -> Result<String, CallError> {
+    call(async {
+        let mut answer = std::pin::pin!(client.request_stream(request).await?);
+        let mut body = Vec::new();
+        answer
+            .read_to_end(&mut body)
+            .await
+            .map_err(kube::Error::ReadEvents)?;
+        Ok(lossless_or_marked(body))
+    })
+    .await
+}
+
+fn lossless_or_marked(body: Vec<u8>) -> String {
+    String::from_utf8(body).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+fn unexpected<V: View>(unreadable: &Unreadable) -> CallError {
+    CallError::Unexpected(format!("{}: {unreadable}", V::KIND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_what_objects_weigh() {
+        // Pods of 1.15 MB: few at a time. Small ones: soon many.
+        assert_eq!(next_page(FIRST_PAGE, 10, 11_500_000), 3);
+        assert_eq!(next_page(3, 3, 3_450_000), 3);
+        assert_eq!(next_page(10, 10, 30_000), 40);
+        assert_eq!(next_page(400, 400, 1_200_000), 500);
+        assert_eq!(next_page(10, 0, 100), 1);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_cost_no_answer() {
+        let body = b"{\"items\": [{\"a\": \"\xff\"}, {\"b\": 1}]}".to_vec();
+        let text = lossless_or_marked(body);
+        let page: Page = serde_json::from_str(&text).unwrap();
+        assert_eq!(page.items.unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,306 @@
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig};
+use maroonedpods_common::names;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::policies::PolicyView;
+use crate::record::tests::{POD_UID, record};
+use crate::view::{NodeView, PodView, VmiView};
+
+/// The last second that the API server takes; our types end a day before it.
+const TOO_LATE: &str = "9999-12-31T23:59:59Z";
+
+fn metadata(name: &str) -> Value {
+    json!({"name": name, "namespace": "ns", "uid": POD_UID, "resourceVersion": "7",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {(names::MAROON_LABEL): "true", "app": "web"}, "annotations": {"note": "x".repeat(100)},
+        "managedFields": [{"manager": "m", "operation": "Update", "time": "2026-01-01T00:00:00Z",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}]})
+}
+
+fn pod(name: &str) -> Value {
+    let env: Vec<_> = (0..5)
+        .map(|n| json!({"name": format!("V{n}"), "value": "secret"}))
+        .collect();
+    json!({"metadata": metadata(name),
+        "spec": {"containers": [{"name": "main", "image": "i", "env": env,
+                "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}],
+            "schedulingGates": [{"name": names::GATE}, {"name": "other"}],
+            "nodeSelector": {(names::CLASS_LABEL): "true"},
+            "tolerations": [{"key": "k", "operator": "Exists"}]},
+        "status": {"phase": "Pending",
+            "conditions": [{"type": names::NODE_READY_CONDITION, "status": "False", "reason": "Launching",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            "containerStatuses": [{"name": "main", "restartCount": 1,
+                "state": {"terminated": {"finishedAt": "2026-01-01T00:00:00Z"}}}]}})
+}
+
+fn node(name: &str) -> Value {
+    json!({"metadata": metadata(name), "spec": {"taints": [{"key": "t", "effect": "NoSchedule"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+            "nodeInfo": {"systemUUID": "u", "bootID": "b"}}})
+}
+
+fn vmi(name: &str) -> Value {
+    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": metadata(name),
+        "spec": {"domain": {}}, "status": {"phase": "Running", "nodeName": "host-1",
+            "interfaces": [{"name": "default", "ipAddress": "10.1.2.3"}]}})
+}
+
+fn csr(name: &str) -> Value {
+    json!({"metadata": metadata(name), "spec": {"request": "YQ==", "signerName": "s",
+        "username": format!("{}marooned-{POD_UID}", names::NODE_USER_PREFIX), "groups": ["g"], "usages": ["u"]},
+        "status": {"conditions": [{"type": "Approved", "status": "True"}]}})
+}
+
+fn policy(name: &str) -> Value {
+    json!({"metadata": metadata(name), "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "egress": [{}]}})
+}
+
+fn a_record(name: &str) -> Value {
+    let mut record = serde_json::to_value(record()).unwrap();
+    record["metadata"] = metadata(name);
+    record
+}
+
+fn config(name: &str) -> Value {
+    let spec = serde_json::to_value(crate::settings::tests::spec()).unwrap();
+    json!({"apiVersion": "maroonedpods.io/v1alpha1", "kind": "MaroonedPodsConfig", "metadata": metadata(name), "spec": spec})
+}
+
+fn daemon_set(name: &str) -> Value {
+    json!({"metadata": metadata(name), "spec": {"selector": {}, "template": {"spec": {"containers": []}}}})
+}
+
+fn slice(name: &str) -> Value {
+    json!({"metadata": metadata(name), "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}]})
+}
+
+fn listed<V: View>(items: &[Value]) -> Listed<V> {
+    let mut listed = Listed::default();
+    listed
+        .take_in(&json!({"kind": "List", "metadata": {"resourceVersion": "9"}, "items": items}).to_string())
+        .unwrap();
+    listed
+}
+
+/// What a hostile author may put anywhere.
+fn oddity() -> impl Strategy<Value = Value> {
+    let deep = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+    prop_oneof![
+        Just(json!(TOO_LATE)),
+        Just(json!("-0001-01-01T00:00:00Z")),
+        Just(json!("0000-00-00")),
+        Just(Value::Null),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([null, 1, "a", {"a": []}])),
+        Just(json!(u64::MAX)),
+        Just(json!(-1.5e300)),
+        Just(json!(true)),
+        Just(deep(100)),
+        ".{0,40}".prop_map(|text| json!(text)),
+    ]
+}
+
+/// Puts `odd` in the place of the value to which `path` leads, each step taken modulo what there is to choose from.
+fn put(value: &mut Value, path: &[usize], odd: Value) {
+    let Some((step, rest)) = path.split_first() else {
+        *value = odd;
+        return;
+    };
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            let key = fields.keys().nth(step % fields.len()).unwrap().clone();
+            put(&mut fields[&key], rest, odd);
+        }
+        Value::Array(elements) if !elements.is_empty() => {
+            let at = step % elements.len();
+            put(&mut elements[at], rest, odd);
+        }
+        _ => *value = odd,
+    }
+}
+
+/// Whatever is done to one object: it is read or reported, and its neighbours are as without it.
+fn neighbours_stay<V: View + std::fmt::Debug>(make: fn(&str) -> Value, path: &[usize], odd: Value) {
+    let mut broken = make("broken");
+    put(&mut broken, path, odd);
+    let read = listed::<V>(&[make("before"), broken, make("after")]);
+    assert!(read.items.len() + read.unreadable.len() <= 3);
+    let of = |name: &str| {
+        read.items
+            .iter()
+            .find(|(identity, _)| identity.name == name)
+            .unwrap()
+    };
+    for name in ["before", "after"] {
+        assert_eq!(of(name).1, view_of::<V>(&make(name)).unwrap());
+    }
+    for unreadable in &read.unreadable {
+        assert!(unreadable.error.len() <= 200, "{unreadable}");
+    }
+}
+
+macro_rules! neighbours_stay {
+    ($($name:ident: $view:ty, $make:ident;)*) => {
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(256))]
+            $(
+                #[test]
+                fn $name(path in prop::collection::vec(any::<usize>(), 1..7), odd in oddity()) {
+                    neighbours_stay::<$view>($make, &path, odd);
+                }
+            )*
+        }
+    };
+}
+
+neighbours_stay! {
+    one_pod_costs_no_other: PodView, pod;
+    one_node_costs_no_other: NodeView, node;
+    one_vmi_costs_no_other: VmiView, vmi;
+    one_csr_costs_no_other: CertificateSigningRequest, csr;
+    one_policy_costs_no_other: PolicyView, policy;
+    one_record_costs_no_other: MaroonedNode, a_record;
+    one_configuration_costs_no_other: MaroonedPodsConfig, config;
+    one_daemon_set_costs_no_other: DaemonSet, daemon_set;
+    one_slice_costs_no_other: EndpointSlice, slice;
+}
+
+/// The view of an object whose field at `path` is `value`.
+fn with<V: View>(make: fn(&str) -> Value, path: &str, value: Value) -> V {
+    let mut object = make("odd");
+    *object.pointer_mut(path).unwrap() = value;
+    view_of(&object).unwrap()
+}
+
+#[test]
+fn times_that_nobody_needs_cost_nothing() {
+    let path = "/metadata/managedFields/0/time";
+    assert_eq!(
+        with::<PodView>(pod, path, json!(TOO_LATE)),
+        view_of(&pod("odd")).unwrap()
+    );
+    assert_eq!(
+        with::<NodeView>(node, path, json!(TOO_LATE)),
+        view_of(&node("odd")).unwrap()
+    );
+    assert_eq!(
+        with::<PolicyView>(policy, path, json!(TOO_LATE)),
+        view_of(&policy("odd")).unwrap()
+    );
+    let record = with::<MaroonedNode>(a_record, path, json!(TOO_LATE));
+    assert_eq!(record, view_of(&a_record("odd")).unwrap());
+    let heartbeat = with::<NodeView>(node, "/status/conditions/0/lastHeartbeatTime", json!(TOO_LATE));
+    assert!(heartbeat.ready);
+}
+
+#[test]
+fn a_time_that_is_needed_and_cannot_be_held_is_absent() {
+    let created = with::<PodView>(pod, "/metadata/creationTimestamp", json!(TOO_LATE));
+    assert_eq!(created.created, None);
+    let mut going = pod("odd");
+    going["metadata"]["deletionTimestamp"] = json!(TOO_LATE);
+    assert!(view_of::<PodView>(&going).unwrap().deletion_deadline.is_some());
+}
+
+#[test]
+fn a_status_of_another_shape_costs_all_of_it_but_the_phase() {
+    let mut object = pod("odd");
+    object["status"] = json!({"phase": "Succeeded", "conditions": "none"});
+    let view = view_of::<PodView>(&object).unwrap();
+    assert!(view.terminal && !view.ready && view.gate_index == Some(0));
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_quoted_in_few_words() {
+    let mut odd = pod("odd");
+    odd["spec"]["tolerations"] = json!("x".repeat(1 << 20));
+    let listed = listed::<PodView>(&[pod("well"), odd]);
+    assert_eq!(listed.items.len(), 1);
+    let said = listed.unreadable[0].to_string();
+    assert!(
+        said.starts_with("ns/odd cannot be read: ") && said.len() < 300,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_cache_keeps_what_it_knew_of_what_cannot_be_read() {
+    let cache = Cache::<PodView>::default();
+    let (identity, view) = object::<PodView>(&pod("p").to_string()).unwrap();
+    assert!(cache.apply(&identity, view.clone().unwrap()));
+    assert!(!cache.apply(&identity, view.unwrap()), "nothing changed");
+    cache.fill([], std::slice::from_ref(&identity));
+    let uid = Mark::Uid(POD_UID.to_owned());
+    assert_eq!(cache.marked(&uid).len(), 1);
+    assert_eq!(cache.get("ns", "p").unwrap().version, 7);
+    cache.fill([], &[]);
+    assert!(cache.marked(&uid).is_empty() && cache.get("ns", "p").is_none());
+}
+
+/// Bytes that a view holds on to, generously: its text, each piece of it with room for its keeping.
+fn weight(view: &impl std::fmt::Debug) -> usize {
+    2 * format!("{view:?}").len()
+}
+
+#[test]
+fn a_view_is_small_however_large_its_object() {
+    let many = |number: usize| {
+        (0..number)
+            .map(|n| (format!("k{n}"), json!("v".repeat(40))))
+            .collect::<Map<_, _>>()
+    };
+    let mut large = pod("p");
+    large["metadata"]["labels"] = Value::Object(many(10_000));
+    large["metadata"]["annotations"] = Value::Object(many(5_000));
+    large["metadata"]["name"] = json!("n".repeat(253));
+    large["spec"]["containers"] = (0..200)
+        .map(|n| json!({"name": format!("c{n}"), "image": "i", "env": [{"name": "E", "value": "x".repeat(4_000)}]}))
+        .collect();
+    large["spec"]["schedulingGates"] = (0..3_000)
+        .map(|n| json!({"name": format!("example.test/gate-{n}")}))
+        .collect();
+    large["spec"]["tolerations"] = (0..1_000)
+        .map(|n| json!({"key": format!("k{n}"), "operator": "Exists"}))
+        .collect();
+    large["status"]["conditions"][0]["reason"] = json!("r".repeat(1 << 20));
+    assert!(large.to_string().len() > 1_150_000);
+    let view = view_of::<PodView>(&large).unwrap();
+    assert!(weight(&view) < 8 << 10, "{}", weight(&view));
+    assert_eq!(view.foreign_gates.last().unwrap(), "2990 more");
+
+    let mut said = node("n");
+    said["status"]["nodeInfo"] = json!({"systemUUID": "u".repeat(1 << 20), "bootID": "b".repeat(1 << 20)});
+    let view = view_of::<NodeView>(&said).unwrap();
+    assert!(weight(&view) < 8 << 10);
+    assert_ne!(view.system_uuid, "u");
+
+    let mut asked = csr("c");
+    asked["spec"]["request"] = json!("YWFh".repeat(250_000));
+    asked["spec"]["extra"] = json!({"k": ["v".repeat(100_000)]});
+    let view = view_of::<CertificateSigningRequest>(&asked).unwrap();
+    assert!(weight(&view) < 8 << 10 && view.spec.request.0.is_empty());
+
+    let mut blocked = vmi("v");
+    blocked["status"]["conditions"] =
+        json!([{"type": "PodScheduled", "status": "False", "message": "m".repeat(1 << 20)}]);
+    assert!(weight(&view_of::<VmiView>(&blocked).unwrap()) < 8 << 10);
+}
+
+#[test]
+fn requests_that_are_none_of_ours_are_not_kept() {
+    let mut foreign = csr("f");
+    foreign["spec"]["username"] = json!("system:node:host-1");
+    assert_eq!(view_of::<CertificateSigningRequest>(&foreign), None);
+    foreign["spec"]["username"] = json!("system:bootstrap:abcdef");
+    assert_eq!(view_of::<CertificateSigningRequest>(&foreign), None);
+    foreign["spec"]["groups"] = json!([names::BOOTSTRAP_GROUP]);
+    assert!(view_of::<CertificateSigningRequest>(&foreign).is_some());
+}

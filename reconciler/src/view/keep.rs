@@ -1,0 +1,176 @@
+//! What of pods, Nodes and VMIs is read at all. A field that a view is to show must be named here.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::core::DynamicObject;
+use maroonedpods_common::admission;
+
+use super::{NodeView, PodView, VmiView};
+use crate::read::{Keep, Mark, View};
+
+/// Of metadata what views read.
+const METADATA: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("namespace", Keep::All),
+    ("uid", Keep::All),
+    ("resourceVersion", Keep::All),
+    ("creationTimestamp", Keep::Time),
+    ("deletionTimestamp", Keep::Deadline),
+    ("deletionGracePeriodSeconds", Keep::All),
+    ("finalizers", Keep::All),
+    ("labels", Keep::All),
+    (
+        "annotations",
+        Keep::Fields(&[(admission::MIRROR_ANNOTATION, Keep::All)]),
+    ),
+    ("ownerReferences", Keep::All),
+]);
+
+/// Of conditions what views read.
+const CONDITIONS: Keep = Keep::Each(&Keep::Fields(&[
+    ("type", Keep::All),
+    ("status", Keep::All),
+    ("reason", Keep::All),
+    ("message", Keep::All),
+    ("lastTransitionTime", Keep::Time),
+]));
+
+/// Of a container what its size needs.
+const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[
+    ("name", Keep::All),
+    ("restartPolicy", Keep::All),
+    ("resources", RESOURCES),
+]));
+
+/// Of a volume which claim it is.
+const VOLUMES: Keep = Keep::Each(&Keep::Fields(&[
+    ("name", Keep::All),
+    ("persistentVolumeClaim", Keep::All),
+    ("ephemeral", Keep::Fields(&[])),
+]));
+
+/// Of a container's status whether it has ever run.
+const RUNS: Keep = Keep::Each(&Keep::Fields(&[
+    ("restartCount", Keep::All),
+    (
+        "state",
+        Keep::Fields(&[("running", Keep::Fields(&[])), ("terminated", Keep::Fields(&[]))]),
+    ),
+]));
+
+const RESOURCES: Keep = Keep::Fields(&[("requests", Keep::All), ("limits", Keep::All)]);
+
+impl View for PodView {
+    const KIND: &'static str = "pods";
+    const KEEP: Keep = Keep::Fields(&[
+        ("metadata", METADATA),
+        (
+            "spec",
+            Keep::Fields(&[
+                ("nodeName", Keep::All),
+                ("nodeSelector", Keep::All),
+                ("affinity", Keep::All),
+                ("topologySpreadConstraints", Keep::All),
+                (
+                    "resourceClaims",
+                    Keep::Each(&Keep::Fields(&[("name", Keep::All)])),
+                ),
+                ("volumes", VOLUMES),
+                ("priorityClassName", Keep::All),
+                ("tolerations", Keep::All),
+                ("schedulingGates", Keep::All),
+                ("hostNetwork", Keep::All),
+                ("overhead", Keep::All),
+                ("resources", RESOURCES),
+                ("containers", CONTAINERS),
+                ("initContainers", CONTAINERS),
+            ]),
+        ),
+        (
+            "status",
+            Keep::Fields(&[
+                ("phase", Keep::All),
+                ("reason", Keep::All),
+                ("conditions", CONDITIONS),
+                ("containerStatuses", RUNS),
+                ("initContainerStatuses", RUNS),
+            ]),
+        ),
+    ]);
+    type Object = Pod;
+
+    fn read(pod: Pod) -> Option<Self> {
+        Self::of(&pod)
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        vec![
+            Mark::Uid(self.uid.clone()),
+            Mark::Namespace(self.namespace.clone()),
+        ]
+    }
+}
+
+impl View for NodeView {
+    const KIND: &'static str = "nodes";
+    const KEEP: Keep = Keep::Fields(&[
+        ("metadata", METADATA),
+        ("spec", Keep::Fields(&[("taints", TAINTS)])),
+        (
+            "status",
+            Keep::Fields(&[
+                ("conditions", CONDITIONS),
+                ("addresses", Keep::All),
+                (
+                    "nodeInfo",
+                    Keep::Fields(&[("systemUUID", Keep::All), ("bootID", Keep::All)]),
+                ),
+            ]),
+        ),
+    ]);
+    type Object = Node;
+
+    fn read(node: Node) -> Option<Self> {
+        Self::of(&node)
+    }
+}
+
+/// Position and all, for patches count taints.
+const TAINTS: Keep = Keep::Each(&Keep::Fields(&[
+    ("key", Keep::All),
+    ("value", Keep::All),
+    ("effect", Keep::All),
+    ("timeAdded", Keep::Time),
+]));
+
+impl View for VmiView {
+    const KIND: &'static str = "vmis";
+    const KEEP: Keep = Keep::Fields(&[
+        ("metadata", METADATA),
+        (
+            "status",
+            Keep::Fields(&[
+                ("phase", Keep::All),
+                ("nodeName", Keep::All),
+                ("evacuationNodeName", Keep::All),
+                ("conditions", CONDITIONS),
+                (
+                    "interfaces",
+                    Keep::Each(&Keep::Fields(&[
+                        ("name", Keep::All),
+                        ("ipAddress", Keep::All),
+                        ("ipAddresses", Keep::All),
+                    ])),
+                ),
+            ]),
+        ),
+    ]);
+    type Object = DynamicObject;
+
+    fn read(vmi: DynamicObject) -> Option<Self> {
+        Self::of(&vmi)
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        self.host.clone().map(Mark::Host).into_iter().collect()
+    }
+}
