@@ -241,10 +241,6 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     }
     let log = logged.text();
     assert!(!log.contains(SECRET) && !log.contains("managedFields"), "{log}");
-    assert!(
-        !log.contains("the sweep failed") && !log.contains("a watch failed"),
-        "{log}"
-    );
     world.stop().await.unwrap();
 }
 
