@@ -144,11 +144,12 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
         );
     }
     let node = pod.nodes().get(&pod.node_name()).await.unwrap();
-    namespace.close(&site.admin).await.unwrap();
+    // Now, for events in a namespace that is going are refused to all.
     let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
     let mut refused = plane.audit().unwrap();
     refused.retain(|event| event.user == user && event.is_write() && matches!(event.code, 403 | 422));
     assert!(refused.is_empty(), "an honest kubelet was refused: {refused:#?}");
+    namespace.close(&site.admin).await.unwrap();
     node
 }
 
