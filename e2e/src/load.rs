@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::check::TestNamespace;
-use crate::drafts::{gates, labelled, marooned, ordinary};
+use crate::drafts::{gates, marooned, ordinary};
 
 /// Creates under way at a time. Past it the rate falls, which the tally shows.
 const IN_FLIGHT: u32 = 64;
@@ -53,10 +53,7 @@ impl Load {
         for (label, pod) in [
             (None, marooned("pod")),
             (Some(names::MAROON_TRUE), ordinary("pod")),
-            (
-                Some(names::MAROON_ENFORCED),
-                labelled(ordinary("pod"), names::MAROON_FALSE),
-            ),
+            (Some(names::MAROON_ENFORCED), ordinary("pod")),
         ] {
             let labels: Vec<_> = label
                 .map(|value| (names::MAROON_LABEL, value))

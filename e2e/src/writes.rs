@@ -26,8 +26,7 @@ fn flaw(event: &AuditEvent) -> Option<&'static str> {
     if !event.is_write() {
         return None;
     }
-    // Those of events are sent by kube's recorder, which names none: the API server takes it from the User-Agent.
-    if event.verb != "delete" && event.resource != "events" && event.field_manager != MANAGER {
+    if event.verb != "delete" && event.field_manager != MANAGER {
         return Some("another field manager");
     }
     (!is_conditional(event)).then_some("no precondition")
@@ -41,7 +40,7 @@ fn is_conditional(event: &AuditEvent) -> bool {
         ("create", _) if event.subresource == "eviction" => {
             names(&body["deleteOptions"]["preconditions"], "uid")
         }
-        ("create", _) | ("patch", "customresourcedefinitions" | "events") => true,
+        ("create", _) | ("patch", "customresourcedefinitions") => true,
         ("delete", _) => names(&body["preconditions"], "uid"),
         ("update", _) => names(&body["metadata"], "resourceVersion"),
         ("patch", _) => match body.as_array() {

@@ -1,4 +1,4 @@
-//! Bare pods from manifests that are applied again and again, as people and GitOps tools do.
+//! Bare pods from manifests that are applied again and again, as people and delivery tools do.
 
 #![allow(clippy::unwrap_used)]
 
@@ -48,7 +48,7 @@ impl Manifest {
             self.path.to_str().unwrap(),
         ];
         let said = tenant.world.plane().kubectl(&[command, &file].concat()).await;
-        said.unwrap_or_else(|error| panic!("{error:#}"))
+        said.unwrap()
     }
 
     /// Applies it again, each way that follows on the first, and asks what would change: nothing.
