@@ -76,9 +76,10 @@ pub async fn changes_its_pod(table: &mut Table, guest: &Guest) {
             METADATA,
             json!({"metadata": {"annotations": {"example.com/colour": "blue"}}}),
         ),
+        // Two guards refuse this, and the API server quotes either.
         (
             "give its pod another address to report",
-            METADATA,
+            "denied request: ",
             json!({"metadata": {"annotations": {names::ADDRESS_ANNOTATION: foreign}}}),
         ),
         (
