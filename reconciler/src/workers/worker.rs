@@ -1,0 +1,369 @@
+//! One pass after the other for one pod.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use maroonedpods_common::api::MaroonedNode;
+use tokio::sync::Notify;
+
+use super::{Shared, Workers};
+use crate::act;
+use crate::api::CallError;
+use crate::observe;
+use crate::pace::Pace;
+use crate::places::Waiter;
+use crate::plan::{self, Plan, View, Write};
+use crate::seen::Seen;
+use crate::settings::Settings;
+use crate::sightings::{Outcome, Sightings};
+use crate::turns::Turns;
+
+/// A pass that takes longer is given up and begun again.
+const PASS_DEADLINE: Duration = Duration::from_secs(60);
+/// No worker sleeps longer, whatever the plan says.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
+/// So many failed passes in a row are worth a word on the pod.
+const FAILURES_TO_TELL: u32 = 3;
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The worker of one pod: it observes, plans, acts, and sleeps until something changes.
+pub(super) struct Worker {
+    pub(super) uid: String,
+    /// The pod's namespace, and what it waits for a place as, once they are known; neither ever changes.
+    pub(super) origin: OnceLock<(String, Waiter)>,
+    pub(super) poke: Arc<Notify>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) turns: Arc<Turns>,
+    pub(super) workers: Workers,
+    pub(super) pace: Mutex<Pace>,
+}
+
+/// How a pass ended.
+enum Pass {
+    Done,
+    WaitForPlace,
+    SleepUntil(Option<Timestamp>),
+}
+
+impl Worker {
+    /// Works until nothing is left to do for the pod, ever; its UID.
+    pub(super) async fn run(self) -> String {
+        let mut seen = Seen::default();
+        let mut sightings = Sightings::default();
+        let mut failures = 0;
+        let mut had_record = false;
+        self.poke.notified().await;
+        loop {
+            let pass = {
+                let line = self.turns.line(&self.outlook(&seen, &mut sightings));
+                let namespace = self.origin().map_or("", |(namespace, _)| namespace);
+                let Some(_turn) = line.turn(namespace).await else {
+                    return self.uid;
+                };
+                self.may_need_place();
+                let begun = Instant::now();
+                // Boxed, for a worker mostly sleeps, and what a pass needs is far more than what a sleeper does.
+                let pass = Box::pin(self.pass(&mut seen, &mut sightings, failures));
+                let pass = tokio::time::timeout(PASS_DEADLINE, pass)
+                    .await
+                    .unwrap_or(Err(CallError::Deadline));
+                self.shared.metrics.passed(begun.elapsed());
+                pass
+            };
+            // One look: what goes after it is seen after the next pass.
+            let has_record = self.has_record();
+            if !matches!(pass, Ok(Pass::WaitForPlace)) {
+                self.needs_no_place(had_record && !has_record);
+            }
+            had_record = has_record;
+            match pass {
+                Ok(Pass::Done) => {
+                    if self.retire() {
+                        return self.uid;
+                    }
+                    failures = 0;
+                }
+                Ok(Pass::WaitForPlace) => {
+                    failures = 0;
+                    self.sleep(LONGEST_SLEEP).await;
+                }
+                Ok(Pass::SleepUntil(at)) => {
+                    failures = 0;
+                    self.sleep(at.map_or(LONGEST_SLEEP, until)).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.shared.metrics.failed_pass(&error);
+                    log(&self.uid, &error, failures);
+                    // A failed precondition means that the cache was behind: the next look is a live one.
+                    seen.distrust();
+                    tokio::time::sleep(backoff(failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Until something may have changed, and for `sleep` at most.
+    async fn sleep(&self, sleep: Duration) {
+        let sleep = sleep.min(LONGEST_SLEEP);
+        let _: Result<(), _> = tokio::time::timeout(sleep, self.poke.notified()).await;
+    }
+
+    /// Leaves the table, unless somebody poked since the last look.
+    fn retire(&self) -> bool {
+        let mut pokes = self.workers.lock();
+        // The permit of a poke that came in the meantime is taken here, or kept for the next pass.
+        if futures::FutureExt::now_or_never(self.poke.notified()).is_some() {
+            return false;
+        }
+        pokes.remove(&self.uid);
+        true
+    }
+
+    /// `None` as long as no cache knows the pod.
+    fn origin(&self) -> Option<&(String, Waiter)> {
+        if self.origin.get().is_none() {
+            let (namespace, created) = observe::origin(&self.uid, &self.shared.caches)?;
+            let uid = self.uid.clone();
+            return Some(self.origin.get_or_init(|| (namespace, Waiter { created, uid })));
+        }
+        self.origin.get()
+    }
+
+    fn has_record(&self) -> bool {
+        observe::cached_record(&self.uid, &self.shared.caches).is_some()
+    }
+
+    /// Before a pass: from now on, a place that becomes free is told.
+    fn may_need_place(&self) {
+        let limited = |settings: &Arc<Settings>| settings.spec.limits.vms_per_namespace.is_some();
+        if self.shared.settings.borrow().as_ref().is_some_and(limited)
+            && !self.has_record()
+            && let Some((namespace, waiter)) = self.origin()
+        {
+            self.workers.places().enter(namespace, waiter);
+        }
+    }
+
+    /// After a pass: who does not wait for a place calls the next one, and so does one whose own place is free now.
+    fn needs_no_place(&self, frees_one: bool) {
+        let Some((namespace, waiter)) = self.origin() else {
+            return;
+        };
+        let waited = self.workers.places().leave(namespace, waiter);
+        if waited || frees_one {
+            self.workers.call_next(namespace);
+        }
+    }
+
+    /// What the next pass would write, as far as the caches tell.
+    fn outlook(&self, seen: &Seen, sightings: &mut Sightings) -> Vec<Write> {
+        let settings = self.shared.settings.borrow().clone();
+        let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
+        let view = observe::cached(&self.uid, caches, cluster, settings.as_ref(), seen);
+        view.map(|view| plan::plan(&self.judged(view, sightings), Timestamp::now()).writes)
+            .unwrap_or_default()
+    }
+
+    async fn pass(
+        &self,
+        seen: &mut Seen,
+        sightings: &mut Sightings,
+        failures: u32,
+    ) -> Result<Pass, CallError> {
+        if !*self.shared.provider_ready.borrow() {
+            return self.report_missing_provider(seen).await;
+        }
+        let (plan, record) = match self.decide(seen, sightings).await {
+            // KubeVirt was there and is not any more: what became of its VMs cannot be known.
+            Err(error) if error.is_unserved() => {
+                self.report_missing_provider(seen).await?;
+                return Err(error);
+            }
+            decided => decided?,
+        };
+        let mut held = None;
+        for write in &plan.writes {
+            if let Some(later) = self.too_soon(write) {
+                held = Some(later);
+                continue;
+            }
+            // A new attempt begins with a word on the pod: a lift of the former one that is still on its way finds
+            // the pod changed.
+            if held.is_some() && write.spends() {
+                return Ok(Pass::SleepUntil(held));
+            }
+            let _alone = match write {
+                Write::CreateRecord { at_most: Some(_), .. } => Some(self.shared.admission.lock().await),
+                _ => None,
+            };
+            if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
+                if error.is_unserved() {
+                    self.report_missing_provider(seen).await?;
+                } else if must_be_told(write, &error, failures) {
+                    self.report_refusal(&plan, &error, seen).await?;
+                }
+                if let (Write::CreateVmi { .. }, Some(back), true) =
+                    (write, &plan.take_back, error.is_refusal())
+                {
+                    act::perform(&self.shared.cluster, back, seen).await?;
+                }
+                return Err(error);
+            }
+            tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");
+            self.count(&plan, record.as_deref(), write);
+        }
+        if let Some(pod) = &plan.pod {
+            plan.notes
+                .iter()
+                .for_each(|note| self.shared.events.publish(pod, note));
+        }
+        Ok(if plan.done {
+            Pass::Done
+        } else if plan.waits_for_place {
+            Pass::WaitForPlace
+        } else {
+            Pass::SleepUntil(plan.wake.into_iter().chain(held).min())
+        })
+    }
+
+    /// When a write may be made that was made too often already, for somebody undoes it.
+    fn too_soon(&self, write: &Write) -> Option<Timestamp> {
+        if !write.can_be_provoked() {
+            return None;
+        }
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = pace.take(Instant::now()).err()?;
+        tracing::debug!(
+            pod_uid = self.uid,
+            write = write.kind(),
+            "undone too often, so it waits"
+        );
+        Timestamp::now().checked_add(wait).ok()
+    }
+
+    fn count(&self, plan: &Plan, record: Option<&MaroonedNode>, write: &Write) {
+        self.shared.metrics.written(write, record);
+        let created = plan.pod.as_ref().and_then(|pod| pod.created);
+        if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
+            self.shared
+                .metrics
+                .lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
+        }
+    }
+
+    /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and
+    /// whether the pod's owner must wait.
+    fn judged(&self, view: View, sightings: &mut Sightings) -> View {
+        let uptime = self.shared.uptime();
+        let ages = sightings.see(&view, uptime);
+        let backing_off = view.pod.as_ref().and_then(|pod| {
+            let mut rejections = self
+                .shared
+                .rejections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match sightings.outcome(pod) {
+                Some(Outcome::Ready) => rejections.succeeded(&pod.owner),
+                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.owner, &pod.uid, why, uptime),
+                None => {}
+            }
+            let asks = view.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
+            asks.then(|| rejections.holds(&pod.owner, &pod.uid, uptime))
+                .flatten()
+        });
+        let verdict = self.shared.verdict.borrow();
+        View {
+            hold: verdict.hold(),
+            cluster_dns: verdict.cluster_dns(),
+            ages,
+            backing_off,
+            ..view
+        }
+    }
+
+    async fn report_missing_provider(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+        let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
+        let report = pod.and_then(|pod| plan::provider_missing(&pod));
+        let later = report.as_ref().and_then(|report| self.too_soon(report));
+        if let Some(report) = report.filter(|_| later.is_none()) {
+            act::perform(&self.shared.cluster, &report, seen).await?;
+        }
+        Ok(Pass::SleepUntil(later))
+    }
+
+    /// Rights, quota and policies are for people to mend: the pod says what was refused.
+    async fn report_refusal(&self, plan: &Plan, error: &CallError, seen: &mut Seen) -> Result<(), CallError> {
+        let report = plan
+            .pod
+            .as_ref()
+            .and_then(|pod| plan::refused(pod, &error.to_string()));
+        match report {
+            Some(report) if self.too_soon(&report).is_none() => {
+                act::perform(&self.shared.cluster, &report, seen).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The plan, and the record that it was made from.
+    async fn decide(
+        &self,
+        seen: &mut Seen,
+        sightings: &mut Sightings,
+    ) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
+        let shared = &self.shared;
+        let settings = shared.settings.borrow().clone();
+        let cached = observe::cached(
+            &self.uid,
+            &shared.caches,
+            &shared.cluster,
+            settings.as_ref(),
+            seen,
+        );
+        if let Some(view) = cached.map(|view| self.judged(view, sightings)) {
+            let plan = plan::plan(&view, Timestamp::now());
+            if !plan.needs_live_view() {
+                return Ok((plan, view.record));
+            }
+        }
+        let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
+        seen.clear();
+        let view = self.judged(view, sightings);
+        Ok((plan::plan(&view, Timestamp::now()), view.record))
+    }
+}
+
+/// Whether a failed write keeps the pod waiting for somebody else: it was refused, or fails again and again. A lost
+/// race is neither, and a failed `test` of the lift patch is one.
+fn must_be_told(write: &Write, error: &CallError, failures: u32) -> bool {
+    if error.is_conflict() {
+        return false;
+    }
+    let lasting = error.is_refusal() || error.is_gone() || matches!(error, CallError::Unexpected(_));
+    match write {
+        Write::LiftGate { .. } => error.is_forbidden(),
+        _ => write.spends() && (lasting || failures >= FAILURES_TO_TELL),
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+fn backoff(failures: u32) -> Duration {
+    FIRST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
+        .min(LONGEST_BACKOFF)
+}
+
+/// A lost race is everyday life with two leaders; anything else is worth a warning.
+fn log(pod_uid: &str, error: &CallError, failures: u32) {
+    if error.is_conflict() {
+        tracing::debug!(pod_uid, %error, failures, "precondition failed, looking again");
+    } else {
+        tracing::warn!(pod_uid, %error, failures, "pass failed, will be repeated");
+    }
+}
