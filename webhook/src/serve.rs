@@ -5,7 +5,8 @@
 //! window of each HTTP/2 stream, an HTTP/1 read buffer. All beyond is read only once the ledger has room.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,10 @@ use crate::connections::{Connection, Connections, Place, Told};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long requests in flight may take once nothing new is accepted.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the socket of a connection that was told to go stays open once nothing is left to say on it. A client may
+/// still write before it has read that we go; a socket that is closed by then answers with a reset, which Go's HTTP
+/// client takes for a failed request, where it would have sent it again elsewhere.
+const LINGER: Duration = Duration::from_secs(1);
 /// What a peer may send of one request's body before the ledger is asked, and what is charged for it at once.
 pub const WINDOW: usize = 64 << 10;
 /// What a request costs beside its body: headers, task, answer.
@@ -93,6 +98,17 @@ impl Port {
                 },
             }
         }
+        // Who has connected already is served once more.
+        loop {
+            tokio::select! {
+                biased;
+                Ok((tcp, peer)) = listener.accept() => {
+                    let connection = connections.open(peer.ip());
+                    tasks.spawn(meet(tcp, security.clone(), routes.clone(), builder.clone(), connection));
+                }
+                () = ready(()) => break,
+            }
+        }
         drop(listener);
         connections.drain();
         _ = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
@@ -129,27 +145,34 @@ async fn meet(
 ) {
     // Fails on a connection that is gone already.
     _ = tcp.set_nodelay(true);
-    let config = match security {
-        Security::Plain => return converse(tcp, routes, &builder, connection).await,
-        Security::Tls(config) => config.borrow().clone(),
+    let socket = tcp.as_fd().try_clone_to_owned();
+    let told = match security {
+        Security::Plain => converse(tcp, routes, &builder, &mut connection).await,
+        Security::Tls(config) => {
+            let acceptor = TlsAcceptor::from(config.borrow().clone());
+            let shaken = tokio::select! {
+                shaken = timeout(PATIENCE, acceptor.accept(tcp)) => shaken,
+                () = connection.closed() => return,
+            };
+            let Ok(Ok(tls)) = shaken else { return };
+            converse(tls, routes, &builder, &mut connection).await
+        }
     };
-    let handshake = timeout(PATIENCE, TlsAcceptor::from(config).accept(tcp));
-    let shaken = tokio::select! {
-        shaken = handshake => shaken,
-        _ = connection.told() => return,
-    };
-    if let Ok(Ok(tls)) = shaken {
-        converse(tls, routes, &builder, connection).await;
+    if told == Told::Drain && socket.is_ok() {
+        tokio::select! {
+            () = sleep(LINGER) => {}
+            () = connection.closed() => {}
+        }
     }
 }
 
-/// Speaks HTTP until the peer has gone or must go.
+/// Speaks HTTP until the peer has gone or must go; what it was told.
 async fn converse(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,
     builder: &Builder<TokioExecutor>,
-    mut connection: Connection,
-) {
+    connection: &mut Connection,
+) -> Told {
     let place = connection.place();
     let service = service_fn(move |request| admitted(place.clone(), routes.clone(), request));
     let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
@@ -157,7 +180,7 @@ async fn converse(
     let mut unheard = true;
     let told = loop {
         tokio::select! {
-            _ = http.as_mut() => return,
+            _ = http.as_mut() => return Told::Stay,
             told = connection.told() => break told,
             () = &mut first_request, if unheard => {
                 if !connection.has_begun() {
@@ -168,14 +191,23 @@ async fn converse(
         }
     };
     if told == Told::Close {
-        return;
+        return told;
+    }
+    if !connection.has_begun() {
+        // Its first request may be on its way, and before that no word of HTTP can tell it to go.
+        tokio::select! {
+            _ = http.as_mut() => return told,
+            () = connection.closed() => return Told::Close,
+            () = sleep(LINGER) => {}
+        }
     }
     http.as_mut().graceful_shutdown();
     tokio::select! {
         _ = http.as_mut() => {}
-        () = connection.closed() => {}
+        () = connection.closed() => return Told::Close,
         () = sleep(DRAIN) => {}
     }
+    told
 }
 
 /// Enters a request in the ledger for as long as it, or its answer, is on the way.
