@@ -39,7 +39,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long the socket of a connection that was told to go stays open once nothing is left to say on it. A client may
 /// still write before it has read that we go; a socket that is closed by then answers with a reset, which Go's HTTP
 /// client takes for a failed request, where it would have sent it again elsewhere.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(3);
 /// What a peer may send of one request's body before the ledger is asked, and what is charged for it at once.
 pub const WINDOW: usize = 64 << 10;
 /// What a request costs beside its body: headers, task, answer.
