@@ -5,7 +5,7 @@
 //! window of each HTTP/2 stream, an HTTP/1 read buffer. All beyond is read only once the ledger has room.
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -98,15 +98,17 @@ impl Port {
                 },
             }
         }
-        // Who has connected already is served once more.
+        connections.drain();
+        // Clients that are told to go connect again, and as long as their network has not heard of it, to us.
+        let mut late = pin!(sleep(LINGER));
         loop {
             tokio::select! {
-                biased;
+                () = &mut late => break,
+                Some(_ended) = tasks.join_next() => {}
                 Ok((tcp, peer)) = listener.accept() => {
                     let connection = connections.open(peer.ip());
                     tasks.spawn(meet(tcp, security.clone(), routes.clone(), builder.clone(), connection));
                 }
-                () = ready(()) => break,
             }
         }
         drop(listener);
