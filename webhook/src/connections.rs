@@ -71,6 +71,8 @@ impl Connections {
                 connections: self.clone(),
                 id,
                 begun: Arc::default(),
+                http2: Arc::default(),
+                leaving: Arc::default(),
             },
             tells,
         }
@@ -119,6 +121,16 @@ impl Connection {
         self.place.begun.load(Ordering::Relaxed)
     }
 
+    /// Whether it speaks HTTP/2, as far as is known.
+    pub fn speaks_http2(&self) -> bool {
+        self.place.http2.load(Ordering::Relaxed)
+    }
+
+    /// Its next answer tells the client to close it.
+    pub fn leave(&self) {
+        self.place.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until it is told to drain or to close.
     pub async fn told(&mut self) -> Told {
         self.wait_for(|told| told != Told::Stay).await
@@ -152,9 +164,21 @@ pub struct Place {
     connections: Connections,
     id: Id,
     begun: Arc<AtomicBool>,
+    http2: Arc<AtomicBool>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Place {
+    /// Remembers that it speaks HTTP/2.
+    pub fn note_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether answers tell the client to close the connection.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Enters a request that will hold so many bytes; `None` where there is no room for it.
     pub fn begin(&self, bytes: usize) -> Option<Charge> {
         self.begun.store(true, Ordering::Relaxed);

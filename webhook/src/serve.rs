@@ -14,7 +14,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -195,8 +196,10 @@ async fn converse(
     if told == Told::Close {
         return told;
     }
-    if !connection.has_begun() {
-        // Its first request may be on its way, and before that no word of HTTP can tell it to go.
+    if !connection.speaks_http2() {
+        // HTTP/1 can tell a client to go in an answer alone (RFC 9112, section 9.6). A connection that is closed
+        // between two answers takes the request with it that is on its way.
+        connection.leave();
         tokio::select! {
             _ = http.as_mut() => return told,
             () = connection.closed() => return Told::Close,
@@ -217,6 +220,10 @@ async fn admitted<B>(place: Place, mut routes: Router, request: Request<B>) -> R
 where
     B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
 {
+    let http2 = request.version() == Version::HTTP_2;
+    if http2 {
+        place.note_http2();
+    }
     let size = request.body().size_hint().exact();
     let first = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(WINDOW);
     let Some(charge) = place.begin(OVERHEAD + first.min(WINDOW)).map(Arc::new) else {
@@ -224,7 +231,12 @@ where
     };
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(charge.clone());
-    let response = routes.call(request).await?;
+    let mut response = routes.call(request).await?;
+    if place.is_leaving() && !http2 {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response.map(|body| {
         // Held by the body: a peer that does not read its answer makes us keep it.
         Body::new(body.map_err(move |error| {
