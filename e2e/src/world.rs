@@ -283,6 +283,7 @@ impl Running {
             client_ca: None,
             reload_interval,
             max_connections: 512,
+            idle_timeout: Duration::from_secs(120),
             shutdown_delay: Duration::ZERO,
         })
         .await?;

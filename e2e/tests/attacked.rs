@@ -88,6 +88,7 @@ async fn an_api_server_that_shows_its_certificate_is_served() {
         client_ca: Some(path("clients.crt")),
         reload_interval: LASTS,
         max_connections: 512,
+        idle_timeout: Duration::from_secs(120),
         shutdown_delay: Duration::ZERO,
     })
     .await

@@ -57,6 +57,12 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 
+    /// How long a connection may ask nothing before it is closed. Longer than the API server keeps an idle one (90 s): a
+    /// connection that closes as the next request is sent fails that request
+    #[arg(long, env = "MAROONEDPODS_IDLE_TIMEOUT", default_value = "2m", value_name = "DURATION",
+          value_parser = duration)]
+    pub idle_timeout: Duration,
+
     /// How long to keep serving after SIGTERM, unready, until no endpoint points here any more
     #[arg(long, env = "MAROONEDPODS_SHUTDOWN_DELAY", default_value = "10s", value_name = "DURATION",
           value_parser = duration)]

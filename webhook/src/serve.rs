@@ -32,9 +32,8 @@ use tower::{Service, service_fn};
 
 use crate::connections::{Connection, Connections, Place, Told};
 
-/// How long a connection may take to shake hands (TLS), to begin its first request, to send a request's headers, to
-/// answer a ping: each of them.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may take to shake hands (TLS), and to answer a ping: each of them.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long requests in flight may take once nothing new is accepted.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the socket of a connection that was told to go stays open once nothing is left to say on it. A client may
@@ -69,6 +68,9 @@ pub struct Port {
     pub security: Security,
     pub routes: Router,
     pub connections: Connections,
+    /// How long a connection may take until a request's headers are there, from its beginning or the last answer. An
+    /// HTTP/2 connection must only begin so soon.
+    pub idle_timeout: Duration,
 }
 
 impl Port {
@@ -76,54 +78,52 @@ impl Port {
     ///
     /// Dropping the returned future ends every connection at once.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self {
-            listener,
-            security,
-            routes,
-            connections,
-        } = self;
-        let builder = Arc::new(builder());
+        let builder = Arc::new(builder(self.idle_timeout));
         let mut tasks = JoinSet::new();
+        self.accept_until(stop, &builder, &mut tasks).await;
+        self.connections.drain();
+        // Clients that are told to go connect again, and as long as their network has not heard of it, to us.
+        self.accept_until(sleep(LINGER), &builder, &mut tasks).await;
+        drop(self.listener);
+        self.connections.drain();
+        _ = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    }
+
+    async fn accept_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        builder: &Arc<Builder<TokioExecutor>>,
+        tasks: &mut JoinSet<()>,
+    ) {
         let mut stop = pin!(stop);
         loop {
             tokio::select! {
                 biased;
-                () = &mut stop => break,
+                () = &mut stop => return,
                 Some(_ended) = tasks.join_next() => {}
-                accepted = listener.accept() => match accepted {
+                accepted = self.listener.accept() => match accepted {
                     Ok((tcp, peer)) => {
-                        let connection = connections.open(peer.ip());
-                        tasks.spawn(meet(tcp, security.clone(), routes.clone(), builder.clone(), connection));
+                        let conversation = Conversation {
+                            routes: self.routes.clone(),
+                            builder: builder.clone(),
+                            idle_timeout: self.idle_timeout,
+                            connection: self.connections.open(peer.ip()),
+                        };
+                        tasks.spawn(conversation.meet(tcp, self.security.clone()));
                     }
                     Err(_) => sleep(ACCEPT_AGAIN).await,
                 },
             }
         }
-        connections.drain();
-        // Clients that are told to go connect again, and as long as their network has not heard of it, to us.
-        let mut late = pin!(sleep(LINGER));
-        loop {
-            tokio::select! {
-                () = &mut late => break,
-                Some(_ended) = tasks.join_next() => {}
-                Ok((tcp, peer)) = listener.accept() => {
-                    let connection = connections.open(peer.ip());
-                    tasks.spawn(meet(tcp, security.clone(), routes.clone(), builder.clone(), connection));
-                }
-            }
-        }
-        drop(listener);
-        connections.drain();
-        _ = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(idle_timeout: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(idle_timeout)
         .max_buf_size(WINDOW);
     // A connection's window is never the narrower one: a stream that waits for room must not hold up another that has
     // been given it.
@@ -139,80 +139,80 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn meet(
-    tcp: TcpStream,
-    security: Security,
+/// One connection, and what is said on it.
+struct Conversation {
     routes: Router,
     builder: Arc<Builder<TokioExecutor>>,
-    mut connection: Connection,
-) {
-    // Fails on a connection that is gone already.
-    _ = tcp.set_nodelay(true);
-    let socket = tcp.as_fd().try_clone_to_owned();
-    let told = match security {
-        Security::Plain => converse(tcp, routes, &builder, &mut connection).await,
-        Security::Tls(config) => {
-            let acceptor = TlsAcceptor::from(config.borrow().clone());
-            let shaken = tokio::select! {
-                shaken = timeout(PATIENCE, acceptor.accept(tcp)) => shaken,
-                () = connection.closed() => return,
-            };
-            let Ok(Ok(tls)) = shaken else { return };
-            converse(tls, routes, &builder, &mut connection).await
-        }
-    };
-    if told == Told::Drain && socket.is_ok() {
-        tokio::select! {
-            () = sleep(LINGER) => {}
-            () = connection.closed() => {}
-        }
-    }
+    idle_timeout: Duration,
+    connection: Connection,
 }
 
-/// Speaks HTTP until the peer has gone or must go; what it was told.
-async fn converse(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    routes: Router,
-    builder: &Builder<TokioExecutor>,
-    connection: &mut Connection,
-) -> Told {
-    let place = connection.place();
-    let service = service_fn(move |request| admitted(place.clone(), routes.clone(), request));
-    let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
-    let mut first_request = pin!(sleep(PATIENCE));
-    let mut unheard = true;
-    let told = loop {
-        tokio::select! {
-            _ = http.as_mut() => return Told::Stay,
-            told = connection.told() => break told,
-            () = &mut first_request, if unheard => {
-                if !connection.has_begun() {
-                    break Told::Drain;
-                }
-                unheard = false;
+impl Conversation {
+    async fn meet(mut self, tcp: TcpStream, security: Security) {
+        // Fails on a connection that is gone already.
+        _ = tcp.set_nodelay(true);
+        let socket = tcp.as_fd().try_clone_to_owned();
+        let told = match security {
+            Security::Plain => self.converse(tcp).await,
+            Security::Tls(config) => {
+                let acceptor = TlsAcceptor::from(config.borrow().clone());
+                let shaken = tokio::select! {
+                    shaken = timeout(PATIENCE, acceptor.accept(tcp)) => shaken,
+                    () = self.connection.closed() => return,
+                };
+                let Ok(Ok(tls)) = shaken else { return };
+                self.converse(tls).await
+            }
+        };
+        if told == Told::Drain && socket.is_ok() {
+            tokio::select! {
+                () = sleep(LINGER) => {}
+                () = self.connection.closed() => {}
             }
         }
-    };
-    if told == Told::Close {
-        return told;
     }
-    if !connection.speaks_http2() {
-        // HTTP/1 can tell a client to go in an answer alone (RFC 9112, section 9.6). A connection that is closed
-        // between two answers takes the request with it that is on its way.
-        connection.leave();
-        tokio::select! {
-            _ = http.as_mut() => return told,
-            () = connection.closed() => return Told::Close,
-            () = sleep(LINGER) => {}
+
+    /// Speaks HTTP until the peer has gone or must go; what it was told.
+    async fn converse(&mut self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Told {
+        let (place, routes) = (self.connection.place(), self.routes.clone());
+        let service = service_fn(move |request| admitted(place.clone(), routes.clone(), request));
+        let service = TowerToHyperService::new(service);
+        let mut http = pin!(self.builder.serve_connection(TokioIo::new(io), service));
+        let mut first_request = pin!(sleep(self.idle_timeout));
+        let mut unheard = true;
+        let told = loop {
+            tokio::select! {
+                _ = http.as_mut() => return Told::Stay,
+                told = self.connection.told() => break told,
+                () = &mut first_request, if unheard => {
+                    if !self.connection.has_begun() {
+                        return Told::Close;
+                    }
+                    unheard = false;
+                }
+            }
+        };
+        if told == Told::Close {
+            return told;
         }
+        if !self.connection.speaks_http2() {
+            // HTTP/1 can tell a client to go in an answer alone (RFC 9112, section 9.6). A connection that is closed
+            // between two answers takes the request with it that is on its way.
+            self.connection.leave();
+            tokio::select! {
+                _ = http.as_mut() => return told,
+                () = self.connection.closed() => return Told::Close,
+                () = sleep(LINGER) => {}
+            }
+        }
+        http.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = http.as_mut() => {}
+            () = self.connection.closed() => return Told::Close,
+            () = sleep(DRAIN) => {}
+        }
+        told
     }
-    http.as_mut().graceful_shutdown();
-    tokio::select! {
-        _ = http.as_mut() => {}
-        () = connection.closed() => return Told::Close,
-        () = sleep(DRAIN) => {}
-    }
-    told
 }
 
 /// Enters a request in the ledger for as long as it, or its answer, is on the way.

@@ -76,6 +76,7 @@ impl Server {
             client_ca,
             reload_interval,
             max_connections,
+            idle_timeout,
             shutdown_delay,
         } = args;
         let reloader = Reloader::load(Files {
@@ -96,6 +97,7 @@ impl Server {
             security,
             routes,
             connections: Connections::new(limits, state.metrics().shed_connections()),
+            idle_timeout,
         };
         let tls = Security::Tls(reloader.config());
         let admission = port(listener, tls, router(Arc::clone(&state)), limits);

@@ -163,7 +163,11 @@ async fn an_idle_http_2_connection_is_told_to_go() {
 async fn a_connection_that_stalls_is_closed() {
     let identity = Identity::new();
     let volume = SecretVolume::of(&identity);
-    let webhook = Running::start(volume.args()).await;
+    let webhook = Running::start(Args {
+        idle_timeout: Duration::from_secs(1),
+        ..volume.args()
+    })
+    .await;
     let closed = async |start: &'static str| {
         let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
         stream.write_all(start.as_bytes()).await.unwrap();
@@ -182,6 +186,25 @@ async fn a_connection_that_stalls_is_closed() {
         closed("PRI * HTTP"),
         closed("POST /mutate HTTP/1.1\r\nHost: localhost\r\nA:")
     );
+}
+
+/// The API server sends its next request on a connection that has been idle for up to 90 s: what closes meanwhile takes
+/// the request with it.
+#[tokio::test]
+async fn an_idle_connection_outlives_what_a_handshake_may_take() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+    let unused = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    let mut used = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
+    let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    used.write_all(health).await.unwrap();
+    assert!(used.read(&mut [0; 1024]).await.unwrap() > 0);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    for stream in [unused, used] {
+        let answer = exchange(stream, &post(&written(&creation(&ordinary_pod())))).await;
+        assert!(answer.contains(UID), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -96,6 +96,7 @@ impl SecretVolume {
             client_ca: None,
             reload_interval: Duration::from_millis(10),
             max_connections: 100,
+            idle_timeout: Duration::from_secs(120),
             shutdown_delay: Duration::ZERO,
         }
     }
