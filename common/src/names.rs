@@ -133,6 +133,20 @@ pub fn pod_uid_of(name: &str) -> Option<&str> {
     (is_uid && (suffix.is_empty() || suffix.starts_with('-'))).then_some(uid)
 }
 
+/// Whether a text is a DNS subdomain in lower case (RFC 1123), Kubernetes' rule for most objects' names.
+#[must_use]
+pub fn is_dns_subdomain(name: &str) -> bool {
+    let is_end = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.len() <= 63
+            && bytes.first().copied().is_some_and(is_end)
+            && bytes.last().copied().is_some_and(is_end)
+            && bytes.iter().all(|&c| is_end(c) || c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
 /// How the key of every identity taint ends, whatever the configuration's `taintKey` is.
 pub const IDENTITY_TAINT_SUFFIX: &str = "/dedicated";
 
@@ -155,6 +169,29 @@ mod tests {
         assert_eq!(vmi_name(UID, 2), format!("marooned-{UID}-r2"));
         for name in [node_name(UID), vmi_name(UID, 3), join_secret_name(UID, 2)] {
             assert_eq!(pod_uid_of(&name), Some(UID));
+        }
+    }
+
+    #[test]
+    fn dns_subdomains_are_told_from_others() {
+        let label = "a".repeat(63);
+        for good in ["a", "cluster.local", "4-2.x", &label, &vec![&*label; 3].join(".")] {
+            assert!(is_dns_subdomain(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "a.",
+            "a..b",
+            "A",
+            "-a",
+            "a-",
+            "a_b",
+            "é",
+            &"a".repeat(64),
+            &vec!["a"; 128].join("."),
+        ] {
+            assert!(!is_dns_subdomain(bad), "{bad}");
         }
     }
 

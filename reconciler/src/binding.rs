@@ -11,13 +11,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Taint, Toleration,
-    TopologySpreadConstraint,
+    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
 };
+use maroonedpods_common::names;
 
+use crate::tolerations;
 use crate::view::NodeView;
-
-const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// What a pod asks of its node.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,14 +55,17 @@ impl Demands {
                 .and_then(|a| a.pod_anti_affinity.as_ref())
                 .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
         );
-        let over_hosts = spreads().any(|s| s.topology_key == HOSTNAME)
-            || together.iter().any(|term| term.topology_key == HOSTNAME);
+        let over_hosts = spreads().any(|s| s.topology_key == names::HOSTNAME_LABEL)
+            || together
+                .iter()
+                .any(|term| term.topology_key == names::HOSTNAME_LABEL);
         let elsewhere = together
             .iter()
             .chain(&apart)
-            .any(|term| term.topology_key != HOSTNAME);
-        let judged_by_others = spreads()
-            .any(|s| s.topology_key != HOSTNAME && s.node_affinity_policy.as_deref() == Some("Ignore"));
+            .any(|term| term.topology_key != names::HOSTNAME_LABEL);
+        let judged_by_others = spreads().any(|s| {
+            s.topology_key != names::HOSTNAME_LABEL && s.node_affinity_policy.as_deref() == Some("Ignore")
+        });
         let devices = spec
             .resource_claims
             .as_ref()
@@ -81,7 +83,7 @@ impl Demands {
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             spread_over: spreads()
                 .map(|s| s.topology_key.clone())
-                .filter(|key| key != HOSTNAME)
+                .filter(|key| key != names::HOSTNAME_LABEL)
                 .collect(),
             claims: claims(pod_name, spec),
         })
@@ -98,11 +100,15 @@ impl Demands {
             .terms
             .as_ref()
             .is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, &node.labels)));
+        let covered = |taint| {
+            let mut tolerations = self.tolerations.iter();
+            tolerations.any(|toleration| tolerations::covers(toleration, taint) == Some(true))
+        };
         let tolerated = node
             .taints
             .iter()
             .filter(|taint| taint.effect != "PreferNoSchedule")
-            .all(|taint| self.tolerations.iter().any(|t| tolerates(t, taint)));
+            .all(covered);
         let spread = self.spread_over.iter().all(|key| node.labels.contains_key(key));
         selected && wanted && tolerated && spread
     }
@@ -153,27 +159,6 @@ fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
         "Lt" => compared(std::cmp::Ordering::Less),
         _ => false,
     }
-}
-
-/// Operators of a later Kubernetes than ours tolerate nothing here: the pod is then left to its scheduler.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration
-        .effect
-        .as_deref()
-        .is_none_or(|effect| effect.is_empty() || effect == taint.effect);
-    let key = toleration
-        .key
-        .as_deref()
-        .is_none_or(|key| key.is_empty() || key == taint.key);
-    let value =
-        || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
-    effect
-        && key
-        && match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            None | Some("" | "Equal") => toleration.key.is_some() && value(),
-            Some(_) => false,
-        }
 }
 
 #[cfg(test)]

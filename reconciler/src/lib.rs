@@ -48,6 +48,7 @@ pub mod workers;
 mod pace;
 mod params;
 mod run;
+mod tolerations;
 
 pub use args::Args;
 pub use run::{Error, Reconciler, run};

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use jiff::SignedDuration;
 use maroonedpods_common::api::{Join, MaroonedPodsConfigSpec};
-use maroonedpods_common::quantity;
+use maroonedpods_common::{names, quantity};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -102,24 +102,11 @@ fn check_join(join: &Join) -> Result<(), SettingsError> {
     {
         return Err(SettingsError::ClusterDns(dns.clone()));
     }
-    if is_domain(&join.cluster_domain) {
+    if names::is_dns_subdomain(&join.cluster_domain) {
         Ok(())
     } else {
         Err(SettingsError::ClusterDomain(join.cluster_domain.clone()))
     }
-}
-
-/// As the guest judges it, which would not join otherwise.
-fn is_domain(name: &str) -> bool {
-    let is_end = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.len() <= 63
-            && bytes.first().copied().is_some_and(is_end)
-            && bytes.last().copied().is_some_and(is_end)
-            && bytes.iter().all(|&c| is_end(c) || c == b'-')
-    };
-    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn duration(field: &'static str, value: &str) -> Result<SignedDuration, SettingsError> {

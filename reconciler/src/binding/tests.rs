@@ -20,7 +20,7 @@ fn spread(key: &str, more: &Value) -> Value {
 }
 
 fn over_hosts() -> Value {
-    json!({"topologySpreadConstraints": [spread(HOSTNAME, &json!({}))]})
+    json!({"topologySpreadConstraints": [spread(names::HOSTNAME_LABEL, &json!({}))]})
 }
 
 fn affinity(kind: &str, key: &str) -> Value {
@@ -51,21 +51,24 @@ fn met(demands: Option<Demands>) -> bool {
 
 #[test]
 fn only_what_the_scheduler_refuses_for_want_of_the_label_is_ours() {
-    let soft = spread(HOSTNAME, &json!({"whenUnsatisfiable": "ScheduleAnyway"}));
+    let soft = spread(
+        names::HOSTNAME_LABEL,
+        &json!({"whenUnsatisfiable": "ScheduleAnyway"}),
+    );
     for theirs in [
         json!({}),
         json!({"topologySpreadConstraints": [soft]}),
         json!({"topologySpreadConstraints": [spread("topology.kubernetes.io/zone", &json!({}))]}),
-        affinity("podAntiAffinity", HOSTNAME),
+        affinity("podAntiAffinity", names::HOSTNAME_LABEL),
         affinity("podAffinity", "topology.kubernetes.io/zone"),
         json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 1, "podAffinityTerm": {"topologyKey": HOSTNAME}}]}}}),
+            {"weight": 1, "podAffinityTerm": {"topologyKey": names::HOSTNAME_LABEL}}]}}}),
     ] {
         assert!(of(&theirs).is_none(), "{theirs}");
     }
     assert!(of(&over_hosts()).is_some());
-    assert!(of(&affinity("podAffinity", HOSTNAME)).is_some());
-    assert!(with(&affinity("podAntiAffinity", HOSTNAME)).is_some());
+    assert!(of(&affinity("podAffinity", names::HOSTNAME_LABEL)).is_some());
+    assert!(with(&affinity("podAntiAffinity", names::HOSTNAME_LABEL)).is_some());
 }
 
 #[test]
@@ -75,7 +78,7 @@ fn what_needs_a_look_at_all_pods_is_the_schedulers() {
     for theirs in [
         affinity("podAntiAffinity", zone),
         affinity("podAffinity", zone),
-        json!({"topologySpreadConstraints": [spread(HOSTNAME, &json!({})), ignoring]}),
+        json!({"topologySpreadConstraints": [spread(names::HOSTNAME_LABEL, &json!({})), ignoring]}),
         json!({"resourceClaims": [{"name": "gpu"}]}),
     ] {
         assert!(with(&theirs).is_none(), "{theirs}");
@@ -85,7 +88,9 @@ fn what_needs_a_look_at_all_pods_is_the_schedulers() {
 #[test]
 fn a_spread_over_zones_too_needs_a_node_that_has_one() {
     let over = |key: &str| {
-        of(&json!({"topologySpreadConstraints": [spread(HOSTNAME, &json!({})), spread(key, &json!({}))]}))
+        of(
+            &json!({"topologySpreadConstraints": [spread(names::HOSTNAME_LABEL, &json!({})), spread(key, &json!({}))]}),
+        )
     };
     assert!(met(over("topology.kubernetes.io/zone")));
     assert!(!met(over("rack")));

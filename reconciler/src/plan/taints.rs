@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 use maroonedpods_common::names;
 
 use super::Context;
-use crate::node;
 use crate::view::{NodeView, PodView};
+use crate::{node, tolerations};
 
 /// The taints that must go before the pod may come, as people write them.
 ///
@@ -28,28 +28,14 @@ pub(super) fn in_the_way(c: &Context, pod: &PodView, node: &NodeView) -> Vec<Str
 
 /// By the first toleration that matches, as the taint manager does.
 fn keeps_off(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    let tolerated = tolerations.iter().find(|toleration| tolerates(toleration, taint));
+    // What only a later Kubernetes can judge is its scheduler's to say.
+    let covers = |toleration: &&Toleration| tolerations::covers(toleration, taint) != Some(false);
+    let tolerated = tolerations.iter().find(covers);
     match taint.effect.as_str() {
         "NoSchedule" => tolerated.is_none(),
         "NoExecute" => tolerated.is_none_or(|toleration| toleration.toleration_seconds.is_some()),
         _ => false,
     }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let any_or = |wanted: &Option<String>, found: &str| {
-        wanted
-            .as_deref()
-            .is_none_or(|wanted| wanted.is_empty() || wanted == found)
-    };
-    let fits = match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => {
-            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        // "Exists", or one that compares numbers: whether that holds is the scheduler's to say.
-        Some(_) => true,
-    };
-    any_or(&toleration.effect, &taint.effect) && any_or(&toleration.key, &taint.key) && fits
 }
 
 #[cfg(test)]

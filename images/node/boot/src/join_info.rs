@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail, ensure};
 use http::Uri;
 use maroonedpods_common::join_info::JoinInfo;
+use maroonedpods_common::names;
 use x509_parser::parse_x509_certificate;
 
 /// The kernel's limit for a host's name.
@@ -39,12 +40,12 @@ fn check(info: &JoinInfo) -> Result<()> {
         info.pod_uid
     );
     ensure!(
-        is_dns_name(&info.taint_key),
+        names::is_dns_subdomain(&info.taint_key),
         "taint_key {:?} is no DNS name",
         info.taint_key
     );
     ensure!(
-        is_dns_name(&info.node_name) && info.node_name.len() <= LONGEST_HOST_NAME,
+        names::is_dns_subdomain(&info.node_name) && info.node_name.len() <= LONGEST_HOST_NAME,
         "node_name {:?} is no DNS name of at most {LONGEST_HOST_NAME} characters",
         info.node_name
     );
@@ -56,7 +57,7 @@ fn check(info: &JoinInfo) -> Result<()> {
         );
     }
     ensure!(
-        is_dns_name(&info.cluster_domain),
+        names::is_dns_subdomain(&info.cluster_domain),
         "cluster_domain {:?} is no DNS name",
         info.cluster_domain
     );
@@ -88,7 +89,7 @@ fn check_server(url: &str) -> Result<()> {
     let host = authority.host();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     ensure!(
-        is_dns_name(host) || address.is_some_and(|address| address.parse::<IpAddr>().is_ok()),
+        names::is_dns_subdomain(host) || address.is_some_and(|address| address.parse::<IpAddr>().is_ok()),
         "{host:?} is no host"
     );
     // What follows the host is a port that the parser of URLs does not look at.
@@ -122,20 +123,7 @@ fn is_bootstrap_token(token: &str) -> bool {
 }
 
 fn is_label_value(value: &str) -> bool {
-    value.len() <= LONGEST_LABEL_VALUE && is_dns_name(value)
-}
-
-/// Kubernetes' rule for objects' names: a DNS subdomain in lower case.
-fn is_dns_name(name: &str) -> bool {
-    let is_end = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.len() <= 63
-            && bytes.first().copied().is_some_and(is_end)
-            && bytes.last().copied().is_some_and(is_end)
-            && bytes.iter().all(|&c| is_end(c) || c == b'-')
-    };
-    name.len() <= 253 && name.split('.').all(is_label)
+    value.len() <= LONGEST_LABEL_VALUE && names::is_dns_subdomain(value)
 }
 
 #[cfg(test)]
