@@ -150,13 +150,14 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
             .await
             .unwrap();
     }
-    eventually("pods without a gate", RETRIED, || async {
+    let ordinary = eventually("pods without a gate", RETRIED, || async {
         let pods = pods.list(&ListParams::default()).await?.items;
         let ordinary = pods.iter().filter(|pod| gates(pod).is_empty());
         Ok((pods.len() == REPLICAS && ordinary.count() == REPLICAS).then_some(()))
-    })
-    .await
-    .unwrap();
+    });
+    if let Err(error) = ordinary.await {
+        panic!("{error:#}\n{}", site.pods(&namespace.name).await);
+    }
     let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()

@@ -145,16 +145,16 @@ impl<'a> Site<'a> {
         arguments.extend(more);
         match self.helm(&arguments).await {
             Ok(notes) => notes,
-            Err(error) => panic!("{error:#}\n{}", self.pods().await),
+            Err(error) => panic!("{error:#}\n{}", self.pods(SYSTEM_NAMESPACE).await),
         }
     }
 
-    /// What administrators would look at when an installation hangs.
-    async fn pods(&self) -> String {
+    /// What administrators would look at when a namespace's pods are not as they should be.
+    pub async fn pods(&self, namespace: &str) -> String {
         let plane = self.cluster.plane();
         let mut seen = String::new();
         for arguments in [
-            ["get", "pods", "--output", "wide"].as_slice(),
+            ["get", "pods,replicasets", "--output", "wide"].as_slice(),
             &["get", "events"],
             &[
                 "logs",
@@ -163,7 +163,7 @@ impl<'a> Site<'a> {
                 "--prefix",
             ],
         ] {
-            let arguments = [&["--namespace", SYSTEM_NAMESPACE], arguments].concat();
+            let arguments = [&["--namespace", namespace], arguments].concat();
             match plane.kubectl(&arguments).await {
                 Ok(text) => seen += &text,
                 Err(error) => seen += &error.to_string(),
