@@ -17,8 +17,9 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ClusterResourceScope, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, nothing_left};
+use maroonedpods_e2e::check::{accepts, becomes, eventually, nothing_left, rejects};
 use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, runs, spec, with_spec};
+use maroonedpods_e2e::in_force::policies_in_force;
 use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, apply, kind, render};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
@@ -261,6 +262,103 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
     let reconciler = world.reconciler(false).await.unwrap();
     let (is_clean, said) = run(&world, false, SOON).await;
     assert!(is_clean, "{said}");
+    tenant.leaves().await.unwrap();
+    reconciler.stop().await.unwrap();
+    world.stop().await.unwrap();
+}
+
+/// Somebody else's finalizer and somebody else's policy hold their own pods, and nothing beside. A pod without a node
+/// that only a finalizer holds is ended by Kubernetes' own collector of pods.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_hold_holds_up_nothing_else() {
+    let world = world().await;
+    let reconciler = world.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&world, None).await.unwrap();
+    let admin = tenant.admin.clone();
+    let mut waits = spec();
+    waits["schedulingGates"] = json!([{"name": "example.org/quota"}]);
+    let mut held = labelled(with_spec("held", waits), names::MAROON_TRUE);
+    held.finalizers_mut().push("example.org/hold".to_owned());
+    tenant.creates(&held).await.unwrap();
+    // Listed before the one that nobody protects.
+    for name in ["a-protected", "free"] {
+        tenant.creates(&marooned(name)).await.unwrap();
+    }
+    for name in ["a-protected", "free"] {
+        tenant.sees_running(name).await.unwrap();
+    }
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(admin.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(admin.clone());
+    let (policy, binding) = protection("a-protected");
+    let (policy, binding) = (
+        accepts(&policies, &policy).await.unwrap(),
+        accepts(&bindings, &binding).await.unwrap(),
+    );
+    policies_in_force(&admin).await.unwrap();
+
+    let (is_clean, said) = run(&world, true, SOON).await;
+    assert!(!is_clean, "{said}");
+    let reason = format!(
+        "{}/a-protected (Running); cannot be deleted: ",
+        tenant.namespace()
+    );
+    assert!(said.contains(&reason), "{reason} is not in\n{said}");
+    assert!(tenant.pods.get_opt("free").await.unwrap().is_none());
+
+    let now = DeleteParams::default();
+    bindings.delete(&binding.name_any(), &now).await.unwrap();
+    policies.delete(&policy.name_any(), &now).await.unwrap();
+    policies_in_force(&admin).await.unwrap();
+    let (is_clean, said) = run(&world, true, SOON * 2).await;
+    assert!(is_clean, "{said}");
+    assert_eq!(nothing_left(&admin).await.unwrap(), [""; 0]);
+
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    tenant
+        .pods
+        .patch("held", &PatchParams::default(), &free)
+        .await
+        .unwrap();
+    tenant.leaves().await.unwrap();
+    reconciler.stop().await.unwrap();
+    world.stop().await.unwrap();
+}
+
+/// A policy that lets nobody delete the pod of this name.
+fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding) {
+    let name = "e2e-protection";
+    let policy = json!({
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+                "operations": ["DELETE"], "resources": ["pods"], "resourceNames": [pod]}]},
+            "validations": [{"expression": "false", "message": "protected"}],
+        },
+    });
+    let binding = json!({
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    (
+        serde_json::from_value(policy).unwrap(),
+        serde_json::from_value(binding).unwrap(),
+    )
+}
+
+/// A pod that is born as the uninstallation ends is gated by nobody: the reconciler goes next.
+#[tokio::test(flavor = "multi_thread")]
+async fn gating_ends_before_the_reconciler_does() {
+    let world = world().await;
+    let reconciler = world.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&world, None).await.unwrap();
+    let (is_clean, said) = run(&world, false, SOON).await;
+    assert!(is_clean, "{said}");
+    let message = rejects(&tenant.pods, &marooned("late")).await.unwrap();
+    assert!(
+        message.contains("the webhook did not prepare the pod"),
+        "{message}"
+    );
+    assert_eq!(nothing_left(&tenant.admin).await.unwrap(), [""; 0]);
     tenant.leaves().await.unwrap();
     reconciler.stop().await.unwrap();
     world.stop().await.unwrap();

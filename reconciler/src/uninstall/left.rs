@@ -24,6 +24,8 @@ pub(super) struct PodLeft {
     pub uid: String,
     pub phase: String,
     pub deleting: bool,
+    /// Why it could not be deleted.
+    pub kept: Option<String>,
 }
 
 impl PodLeft {
@@ -56,6 +58,7 @@ impl PodLeft {
                 text::value(&phase).into_owned()
             },
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            kept: None,
         })
     }
 
@@ -68,12 +71,21 @@ impl PodLeft {
             uid: identity.uid,
             phase: "cannot be read".to_owned(),
             deleting: false,
+            kept: None,
         }
     }
 
     fn line(&self) -> String {
         let deleting = if self.deleting { ", being deleted" } else { "" };
-        format!("  {}/{} ({}{deleting})", self.namespace, self.name, self.phase)
+        let kept = self
+            .kept
+            .as_ref()
+            .map(|why| format!("; cannot be deleted: {why}"));
+        let kept = kept.unwrap_or_default();
+        format!(
+            "  {}/{} ({}{deleting}){kept}",
+            self.namespace, self.name, self.phase
+        )
     }
 }
 
@@ -151,14 +163,20 @@ impl Left {
         self.pods.is_empty() && self.records.is_empty()
     }
 
-    /// Why nothing is done without force.
-    pub(super) fn refusal(&self, namespace: &str) -> String {
+    /// Why nothing is done without force. `ungated` says that the webhook's configuration is deleted already.
+    pub(super) fn refusal(&self, namespace: &str, ungated: bool) -> String {
+        let ungated = if ungated {
+            " These pods came while the webhook's configuration was being deleted, and no pod can opt in until it is \
+             back: to stay, `helm rollback` brings it."
+        } else {
+            ""
+        };
         format!(
             "refused: {} would lose their virtual machines:\n{}\nDelete them first, and what creates them. Or force \
              it, and uninstall again: `maroonedpods-reconciler uninstall --force`; with helm, `kubectl -n {namespace} \
              patch configmap maroonedpods-uninstall --type merge -p '{{\"data\":{{\"force\":\"true\"}}}}'`. Force \
              deletes these pods, in all namespaces, with their own grace period; a PodDisruptionBudget does not \
-             protect them.",
+             protect them.{ungated}",
             count(self.pods.len(), "marooned pod"),
             listed(self.pods.iter().map(PodLeft::line), NAMED),
         )
@@ -185,7 +203,9 @@ impl Left {
     }
 
     fn who_moves_it(&self) -> &'static str {
-        if self.records.is_empty() {
+        if self.pods.iter().any(|pod| pod.kept.is_some()) {
+            "Some pods cannot be deleted, and the reasons stand behind their names: remove what forbids it."
+        } else if self.records.is_empty() {
             "These pods end within their own grace period: `kubectl describe` one to see what holds it."
         } else {
             "The reconciler releases MaroonedNodes, each when its VM is proven gone: does it run (deployment \
@@ -244,7 +264,7 @@ impl Progress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::{Value, json};
 
@@ -256,13 +276,14 @@ mod tests {
         .unwrap()
     }
 
-    fn pods(number: usize) -> Left {
+    pub(in super::super) fn pods(number: usize) -> Left {
         let pod = |n| PodLeft {
             namespace: "ns".to_owned(),
             name: format!("web-{n}"),
             uid: format!("u{n}"),
             phase: "Running".to_owned(),
             deleting: false,
+            kept: None,
         };
         Left {
             pods: (0..number).map(pod).collect(),
@@ -270,7 +291,7 @@ mod tests {
         }
     }
 
-    fn record() -> Left {
+    pub(in super::super) fn record() -> Left {
         Left {
             records: vec![RecordLeft {
                 name: "marooned-u".to_owned(),
@@ -296,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_refusal_lists_fifty_and_counts_all() {
-        let text = pods(53).refusal("maroonedpods-system");
+        let text = pods(53).refusal("maroonedpods-system", false);
         assert!(
             text.contains("53 marooned pods") && text.contains("and 3 more"),
             "{text}"
@@ -309,6 +330,15 @@ mod tests {
             text.contains("--force") && text.contains("kubectl -n maroonedpods-system patch configmap"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_deleted_says_why() {
+        let mut left = pods(1);
+        left.pods[0].kept = Some("policy x: protected".to_owned());
+        let text = left.given_up(Duration::from_secs(60));
+        assert!(text.contains("cannot be deleted: policy x: protected"), "{text}");
+        assert!(text.contains("remove what forbids it"), "{text}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `uninstall`: everything of ours goes while there is still somebody who can take it away.
 //!
 //! Guarantees: without force, nothing is changed while marooned pods exist; pods are deleted by UID, with their own
-//! grace period; it ends, at the latest a moment after its timeout, and says what is left. The running reconciler
-//! releases VMs, Nodes and Secrets; this only waits until no record is left, for a record goes last, and whatever
-//! was forgotten carries an owner reference to it.
+//! grace period; it ends, at the latest a moment after its timeout, and says what is left. It says that nothing is left
+//! only once no pod is gated any more: the webhook's configuration is deleted, and every API server has heard of it. A
+//! pod that is gated after the reconciler is gone would wait for ever, and its record, its VM and their CRD with it. The
+//! running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for a record goes last,
+//! and whatever was forgotten carries an owner reference to it.
 //! Caveat: what controllers create after the webhook's configuration is gone is not marooned. Guards refuse such pods
 //! for as long as they stand; afterwards they run as ordinary pods.
 
@@ -29,9 +31,37 @@ use left::{Left, PodLeft, Progress, RecordLeft};
 const WEBHOOK: &str = "maroonedpods";
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long pods may be gated after the webhook's configuration is deleted: by creates under way, which wait for the
+/// webhook for its timeout of 5 s, and by API servers that have not heard of it.
+const GATED_FOR: Duration = Duration::from_secs(10);
 
-/// Waits until nothing of ours is left, and `say`s how far that is. With force, deletes the webhook's configuration
-/// and then every marooned pod first. True when nothing is left, false when it was refused or took too long.
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Marooned pods exist, and nobody said that they may be ended.
+    Refuse,
+    /// The webhook's configuration goes.
+    StopGating,
+    /// Another look, with force after whatever is there has been deleted.
+    Wait,
+    /// Nothing is left.
+    End,
+}
+
+/// `ungated_for` is how long the webhook's configuration has been deleted.
+fn next(left: &Left, force: bool, ungated_for: Option<Duration>) -> Next {
+    match ungated_for {
+        _ if !force && !left.pods.is_empty() => Next::Refuse,
+        // With force first, so that nothing new is gated while the old goes.
+        None if force || left.is_empty() => Next::StopGating,
+        Some(ungated_for) if left.is_empty() && ungated_for >= GATED_FOR => Next::End,
+        _ => Next::Wait,
+    }
+}
+
+/// Waits until nothing of ours is left, and `say`s how far that is. Deletes the webhook's configuration once no marooned
+/// pod is left; with force at once, and then every marooned pod. True when nothing is left, false when it was refused or
+/// took too long.
 ///
 /// # Errors
 /// A right is missing, or the API server could not be reached at the end of the time.
@@ -41,23 +71,19 @@ pub async fn uninstall(
     say: impl Fn(&str),
 ) -> Result<bool, CallError> {
     let start = Instant::now();
-    if args.force {
-        // First, so that nothing new is gated: a pod gated after we are gone would wait for ever.
-        stop_gating(cluster).await?;
-        say("the webhook's configuration is deleted: no pod is gated from here on");
-    }
+    let mut ungated_since = None;
     let mut progress = Progress::default();
     loop {
-        match step(cluster, args.force).await {
-            Ok(left) if left.is_empty() => {
+        match step(cluster, args.force, &mut ungated_since, &say).await {
+            Ok((Next::End, _)) => {
                 say("nothing of MaroonedPods is left");
                 return Ok(true);
             }
-            Ok(left) if !args.force && !left.pods.is_empty() => {
-                say(&left.refusal(&args.namespace));
+            Ok((Next::Refuse, left)) => {
+                say(&left.refusal(&args.namespace, ungated_since.is_some()));
                 return Ok(false);
             }
-            Ok(left) => {
+            Ok((Next::StopGating | Next::Wait, left)) if !left.is_empty() => {
                 if let Some(line) = progress.line(&left, start.elapsed()) {
                     say(&line);
                 }
@@ -66,10 +92,44 @@ pub async fn uninstall(
                     return Ok(false);
                 }
             }
+            Ok(_) => {}
             Err(error) if error.is_refusal() || start.elapsed() >= args.timeout => return Err(error),
             Err(error) => say(&format!("{error}; will try again")),
         }
         sleep(PERIOD).await;
+    }
+}
+
+/// Looks, and does what comes next.
+async fn step(
+    cluster: &Cluster,
+    force: bool,
+    ungated_since: &mut Option<Instant>,
+    say: &impl Fn(&str),
+) -> Result<(Next, Left), CallError> {
+    let mut left = look(cluster).await?;
+    let next = next(&left, force, ungated_since.map(|since| since.elapsed()));
+    match next {
+        Next::StopGating => {
+            stop_gating(cluster).await?;
+            *ungated_since = Some(Instant::now());
+            say(&format!(
+                "the webhook's configuration is deleted; within {} s no pod is gated any more",
+                GATED_FOR.as_secs()
+            ));
+        }
+        Next::Wait if force => delete_pods(cluster, &mut left).await,
+        Next::Wait | Next::Refuse | Next::End => {}
+    }
+    Ok((next, left))
+}
+
+/// Deletes the pods that nobody has deleted yet. One that somebody's policy keeps does not keep the others.
+async fn delete_pods(cluster: &Cluster, left: &mut Left) {
+    for pod in left.pods.iter_mut().filter(|pod| !pod.deleting) {
+        let pods = cluster.within::<Pod>(&pod.namespace);
+        let deleted = act::delete(&pods, &pod.name, &pod.uid).await;
+        pod.kept = deleted.err().map(|error| error.to_string());
     }
 }
 
@@ -80,15 +140,6 @@ async fn stop_gating(cluster: &Cluster) -> Result<(), CallError> {
         Some(uid) => act::delete(&webhooks, WEBHOOK, &uid).await,
         None => Ok(()),
     }
-}
-
-/// Looks, and with force deletes the pods that nobody has deleted yet.
-async fn step(cluster: &Cluster, force: bool) -> Result<Left, CallError> {
-    let left = look(cluster).await?;
-    for pod in left.pods.iter().filter(|pod| force && !pod.deleting) {
-        act::delete(&cluster.within::<Pod>(&pod.namespace), &pod.name, &pod.uid).await?;
-    }
-    Ok(left)
 }
 
 async fn look(cluster: &Cluster) -> Result<Left, CallError> {
@@ -116,4 +167,39 @@ async fn look(cluster: &Cluster) -> Result<Left, CallError> {
             .collect(),
         records,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_only_once_nothing_is_gated() {
+        let seconds = Duration::from_secs;
+        let nothing = Left::default();
+        let pods = left::tests::pods(1);
+        let records = left::tests::record();
+        for (left, force, ungated_for, expected) in [
+            (&pods, false, None, Next::Refuse),
+            // It came as the configuration went.
+            (&pods, false, Some(seconds(3)), Next::Refuse),
+            (&pods, true, None, Next::StopGating),
+            (&pods, true, Some(seconds(60)), Next::Wait),
+            (&records, false, None, Next::Wait),
+            (&records, true, None, Next::StopGating),
+            (&records, false, Some(seconds(60)), Next::Wait),
+            (&nothing, false, None, Next::StopGating),
+            (&nothing, true, None, Next::StopGating),
+            (&nothing, false, Some(seconds(9)), Next::Wait),
+            (&nothing, true, Some(seconds(9)), Next::Wait),
+            (&nothing, false, Some(seconds(10)), Next::End),
+            (&nothing, true, Some(seconds(10)), Next::End),
+        ] {
+            assert_eq!(
+                next(left, force, ungated_for),
+                expected,
+                "{left:?} {force} {ungated_for:?}"
+            );
+        }
+    }
 }

@@ -1,4 +1,5 @@
-{{- /* What puts a policy in force. Takes (dict "root" $ "name" "maroonedpods-binding"). */ -}}
+{{- /* What puts a policy in force. Takes (dict "root" $ "name" "maroonedpods-binding"), and "keep" for a policy that
+outlives the release. */ -}}
 {{- define "maroonedpods.guardBinding" -}}
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -6,6 +7,10 @@ metadata:
   name: {{ .name }}
   labels:
     {{- include "maroonedpods.labels" (dict "root" .root) | nindent 4 }}
+  {{- if .keep }}
+  annotations:
+    helm.sh/resource-policy: keep
+  {{- end }}
 spec:
   policyName: {{ .name }}
   validationActions: {{ splitList "," .root.Values.guards.mode | toJson }}
