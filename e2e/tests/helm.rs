@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
@@ -175,7 +177,19 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     let namespaces: Api<Namespace> = Api::all(site.admin.clone());
     let vms = namespaces.get(names::VM_NAMESPACE).await.unwrap();
     assert!(vms.metadata.deletion_timestamp.is_none());
+    // Guests' certificates outlive the release: what they may do stays guarded, and is no obstacle to the next release.
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(site.admin.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(site.admin.clone());
+    let kept = ["maroonedpods-guest-certificates", "maroonedpods-guest-node"];
+    let all = ListParams::default();
+    assert_eq!(names_of(policies.list(&all).await.unwrap()), kept);
+    assert_eq!(names_of(bindings.list(&all).await.unwrap()), kept);
+    site.release("install", &[]).await.unwrap();
     site.plane.stop().await.unwrap();
+}
+
+fn names_of<K: ResourceExt + Clone>(list: ObjectList<K>) -> Vec<String> {
+    list.iter().map(ResourceExt::name_any).collect()
 }
 
 /// The notes promise both ways out; helm's own records decide whether they exist.

@@ -19,7 +19,7 @@ use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{accepts, becomes, eventually, nothing_left, rejects};
 use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, runs, spec, with_spec};
-use maroonedpods_e2e::in_force::policies_in_force;
+use maroonedpods_e2e::in_force::{policies_in_force, retry_pods};
 use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, apply, kind, render};
 use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
@@ -206,8 +206,8 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
     // The user's controllers work on, with ordinary pods.
     let ordinary = |pod: &Pod| gates(pod).is_empty() && !has_our_selector(pod);
     let web = |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == "web");
-    // Guards that stood refused their pods, and made them patient.
-    eventually("the ordinary pods of web and report", SOON * 4, || async {
+    retry_pods(&admin, tenant.namespace()).await.unwrap();
+    eventually("the ordinary pods of web and report", SOON, || async {
         let pods = tenant.pods.list(&ListParams::default()).await?.items;
         let up = pods.iter().filter(|pod| ordinary(pod) && phase(pod) == "Running");
         let (web, report): (Vec<_>, Vec<_>) = up.partition(|pod| web(pod));
