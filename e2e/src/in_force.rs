@@ -58,7 +58,7 @@ pub async fn policies_in_force(admin: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Has the ReplicaSets and Jobs of a namespace create their missing pods at once, after policies that refused these were
+/// Has the `ReplicaSet`s and Jobs of a namespace create their missing pods at once, after policies that refused these were
 /// deleted. Their controllers wait twice as long after each refusal, up to 1000 s (client-go's default rate limiter),
 /// and a change to the object ends the wait: but one more refusal begins it anew.
 pub async fn retry_pods(admin: &Client, namespace: &str) -> Result<()> {
