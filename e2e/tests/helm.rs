@@ -182,13 +182,13 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(site.admin.clone());
     let kept = ["maroonedpods-guest-certificates", "maroonedpods-guest-node"];
     let all = ListParams::default();
-    assert_eq!(names_of(policies.list(&all).await.unwrap()), kept);
-    assert_eq!(names_of(bindings.list(&all).await.unwrap()), kept);
+    assert_eq!(names_of(&policies.list(&all).await.unwrap()), kept);
+    assert_eq!(names_of(&bindings.list(&all).await.unwrap()), kept);
     site.release("install", &[]).await.unwrap();
     site.plane.stop().await.unwrap();
 }
 
-fn names_of<K: ResourceExt + Clone>(list: ObjectList<K>) -> Vec<String> {
+fn names_of<K: ResourceExt + Clone>(list: &ObjectList<K>) -> Vec<String> {
     list.iter().map(ResourceExt::name_any).collect()
 }
 
