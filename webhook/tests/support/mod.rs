@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod attack;
+pub mod router;
 pub mod server;
 
 use base64::Engine;
