@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn dns_subdomains_are_told_from_others() {
         let label = "a".repeat(63);
-        for good in ["a", "cluster.local", "4-2.x", &label, &vec![&*label; 3].join(".")] {
+        for good in ["a", "cluster.local", "4-2.x", &label, &[&*label; 3].join(".")] {
             assert!(is_dns_subdomain(good), "{good}");
         }
         for bad in [
