@@ -71,6 +71,7 @@ pub struct Metrics {
     events_refused: Counter,
     orphans_deleted: Family<Kind, Counter>,
     leader: Gauge,
+    shed_connections: Counter,
     lift_seconds: Histogram,
     nodes: Family<Phase, Gauge>,
     certificate_end: Gauge,
@@ -101,61 +102,30 @@ impl Metrics {
         r.register_collector(Box::new(watched.clone()));
         let stage: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
         let metrics = Self {
-            writes: add(
-                r,
-                "writes",
-                "Writes to the API server that succeeded, by kind",
-                Family::default(),
-            ),
-            failed_passes: add(
-                r,
-                "failed_passes",
-                "Passes that ended in an error",
-                Family::default(),
-            ),
-            csr_refused: add(
-                r,
-                "csr_refused",
-                "Certificate requests refused, by reason",
-                Family::default(),
-            ),
-            events_dropped: add(
-                r,
-                "events_dropped",
-                "Events that found the queue full",
-                Counter::default(),
-            ),
-            events_refused: add(
-                r,
-                "events_refused",
-                "Events that the API server did not take",
-                Counter::default(),
-            ),
-            orphans_deleted: add(
-                r,
-                "orphans_deleted",
-                "Leftovers that the sweep deleted",
-                Family::default(),
-            ),
-            leader: add(r, "leader", "1 while this replica acts", Gauge::default()),
+            writes: add_new(r, "writes", "Writes to the API server that succeeded, by kind"),
+            failed_passes: add_new(r, "failed_passes", "Passes that ended in an error"),
+            csr_refused: add_new(r, "csr_refused", "Certificate requests refused, by reason"),
+            events_dropped: add_new(r, "events_dropped", "Events that found the queue full"),
+            events_refused: add_new(r, "events_refused", "Events that the API server did not take"),
+            orphans_deleted: add_new(r, "orphans_deleted", "Leftovers that the sweep deleted"),
+            leader: add_new(r, "leader", "1 while this replica acts"),
+            shed_connections: add_new(r, "shed_connections", "Connections ended to make room for others"),
             lift_seconds: add(
                 r,
                 "gate_to_lift_seconds",
                 "From a pod's creation to its lifted gate",
                 Histogram::new(exponential_buckets(0.25, 2.0, 12)),
             ),
-            nodes: add(r, "nodes", "Records, by phase", Family::default()),
-            certificate_end: add(
+            nodes: add_new(r, "nodes", "Records, by phase"),
+            certificate_end: add_new(
                 r,
                 "webhook_certificate_not_after_seconds",
                 "When the webhook's certificate ends, in Unix seconds; 0 where this replica does not keep it",
-                Gauge::default(),
             ),
-            certificate_rotations: add(
+            certificate_rotations: add_new(
                 r,
                 "webhook_certificate_rotations",
                 "Pairs that webhook pods were given",
-                Counter::default(),
             ),
             // From a pass that only looked to one that waited for calls that were never answered.
             pass_seconds: add(
@@ -170,23 +140,20 @@ impl Metrics {
                 "Time from stage to stage: launch (record to VM), join (VM to kubelet), lift (kubelet to lifted gate)",
                 Family::new_with_constructor(stage),
             ),
-            failed_attempts: add(
+            failed_attempts: add_new(
                 r,
                 "failed_attempts",
                 "VMs that did not become their pod's node, by reason",
-                Family::default(),
             ),
-            watch_failures: add(
+            watch_failures: add_new(
                 r,
                 "watch_failures",
                 "Watches that failed and were made anew, by what they watch",
-                Family::default(),
             ),
-            unreadable: add(
+            unreadable: add_new(
                 r,
                 "unreadable_objects",
                 "Objects in lists and watches that could not be read and were skipped, by what they are",
-                Family::default(),
             ),
             watched,
             registry,
@@ -318,6 +285,11 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
+    /// Counts connections that were ended to make room for others.
+    pub(crate) fn shed_connections(&self) -> Counter {
+        self.shed_connections.clone()
+    }
+
     /// Observes the time from a pod's creation to its lifted gate, in seconds.
     pub fn lifted(&self, seconds: f64) {
         self.lift_seconds.observe(seconds);
@@ -337,6 +309,10 @@ impl Metrics {
     pub fn set_nodes(&self, phase: &'static str, count: u32) {
         self.nodes.get_or_create(&Phase { phase }).set(i64::from(count));
     }
+}
+
+fn add_new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    add(registry, name, help, M::default())
 }
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {

@@ -1,10 +1,12 @@
 //! Wiring: from arguments to running tasks, in order, and down again.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kube::Client;
+use maroonedpods_server::{Connections, Limits, Port, Security};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,6 +29,9 @@ use crate::{config, sweep, watches};
 
 /// How long work waits for the first verdict on the cluster.
 const FIRST_VERDICT: Duration = Duration::from_secs(5);
+/// How long a connection may take for a request's headers, from its beginning or the last answer. Scrapers keep theirs,
+/// and ask again within a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Name of the lease.
 const LEASE: &str = "maroonedpods-reconciler";
 
@@ -123,17 +128,20 @@ impl Reconciler {
         } = self;
         let (waiting, waiting_for) = watch::channel(None);
         let (verdict, said) = watch::channel(Verdict::default());
-        let app = http::router(Health {
+        let routes = http::router(Health {
             metrics: metrics.clone(),
             waiting_for,
             verdict: said,
         });
+        let port = Port {
+            listener,
+            security: Security::Plain,
+            routes,
+            connections: Connections::new(Limits::for_probes(), metrics.shed_connections()),
+            idle_timeout: IDLE_TIMEOUT,
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(%error, "the metrics server failed");
-            }
-        });
+        tasks.spawn(port.serve(pending()));
         let mut stop = std::pin::pin!(stop);
         let held = tokio::select! {
             () = &mut stop => return Ok(()),

@@ -5,10 +5,8 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
+use maroonedpods_server::{Charge, Evicted, WINDOW};
 use tokio::time::{Instant, timeout_at};
-
-use crate::connections::{Charge, Evicted};
-use crate::serve::WINDOW;
 
 /// The largest body that is read: twice what the API server takes from a client (3 MiB), and managed fields.
 pub const BODY_LIMIT: usize = 8 << 20;

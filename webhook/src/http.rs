@@ -9,11 +9,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use maroonedpods_common::admission::OptOut;
+use maroonedpods_server::Charge;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use crate::body::receive;
-use crate::connections::Charge;
 use crate::metrics::Metrics;
 use crate::review::{Answer, answer, no_preemption, refuse};
 

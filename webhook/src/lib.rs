@@ -1,21 +1,18 @@
 //! The mutating admission webhook: step 0 of the protocol.
 //!
 //! It writes constants into pods that are being created, and nothing else: it reads no other object, keeps no
-//! state, and holds no credential of the API server. Bytes come in through [`http`] (bounded by `body`,
-//! `serve` and the `ledger` of what all hold), [`review`] turns them into a verdict by `maroonedpods_common::admission`, `patch` writes it.
+//! state, and holds no credential of the API server. Bytes come in through [`http`] (bounded by `body`
+//! and `maroonedpods_server`), [`review`] turns them into a verdict by `maroonedpods_common::admission`, `patch` writes it.
 
 pub mod args;
 mod body;
-mod connections;
 pub mod http;
-mod ledger;
 pub mod metrics;
 mod patch;
 mod pod;
 mod prune;
 pub mod review;
 mod salvage;
-mod serve;
 pub mod server;
 mod tls;
 

@@ -8,26 +8,19 @@ use std::{
     io,
 };
 
+use maroonedpods_server::{Connections, Limits, Port, Security};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
 use crate::args::Args;
-use crate::connections::Connections;
 use crate::http::{State, metrics_router, router};
-use crate::ledger::Limits;
 use crate::metrics::Metrics;
-use crate::serve::{Port, Security};
 use crate::tls::{Files, Reloader, TlsError};
 
 /// What requests on the TLS port may hold together. With as many connections as may be, and what each of them costs, it
 /// is well below the chart's memory limit.
 const BYTES: usize = 40 << 20;
-/// The kubelet, a scraper or two, and a person who looks.
-const METRICS_LIMITS: Limits = Limits {
-    connections: 64,
-    bytes: 8 << 20,
-};
 
 /// Why the webhook does not start.
 #[derive(Debug, Error)]
@@ -102,7 +95,7 @@ impl Server {
         let tls = Security::Tls(reloader.config());
         let admission = port(listener, tls, router(Arc::clone(&state)), limits);
         let routes = metrics_router(Arc::clone(&state), registry);
-        let plain = port(metrics_listener, Security::Plain, routes, METRICS_LIMITS);
+        let plain = port(metrics_listener, Security::Plain, routes, Limits::for_probes());
         Ok(Self {
             addr,
             metrics_addr,

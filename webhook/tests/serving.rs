@@ -117,6 +117,23 @@ async fn an_idle_connection_gives_way_to_a_new_one() {
     assert!(webhook.metric(shed).await > 0.5);
 }
 
+/// Where HTTP/2 is spoken, its server begins by its settings.
+#[tokio::test]
+async fn the_plain_port_does_not_speak_http_2() {
+    let identity = Identity::new();
+    let volume = SecretVolume::of(&identity);
+    let webhook = Running::start(volume.args()).await;
+    let stream = TcpStream::connect(webhook.metrics_addr).await.unwrap();
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let answer = tokio::time::timeout(GIVE_UP, exchange(stream, preface))
+        .await
+        .unwrap();
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+        "{answer:?}"
+    );
+}
+
 /// An HTTP/2 client is told (GOAWAY), so that it never sends into a connection that is going away.
 #[tokio::test]
 async fn an_idle_http_2_connection_is_told_to_go() {

@@ -45,6 +45,7 @@ struct Books {
 
 impl Connections {
     /// None yet. Connections closed to make room are counted in `shed`.
+    #[must_use]
     pub fn new(limits: Limits, shed: Counter) -> Self {
         let books = Books {
             ledger: Ledger::new(limits),
@@ -58,7 +59,7 @@ impl Connections {
     }
 
     /// Takes in a connection. Another may have to give way for it.
-    pub fn open(&self, peer: IpAddr) -> Connection {
+    pub(crate) fn open(&self, peer: IpAddr) -> Connection {
         let mut books = self.books();
         let mut evicted = Vec::new();
         // An IPv4 client is one peer, whichever kind of socket it reaches.
@@ -79,7 +80,7 @@ impl Connections {
     }
 
     /// Tells every connection to finish.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         for told in self.books().told.values() {
             told.send_replace(Told::Drain);
         }

@@ -25,6 +25,17 @@ pub struct Limits {
     pub bytes: usize,
 }
 
+impl Limits {
+    /// Those of a plain port: enough for the kubelet, a scraper or two, and a person who looks.
+    #[must_use]
+    pub const fn for_probes() -> Self {
+        Self {
+            connections: 64,
+            bytes: 8 << 20,
+        }
+    }
+}
+
 /// Names a connection, and a request: they are numbered in the order in which they came.
 pub type Id = u64;
 

@@ -64,9 +64,13 @@ pub enum Security {
 
 /// A port that is bound, and what answers there.
 pub struct Port {
+    /// Where clients come in.
     pub listener: TcpListener,
+    /// How they are spoken to.
     pub security: Security,
+    /// What answers. It finds the request's [`Charge`](crate::Charge) among its extensions, in an `Arc`.
     pub routes: Router,
+    /// Who is there, and what they hold.
     pub connections: Connections,
     /// How long a connection may take until a request's headers are there, from its beginning or the last answer. An
     /// HTTP/2 connection must only begin so soon.
@@ -78,7 +82,7 @@ impl Port {
     ///
     /// Dropping the returned future ends every connection at once.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let builder = Arc::new(builder(self.idle_timeout));
+        let builder = Arc::new(builder(&self.security, self.idle_timeout));
         let mut tasks = JoinSet::new();
         self.accept_until(stop, &builder, &mut tasks).await;
         self.connections.drain();
@@ -118,8 +122,13 @@ impl Port {
     }
 }
 
-fn builder(idle_timeout: Duration) -> Builder<TokioExecutor> {
+fn builder(security: &Security, idle_timeout: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
+    if matches!(security, Security::Plain) {
+        // Nobody speaks HTTP/2 without TLS, and a hundred answers at once on each connection, unread, would be too much:
+        // metrics grow with the cluster.
+        builder = builder.http1_only();
+    }
     builder
         .http1()
         .timer(TokioTimer::new())
