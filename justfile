@@ -1,0 +1,28 @@
+# The scripts of hack/, by name: `just`, `just demo`, `just test --real`.
+
+_default:
+    @just --list
+
+# Show the whole loop, live
+demo *options:
+    hack/demo {{ options }}
+
+# Run every check; --real runs all that CI runs
+test *options:
+    hack/test {{ options }}
+
+# Measure guests, the webhook or the reconciler
+bench *options:
+    hack/bench {{ options }}
+
+# Build the programs' images
+image *options:
+    hack/image {{ options }}
+
+# Build the node image
+node-image *options:
+    hack/node-image {{ options }}
+
+# Write the CRDs from the types
+generate *options:
+    hack/generate {{ options }}
