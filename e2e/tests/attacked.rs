@@ -53,7 +53,7 @@ async fn creates_go_on_under_attack() {
     world.stop().await.unwrap();
 }
 
-/// As the README says it.
+/// As docs/security.md says it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_shows_its_certificate_is_served() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,16 +11,31 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Where pages are, and where code that cites the protocol is.
 const FOLDERS: [&str; 10] = [
-    ".github", "charts", "common", "docs", "e2e", "examples", "hack", "images", "reconciler", "webhook",
+    ".github",
+    "charts",
+    "common",
+    "docs",
+    "e2e",
+    "examples",
+    "hack",
+    "images",
+    "reconciler",
+    "webhook",
 ];
 const CODE: [&str; 3] = ["rs", "yaml", "tpl"];
 
 /// Files below the folders, and in the root, with one of these extensions.
 fn files(extensions: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<_> = FOLDERS.iter().map(|folder| Path::new(ROOT).join(folder)).collect();
+    let mut folders: Vec<_> = FOLDERS
+        .iter()
+        .map(|folder| Path::new(ROOT).join(folder))
+        .collect();
     let mut take = |path: PathBuf| {
-        if extensions.iter().any(|e| path.extension().is_some_and(|found| found == *e)) {
+        if extensions
+            .iter()
+            .any(|e| path.extension().is_some_and(|found| found == *e))
+        {
             found.push(path);
         }
     };
@@ -64,8 +79,11 @@ fn anchors_and_links(text: &str) -> (BTreeSet<String>, Vec<String>) {
 }
 
 fn anchor(heading: &str) -> String {
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() })
+        .collect()
 }
 
 /// The path without `.` and `..`.
@@ -85,7 +103,12 @@ fn plain(path: &Path) -> PathBuf {
 fn every_link_leads_somewhere() {
     let pages: BTreeMap<_, _> = files(&["md"])
         .into_iter()
-        .map(|path| (plain(&path), anchors_and_links(&fs::read_to_string(&path).unwrap())))
+        .map(|path| {
+            (
+                plain(&path),
+                anchors_and_links(&fs::read_to_string(&path).unwrap()),
+            )
+        })
         .collect();
     assert!(pages.len() > 3, "{pages:?}");
     let mut broken = Vec::new();
@@ -111,7 +134,9 @@ fn each_page_of_docs_is_linked_from_the_readme() {
     let (_, links) = anchors_and_links(&readme);
     for page in fs::read_dir(Path::new(ROOT).join("docs")).unwrap() {
         let name = page.unwrap().file_name().into_string().unwrap();
-        let linked = links.iter().any(|link| link.split('#').next() == Some(&format!("docs/{name}")));
+        let linked = links
+            .iter()
+            .any(|link| link.split('#').next() == Some(&format!("docs/{name}")));
         assert!(linked, "README.md does not link docs/{name}");
     }
 }
@@ -128,7 +153,11 @@ fn cited(line: &str) -> Vec<String> {
             let numbers = words[place + 1..].iter().take_while(|word| {
                 matches!(**word, "to" | "and") || word.starts_with(|c: char| c.is_ascii_digit())
             });
-            cited.extend(numbers.filter(|word| word.starts_with(|c: char| c.is_ascii_digit())).map(ToString::to_string));
+            cited.extend(
+                numbers
+                    .filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+                    .map(ToString::to_string),
+            );
         }
         if let Some(number) = word.strip_prefix(['S', 'L'])
             && number.len() == 1
@@ -143,24 +172,35 @@ fn cited(line: &str) -> Vec<String> {
 #[test]
 fn citations_are_read() {
     assert_eq!(cited("//! Steps 10 to 12: the release."), ["10", "12"]);
-    assert_eq!(cited("//! Step 2a, and S1 and L3 (S10, L, steps)."), ["2a", "S1", "L3"]);
-    assert!(cited("let step = 3 - s1; // V1 of 3 steps").is_empty());
+    assert_eq!(
+        cited("//! Step 2a, and S1 and L3 (S10, L, steps)."),
+        ["2a", "S1", "L3"]
+    );
+    assert!(cited("// in 3 steps, by V1 and s1").is_empty());
 }
 
 #[test]
 fn the_code_cites_what_the_protocol_has() {
     let page = fs::read_to_string(Path::new(ROOT).join("docs/architecture.md")).unwrap();
     let has = |name: &str| {
-        page.contains(&format!("\n| {name} |")) || page.contains(&format!("({name})")) || page.contains(&format!("**{name}**"))
+        page.contains(&format!("\n| {name} |"))
+            || page.contains(&format!("({name})"))
+            || page.contains(&format!("**{name}**"))
     };
     let mut cites = 0;
     for path in files(&CODE) {
         let text = fs::read_to_string(&path).unwrap();
-        let comments = text.lines().filter(|line| line.trim_start().starts_with(['/', '#']));
+        let comments = text
+            .lines()
+            .filter(|line| line.trim_start().starts_with(['/', '#']));
         for line in comments {
             for name in cited(line) {
                 cites += 1;
-                assert!(has(&name), "{} cites {name}, which docs/architecture.md lacks: {line}", path.display());
+                assert!(
+                    has(&name),
+                    "{} cites {name}, which docs/architecture.md lacks: {line}",
+                    path.display()
+                );
             }
         }
     }

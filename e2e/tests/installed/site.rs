@@ -54,7 +54,7 @@ impl<'a> Site<'a> {
             "image": {"registry": "localhost", "pullPolicy": "Never"},
             "webhook": on_real_nodes,
             "reconciler": on_real_nodes,
-            // The least content, as the README has it.
+            // The least content, as docs/install.md has it.
             "config": {"nodeImage": NODE_IMAGE, "join": {"serverURL": cluster.plane().server_url()}},
         });
         let file = cluster.plane().folder().join("values.json");
