@@ -8,15 +8,16 @@
 //!   renewals for as long as its pod is not over;
 //! - serving certificates for that Node's name and the address that we know from the VM, nothing else.
 
+mod filed;
 mod pkcs10;
 
 use std::net::IpAddr;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
 
-use crate::read::{Keep, Mark, View};
+pub(crate) use filed::is_ours;
+pub use filed::{Filed, MOST_JUDGED};
 use pkcs10::{Name, Pkcs10, SubjectAttribute, Unreadable};
 
 /// Signer of kubelets' client certificates.
@@ -29,66 +30,6 @@ pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 pub const MAX_SERVING: usize = 20;
 /// The same for renewed client certificates.
 pub const MAX_RENEWALS: usize = 20;
-
-/// Bytes of the longest request that is kept; a kubelet's has 2 KiB at most. What is longer counts as malformed.
-const LONGEST_REQUEST: usize = 8 << 10;
-
-/// A request as it was filed, but for what no verdict needs. Of requests that are certainly none of ours there is none.
-impl View for CertificateSigningRequest {
-    const KIND: &'static str = "csrs";
-    const KEEP: Keep = Keep::Fields(&[
-        (
-            "metadata",
-            Keep::Fields(&[
-                ("name", Keep::All),
-                ("uid", Keep::All),
-                ("resourceVersion", Keep::All),
-                ("creationTimestamp", Keep::Time),
-                ("deletionTimestamp", Keep::Deadline),
-            ]),
-        ),
-        (
-            "spec",
-            Keep::Fields(&[
-                ("request", Keep::All),
-                ("signerName", Keep::All),
-                ("username", Keep::All),
-                ("groups", Keep::All),
-                ("usages", Keep::All),
-            ]),
-        ),
-        (
-            "status",
-            Keep::Fields(&[
-                ("certificate", Keep::All),
-                (
-                    "conditions",
-                    Keep::Each(&Keep::Fields(&[("type", Keep::All), ("status", Keep::All)])),
-                ),
-            ]),
-        ),
-    ]);
-    type Object = Self;
-
-    fn read(mut csr: Self) -> Option<Self> {
-        match requester(&csr)? {
-            Requester::Token(_) if !in_group(&csr, names::BOOTSTRAP_GROUP) => return None,
-            Requester::Token(_) | Requester::Node(_) => {}
-        }
-        if csr.spec.request.0.len() > LONGEST_REQUEST {
-            csr.spec.request = ByteString::default();
-        }
-        // That there is one is all that is asked.
-        if let Some(certificate) = csr.status.as_mut().and_then(|status| status.certificate.as_mut()) {
-            *certificate = ByteString::default();
-        }
-        Some(csr)
-    }
-
-    fn marks(&self) -> Vec<Mark> {
-        self.spec.username.clone().map(Mark::User).into_iter().collect()
-    }
-}
 
 /// What one record's guest may ask for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,7 +168,7 @@ impl Refusal {
 }
 
 /// Who filed a request, as the API server authenticated them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Requester<'a> {
     /// A bootstrap token, by its id: ours or anybody's.
     Token(&'a str),
@@ -238,7 +179,10 @@ pub enum Requester<'a> {
 /// The requester, by which the caller finds the record; `None` for users who are certainly not ours.
 #[must_use]
 pub fn requester(csr: &CertificateSigningRequest) -> Option<Requester<'_>> {
-    let user = csr.spec.username.as_deref()?;
+    requester_of(csr.spec.username.as_deref()?)
+}
+
+fn requester_of(user: &str) -> Option<Requester<'_>> {
     if let Some(id) = user.strip_prefix(names::BOOTSTRAP_USER_PREFIX) {
         return Some(Requester::Token(id));
     }
@@ -294,6 +238,26 @@ pub fn verdict(csr: &CertificateSigningRequest, expected: Option<&Expectation>) 
         (Some(Requester::Node(name)), Some(expected)) => judge_serving(csr, name, expected),
     };
     judged.unwrap_or_else(Verdict::Refuse)
+}
+
+/// Whether a request cannot be approved as things are, whatever is in it: known without a look inside, which is what
+/// costs.
+#[must_use]
+pub fn is_hopeless(csr: &CertificateSigningRequest, expected: &Expectation) -> bool {
+    match requester(csr) {
+        Some(Requester::Token(id)) => {
+            id != expected.token_id || expected.approved_client || !expected.accepts_client
+        }
+        Some(Requester::Node(name)) => {
+            let full = if asks_for_client(csr) {
+                expected.approved_renewals >= MAX_RENEWALS
+            } else {
+                expected.approved_serving >= MAX_SERVING
+            };
+            full || name != expected.node_name
+        }
+        None => true,
+    }
 }
 
 fn judge_client(

@@ -12,6 +12,7 @@ use maroonedpods_common::api::{MaroonedNode, VmResources};
 use maroonedpods_common::{names, sizing};
 
 use crate::api::{CallError, Cluster};
+use crate::csr::Filed;
 use crate::plan::View;
 use crate::policies::{self, PolicyView};
 use crate::read::{self, Cache, Cached, Keep, Mark};
@@ -37,7 +38,7 @@ pub struct Caches {
     /// VMIs in our namespace.
     pub vmis: Cache<VmiView>,
     /// CSRs of our tokens and Nodes.
-    pub csrs: Cache<CertificateSigningRequest>,
+    pub csrs: Cache<Filed>,
     /// NetworkPolicies, without their rules.
     pub policies: Cache<PolicyView>,
 }
@@ -76,11 +77,11 @@ pub fn cached(
         || is_behind(seen, &Node::kind(&()), &name, node.as_ref())
         || is_behind(seen, &Pod::kind(&()), pod_name, pod.as_ref())
         || is_behind(seen, &vmi::api_resource().kind, &vmi_name, vmi.as_ref());
-    let csrs = related_csrs(pod_uid, caches, record.as_ref().map(|r| r.view.as_ref()));
-    let csrs_behind = csrs.iter().any(|csr| {
-        let name = csr.metadata.name.as_deref().unwrap_or_default();
-        is_behind(seen, &CertificateSigningRequest::kind(&()), name, Some(csr))
-    });
+    let mut csrs = csrs_of_node(pod_uid, caches);
+    csrs.extend(csrs_of_tokens(caches, record.as_ref().map(|r| r.view.as_ref())));
+    let csrs_behind = csrs
+        .iter()
+        .any(|csr| is_behind(seen, &CertificateSigningRequest::kind(&()), csr.name(), Some(csr)));
     let objects = Objects {
         pod: pod.map(|pod| pod.view),
         record: record.map(|record| record.view),
@@ -108,6 +109,8 @@ pub async fn live(
 ) -> Result<View, CallError> {
     let name = names::node_name(pod_uid);
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
+    // Before the record: one that was filed by now and has no record then is nobody's.
+    let mut csrs = csrs_of_node(pod_uid, caches);
     // Two round trips: which VMI it is, and where the pod is, stands in the record. And in this order: a VM that the
     // record knows of and a later read does not find is gone.
     let (record, node) = tokio::try_join!(
@@ -119,7 +122,7 @@ pub async fn live(
         read_now::<VmiView, _>(&vmis, &vmi_name),
         live_pod(pod_uid, caches, cluster, record.as_deref()),
     )?;
-    let csrs = related_csrs(pod_uid, caches, record.as_deref());
+    csrs.extend(csrs_of_tokens(caches, record.as_deref()));
     let view = view(
         pod_uid,
         Objects {
@@ -150,7 +153,7 @@ async fn read_now<V: read::View, K: Clone + Resource>(
 fn view(
     pod_uid: &str,
     objects: Objects,
-    csrs: Vec<Cached<CertificateSigningRequest>>,
+    csrs: Vec<Cached<Filed>>,
     caches: &Caches,
     settings: Option<&Arc<Settings>>,
 ) -> View {
@@ -255,17 +258,17 @@ async fn live_pod(
     Ok(pod.filter(|pod| pod.uid == pod_uid))
 }
 
-/// CSRs filed by the tokens of this attempt and of those before it, or by the Node itself.
-fn related_csrs(
-    pod_uid: &str,
-    caches: &Caches,
-    record: Option<&MaroonedNode>,
-) -> Vec<Cached<CertificateSigningRequest>> {
+/// CSRs filed by the pod's Node, or with a certificate that was once its.
+fn csrs_of_node(pod_uid: &str, caches: &Caches) -> Vec<Cached<Filed>> {
+    let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(pod_uid));
+    caches.csrs.marked(&Mark::User(node))
+}
+
+/// CSRs filed by the tokens of this attempt and of those before it.
+fn csrs_of_tokens(caches: &Caches, record: Option<&MaroonedNode>) -> Vec<Cached<Filed>> {
     let Some(record) = record else { return Vec::new() };
     let uid = record.metadata.uid.as_deref().unwrap_or_default();
-    let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(pod_uid));
-    let users = record::token_users(uid, record::attempt(record)).chain([node]);
-    users
+    record::token_users(uid, record::attempt(record))
         .flat_map(|user| caches.csrs.marked(&Mark::User(user)))
         .collect()
 }

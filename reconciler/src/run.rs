@@ -250,6 +250,7 @@ async fn work(
     let (provider, provider_ready) = watch::channel(false);
     tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
     tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
+    tasks.spawn(sweep_requests_for_ever(cluster.clone(), metrics.clone()));
     let shared = Arc::new(Shared {
         cluster,
         caches,
@@ -316,6 +317,15 @@ async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics
     loop {
         if let Err(error) = sweep::sweep(&cluster, &workers, &metrics).await {
             tracing::warn!(%error, "the sweep failed and will be repeated");
+        }
+        tokio::time::sleep(sweep::PERIOD).await;
+    }
+}
+
+async fn sweep_requests_for_ever(cluster: Cluster, metrics: Arc<Metrics>) {
+    loop {
+        if let Err(error) = sweep::requests::sweep(&cluster, &metrics).await {
+            tracing::warn!(%error, "the sweep of certificate requests failed and will be repeated");
         }
         tokio::time::sleep(sweep::PERIOD).await;
     }

@@ -3,14 +3,15 @@
 //! Objects are listed before records. A record is made before and deleted after everything that belongs to it, so
 //! what was in the first list and has no record in the second is nobody's.
 
+pub mod requests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams};
-use kube::core::{DynamicObject, Resource, ResourceExt};
+use kube::core::{DynamicObject, Resource};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfigStatus, NodeCounts, Phase};
 use maroonedpods_common::names;
 
@@ -18,7 +19,6 @@ use crate::act;
 use crate::api::{CallError, Cluster};
 use crate::conditions::{self, Says};
 use crate::config;
-use crate::csr::{self, Requester};
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::read::{self, Keep, Listed, View};
@@ -56,6 +56,9 @@ impl View for Deleting {
 /// Which records exist, by pod UID, and what of an attempt is theirs.
 struct Known {
     records: HashMap<String, Owner>,
+    /// Ids of the tokens that their attempts may have filed requests with, and whether a guest may still join with it.
+    /// Looked up for each request and each token, of which there may be far more than records.
+    tokens: HashMap<String, bool>,
     /// Records that exist and cannot be read, by pod UID: whatever may be theirs is.
     unreadable: HashSet<String>,
     /// One cannot even be named.
@@ -64,7 +67,6 @@ struct Known {
 
 /// What the sweep needs of a record.
 struct Owner {
-    uid: String,
     attempt: u32,
     /// The kubelet has joined: credentials that turn up now are a stalled leader's, and must go.
     joined: bool,
@@ -78,13 +80,18 @@ impl Known {
         };
         let entry = |(_, r): &(_, MaroonedNode)| {
             let owner = Owner {
-                uid: r.uid().unwrap_or_default(),
                 attempt: record::attempt(r),
                 joined: r.status.as_ref().is_some_and(record::has_joined),
             };
             (r.spec.pod_ref.uid.clone(), owner)
         };
+        let mut tokens = HashMap::new();
+        for (id, valid) in listed.items.iter().flat_map(|(_, r)| minted(r)) {
+            // Ids are short: two records may share one.
+            *tokens.entry(id).or_default() |= valid;
+        }
         Self {
+            tokens,
             records: listed.items.iter().map(entry).collect(),
             unreadable: listed.unreadable.iter().filter_map(uid_of).collect(),
             unnamed: listed.unreadable.iter().any(|u| uid_of(u).is_none()),
@@ -129,24 +136,25 @@ impl Known {
     }
 
     fn owns_token(&self, id: &str) -> bool {
-        let is_its_own = |owner: &Owner| !owner.joined && identity::token_id(&owner.uid, owner.attempt) == id;
-        self.are_tokens_in_doubt() || self.records.values().any(is_its_own)
+        self.are_tokens_in_doubt() || self.tokens.get(id).is_some_and(|valid| *valid)
     }
 
     /// The token of this attempt or one not long before it, whatever became of it.
     fn knows_token(&self, id: &str) -> bool {
-        let minted = |o: &Owner| identity::recent_token_ids(&o.uid, o.attempt).any(|own| own == id);
-        self.are_tokens_in_doubt() || self.records.values().any(minted)
+        self.are_tokens_in_doubt() || self.tokens.contains_key(id)
     }
+}
 
-    /// A record stands behind the request. A request of an attempt that is known goes with its record.
-    fn knows_requester(&self, csr: &CertificateSigningRequest) -> bool {
-        match csr::requester(csr) {
-            Some(Requester::Node(name)) => self.owns_node(name),
-            Some(Requester::Token(id)) => self.knows_token(id),
-            None => true,
-        }
-    }
+/// Ids of the tokens of a record's attempts, and whether it is the one that a guest may join with.
+fn minted(record: &MaroonedNode) -> impl Iterator<Item = (String, bool)> {
+    let uid = record.metadata.uid.as_deref().unwrap_or_default();
+    let attempt = record::attempt(record);
+    let joined = record.status.as_ref().is_some_and(record::has_joined);
+    let current = identity::token_id(uid, attempt);
+    identity::recent_token_ids(uid, attempt).map(move |id| {
+        let valid = !joined && id == current;
+        (id, valid)
+    })
 }
 
 /// One sweep: deletes what is nobody's, pokes every worker that may have work, and reports the counts.
@@ -169,9 +177,6 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     let seeds = list(&seeds_of, &by_uid, metrics).await?;
     let tokens = list(&tokens_of, &by_uid, metrics).await?;
     let everything = ListParams::default();
-    let requests = cluster.all::<CertificateSigningRequest>();
-    let csrs = read::list::<CertificateSigningRequest, _>(&requests, &everything).await?;
-    report_unreadable(&csrs, metrics);
     let listed = read::list::<MaroonedNode, _>(&cluster.all::<MaroonedNode>(), &everything).await?;
     report_unreadable(&listed, metrics);
     let known = Known::of(&listed);
@@ -205,18 +210,6 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
         known.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
     });
     delete(&cluster.nodes(), "node", nodes, metrics).await?;
-    let orphaned = |csr: &CertificateSigningRequest| !known.knows_requester(csr);
-    let csrs = csrs
-        .items
-        .into_iter()
-        .filter(|(_, csr)| orphaned(csr))
-        .map(|(identity, csr)| Found {
-            name: identity.name,
-            uid: identity.uid,
-            deleting: csr.metadata.deletion_timestamp.is_some(),
-        })
-        .collect();
-    delete(&requests, "csr", csrs, metrics).await?;
 
     poke(cluster, &records, workers, metrics).await?;
     report(cluster, &records, metrics).await
@@ -336,4 +329,59 @@ async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) 
         provider_ready(status, true, "Listed", "VirtualMachineInstances can be listed");
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::record;
+
+    /// A record in its 20th attempt, and one that has joined in its second.
+    fn known() -> Known {
+        let mut old = record();
+        old.status.get_or_insert_default().attempts = 20;
+        let mut joined = record();
+        joined.metadata.uid = Some("other".to_owned());
+        let status = joined.status.get_or_insert_default();
+        status.attempts = 2;
+        let registered = maroonedpods_common::api::condition::REGISTERED;
+        record::set_condition(
+            status,
+            registered,
+            true,
+            "KubeletJoined",
+            "",
+            Timestamp::UNIX_EPOCH,
+        );
+        Known::of(&Listed {
+            items: vec![
+                (read::Identity::default(), old),
+                (read::Identity::default(), joined),
+            ],
+            ..Listed::default()
+        })
+    }
+
+    #[test]
+    fn a_token_is_owned_until_the_join_and_known_for_some_attempts_more() {
+        let known = known();
+        let uid = record().metadata.uid.unwrap();
+        for (record, attempt, owned, is_known) in [
+            (uid.as_str(), 20, true, true),
+            (&uid, 19, false, true),
+            (&uid, 10, false, true),
+            (&uid, 9, false, false),
+            (&uid, 21, false, false),
+            ("other", 2, false, true),
+            ("other", 1, false, true),
+            ("third", 1, false, false),
+        ] {
+            let id = identity::token_id(record, attempt);
+            assert_eq!(
+                (known.owns_token(&id), known.knows_token(&id)),
+                (owned, is_known),
+                "{record} {attempt}"
+            );
+        }
+    }
 }

@@ -11,7 +11,7 @@ use maroonedpods_common::names;
 use tokio::task::JoinSet;
 
 use crate::api::Cluster;
-use crate::csr::{self, Requester};
+use crate::csr::{Filed, Requester};
 use crate::metrics::Metrics;
 use crate::observe::Caches;
 use crate::policies::PolicyView;
@@ -64,11 +64,9 @@ pub fn start(
         &caches.csrs,
         metrics,
     );
-    tasks.spawn(
-        csrs.run(pokes(workers.clone(), move |csr: &CertificateSigningRequest| {
-            of_requester(csr, &known)
-        })),
-    );
+    tasks.spawn(csrs.run(pokes(workers.clone(), move |csr: &Filed| {
+        of_requester(csr, &known)
+    })));
     let policies = watch(
         Api::<NetworkPolicy>::all(client.clone()),
         everything,
@@ -140,8 +138,8 @@ fn of_name(name: &str) -> Option<String> {
 }
 
 /// A Node names its pod; a token is known by the record that it was minted for.
-fn of_requester(csr: &CertificateSigningRequest, records: &Cache<MaroonedNode>) -> Option<String> {
-    match csr::requester(csr)? {
+fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<String> {
+    match csr.requester()? {
         Requester::Node(name) => of_name(name),
         Requester::Token(id) => {
             let user = format!("{}{id}", names::BOOTSTRAP_USER_PREFIX);

@@ -11,7 +11,7 @@ pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
 use super::report::{reason, report, report_anew};
-use super::{Context, Note, Plan, Write, after, place, policies, taints};
+use super::{Context, Note, Plan, Write, after, csrs, place, policies, taints};
 use crate::node;
 use crate::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -27,7 +27,8 @@ const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
 pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if c.status.phase == Phase::Failed {
-        return exhausted(c, pod);
+        // Without a guest, whoever asks is one of the past, and the pause is long.
+        return exhausted(c, pod).writes(csrs::deletions(&c.view.csrs));
     }
     if has_failed(c) {
         return clean_up(c, pod).writes(place::follow(c));
@@ -146,9 +147,7 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
             None => progress(c, pod, vmi, plan),
         };
     };
-    let plan = plan
-        .writes(super::csrs::decide(c))
-        .writes(place::correct(c, vmi, node));
+    let plan = plan.writes(csrs::decide(c)).writes(place::correct(c, vmi, node));
     if node.system_uuid.is_empty() {
         return progress(c, pod, vmi, plan);
     }

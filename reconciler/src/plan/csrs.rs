@@ -1,37 +1,61 @@
 //! Steps 4 and 6: verdicts on the CSRs of one VM.
+//!
+//! A hostile guest can file them without end, also with a certificate or token of a former attempt. So a pass looks into
+//! few of each requester, and whoever files more than that loses them unread; a kubelet that was among them asks again.
+//! Requesters do not share these places: what one files keeps none of another's from being judged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 
 use super::{Context, Write};
-use crate::csr::{self, Expectation, Requester, Verdict};
+use crate::csr::{self, Expectation, Filed, Requester, Verdict};
 use crate::identity;
 
 /// Denials written while a record's earlier ones still exist. Past this, requests stay pending, unsigned.
 const MAX_DENIALS: usize = 3;
-/// Requests that stay pending. A hostile guest can file them without end, and kube-controller-manager lets each be for
-/// a day: past this they are deleted. A kubelet has one of each kind.
+/// Requests that stay pending though they are refused, and so many again that wait for what they ask.
+/// kube-controller-manager lets each be for a day: past this they are deleted. A kubelet has one of each kind.
 const MAX_IDLE: usize = 5;
 /// Requests deleted in one pass; the next follows at once, for each deletion is news.
-const MAX_DELETIONS: usize = 50;
+pub(super) const MAX_DELETIONS: usize = 50;
 
 /// Verdicts on what is pending, oldest request first, and what there is too much of.
 pub(super) fn decide(c: &Context) -> Vec<Write> {
-    let mut expected = expectation(c);
-    let mut denials = c.view.csrs.iter().filter(|csr| denied(csr)).count();
-    let mut pending: Vec<_> = c.view.csrs.iter().filter(|csr| csr::is_pending(csr)).collect();
-    pending.sort_by_key(|csr| {
-        (
-            csr.metadata.creation_timestamp.clone().map(|t| t.0),
-            csr.metadata.name.clone(),
-        )
+    sort_out(&c.view.csrs, expectation(c), |csr, expected| {
+        csr::verdict(csr, Some(expected))
+    })
+}
+
+/// The same by a verdict that tests can count: each is a look inside, and a signature to verify.
+pub(super) fn sort_out(
+    csrs: &[Arc<Filed>],
+    mut expected: Expectation,
+    mut verdict: impl FnMut(&CertificateSigningRequest, &Expectation) -> Verdict,
+) -> Vec<Write> {
+    let wholes = || csrs.iter().filter_map(|filed| Some((filed, filed.whole()?)));
+    let mut denials = wholes().filter(|(_, csr)| denied(csr)).count();
+    let mut pending: Vec<_> = wholes().filter(|(_, csr)| csr::is_pending(csr)).collect();
+    pending.sort_by_cached_key(|(filed, csr)| {
+        let created = csr.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created, filed.name().to_owned())
     });
     let mut writes = Vec::new();
     let mut surplus = Vec::new();
-    let mut idle = 0;
-    for csr in pending {
-        match csr::verdict(csr, Some(&expected)) {
+    let mut judged: HashMap<_, usize> = HashMap::new();
+    let (mut idle, mut waiting) = (0, 0);
+    for (filed, csr) in pending {
+        let of_requester = judged.entry(filed.requester()).or_default();
+        let is_full = denials >= MAX_DENIALS && idle >= MAX_IDLE;
+        if *of_requester >= csr::MOST_JUDGED || is_full && csr::is_hopeless(csr, &expected) {
+            surplus.push(filed);
+            continue;
+        }
+        *of_requester += 1;
+        match verdict(csr, &expected) {
             Verdict::Approve => {
                 match csr::requester(csr) {
                     Some(Requester::Token(_)) => expected.approved_client = true,
@@ -47,25 +71,35 @@ pub(super) fn decide(c: &Context) -> Vec<Write> {
                     Some((refusal.as_str(), refusal.message().to_owned())),
                 ));
             }
-            Verdict::Refuse(_) | Verdict::Wait if idle < MAX_IDLE => idle += 1,
-            Verdict::Refuse(_) | Verdict::Wait => surplus.extend(deletion(csr)),
+            Verdict::Refuse(_) if idle < MAX_IDLE => idle += 1,
+            // What is refused takes no place of what only waits.
+            Verdict::Wait if waiting < MAX_IDLE => waiting += 1,
+            Verdict::Refuse(_) | Verdict::Wait => surplus.push(filed),
             Verdict::Ignore => {}
         }
     }
-    writes.extend(surplus.into_iter().take(MAX_DELETIONS));
+    let unread = csrs.iter().filter(|filed| filed.whole().is_none());
+    let surplus = surplus.into_iter().chain(unread).map(|filed| deletion(filed));
+    writes.extend(surplus.take(MAX_DELETIONS));
     writes
 }
 
-fn deletion(csr: &CertificateSigningRequest) -> Option<Write> {
-    Some(Write::DeleteCsr {
-        name: csr.metadata.name.clone()?,
-        uid: csr.metadata.uid.clone()?,
-    })
+/// Deletions of these requests, as many as fit into a pass.
+pub(super) fn deletions(csrs: &[Arc<Filed>]) -> impl Iterator<Item = Write> {
+    csrs.iter().map(|csr| deletion(csr)).take(MAX_DELETIONS)
+}
+
+fn deletion(csr: &Filed) -> Write {
+    Write::DeleteCsr {
+        name: csr.name().to_owned(),
+        uid: csr.uid().to_owned(),
+    }
 }
 
 fn expectation(c: &Context) -> Expectation {
     let token_id = identity::token_id(c.record_uid(), c.attempt());
-    let approved = c.view.csrs.iter().filter(|csr| csr::is_approved(csr));
+    let wholes = c.view.csrs.iter().filter_map(|filed| filed.whole());
+    let approved = wholes.filter(|csr| csr::is_approved(csr));
     let (for_clients, for_servers): (Vec<_>, Vec<_>) = approved.partition(|csr| csr::asks_for_client(csr));
     let by = |wanted: &Requester| {
         for_clients

@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, VmResources};
 use maroonedpods_common::text;
 
+use crate::csr::Filed;
 use crate::settings::Settings;
 use crate::sightings::Ages;
 use crate::view::{NodeView, PodView, VmiView};
@@ -57,8 +57,8 @@ pub struct View {
     pub node: Option<NodeView>,
     /// The VMI of the record's current attempt.
     pub vmi: Option<VmiView>,
-    /// CSRs that the VM's token or the Node's identity filed.
-    pub csrs: Vec<Arc<CertificateSigningRequest>>,
+    /// CSRs that the VM's token or the Node's identity filed; without a record, the Node's alone.
+    pub csrs: Vec<Arc<Filed>>,
     /// Zone and region of the VM's host; nothing in it for a host that is gone. `None` until the VM has a host.
     pub topology: Option<BTreeMap<String, String>>,
     /// Every claim of a pod that we would bind has its volume. Looked at in live views only.
@@ -181,7 +181,7 @@ pub fn provider_missing(pod: &PodView) -> Option<Write> {
 
 fn step(view: &View, now: Timestamp) -> Plan {
     let Some(record) = view.record.clone() else {
-        return admit::plan(view, now);
+        return without_record(view, now);
     };
     let context = Context {
         view,
@@ -197,6 +197,16 @@ fn step(view: &View, now: Timestamp) -> Plan {
         serve::plan(&context, pod)
     } else {
         attempt::plan(&context, pod)
+    }
+}
+
+/// Whoever files requests under a name that has no record is a guest of the past. They are taken away as they come, for
+/// it may file them without end.
+fn without_record(view: &View, now: Timestamp) -> Plan {
+    let plan = admit::plan(view, now);
+    Plan {
+        done: plan.done && view.csrs.len() <= csrs::MAX_DELETIONS,
+        ..plan.writes(csrs::deletions(&view.csrs))
     }
 }
 

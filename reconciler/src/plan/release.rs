@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, attempt, place};
+use super::{Context, Note, Plan, Write, attempt, csrs, place};
 use crate::identity;
 use crate::record;
 use crate::view::{NodeView, PodView};
@@ -146,7 +146,10 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
     plan = plan.writes(credentials(c));
     match &c.view.node {
         Some(node) => plan.writes(node_writes(c, node)),
-        None => plan.writes(csr_writes(c)).writes(remove_finalizer(c)),
+        // A flood of requests must not hold the record up. What is left of it goes without one.
+        None => plan
+            .writes(remove_finalizer(c))
+            .writes(csrs::deletions(&c.view.csrs)),
     }
 }
 
@@ -169,28 +172,18 @@ fn remove_finalizer(c: &Context) -> Option<Write> {
         })
 }
 
-/// The Node goes, and with it the CSRs that it and its token filed.
+/// The Node goes, and then what CSRs it and its token filed: it waits for none of them.
 pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
     let name = names::node_name(&c.record.spec.pod_ref.uid);
     let uid = node.uid.clone();
     match (node.deleting, node.finalizers) {
-        (false, _) => csr_writes(c)
+        (false, _) => [Write::DeleteNode { name, uid }]
             .into_iter()
-            .chain([Write::DeleteNode { name, uid }])
+            .chain(csrs::deletions(&c.view.csrs))
             .collect(),
         (true, true) => vec![Write::StripNodeFinalizers { name, uid }],
         (true, false) => Vec::new(),
     }
-}
-
-fn csr_writes(c: &Context) -> Vec<Write> {
-    let of = |csr: &k8s_openapi::api::certificates::v1::CertificateSigningRequest| {
-        Some(Write::DeleteCsr {
-            name: csr.metadata.name.clone()?,
-            uid: csr.metadata.uid.clone()?,
-        })
-    };
-    c.view.csrs.iter().filter_map(|csr| of(csr)).collect()
 }
 
 /// Both Secrets of the attempt, unless they went when the kubelet joined.

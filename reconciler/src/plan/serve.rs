@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
-use super::{Context, Plan, Write, after, place, policies};
+use super::{Context, Plan, Write, after, csrs, place, policies};
 use crate::record::set_condition;
 use crate::view::PodView;
 
@@ -29,7 +29,7 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     }
     let mut plan = bind(c, pod)
         .and(lifted(c, pod))
-        .writes(super::csrs::decide(c))
+        .writes(csrs::decide(c))
         .writes(place::follow(c));
     if pod.terminal {
         return plan.wake_at(c.due(c.view.ages.finished, finished_pod_ttl(c)));

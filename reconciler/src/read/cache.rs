@@ -70,7 +70,34 @@ pub struct Cache<V> {
 struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
-    marked: HashMap<Mark, HashSet<Arc<str>>>,
+    marked: HashMap<Mark, Marked>,
+}
+
+/// The objects that share a mark.
+#[derive(Debug, Default)]
+struct Marked {
+    paths: HashSet<Arc<str>>,
+    /// How many of them are kept as they are, though there may be too many of them.
+    counted: usize,
+}
+
+/// Everything that there is, while it is being listed. What is too much of it is never held.
+#[derive(Debug)]
+pub struct Draft<V>(State<V>);
+
+impl<V> Default for Draft<V> {
+    fn default() -> Self {
+        Self(State::default())
+    }
+}
+
+impl<V: View> Draft<V> {
+    /// Takes in a page.
+    pub fn take_in(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
+        for (identity, view) in items {
+            self.0.put(&identity, view);
+        }
+    }
 }
 
 impl<V> Default for State<V> {
@@ -124,7 +151,11 @@ impl<V: View> Cache<V> {
     #[must_use]
     pub fn marked(&self, mark: &Mark) -> Vec<Cached<V>> {
         let state = self.read();
-        let paths = state.marked.get(mark).into_iter().flatten();
+        let paths = state
+            .marked
+            .get(mark)
+            .into_iter()
+            .flat_map(|marked| &marked.paths);
         paths
             .filter_map(|path| state.objects.get(path))
             .cloned()
@@ -143,9 +174,8 @@ impl<V: View> Cache<V> {
         let path = identity.path();
         let mut state = self.write();
         let before = state.take(&path);
-        let changed = before.is_none_or(|before| *before.view != view);
-        state.put(path, Cached::new(identity, view));
-        changed
+        let after = state.put(identity, view);
+        before.is_none_or(|before| before.view != after)
     }
 
     /// Takes out an object; what was known of it.
@@ -155,16 +185,12 @@ impl<V: View> Cache<V> {
         Some(removed.view)
     }
 
-    /// Takes these for all there are. Of those that exist and cannot be read, what was known stays.
-    pub fn fill(&self, items: impl IntoIterator<Item = (Identity, V)>, unreadable: &[Identity]) {
-        let mut next = State::default();
-        for (identity, view) in items {
-            next.put(identity.path(), Cached::new(&identity, view));
-        }
+    /// Takes this for all there is. Of objects that exist and cannot be read, what was known stays.
+    pub fn fill(&self, Draft(mut next): Draft<V>, unreadable: &[Identity]) {
         let mut state = self.write();
         for path in unreadable.iter().map(Identity::path) {
             if let Some(known) = state.take(&path) {
-                next.put(path, known);
+                next.insert(path, known);
             }
         }
         *state = next;
@@ -182,10 +208,30 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
-    fn put(&mut self, path: String, object: Cached<V>) {
+    /// Takes in an object; what is kept of it.
+    fn put(&mut self, identity: &Identity, view: V) -> Arc<V> {
+        let full = |mark| {
+            self.marked
+                .get(mark)
+                .is_some_and(|marked| marked.counted >= V::MOST)
+        };
+        let kept = if view.counts() && view.marks().iter().any(full) {
+            view.in_brief()
+        } else {
+            view
+        };
+        let cached = Cached::new(identity, kept);
+        let view = cached.view.clone();
+        self.insert(identity.path(), cached);
+        view
+    }
+
+    fn insert(&mut self, path: String, object: Cached<V>) {
         let path: Arc<str> = path.into();
         for mark in object.view.marks() {
-            self.marked.entry(mark).or_default().insert(path.clone());
+            let marked = self.marked.entry(mark).or_default();
+            marked.paths.insert(path.clone());
+            marked.counted += usize::from(object.view.counts());
         }
         self.objects.insert(path, object);
     }
@@ -193,9 +239,10 @@ impl<V: View> State<V> {
     fn take(&mut self, path: &str) -> Option<Cached<V>> {
         let object = self.objects.remove(path)?;
         for mark in object.view.marks() {
-            if let Some(paths) = self.marked.get_mut(&mark) {
-                paths.remove(path);
-                if paths.is_empty() {
+            if let Some(marked) = self.marked.get_mut(&mark) {
+                marked.paths.remove(path);
+                marked.counted -= usize::from(object.view.counts());
+                if marked.paths.is_empty() {
                     self.marked.remove(&mark);
                 }
             }

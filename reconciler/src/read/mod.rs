@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use cache::{Cache, Cached, Mark};
-pub use calls::{Listed, find, list, patch, whole};
+pub use cache::{Cache, Cached, Draft, Mark};
+pub use calls::{Listed, Pages, find, list, patch, whole};
 pub use sieve::Keep;
 
 /// What is kept of an object of one kind, for as long as it exists.
@@ -27,6 +27,8 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
     /// What of the object is read.
     const KEEP: Keep;
+    /// How many that share a mark are kept as they are, of those that [count](Self::counts).
+    const MOST: usize = usize::MAX;
     /// The type that the kept part has.
     type Object: DeserializeOwned;
 
@@ -36,6 +38,17 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// By what it is looked up, its name aside.
     fn marks(&self) -> Vec<Mark> {
         Vec::new()
+    }
+
+    /// Whether it is one of those of which there may be too many.
+    fn counts(&self) -> bool {
+        false
+    }
+
+    /// What is kept of one beyond [`Self::MOST`].
+    #[must_use]
+    fn in_brief(self) -> Self {
+        self
     }
 }
 

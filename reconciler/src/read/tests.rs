@@ -1,5 +1,5 @@
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig};
 use maroonedpods_common::names;
@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::csr::{Filed, MOST_JUDGED};
 use crate::policies::PolicyView;
 use crate::record::tests::{POD_UID, record};
 use crate::view::{NodeView, PodView, VmiView};
@@ -165,7 +166,7 @@ neighbours_stay! {
     one_pod_costs_no_other: PodView, pod;
     one_node_costs_no_other: NodeView, node;
     one_vmi_costs_no_other: VmiView, vmi;
-    one_csr_costs_no_other: CertificateSigningRequest, csr;
+    one_csr_costs_no_other: Filed, csr;
     one_policy_costs_no_other: PolicyView, policy;
     one_record_costs_no_other: MaroonedNode, a_record;
     one_configuration_costs_no_other: MaroonedPodsConfig, config;
@@ -237,11 +238,11 @@ fn a_cache_keeps_what_it_knew_of_what_cannot_be_read() {
     let (identity, view) = object::<PodView>(&pod("p").to_string()).unwrap();
     assert!(cache.apply(&identity, view.clone().unwrap()));
     assert!(!cache.apply(&identity, view.unwrap()), "nothing changed");
-    cache.fill([], std::slice::from_ref(&identity));
+    cache.fill(Draft::default(), std::slice::from_ref(&identity));
     let uid = Mark::Uid(POD_UID.to_owned());
     assert_eq!(cache.marked(&uid).len(), 1);
     assert_eq!(cache.get("ns", "p").unwrap().version, 7);
-    cache.fill([], &[]);
+    cache.fill(Draft::default(), &[]);
     assert!(cache.marked(&uid).is_empty() && cache.get("ns", "p").is_none());
 }
 
@@ -285,8 +286,8 @@ fn a_view_is_small_however_large_its_object() {
     let mut asked = csr("c");
     asked["spec"]["request"] = json!("YWFh".repeat(250_000));
     asked["spec"]["extra"] = json!({"k": ["v".repeat(100_000)]});
-    let view = view_of::<CertificateSigningRequest>(&asked).unwrap();
-    assert!(weight(&view) < 8 << 10 && view.spec.request.0.is_empty());
+    let view = view_of::<Filed>(&asked).unwrap();
+    assert!(weight(&view) < 8 << 10 && view.whole().unwrap().spec.request.0.is_empty());
 
     let mut blocked = vmi("v");
     blocked["status"]["conditions"] =
@@ -298,9 +299,76 @@ fn a_view_is_small_however_large_its_object() {
 fn requests_that_are_none_of_ours_are_not_kept() {
     let mut foreign = csr("f");
     foreign["spec"]["username"] = json!("system:node:host-1");
-    assert_eq!(view_of::<CertificateSigningRequest>(&foreign), None);
+    assert_eq!(view_of::<Filed>(&foreign), None);
     foreign["spec"]["username"] = json!("system:bootstrap:abcdef");
-    assert_eq!(view_of::<CertificateSigningRequest>(&foreign), None);
+    assert_eq!(view_of::<Filed>(&foreign), None);
     foreign["spec"]["groups"] = json!([names::BOOTSTRAP_GROUP]);
-    assert!(view_of::<CertificateSigningRequest>(&foreign).is_some());
+    assert!(view_of::<Filed>(&foreign).is_some());
+}
+
+/// As a guest may file them: pending, each with a body that is as large as is kept.
+fn flood(user: &str, number: usize) -> Vec<(Identity, Filed)> {
+    let filed = |n: usize| {
+        let mut filed = csr(&format!("{user}-{n}"));
+        filed["metadata"]["namespace"] = json!("");
+        filed["spec"]["username"] = json!(format!("{}{user}", names::BOOTSTRAP_USER_PREFIX));
+        filed["spec"]["groups"] = json!([names::BOOTSTRAP_GROUP]);
+        filed["spec"]["request"] = json!("YWFh".repeat(1300));
+        filed["status"] = json!({});
+        let (identity, view) = object::<Filed>(&filed.to_string()).unwrap();
+        (identity, view.unwrap())
+    };
+    (0..number).map(filed).collect()
+}
+
+fn of(cache: &Cache<Filed>, user: &str) -> (usize, usize) {
+    let mark = Mark::User(format!("{}{user}", names::BOOTSTRAP_USER_PREFIX));
+    let filed = cache.marked(&mark);
+    let wholes = filed.iter().filter(|filed| filed.whole().is_some()).count();
+    (wholes, filed.len() - wholes)
+}
+
+#[test]
+fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
+    let (most, number) = (MOST_JUDGED, 25_000);
+    let mut draft = Draft::default();
+    draft.take_in(flood("flooder", number));
+    let cache = Cache::default();
+    cache.fill(draft, &[]);
+    for (identity, filed) in flood("honest", 2) {
+        assert!(cache.apply(&identity, filed));
+    }
+    assert_eq!(of(&cache, "flooder"), (most, number - most));
+    assert_eq!(of(&cache, "honest"), (2, 0));
+    let weight: usize = cache.all().iter().map(|filed| weight(&**filed)).sum();
+    assert!(weight < 16 << 20, "{weight}");
+}
+
+#[test]
+fn a_crowd_that_goes_makes_room() {
+    let cache = Cache::default();
+    let filed = flood("flooder", MOST_JUDGED + 2);
+    for (identity, filed) in filed.clone() {
+        cache.apply(&identity, filed);
+    }
+    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 2));
+    let (last, again) = filed.last().unwrap();
+    assert!(
+        !cache.apply(last, again.clone()),
+        "nothing changed in what is kept"
+    );
+    assert!(cache.remove(&filed[0].0).is_some());
+    assert!(cache.apply(last, again.clone()), "it is whole now");
+    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 1));
+    // One that is decided takes no place.
+    let Filed::Whole(mut decided) = filed[1].1.clone() else {
+        panic!()
+    };
+    decided.status.get_or_insert_default().certificate = Some(ByteString(b"a".to_vec()));
+    let decided = <Filed as View>::read(*decided).unwrap();
+    assert!(decided.whole().unwrap().spec.request.0.is_empty());
+    cache.apply(&filed[1].0, decided);
+    let (identity, one) = filed[MOST_JUDGED].clone();
+    cache.apply(&identity, one);
+    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED + 1, 0));
 }

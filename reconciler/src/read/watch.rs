@@ -13,8 +13,8 @@ use kube::core::{Request, Resource};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::calls::{client, list};
-use super::{Cache, Identity, Unreadable, View, object};
+use super::calls::client;
+use super::{Cache, Draft, Identity, Pages, Unreadable, View, object};
 use crate::api::{CallError, call};
 use crate::metrics::Metrics;
 
@@ -115,21 +115,22 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
     }
 
     async fn fill(&self, tell: &mut impl FnMut(News<'_, V>)) -> Result<String, End> {
-        let listed = list::<V, K>(&self.api, &self.scope).await.map_err(End::from)?;
-        let unreadable: Vec<_> = listed
-            .unreadable
-            .iter()
-            .filter_map(|unreadable| {
-                self.report(unreadable);
-                unreadable.identity.clone()
-            })
-            .collect();
-        self.cache.fill(listed.items, &unreadable);
+        let mut pages = Pages::new(&self.api, &self.scope);
+        let (mut draft, mut unreadable, mut version) = (Draft::default(), Vec::new(), String::new());
+        while let Some(page) = pages.next::<V>().await.map_err(End::from)? {
+            draft.take_in(page.items);
+            for skipped in page.unreadable {
+                self.report(&skipped);
+                unreadable.extend(skipped.identity);
+            }
+            version = page.resource_version;
+        }
+        self.cache.fill(draft, &unreadable);
         for view in self.cache.all() {
             tell(News::Found(&view));
         }
         tell(News::Listed);
-        Ok(listed.resource_version)
+        Ok(version)
     }
 
     /// One connection, up to its end.

@@ -313,37 +313,6 @@ fn only_the_expected_request_is_approved() {
 }
 
 #[test]
-fn requests_without_end_are_denied_left_or_deleted() {
-    let mut world = launched();
-    world.vm_is_scheduled();
-    world.vm_runs();
-    assert!(world.guest_asks(Asks::Foreign));
-    let first = world.objects.csrs.values().next().unwrap().clone();
-    for n in 0..40 {
-        let mut next = first.clone();
-        next.metadata.name = Some(format!("flood-{n}"));
-        next.metadata.uid = Some(format!("uid-{n}"));
-        world.objects.csrs.insert(format!("flood-{n}"), next);
-    }
-    world.tick(1);
-    assert!(world.guest_asks(Asks::Client));
-    // The Node comes first.
-    world.pass();
-    let plan = world.pass();
-    let count = |kind| kinds(&plan).iter().filter(|k| **k == kind).count();
-    let verdicts = ["approve_csr", "deny_csr", "delete_csr"].map(count);
-    assert_eq!(
-        verdicts,
-        [1, 3, 41 - 3 - 5],
-        "the one that is expected is approved all the same"
-    );
-    assert!(
-        !kinds(&world.pass()).iter().any(|kind| kind.ends_with("_csr")),
-        "what is left is let be"
-    );
-}
-
-#[test]
 fn the_credential_goes_once_the_kubelet_has_spoken() {
     let world = until(|w| w.node().is_some_and(|n| !n.system_uuid.is_empty()));
     let kinds = kinds(&world.plan());

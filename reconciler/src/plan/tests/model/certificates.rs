@@ -49,7 +49,7 @@ fn pem(node: &str, names: &[SanType]) -> Vec<u8> {
 }
 
 impl Asks {
-    pub(super) fn request(self, token_id: &str) -> CertificateSigningRequest {
+    pub(in crate::plan::tests) fn request(self, token_id: &str) -> CertificateSigningRequest {
         let (pem, signer, usage) = match self {
             Self::Client | Self::Renewal => (&CLIENT, CLIENT_SIGNER, "client auth"),
             Self::Foreign => (&FOREIGN, CLIENT_SIGNER, "client auth"),

@@ -18,10 +18,10 @@ use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, NetworkPolicies
 use maroonedpods_common::names;
 use serde_json::json;
 
-use crate::csr::{self, Requester};
+use crate::csr::{Filed, Requester};
 use crate::identity;
 use crate::plan::{self, Plan, View, Write};
-use crate::read::view_of;
+use crate::read::{self, view_of};
 use crate::record;
 use crate::settings::Settings;
 use crate::sightings::{Ages, Sightings};
@@ -354,21 +354,19 @@ impl Objects {
         names::vmi_name(POD_UID, self.record.as_ref().map_or(1, record::attempt))
     }
 
-    fn related_csrs(
-        &self,
-        csrs: &BTreeMap<String, CertificateSigningRequest>,
-    ) -> Vec<Arc<CertificateSigningRequest>> {
-        let Some(record) = &self.record else {
-            return Vec::new();
+    fn related_csrs(&self, csrs: &BTreeMap<String, CertificateSigningRequest>) -> Vec<Arc<Filed>> {
+        let ids = |record: &MaroonedNode| {
+            let uid = record.metadata.uid.as_deref().unwrap_or_default();
+            identity::recent_token_ids(uid, record::attempt(record)).collect()
         };
-        let uid = record.metadata.uid.as_deref().unwrap_or_default();
-        let tokens: Vec<_> = identity::recent_token_ids(uid, record::attempt(record)).collect();
-        let related = |csr: &&CertificateSigningRequest| match csr::requester(csr) {
+        let tokens: Vec<String> = self.record.as_ref().map(ids).unwrap_or_default();
+        let related = |filed: &Filed| match filed.requester() {
             Some(Requester::Token(id)) => tokens.iter().any(|own| own == id),
             Some(Requester::Node(name)) => name == names::node_name(POD_UID),
             None => false,
         };
-        csrs.values().filter(related).cloned().map(Arc::new).collect()
+        let filed = csrs.values().cloned().filter_map(<Filed as read::View>::read);
+        filed.filter(related).map(Arc::new).collect()
     }
 }
 

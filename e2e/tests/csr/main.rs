@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod flood;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
@@ -262,45 +264,6 @@ async fn requests_of_strangers_are_left_alone() {
         .delete("bootstrap-token-abcdef", &DeleteParams::default())
         .await
         .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_without_end_are_taken_away() {
-    let test = Test::new().await;
-    let pod = test.pod("flood", &Script::default()).await;
-    pod.running().await.unwrap();
-    let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
-    let guest = test.world.plane().user(&user, names::NODES_GROUP).await.unwrap();
-    let csrs: Api<CertificateSigningRequest> = Api::all(guest);
-    let nonsense = CertificateSigningRequest {
-        metadata: ObjectMeta {
-            generate_name: Some("flood-".to_owned()),
-            ..ObjectMeta::default()
-        },
-        spec: CertificateSigningRequestSpec {
-            request: request(&pod.node_name(), "").spec.request,
-            signer_name: "kubernetes.io/kubelet-serving".to_owned(),
-            usages: Some(vec!["digital signature".to_owned(), "server auth".to_owned()]),
-            ..CertificateSigningRequestSpec::default()
-        },
-        status: None,
-    };
-    for _ in 0..60 {
-        // A guard or quota that refuses them is as good.
-        let _: Result<_, _> = csrs.create(&PostParams::default(), &nonsense).await;
-    }
-    let all: Api<CertificateSigningRequest> = Api::all(test.admin.clone());
-    eventually("few requests of the guest", SOON, || async {
-        let filed = all.list(&ListParams::default()).await?;
-        let its = filed
-            .iter()
-            .filter(|csr| csr.spec.username.as_ref() == Some(&user))
-            .count();
-        Ok((its <= 16).then_some(()))
-    })
-    .await
-    .unwrap();
-    pod.ends().await.unwrap();
 }
 
 fn request(node: &str, signer: &str) -> CertificateSigningRequest {

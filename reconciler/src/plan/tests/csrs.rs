@@ -1,0 +1,278 @@
+//! Certificate requests without end: what a pass does about them, and what it costs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use maroonedpods_common::api::Phase;
+use maroonedpods_common::names;
+use proptest::prelude::*;
+
+use super::model::{ADDRESS, Asks, Outcome, POD_UID, World, kinds};
+use super::steps::{launched, until};
+use crate::csr::{self, Expectation, Filed, MOST_JUDGED, Verdict};
+use crate::identity;
+use crate::plan::csrs::{MAX_DELETIONS, sort_out};
+use crate::plan::{Plan, Write};
+use crate::read::View as _;
+
+/// A request as the API server stores it, `age` seconds old.
+fn filed(asks: Asks, token: &str, name: &str, age: i64) -> CertificateSigningRequest {
+    let now: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let mut csr = asks.request(token);
+    csr.metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        uid: Some(format!("uid-{name}")),
+        resource_version: Some("1".to_owned()),
+        creation_timestamp: Some(Time(now - SignedDuration::from_secs(age))),
+        ..ObjectMeta::default()
+    };
+    csr
+}
+
+fn flood(world: &mut World, asks: Asks, token: &str, number: usize) {
+    for n in 0..number {
+        let name = format!("{asks:?}-{token}-{n}");
+        let csr = filed(asks, token, &name, 1000);
+        world.objects.csrs.insert(name, csr);
+    }
+}
+
+fn count(plan: &Plan, kind: &str) -> usize {
+    kinds(plan).iter().filter(|k| **k == kind).count()
+}
+
+/// The VM runs, its Node is there, and nobody has asked for anything.
+fn waits_for_guest() -> World {
+    let mut world = launched();
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.pass();
+    assert!(world.node().is_some());
+    world
+}
+
+#[test]
+fn requests_without_end_are_denied_left_or_deleted() {
+    let mut world = waits_for_guest();
+    let token = world.token_id();
+    flood(&mut world, Asks::Foreign, &token, 29);
+    assert!(world.guest_asks(Asks::Client));
+    let plan = world.pass();
+    let verdicts = ["approve_csr", "deny_csr", "delete_csr"].map(|kind| count(&plan, kind));
+    assert_eq!(
+        verdicts,
+        [1, 3, 29 - 3 - 5],
+        "the one that is expected is approved all the same"
+    );
+    assert!(
+        !kinds(&world.pass()).iter().any(|kind| kind.ends_with("_csr")),
+        "what is left is let be"
+    );
+}
+
+#[test]
+fn floods_of_former_attempts_hold_up_nothing_of_this_one() {
+    let mut world = waits_for_guest();
+    let record = world.objects.record.as_mut().unwrap();
+    record.status.as_mut().unwrap().attempts = 3;
+    let former = identity::token_id(&world.record_uid(), 2);
+    let mut vmi = world.objects.vmis.values().next().unwrap().clone();
+    vmi.metadata.name = Some(names::vmi_name(POD_UID, 3));
+    world.objects.vmis.insert(names::vmi_name(POD_UID, 3), vmi);
+    flood(&mut world, Asks::Foreign, &former, 500);
+    flood(&mut world, Asks::Client, &former, 500);
+    flood(&mut world, Asks::Renewal, "", 500);
+    let token = world.token_id();
+    let own = filed(Asks::Client, &token, "own", 0);
+    world.objects.csrs.insert("own".to_owned(), own);
+    let plan = world.plan();
+    let approved =
+        |write: &Write| matches!(write, Write::DecideCsr { name, deny: None, .. } if name == "own");
+    assert!(plan.writes.iter().any(approved), "{:?}", kinds(&plan));
+    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
+}
+
+#[test]
+fn a_flood_holds_up_no_release() {
+    let mut world = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
+    world.vm_ends();
+    world.pass();
+    world.vms_that_go_are_gone();
+    flood(&mut world, Asks::Serving, "", 10_000);
+    let plan = world.pass();
+    let at = |kind| kinds(&plan).iter().position(|k| *k == kind);
+    assert!(at("delete_node").unwrap() < at("delete_csr").unwrap());
+    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
+    let plan = world.pass();
+    assert_eq!(kinds(&plan)[0], "remove_finalizer");
+    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
+    assert!(world.objects.record.is_none());
+}
+
+#[test]
+fn what_a_dead_guest_files_goes_as_it_comes() {
+    let mut world = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
+    world.pod_is_deleted();
+    assert_eq!(world.settle(50), Ok(Outcome::Gone));
+    assert!(world.plan().done);
+    flood(&mut world, Asks::Renewal, "", 120);
+    let mut left = 120;
+    while left > 0 {
+        let plan = world.pass();
+        assert!(plan.needs_live_view(), "its record may be new");
+        assert_eq!(count(&plan, "delete_csr"), left.min(MAX_DELETIONS));
+        left = left.saturating_sub(MAX_DELETIONS);
+        assert_eq!(plan.done, left == 0);
+    }
+    assert!(world.objects.csrs.is_empty() && world.plan().writes.is_empty());
+}
+
+#[test]
+fn what_is_filed_in_a_long_pause_goes_as_it_comes() {
+    let mut world = launched();
+    world
+        .objects
+        .record
+        .as_mut()
+        .unwrap()
+        .status
+        .as_mut()
+        .unwrap()
+        .attempts = 3;
+    while world.status().phase != Phase::Failed {
+        world.vm_ends();
+        world.pass();
+        world.vms_that_go_are_gone();
+    }
+    world.pass();
+    flood(&mut world, Asks::Renewal, "", 20);
+    let plan = world.pass();
+    assert_eq!(count(&plan, "delete_csr"), 20);
+    assert!(world.objects.csrs.is_empty() && world.plan().wake.is_some());
+}
+
+const TOKEN: &str = "abcdef";
+const FORMER: &str = "fedcba";
+
+fn expectation() -> Expectation {
+    Expectation {
+        node_name: names::node_name(POD_UID),
+        token_id: TOKEN.to_owned(),
+        accepts_client: true,
+        approved_client: false,
+        address: ADDRESS.parse().ok(),
+        approved_serving: 0,
+        accepts_renewal: true,
+        approved_renewals: 0,
+    }
+}
+
+/// Who asks for what, with which of the tokens.
+const KINDS: [(Asks, &str); 6] = [
+    (Asks::Client, TOKEN),
+    (Asks::Foreign, TOKEN),
+    (Asks::Client, FORMER),
+    (Asks::Foreign, FORMER),
+    (Asks::Serving, ""),
+    (Asks::Renewal, ""),
+];
+
+#[derive(Clone, Copy, Debug)]
+struct One {
+    kind: usize,
+    age: i64,
+    brief: bool,
+}
+
+fn ones() -> impl Strategy<Value = Vec<One>> {
+    let one = (0..KINDS.len(), 0_i64..1000, prop::bool::weighted(0.2));
+    prop::collection::vec(
+        one.prop_map(|(kind, age, brief)| One { kind, age, brief }),
+        0..250,
+    )
+}
+
+fn expectations() -> impl Strategy<Value = Expectation> {
+    (any::<[bool; 4]>(), 0..=csr::MAX_SERVING, 0..=csr::MAX_RENEWALS).prop_map(
+        |([accepts_client, approved_client, accepts_renewal, placed], serving, renewals)| Expectation {
+            accepts_client,
+            approved_client,
+            accepts_renewal,
+            address: expectation().address.filter(|_| placed),
+            approved_serving: serving,
+            approved_renewals: renewals,
+            ..expectation()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However many there are: few are looked into, of each requester; each gets one write at most; and the oldest
+    /// sound request of each requester that is looked into is approved, whatever others file.
+    #[test]
+    fn a_pass_is_bounded_and_finds_what_is_sound(ones in ones(), expected in expectations()) {
+        let mut csrs = Vec::new();
+        let mut wholes = BTreeMap::new();
+        for (n, one) in ones.iter().enumerate() {
+            let (asks, token) = KINDS[one.kind];
+            let csr = filed(asks, token, &format!("csr-{n}"), one.age);
+            let whole = Filed::read(csr.clone()).unwrap();
+            csrs.push(Arc::new(if one.brief { whole.in_brief() } else { whole }));
+            if !one.brief {
+                let of_user: &mut Vec<_> = wholes.entry(csr.spec.username.clone()).or_default();
+                of_user.push(csr);
+            }
+        }
+        let mut judged: BTreeMap<_, usize> = BTreeMap::new();
+        let writes = sort_out(&csrs, expected.clone(), |csr, expected| {
+            *judged.entry(csr.spec.username.clone()).or_default() += 1;
+            csr::verdict(csr, Some(expected))
+        });
+        prop_assert!(judged.values().all(|number| *number <= MOST_JUDGED), "{:?}", judged);
+        let named: BTreeSet<_> = writes.iter().map(|write| match write {
+            Write::DecideCsr { name, .. } | Write::DeleteCsr { name, .. } => name.clone(),
+            other => panic!("{other:?}"),
+        }).collect();
+        prop_assert_eq!(named.len(), writes.len());
+        let deleted = writes.iter().filter(|w| matches!(w, Write::DeleteCsr { .. })).count();
+        prop_assert!(deleted <= MAX_DELETIONS);
+        for of_user in wholes.values_mut() {
+            of_user.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
+            let sound = of_user.iter().take(MOST_JUDGED).find(|csr| csr::verdict(csr, Some(&expected)) == Verdict::Approve);
+            let approved = |name: &Option<String>| writes.iter().any(|write| {
+                matches!(write, Write::DecideCsr { name: n, deny: None, .. } if Some(n) == name.as_ref())
+            });
+            prop_assert!(sound.is_none_or(|csr| approved(&csr.metadata.name)), "{:?}", sound);
+        }
+    }
+
+    /// What is not worth a look would not be approved after one, nor wait.
+    #[test]
+    fn what_is_hopeless_is_refused(kind in 0..KINDS.len(), expected in expectations()) {
+        let (asks, token) = KINDS[kind];
+        let csr = filed(asks, token, "csr", 0);
+        let refused = matches!(csr::verdict(&csr, Some(&expected)), Verdict::Refuse(_));
+        prop_assert!(refused || !csr::is_hopeless(&csr, &expected));
+    }
+}
+
+#[test]
+fn what_can_only_be_refused_costs_no_look_once_enough_is_refused() {
+    let late = Expectation {
+        accepts_client: false,
+        ..expectation()
+    };
+    let csr = |n: usize| Filed::read(filed(Asks::Client, TOKEN, &format!("csr-{n}"), 0)).unwrap();
+    let csrs: Vec<_> = (0..MOST_JUDGED).map(|n| Arc::new(csr(n))).collect();
+    let mut looks = 0;
+    let writes = sort_out(&csrs, late, |csr, expected| {
+        looks += 1;
+        csr::verdict(csr, Some(expected))
+    });
+    assert_eq!((looks, writes.len()), (3 + 5, MOST_JUDGED - 5));
+}
