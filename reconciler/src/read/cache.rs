@@ -71,6 +71,27 @@ struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
     marked: HashMap<Mark, HashSet<Arc<str>>>,
+    /// There were more in a namespace than are kept.
+    cut: bool,
+}
+
+/// Everything that there is, while it is being listed. What is too much of it is never held.
+#[derive(Debug)]
+pub struct Draft<V>(State<V>);
+
+impl<V> Default for Draft<V> {
+    fn default() -> Self {
+        Self(State::default())
+    }
+}
+
+impl<V: View> Draft<V> {
+    /// Takes in a page.
+    pub fn take_in(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
+        for (identity, view) in items {
+            self.0.place(&identity, Cached::new(&identity, view));
+        }
+    }
 }
 
 impl<V> Default for State<V> {
@@ -78,6 +99,7 @@ impl<V> Default for State<V> {
         Self {
             objects: HashMap::new(),
             marked: HashMap::new(),
+            cut: false,
         }
     }
 }
@@ -111,12 +133,7 @@ impl<V: View> Cache<V> {
     /// The object of this name; the namespace is empty for those without one.
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Option<Cached<V>> {
-        let path = Identity {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..Identity::default()
-        }
-        .path();
+        let path = Identity::path_of(namespace, name);
         self.read().objects.get(path.as_str()).cloned()
     }
 
@@ -138,14 +155,15 @@ impl<V: View> Cache<V> {
         state.objects.values().map(|cached| cached.view.clone()).collect()
     }
 
-    /// Takes in an object; whether anything that is kept of it changed.
-    pub fn apply(&self, identity: &Identity, view: V) -> bool {
-        let path = identity.path();
-        let mut state = self.write();
-        let before = state.take(&path);
-        let changed = before.is_none_or(|before| *before.view != view);
-        state.put(path, Cached::new(identity, view));
-        changed
+    /// Whether one view stands for objects of which it is not known any more how many there are.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.read().cut
+    }
+
+    /// Takes in an object; the view that changed by it, if one did.
+    pub fn apply(&self, identity: &Identity, view: V) -> Option<Arc<V>> {
+        self.write().place(identity, Cached::new(identity, view))
     }
 
     /// Takes out an object; what was known of it.
@@ -155,16 +173,12 @@ impl<V: View> Cache<V> {
         Some(removed.view)
     }
 
-    /// Takes these for all there are. Of those that exist and cannot be read, what was known stays.
-    pub fn fill(&self, items: impl IntoIterator<Item = (Identity, V)>, unreadable: &[Identity]) {
-        let mut next = State::default();
-        for (identity, view) in items {
-            next.put(identity.path(), Cached::new(&identity, view));
-        }
+    /// Takes this for all there is. Of objects that exist and cannot be read, what was known stays.
+    pub fn fill(&self, Draft(mut next): Draft<V>, unreadable: &[Identity]) {
         let mut state = self.write();
-        for path in unreadable.iter().map(Identity::path) {
-            if let Some(known) = state.take(&path) {
-                next.put(path, known);
+        for identity in unreadable {
+            if let Some(known) = state.take(&identity.path()) {
+                next.place(identity, known);
             }
         }
         *state = next;
@@ -182,6 +196,34 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
+    /// Takes in an object, in its own place or, where its namespace has as many as are kept, in the one that all others
+    /// share; the view that changed by it, if one did.
+    fn place(&mut self, identity: &Identity, object: Cached<V>) -> Option<Arc<V>> {
+        let (path, object) = match V::rest(&identity.namespace) {
+            Some((most, rest)) if self.is_full(identity, most) => {
+                self.cut = true;
+                let rest = Cached {
+                    version: object.version,
+                    view: Arc::new(rest),
+                };
+                (Identity::path_of(&identity.namespace, ""), rest)
+            }
+            _ => (identity.path(), object),
+        };
+        let before = self.take(&path);
+        let news = before.is_none_or(|before| before.view != object.view);
+        let view = object.view.clone();
+        self.put(path, object);
+        news.then_some(view)
+    }
+
+    /// Whether there is no place for one more of its namespace.
+    fn is_full(&self, identity: &Identity, most: usize) -> bool {
+        let neighbours = self.marked.get(&Mark::Namespace(identity.namespace.clone()));
+        neighbours.is_some_and(|all| all.len() >= most)
+            && !self.objects.contains_key(identity.path().as_str())
+    }
+
     fn put(&mut self, path: String, object: Cached<V>) {
         let path: Arc<str> = path.into();
         for mark in object.view.marks() {

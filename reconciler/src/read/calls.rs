@@ -80,7 +80,7 @@ pub struct Listed<V> {
     pub resource_version: String,
 }
 
-/// All objects of a kind, each by itself. They come in pages, so that a large cluster is never in memory as a whole.
+/// All objects of a kind, each by itself.
 ///
 /// # Errors
 /// The first page that cannot be had.
@@ -88,19 +88,56 @@ pub async fn list<V: View, K: Clone + Resource>(
     api: &Api<K>,
     params: &ListParams,
 ) -> Result<Listed<V>, CallError> {
-    let (client, request) = (client(api), Request::new(api.resource_url()));
-    let mut listed = Listed::default();
-    let (mut params, mut limit) = (params.clone(), FIRST_PAGE);
-    loop {
-        params.limit = u32::try_from(limit).ok();
-        let json = text(&client, request.list(&params).map_err(kube::Error::BuildRequest)?).await?;
-        let (meta, items) = listed.take_in(&json)?;
-        limit = next_page(limit, items, json.len());
-        let Some(token) = meta.continue_.filter(|token| !token.is_empty()) else {
-            listed.resource_version = meta.resource_version;
-            return Ok(listed);
+    let (mut pages, mut listed) = (Pages::new(api, params), Listed::default());
+    while let Some(page) = pages.next::<V>().await? {
+        listed.items.extend(page.items);
+        listed.unreadable.extend(page.unreadable);
+        listed.resource_version = page.resource_version;
+    }
+    Ok(listed)
+}
+
+/// A list, page by page, so that a large cluster is never in memory as a whole. All pages are of one moment.
+pub struct Pages {
+    client: Client,
+    request: Request,
+    /// Of the next page; `None` after the last.
+    params: Option<ListParams>,
+    limit: usize,
+}
+
+impl Pages {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new<K: Clone + Resource>(api: &Api<K>, params: &ListParams) -> Self {
+        Self {
+            client: client(api),
+            request: Request::new(api.resource_url()),
+            params: Some(params.clone()),
+            limit: FIRST_PAGE,
+        }
+    }
+
+    /// The next page; `None` after the last. The version is the list's.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub async fn next<V: View>(&mut self) -> Result<Option<Listed<V>>, CallError> {
+        let Some(params) = &mut self.params else {
+            return Ok(None);
         };
-        params.continue_token = Some(token);
+        params.limit = u32::try_from(self.limit).ok();
+        let request = self.request.list(params).map_err(kube::Error::BuildRequest)?;
+        let json = text(&self.client, request).await?;
+        let mut page = Listed::default();
+        let (meta, items) = page.take_in(&json)?;
+        self.limit = next_page(self.limit, items, json.len());
+        page.resource_version = meta.resource_version;
+        match meta.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => self.params = None,
+        }
+        Ok(Some(page))
     }
 }
 

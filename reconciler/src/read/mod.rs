@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use cache::{Cache, Cached, Mark};
-pub use calls::{Listed, find, list, patch, whole};
+pub use cache::{Cache, Cached, Draft, Mark};
+pub use calls::{Listed, Pages, find, list, patch, whole};
 pub use sieve::Keep;
 
 /// What is kept of an object of one kind, for as long as it exists.
@@ -36,6 +36,13 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// By what it is looked up, its name aside.
     fn marks(&self) -> Vec<Mark> {
         Vec::new()
+    }
+
+    /// How many of one namespace are kept, and the view that stands for all beyond them; `None` where all are kept.
+    /// Views of a kind that has such carry the mark of their namespace.
+    #[must_use]
+    fn rest(_namespace: &str) -> Option<(usize, Self)> {
+        None
     }
 }
 
@@ -76,10 +83,14 @@ impl Identity {
     /// `<namespace>/<name>`, or the name.
     #[must_use]
     pub fn path(&self) -> String {
-        if self.namespace.is_empty() {
-            self.name.clone()
+        Self::path_of(&self.namespace, &self.name)
+    }
+
+    fn path_of(namespace: &str, name: &str) -> String {
+        if namespace.is_empty() {
+            name.to_owned()
         } else {
-            format!("{}/{}", self.namespace, self.name)
+            format!("{namespace}/{name}")
         }
     }
 }

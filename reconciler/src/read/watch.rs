@@ -1,7 +1,8 @@
 //! One watch, for ever: it fills a [`Cache`] and keeps it up to date.
 //!
 //! Guarantees: one object that cannot be read costs nothing but itself, in lists as in events; after each connection that
-//! ends, it goes on from the last version seen, and lists anew only where the API server has forgotten that version.
+//! ends, it goes on from the last version seen, and lists anew only where the API server has forgotten that version or a
+//! namespace has more objects than are kept of one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use kube::core::{Request, Resource};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::calls::{client, list};
-use super::{Cache, Identity, Unreadable, View, object};
+use super::calls::client;
+use super::{Cache, Draft, Identity, Pages, Unreadable, View, object};
 use crate::api::{CallError, call};
 use crate::metrics::Metrics;
 
@@ -55,7 +56,7 @@ pub enum News<'a, V> {
 
 /// Why a connection ended.
 enum End {
-    /// The API server has forgotten the version: list anew.
+    /// List anew: the API server has forgotten the version, or the cache does not hold all.
     Forgotten,
     Failed(CallError),
 }
@@ -100,6 +101,8 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         loop {
             let begun = Instant::now();
             match self.follow(&mut version, tell).await {
+                // Events do not tell how many there are of those that share a view.
+                Ok(()) if self.cache.is_cut() => return End::Forgotten,
                 Ok(()) => failed = false,
                 // One failure is a connection's. After two in a row nothing of the version is believed.
                 Err(End::Failed(error)) if !failed => {
@@ -115,21 +118,22 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
     }
 
     async fn fill(&self, tell: &mut impl FnMut(News<'_, V>)) -> Result<String, End> {
-        let listed = list::<V, K>(&self.api, &self.scope).await.map_err(End::from)?;
-        let unreadable: Vec<_> = listed
-            .unreadable
-            .iter()
-            .filter_map(|unreadable| {
-                self.report(unreadable);
-                unreadable.identity.clone()
-            })
-            .collect();
-        self.cache.fill(listed.items, &unreadable);
+        let mut pages = Pages::new(&self.api, &self.scope);
+        let (mut draft, mut unreadable, mut version) = (Draft::default(), Vec::new(), String::new());
+        while let Some(page) = pages.next::<V>().await.map_err(End::from)? {
+            draft.take_in(page.items);
+            for skipped in page.unreadable {
+                self.report(&skipped);
+                unreadable.extend(skipped.identity);
+            }
+            version = page.resource_version;
+        }
+        self.cache.fill(draft, &unreadable);
         for view in self.cache.all() {
             tell(News::Found(&view));
         }
         tell(News::Listed);
-        Ok(listed.resource_version)
+        Ok(version)
     }
 
     /// One connection, up to its end.
@@ -168,10 +172,8 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 seen(&identity, version);
                 match view.filter(|_| !gone) {
                     Some(view) => {
-                        if self.cache.apply(&identity, view)
-                            && let Some(cached) = self.cache.get(&identity.namespace, &identity.name)
-                        {
-                            tell(News::Changed(&cached));
+                        if let Some(changed) = self.cache.apply(&identity, view) {
+                            tell(News::Changed(&changed));
                         }
                     }
                     None => self.forget(&identity, tell),

@@ -325,7 +325,7 @@ proptest! {
         let mut world = Run::of(&steps)?.world;
         world.settle(PASSES).map_err(TestCaseError::fail)?;
         if let Some(node) = world.node() {
-            let zone = node.labels.get(super::model::ZONE).map(String::as_str);
+            let zone = node.topology.get(super::model::ZONE).map(String::as_str);
             prop_assert_eq!(zone, world.zone);
         }
     }
