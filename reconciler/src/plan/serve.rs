@@ -111,6 +111,10 @@ fn lifted_status(c: &Context) -> Option<Write> {
     }
     let mut status = c.status.clone();
     status.phase = Phase::Lifted;
+    // It may have changed since the kubelet joined; from now on it is the pod's and stays.
+    if let Some(node) = &c.view.node {
+        status.address.clone_from(&node.address);
+    }
     status.stages.ready = Some(Time(c.now));
     status.stages.lifted = Some(Time(c.now));
     set_condition(

@@ -38,6 +38,10 @@ const MOVES: &[(&str, Act)] = &[
     ("guest asks for its serving certificate", |w| {
         w.guest_asks(Asks::Serving)
     }),
+    ("guest_moves", World::guest_moves),
+    ("guest asks for a serving certificate of another's", |w| {
+        w.guest_asks(Asks::Elsewhere)
+    }),
     ("guest renews its client certificate", |w| {
         w.guest_asks(Asks::Renewal)
     }),
@@ -160,6 +164,9 @@ impl Run {
         let living = self.world.living_vms();
         if living.len() > 1 {
             return Err(format!("S2: these VMs live at once: {living:?}"));
+        }
+        if self.world.impersonates() {
+            return Err("S4: a serving certificate names another's address".to_owned());
         }
         let twice = self
             .world
