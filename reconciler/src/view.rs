@@ -1,6 +1,7 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
 mod keep;
+mod maker;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +18,8 @@ use crate::binding::Demands;
 use crate::lift::Placement;
 use crate::packed::Packed;
 use crate::topology;
+
+pub use maker::Maker;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
@@ -45,8 +48,8 @@ pub struct PodView {
     pub resource_version: String,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// Whom it was made by: its controller, or its namespace where it has none.
-    pub owner: String,
+    /// Whom it was made by.
+    pub maker: Maker,
     /// Position of our gate among the pod's scheduling gates, if it is there.
     pub gate_index: Option<usize>,
     /// The other gates; of many the first, and how many more there are.
@@ -126,12 +129,10 @@ impl PodView {
         let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
         let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
-        let namespace = meta.namespace.clone()?;
+        let (namespace, name) = (meta.namespace.clone()?, meta.name.clone()?);
         Some(Self {
-            name: meta.name.clone()?,
             resource_version: meta.resource_version.clone().unwrap_or_default(),
-            owner: controller(pod).unwrap_or_else(|| namespace.clone()),
-            namespace,
+            maker: Maker::of(pod, &namespace, &name),
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
             foreign_gates: foreign(&gates),
@@ -144,7 +145,7 @@ impl PodView {
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
-            demands: spec.and_then(|spec| demands(meta.name.as_deref().unwrap_or_default(), spec)),
+            demands: spec.and_then(|spec| demands(&name, spec)),
             priority_class: kept(
                 spec.and_then(|s| s.priority_class_name.as_deref())
                     .unwrap_or_default(),
@@ -163,6 +164,8 @@ impl PodView {
             }),
             request: spec.map_or_else(|| Err("the pod has no spec".to_owned()), request),
             labels: Packed::of(meta.labels.as_ref().unwrap_or(&BTreeMap::new()), MOST_LABELS),
+            namespace,
+            name,
             uid,
         })
     }
@@ -172,13 +175,6 @@ impl PodView {
     pub fn lifted(&self) -> bool {
         self.gate_index.is_none() && self.pinned
     }
-}
-
-/// UID of the controller that made the pod.
-fn controller(pod: &Pod) -> Option<String> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| kept(&owner.uid))
 }
 
 /// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM

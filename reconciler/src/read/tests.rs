@@ -303,7 +303,6 @@ fn pod_weight(view: &PodView) -> usize {
         &view.name,
         &view.uid,
         &view.resource_version,
-        &view.owner,
         &view.priority_class,
     ];
     let said = view
@@ -323,6 +322,7 @@ fn pod_weight(view: &PodView) -> usize {
         size_of_val(t) + texts.sum::<usize>()
     });
     size_of::<PodView>()
+        + format!("{:?}", view.maker).len()
         + scattered.map(text).sum::<usize>()
         + tolerations.sum::<usize>()
         + view
