@@ -14,12 +14,14 @@ use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
 };
 use maroonedpods_common::names;
+use serde::{Deserialize, Serialize};
 
+use crate::packed::Packed;
 use crate::tolerations;
 use crate::view::NodeView;
 
 /// What a pod asks of its node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Demands {
     node_selector: BTreeMap<String, String>,
     /// Required node affinity: one of these terms.
@@ -89,17 +91,21 @@ impl Demands {
         })
     }
 
-    /// Whether the pod's own Node is what the scheduler would take it for, were it not for the label.
+    /// Whether the pod's own Node is what the scheduler would take it for, were it not for the label. One with more
+    /// labels than are kept is left to the scheduler.
     #[must_use]
     pub fn met_by(&self, node_name: &str, node: &NodeView) -> bool {
+        let Some(labels) = node.labels.as_ref().and_then(Packed::unpacked) else {
+            return false;
+        };
         let selected = self
             .node_selector
             .iter()
-            .all(|(key, value)| node.labels.get(key) == Some(value));
+            .all(|(key, value)| labels.get(key) == Some(value));
         let wanted = self
             .terms
             .as_ref()
-            .is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, &node.labels)));
+            .is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, &labels)));
         let covered = |taint| {
             let mut tolerations = self.tolerations.iter();
             tolerations.any(|toleration| tolerations::covers(toleration, taint) == Some(true))
@@ -109,7 +115,7 @@ impl Demands {
             .iter()
             .filter(|taint| taint.effect != "PreferNoSchedule")
             .all(covered);
-        let spread = self.spread_over.iter().all(|key| node.labels.contains_key(key));
+        let spread = self.spread_over.iter().all(|key| labels.contains_key(key));
         selected && wanted && tolerated && spread
     }
 }

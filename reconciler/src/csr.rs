@@ -6,7 +6,7 @@
 //!
 //! - one client certificate per attempt, for the Node of the very record that the token was minted for, and its
 //!   renewals for as long as its pod is not over;
-//! - serving certificates for that Node's name and the address that we know from the VM, nothing else.
+//! - serving certificates for that Node's name and the address that we wrote to it, nothing else.
 
 mod filed;
 mod pkcs10;

@@ -24,6 +24,7 @@ pub mod logs;
 pub mod metrics;
 pub mod node;
 pub mod observe;
+pub mod packed;
 pub mod places;
 pub mod plan;
 pub mod policies;

@@ -13,6 +13,7 @@ use maroonedpods_common::{names, sizing};
 
 use crate::api::{CallError, Cluster};
 use crate::csr::Filed;
+use crate::packed::Packed;
 use crate::plan::View;
 use crate::policies::{self, PolicyView};
 use crate::read::{self, Cache, Cached, Keep, Mark};
@@ -286,7 +287,8 @@ async fn claims_bound(cluster: &Cluster, pod: Option<&PodView>) -> Result<bool, 
         return Ok(false);
     };
     let claims = cluster.within::<PersistentVolumeClaim>(&pod.namespace);
-    for name in pod.demands.iter().flat_map(|demands| &demands.claims) {
+    let demands = pod.demands.as_ref().and_then(Packed::unpacked);
+    for name in demands.iter().flat_map(|demands| &demands.claims) {
         let claim = read::find::<ClaimView, _>(&claims, name).await?;
         if !claim.is_some_and(|(_, claim)| claim.bound) {
             return Ok(false);

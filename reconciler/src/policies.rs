@@ -1,24 +1,30 @@
 //! Which NetworkPolicies select a pod. Whoever enforces them sees the launcher's labels where the pod's packets pass, so
 //! on a marooned pod none is enforced.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::{Selector, SelectorExt};
 
+use crate::packed::Packed;
 use crate::read::{Cache, Keep, Mark, View};
 use crate::view::PodView;
 
-/// Bytes of a selector that is kept.
-const LONGEST_SELECTOR: usize = 4 << 10;
+/// Bytes that a selector may take, [`Packed`].
+const MOST_SELECTOR: usize = 2 << 10;
+/// Policies that are kept of one namespace, one by one.
+const MOST_POLICIES: usize = 256;
 
-/// Which pods a policy is for: all that is ever looked at.
+/// Which pods a policy is for: all that is ever looked at. It takes 3 KiB of memory at most, and the policies of one
+/// namespace take less than 1 MiB.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyView {
     /// Namespace.
     pub namespace: String,
-    /// Name.
+    /// Name, or how all beyond [`MOST_POLICIES`] are called.
     pub name: String,
     /// The pods that it selects; `None` where that cannot be read, or is too long to be kept.
-    selector: Option<Selector>,
+    selector: Option<Packed<Selector>>,
 }
 
 impl View for PolicyView {
@@ -39,32 +45,46 @@ impl View for PolicyView {
             name: policy.metadata.name?,
             selector: Selector::try_from(selector)
                 .ok()
-                .filter(|selector| selector.to_string().len() <= LONGEST_SELECTOR),
+                .and_then(|selector| Packed::of(&selector, MOST_SELECTOR)),
         })
     }
 
     fn marks(&self) -> Vec<Mark> {
         vec![Mark::Namespace(self.namespace.clone())]
     }
+
+    fn rest(namespace: &str) -> Option<(usize, Self)> {
+        let rest = Self {
+            namespace: namespace.to_owned(),
+            // No policy's name, and before all such in the order that people see.
+            name: format!("(any beyond the first {MOST_POLICIES})"),
+            selector: None,
+        };
+        Some((MOST_POLICIES, rest))
+    }
 }
 
 impl PolicyView {
-    /// Whether it is for this pod of its namespace. Where that cannot be told it is: people rely on it.
-    fn selects(&self, pod: &PodView) -> bool {
-        match (&self.selector, &pod.labels) {
+    /// Whether it is for a pod with these labels in its namespace. Where that cannot be told it is: people rely on it.
+    fn selects(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        match (self.selector.as_ref().and_then(Packed::unpacked), labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
         }
     }
 }
 
-/// The names of the policies that select the pod, in order.
+/// The names of the policies that select the pod, as far as can be told, in order.
 #[must_use]
 pub fn selecting(pod: &PodView, policies: &Cache<PolicyView>) -> Vec<String> {
     let neighbours = policies.marked(&Mark::Namespace(pod.namespace.clone()));
+    if neighbours.is_empty() {
+        return Vec::new();
+    }
+    let labels = pod.labels.as_ref().and_then(Packed::unpacked);
     let mut names: Vec<_> = neighbours
         .iter()
-        .filter(|policy| policy.selects(pod))
+        .filter(|policy| policy.selects(labels.as_ref()))
         .map(|policy| policy.name.clone())
         .collect();
     names.sort_unstable();
@@ -74,7 +94,7 @@ pub fn selecting(pod: &PodView, policies: &Cache<PolicyView>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read::{Identity, view_of};
+    use crate::read::{Draft, Identity, view_of};
     use serde_json::{Value, json};
 
     fn policy(namespace: &str, name: &str, selector: &Value) -> PolicyView {
@@ -82,6 +102,12 @@ mod tests {
             &json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"podSelector": selector}}),
         )
         .unwrap()
+    }
+
+    /// Whether a policy of this selector is for the pod.
+    fn selects(selector: &Value, pod: &PodView) -> bool {
+        let labels = pod.labels.as_ref().and_then(Packed::unpacked);
+        policy("here", "p", selector).selects(labels.as_ref())
     }
 
     fn pod(labels: &Value) -> PodView {
@@ -109,33 +135,111 @@ mod tests {
             (requires("Resembles", &json!(["web"])), true),
         ];
         for (selector, expected) in cases {
-            assert_eq!(policy("n", "p", &selector).selects(&shop), expected, "{selector}");
+            assert_eq!(selects(&selector, &shop), expected, "{selector}");
         }
         let unlabelled = pod(&json!({}));
-        assert!(policy("n", "p", &requires("NotIn", &json!(["web"]))).selects(&unlabelled));
-        assert!(!policy("n", "p", &requires("In", &json!(["web"]))).selects(&unlabelled));
+        assert!(selects(&requires("NotIn", &json!(["web"])), &unlabelled));
+        assert!(!selects(&requires("In", &json!(["web"])), &unlabelled));
+    }
+
+    /// Bytes of memory that a policy takes, its keys in the cache aside.
+    fn weight(policy: &PolicyView) -> usize {
+        let selector = policy.selector.as_ref().map(Packed::bytes);
+        size_of::<PolicyView>() + policy.namespace.len() + policy.name.len() + selector.unwrap_or_default()
     }
 
     #[test]
     fn what_is_too_long_to_keep_counts_as_selecting() {
         let many: serde_json::Map<_, _> = (0..10_000).map(|n| (format!("k{n}"), json!("v"))).collect();
-        let huge = policy("here", "p", &json!({"matchLabels": many}));
-        assert!(huge.selector.is_none() && huge.selects(&pod(&json!({}))));
+        let selector = json!({"matchLabels": many});
+        assert!(policy("here", "p", &selector).selector.is_none() && selects(&selector, &pod(&json!({}))));
         let labelled = pod(&Value::Object(many));
         assert!(labelled.labels.is_none());
-        assert!(policy("here", "p", &json!({"matchLabels": {"app": "other"}})).selects(&labelled));
+        assert!(selects(&json!({"matchLabels": {"app": "other"}}), &labelled));
+    }
+
+    #[test]
+    fn a_selector_of_many_short_pieces_takes_no_more_than_one_long_text() {
+        let short = |number: usize| (0..number).map(|n| format!("{n:x}")).collect::<Vec<_>>();
+        let shapes: [fn(Vec<String>) -> Value; 3] = [
+            |pieces| json!({"matchExpressions": [{"key": "k", "operator": "In", "values": pieces}]}),
+            |pieces| json!({"matchLabels": pieces.into_iter().map(|k| (k, json!(""))).collect::<serde_json::Map<_, _>>()}),
+            |pieces| json!({"matchExpressions": pieces.into_iter().map(|key| json!({"key": key, "operator": "In", "values": ["v"]})).collect::<Vec<_>>()}),
+        ];
+        for shape in shapes {
+            for number in [1, 10, 100, 1_365, 20_000] {
+                let kept = policy(&"n".repeat(63), &"p".repeat(253), &shape(short(number)));
+                assert!(weight(&kept) <= 3 << 10, "{} bytes of {number}", weight(&kept));
+            }
+            assert!(
+                policy("n", "p", &shape(short(10))).selector.is_some(),
+                "people's are kept"
+            );
+        }
+    }
+
+    fn apply(policies: &Cache<PolicyView>, namespace: &str, name: &str) -> bool {
+        let news = policies.apply(
+            &identity(namespace, name),
+            policy(namespace, name, &requires("In", &json!(["db"]))),
+        );
+        news.is_some()
+    }
+
+    fn identity(namespace: &str, name: &str) -> Identity {
+        Identity {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ..Identity::default()
+        }
+    }
+
+    #[test]
+    fn policies_beyond_those_that_are_kept_count_as_selecting() {
+        let policies = Cache::default();
+        let shop = pod(&json!({"tier": "web"}));
+        for n in 0..MOST_POLICIES {
+            assert!(
+                apply(&policies, "here", &format!("p{n}")) && apply(&policies, "there", &format!("p{n}"))
+            );
+        }
+        assert!(selecting(&shop, &policies).is_empty() && !policies.is_cut());
+        assert!(
+            apply(&policies, "here", "one-more"),
+            "its neighbours must hear of it"
+        );
+        assert_eq!(selecting(&shop, &policies), ["(any beyond the first 256)"]);
+        for n in 0..10_000 {
+            assert!(!apply(&policies, "here", &format!("more-{n}")), "no news");
+        }
+        assert!(!apply(&policies, "here", "p7"), "one that is kept stays");
+        assert_eq!(policies.all().len(), 2 * MOST_POLICIES + 1);
+        assert!(policies.remove(&identity("here", "more-7")).is_none());
+        assert!(
+            policies.is_cut(),
+            "so what is left is not known before all are listed"
+        );
+    }
+
+    #[test]
+    fn a_list_holds_no_more_than_is_kept() {
+        let mut listed = Draft::default();
+        let names = (0..1_000).map(|n| format!("p{n:04}"));
+        listed.take_in(names.map(|name| (identity("here", &name), policy("here", &name, &json!({})))));
+        let policies = Cache::default();
+        policies.fill(listed, &[identity("here", "p0003")]);
+        assert_eq!(policies.all().len(), MOST_POLICIES + 1);
+        assert!(policies.is_cut());
+        policies.fill(Draft::default(), &[identity("here", "p0003")]);
+        assert!(policies.all().len() == 1 && !policies.is_cut());
     }
 
     #[test]
     fn a_policy_is_for_its_own_namespace() {
         let policies = Cache::default();
         for (namespace, name) in [("here", "b"), ("here", "a"), ("there", "c")] {
-            let identity = Identity {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                ..Identity::default()
-            };
-            policies.apply(&identity, policy(namespace, name, &json!({})));
+            let news = policies.apply(&identity(namespace, name), policy(namespace, name, &json!({})));
+            assert!(news.is_some());
         }
         assert_eq!(selecting(&pod(&json!({})), &policies), ["a", "b"]);
     }

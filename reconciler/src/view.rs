@@ -1,6 +1,7 @@
 //! The border between Kubernetes' types and our decisions: small values with only the fields that matter.
 
 mod keep;
+mod maker;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,19 +16,22 @@ use serde_json::Value;
 
 use crate::binding::Demands;
 use crate::lift::Placement;
+use crate::packed::Packed;
 use crate::topology;
+
+pub use maker::Maker;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
-/// Bytes of labels that are kept of a pod.
+/// Bytes that labels may take of an object, [`Packed`].
 const MOST_LABELS: usize = 2 << 10;
-/// Letters of what a pod demands of its node, written out.
+/// Bytes that may be taken by what a pod demands of its node, [`Packed`].
 const MOST_DEMANDS: usize = 4 << 10;
 /// Tolerations that are kept of a pod, and bytes of text in them. Those beyond, as if they were not there, can only have
 /// its lift wait longer.
 const MOST_TOLERATIONS: (usize, usize) = (16, 2 << 10);
 
-/// What decisions need of a pod.
+/// What decisions need of a pod. However large the pod, it takes 12 KiB of memory at most.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -44,8 +48,8 @@ pub struct PodView {
     pub resource_version: String,
     /// When it was made.
     pub created: Option<Timestamp>,
-    /// Whom it was made by: its controller, or its namespace where it has none.
-    pub owner: String,
+    /// Whom it was made by.
+    pub maker: Maker,
     /// Position of our gate among the pod's scheduling gates, if it is there.
     pub gate_index: Option<usize>,
     /// The other gates; of many the first, and how many more there are.
@@ -53,7 +57,7 @@ pub struct PodView {
     /// What the lift patch must add, and onto what.
     pub placement: Placement,
     /// The taints that it tolerates, as far as they are kept.
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Box<[Toleration]>,
     /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
     pub exempt: bool,
     /// Selector or affinity ask for nodes by name: no node of its own can be the pod's.
@@ -65,7 +69,7 @@ pub struct PodView {
     /// It has a node.
     pub bound: bool,
     /// What it asks of its node, where the scheduler cannot place it there.
-    pub demands: Option<Demands>,
+    pub demands: Option<Packed<Demands>>,
     /// Its own priority class; empty for none.
     pub priority_class: String,
     /// When its grace period ends, once its deletion was asked for.
@@ -83,7 +87,7 @@ pub struct PodView {
     /// What it asks of its node, or why that cannot be said.
     pub request: Result<Request, String>,
     /// Its labels; `None` where they are so many that they are not kept.
-    pub labels: Option<BTreeMap<String, String>>,
+    pub labels: Option<Packed<BTreeMap<String, String>>>,
 }
 
 /// What the pod says of its node.
@@ -125,12 +129,10 @@ impl PodView {
         let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
         let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
-        let namespace = meta.namespace.clone()?;
+        let (namespace, name) = (meta.namespace.clone()?, meta.name.clone()?);
         Some(Self {
-            name: meta.name.clone()?,
             resource_version: meta.resource_version.clone().unwrap_or_default(),
-            owner: controller(pod).unwrap_or_else(|| namespace.clone()),
-            namespace,
+            maker: Maker::of(pod, &namespace, &name),
             created: meta.creation_timestamp.as_ref().map(|t| t.0),
             gate_index: gates.iter().position(|g| *g == names::GATE),
             foreign_gates: foreign(&gates),
@@ -143,7 +145,7 @@ impl PodView {
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
-            demands: spec.and_then(|spec| demands(meta.name.as_deref().unwrap_or_default(), spec)),
+            demands: spec.and_then(|spec| demands(&name, spec)),
             priority_class: kept(
                 spec.and_then(|s| s.priority_class_name.as_deref())
                     .unwrap_or_default(),
@@ -161,7 +163,9 @@ impl PodView {
                 message: text::sentence(c.message.as_deref().unwrap_or_default()).into_owned(),
             }),
             request: spec.map_or_else(|| Err("the pod has no spec".to_owned()), request),
-            labels: bounded(meta.labels.clone().unwrap_or_default()),
+            labels: Packed::of(meta.labels.as_ref().unwrap_or(&BTreeMap::new()), MOST_LABELS),
+            namespace,
+            name,
             uid,
         })
     }
@@ -171,13 +175,6 @@ impl PodView {
     pub fn lifted(&self) -> bool {
         self.gate_index.is_none() && self.pinned
     }
-}
-
-/// UID of the controller that made the pod.
-fn controller(pod: &Pod) -> Option<String> {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| kept(&owner.uid))
 }
 
 /// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
@@ -204,7 +201,8 @@ fn foreign(gates: &[&str]) -> Vec<String> {
     named.chain((more > 0).then(|| format!("{more} more"))).collect()
 }
 
-fn first(tolerations: Vec<Toleration>) -> Vec<Toleration> {
+/// Boxed, for what is collected from a list keeps the room of all that was in it.
+fn first(tolerations: Vec<Toleration>) -> Box<[Toleration]> {
     let (number, bytes) = MOST_TOLERATIONS;
     let mut room = bytes;
     let fits = |toleration: &Toleration| {
@@ -228,17 +226,12 @@ fn first(tolerations: Vec<Toleration>) -> Vec<Toleration> {
 }
 
 /// One with more demands than are kept is left to the scheduler.
-fn demands(pod: &str, spec: &PodSpec) -> Option<Demands> {
-    Demands::of(pod, spec).filter(|demands| format!("{demands:?}").len() <= MOST_DEMANDS)
+fn demands(pod: &str, spec: &PodSpec) -> Option<Packed<Demands>> {
+    Packed::of(&Demands::of(pod, spec)?, MOST_DEMANDS)
 }
 
 fn request(spec: &PodSpec) -> Result<Request, String> {
     sizing::effective_request(spec).map_err(|error| text::sentence(&error.to_string()).into_owned())
-}
-
-fn bounded(labels: BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-    (bytes <= MOST_LABELS).then_some(labels)
 }
 
 /// What decisions need of a Node.
@@ -264,8 +257,10 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// Class and identity label stand as we wrote them.
     pub labelled_for: Option<String>,
-    /// All labels.
-    pub labels: BTreeMap<String, String>,
+    /// Zone and region, as the labels say.
+    pub topology: BTreeMap<String, String>,
+    /// All labels; `None` where they are so many that they are not kept.
+    pub labels: Option<Packed<BTreeMap<String, String>>>,
 }
 
 impl NodeView {
@@ -298,16 +293,9 @@ impl NodeView {
                 .and_then(|s| s.taints.clone())
                 .unwrap_or_default(),
             labelled_for: identity.filter(|_| class == Some(names::CLASS_LABEL_VALUE)),
-            labels: labels.cloned().unwrap_or_default(),
+            topology: topology::of(labels),
+            labels: Packed::of(labels.unwrap_or(&BTreeMap::new()), MOST_LABELS),
         })
-    }
-}
-
-impl NodeView {
-    /// Zone and region, as the labels say.
-    #[must_use]
-    pub fn topology(&self) -> BTreeMap<String, String> {
-        topology::of(Some(&self.labels))
     }
 }
 

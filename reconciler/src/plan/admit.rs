@@ -98,14 +98,14 @@ fn no_place(pod: &PodView, limit: u32) -> String {
     )
 }
 
-/// Each rejected pod costs a VM, and its controller makes the next one at once.
+/// Each rejected pod costs a VM, and its maker makes the next one at once.
 fn backing_off(view: &View, pod: &PodView, now: Timestamp) -> Option<Plan> {
     let wait = view.backing_off.as_ref()?;
     let until = after(now, wait.remaining);
     let (rejections, why) = (wait.rejections, &wait.reason);
     let message = format!(
-        "kubelets rejected pods of the same owner, {rejections} in a row, the last with {why}; the next VM is tried \
-         after {:#}",
+        "kubelets rejected pods of the same controller or name, {rejections} in a row, the last with {why}; the next \
+         VM is tried after {:#}",
         wait.remaining
     );
     Some(

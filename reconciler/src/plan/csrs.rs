@@ -109,18 +109,20 @@ fn expectation(c: &Context) -> Expectation {
     };
     let node_name = names::node_name(&c.record.spec.pod_ref.uid);
     let joined = matches!(c.status.phase, Phase::Registered | Phase::Lifted);
+    // Never what the VMI says: a pod that runs can have it say anything. And the record is no guest's to write.
+    let noted = c
+        .status
+        .address
+        .as_ref()
+        .filter(|_| c.status.phase == Phase::Lifted);
+    let on_node = c.view.node.as_ref().and_then(|node| node.address.as_ref());
     Expectation {
         accepts_client: c.status.phase == Phase::Launched,
         // A former attempt's request may still be there; its approval says nothing of this one.
         approved_client: by(&Requester::Token(&token_id)) > 0,
         accepts_renewal: joined && c.view.pod.as_ref().is_some_and(|pod| !pod.terminal),
         approved_renewals: by(&Requester::Node(&node_name)),
-        address: c
-            .view
-            .vmi
-            .as_ref()
-            .and_then(|v| v.address.as_ref())
-            .and_then(|a| a.parse().ok()),
+        address: noted.or(on_node).and_then(|address| address.parse().ok()),
         approved_serving: for_servers.len(),
         node_name,
         token_id,

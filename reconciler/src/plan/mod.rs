@@ -67,13 +67,13 @@ pub struct View {
     pub hold: Option<String>,
     /// For how long this process has seen things as they are.
     pub ages: Ages,
-    /// Why the pod's owner gets no further VM now, and for how long.
+    /// Why pods of the same maker get no further VM now, and for how long.
     pub backing_off: Option<BackingOff>,
     /// Read from the API server just now, not from a cache. CSRs excepted: writes to them carry their version.
     pub live: bool,
 }
 
-/// An owner whose pods are rejected by their kubelets waits before it costs another VM.
+/// A maker whose pods are rejected by their kubelets waits before it costs another VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackingOff {
     /// For how long yet.

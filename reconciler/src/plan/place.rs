@@ -35,7 +35,7 @@ pub(super) fn follow(c: &Context) -> Option<Write> {
 
 fn write(c: &Context, node: &NodeView, address: Option<String>) -> Option<Write> {
     let topology = c.view.topology.as_ref();
-    let labels = topology.map(|host| topology::difference(&node.topology(), host));
+    let labels = topology.map(|host| topology::difference(&node.topology, host));
     let labels = labels.unwrap_or_default();
     (address.is_some() || !labels.is_empty()).then(|| Write::PlaceNode {
         name: names::node_name(&c.record.spec.pod_ref.uid),

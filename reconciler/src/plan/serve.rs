@@ -8,6 +8,7 @@ use maroonedpods_common::names;
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
 use super::{Context, Plan, Write, after, csrs, place, policies};
+use crate::binding::Demands;
 use crate::record::set_condition;
 use crate::view::PodView;
 
@@ -68,13 +69,16 @@ fn lifted_too_soon() -> Failure {
 
 /// Step 9, for a pod that the scheduler cannot place.
 fn bind(c: &Context, pod: &PodView) -> Plan {
-    let (Some(demands), Some(node)) = (&pod.demands, &c.view.node) else {
+    let (Some(packed), Some(node)) = (&pod.demands, &c.view.node) else {
         return Plan::wait();
     };
-    let over = pod.terminal || pod.deletion_deadline.is_some();
-    if pod.bound || over || !demands.met_by(&names::node_name(&pod.uid), node) {
+    if pod.bound || pod.terminal || pod.deletion_deadline.is_some() {
         return Plan::wait();
     }
+    let met = |demands: &Demands| demands.met_by(&names::node_name(&pod.uid), node);
+    let Some(demands) = packed.unpacked().filter(met) else {
+        return Plan::wait();
+    };
     let write = Write::BindPod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
@@ -107,6 +111,10 @@ fn lifted_status(c: &Context) -> Option<Write> {
     }
     let mut status = c.status.clone();
     status.phase = Phase::Lifted;
+    // It may have changed since the kubelet joined; from now on it is the pod's and stays.
+    if let Some(node) = &c.view.node {
+        status.address.clone_from(&node.address);
+    }
     status.stages.ready = Some(Time(c.now));
     status.stages.lifted = Some(Time(c.now));
     set_condition(

@@ -205,7 +205,7 @@ impl Write {
             | Self::RecordStatus { .. }
             | Self::PodReport(_)
             | Self::DecideCsr { .. }
-            | Self::PlaceNode { .. }
+            | Self::PlaceNode { address: None, .. }
             | Self::TryVmi { .. }
             | Self::BindPod { .. }
             | Self::RevokeCredentials { .. }
@@ -213,6 +213,8 @@ impl Write {
             Self::IssueCredentials { .. }
             | Self::CreateNode(_)
             | Self::CreateVmi { .. }
+            // The VMI is believed for as long as the pod is gated.
+            | Self::PlaceNode { address: Some(_), .. }
             | Self::RemoveStartupTaint { .. }
             | Self::LiftGate { .. }
             | Self::EvictPod { .. }

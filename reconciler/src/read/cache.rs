@@ -71,6 +71,8 @@ struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
     marked: HashMap<Mark, Marked>,
+    /// There were more in a namespace than are kept.
+    cut: bool,
 }
 
 /// The objects that share a mark.
@@ -95,7 +97,7 @@ impl<V: View> Draft<V> {
     /// Takes in a page.
     pub fn take_in(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
         for (identity, view) in items {
-            self.0.put(&identity, view);
+            self.0.place(&identity, view);
         }
     }
 }
@@ -105,6 +107,7 @@ impl<V> Default for State<V> {
         Self {
             objects: HashMap::new(),
             marked: HashMap::new(),
+            cut: false,
         }
     }
 }
@@ -138,12 +141,7 @@ impl<V: View> Cache<V> {
     /// The object of this name; the namespace is empty for those without one.
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Option<Cached<V>> {
-        let path = Identity {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            ..Identity::default()
-        }
-        .path();
+        let path = Identity::path_of(namespace, name);
         self.read().objects.get(path.as_str()).cloned()
     }
 
@@ -169,13 +167,15 @@ impl<V: View> Cache<V> {
         state.objects.values().map(|cached| cached.view.clone()).collect()
     }
 
-    /// Takes in an object; whether anything that is kept of it changed.
-    pub fn apply(&self, identity: &Identity, view: V) -> bool {
-        let path = identity.path();
-        let mut state = self.write();
-        let before = state.take(&path);
-        let after = state.put(identity, view);
-        before.is_none_or(|before| before.view != after)
+    /// Whether one view stands for objects of which it is not known any more how many there are.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.read().cut
+    }
+
+    /// Takes in an object; the view that changed by it, if one did.
+    pub fn apply(&self, identity: &Identity, view: V) -> Option<Arc<V>> {
+        self.write().place(identity, view)
     }
 
     /// Takes out an object; what was known of it.
@@ -188,9 +188,9 @@ impl<V: View> Cache<V> {
     /// Takes this for all there is. Of objects that exist and cannot be read, what was known stays.
     pub fn fill(&self, Draft(mut next): Draft<V>, unreadable: &[Identity]) {
         let mut state = self.write();
-        for path in unreadable.iter().map(Identity::path) {
-            if let Some(known) = state.take(&path) {
-                next.insert(path, known);
+        for identity in unreadable {
+            if let Some(known) = state.take(&identity.path()) {
+                next.keep(identity, known);
             }
         }
         *state = next;
@@ -208,22 +208,52 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
-    /// Takes in an object; what is kept of it.
-    fn put(&mut self, identity: &Identity, view: V) -> Arc<V> {
-        let full = |mark| {
-            self.marked
-                .get(mark)
-                .is_some_and(|marked| marked.counted >= V::MOST)
+    /// Takes in an object, in its own place or, where its namespace has as many as are kept, in the one that all others
+    /// share; the view that changed by it, if one did.
+    fn place(&mut self, identity: &Identity, view: V) -> Option<Arc<V>> {
+        let (path, view) = match self.crowded_out(identity) {
+            Some(rest) => (Identity::path_of(&identity.namespace, ""), rest),
+            None => (identity.path(), view),
         };
-        let kept = if view.counts() && view.marks().iter().any(full) {
+        let before = self.take(&path);
+        let view = if view.counts() && self.have_most(&view.marks()) {
             view.in_brief()
         } else {
             view
         };
-        let cached = Cached::new(identity, kept);
+        let cached = Cached::new(identity, view);
         let view = cached.view.clone();
-        self.insert(identity.path(), cached);
-        view
+        self.insert(path, cached);
+        before.is_none_or(|before| before.view != view).then_some(view)
+    }
+
+    /// Keeps what is known of an object.
+    fn keep(&mut self, identity: &Identity, known: Cached<V>) {
+        match self.crowded_out(identity) {
+            Some(rest) => {
+                let path = Identity::path_of(&identity.namespace, "");
+                self.take(&path);
+                self.insert(path, Cached::new(identity, rest));
+            }
+            None => self.insert(identity.path(), known),
+        }
+    }
+
+    /// The view that stands for this object and others, where its namespace has as many as are kept.
+    fn crowded_out(&mut self, identity: &Identity) -> Option<V> {
+        let (most, rest) = V::rest(&identity.namespace)?;
+        let neighbours = self.marked.get(&Mark::Namespace(identity.namespace.clone()))?;
+        if neighbours.paths.len() < most || self.objects.contains_key(identity.path().as_str()) {
+            return None;
+        }
+        self.cut = true;
+        Some(rest)
+    }
+
+    /// Whether as many are kept as they are of those that share one of these marks.
+    fn have_most(&self, marks: &[Mark]) -> bool {
+        let mut marked = marks.iter().filter_map(|mark| self.marked.get(mark));
+        marked.any(|marked| marked.counted >= V::MOST)
     }
 
     fn insert(&mut self, path: String, object: Cached<V>) {

@@ -50,6 +50,13 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     fn in_brief(self) -> Self {
         self
     }
+
+    /// How many of one namespace are kept, and the view that stands for all beyond them; `None` where all are kept.
+    /// Views of a kind that has such carry the mark of their namespace.
+    #[must_use]
+    fn rest(_namespace: &str) -> Option<(usize, Self)> {
+        None
+    }
 }
 
 /// Which object it is, and which version of it.
@@ -89,10 +96,14 @@ impl Identity {
     /// `<namespace>/<name>`, or the name.
     #[must_use]
     pub fn path(&self) -> String {
-        if self.namespace.is_empty() {
-            self.name.clone()
+        Self::path_of(&self.namespace, &self.name)
+    }
+
+    fn path_of(namespace: &str, name: &str) -> String {
+        if namespace.is_empty() {
+            name.to_owned()
         } else {
-            format!("{}/{}", self.namespace, self.name)
+            format!("{namespace}/{name}")
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::csr::{Filed, MOST_JUDGED};
+use crate::packed::Packed;
 use crate::policies::PolicyView;
 use crate::record::tests::{POD_UID, record};
 use crate::view::{NodeView, PodView, VmiView};
@@ -236,8 +237,8 @@ fn what_cannot_be_read_is_named_and_quoted_in_few_words() {
 fn a_cache_keeps_what_it_knew_of_what_cannot_be_read() {
     let cache = Cache::<PodView>::default();
     let (identity, view) = object::<PodView>(&pod("p").to_string()).unwrap();
-    assert!(cache.apply(&identity, view.clone().unwrap()));
-    assert!(!cache.apply(&identity, view.unwrap()), "nothing changed");
+    assert!(cache.apply(&identity, view.clone().unwrap()).is_some());
+    assert!(cache.apply(&identity, view.unwrap()).is_none(), "nothing changed");
     cache.fill(Draft::default(), std::slice::from_ref(&identity));
     let uid = Mark::Uid(POD_UID.to_owned());
     assert_eq!(cache.marked(&uid).len(), 1);
@@ -295,6 +296,101 @@ fn a_view_is_small_however_large_its_object() {
     assert!(weight(&view_of::<VmiView>(&blocked).unwrap()) < 8 << 10);
 }
 
+/// Bytes of memory that a pod's view takes: each list by its elements, each text with what its allocation adds.
+fn pod_weight(view: &PodView) -> usize {
+    let text = |text: &String| text.len() + 16;
+    let texts = [
+        &view.namespace,
+        &view.name,
+        &view.uid,
+        &view.resource_version,
+        &view.priority_class,
+    ];
+    let said = view
+        .condition
+        .iter()
+        .flat_map(|said| [&said.reason, &said.message]);
+    let scattered = texts
+        .into_iter()
+        .chain(said)
+        .chain(&view.rejected)
+        .chain(view.request.as_ref().err());
+    let tolerations = view.tolerations.iter().map(|t| {
+        let texts = [&t.key, &t.operator, &t.value, &t.effect]
+            .into_iter()
+            .flatten()
+            .map(text);
+        size_of_val(t) + texts.sum::<usize>()
+    });
+    size_of::<PodView>()
+        + format!("{:?}", view.maker).len()
+        + scattered.map(text).sum::<usize>()
+        + tolerations.sum::<usize>()
+        + view
+            .foreign_gates
+            .iter()
+            .map(|gate| size_of::<String>() + text(gate))
+            .sum::<usize>()
+        + view.labels.as_ref().map(Packed::bytes).unwrap_or_default()
+        + view.demands.as_ref().map(Packed::bytes).unwrap_or_default()
+}
+
+/// A pod with as much as there can be of what a tenant writes, in as many pieces of so many letters as fit `bytes`.
+fn crowded(bytes: usize, letters: usize) -> Value {
+    let pieces = || (0..bytes / letters).map(move |n| format!("{n:0letters$x}"));
+    let mut pod = pod(&"p".repeat(253));
+    pod["metadata"]["namespace"] = json!("n".repeat(63));
+    pod["metadata"]["labels"] = pieces().map(|key| (key, json!(""))).collect::<Map<_, _>>().into();
+    pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u".repeat(10_000), "controller": true}]);
+    pod["spec"]["schedulingGates"] = pieces()
+        .map(|name| json!({"name": name.repeat(300)}))
+        .take(200)
+        .collect();
+    pod["spec"]["tolerations"] = pieces().map(|key| json!({"key": key})).collect();
+    pod["spec"]["topologySpreadConstraints"] =
+        json!([{"maxSkew": 1, "topologyKey": names::HOSTNAME_LABEL, "whenUnsatisfiable": "DoNotSchedule"}]);
+    // Those of a pod whose tolerations alone are more than is kept would be none.
+    pod["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "In", "values": pieces().collect::<Vec<_>>()}]}]}}});
+    pod["status"]["conditions"][0]["reason"] = json!("r".repeat(bytes));
+    pod["status"]["conditions"][0]["message"] = json!("m".repeat(bytes));
+    pod
+}
+
+#[test]
+fn a_pod_of_many_short_pieces_is_as_small_as_one_of_few_long_ones() {
+    let (mut labels, mut demands) = (0, 0);
+    for letters in [2, 3, 10, 63] {
+        for bytes in [1, 40, 100, 400, 700, 1_300, 2_000, 4_000, 100_000] {
+            let mut crowded = crowded(bytes, letters);
+            for tolerations in [crowded["spec"]["tolerations"].clone(), json!([])] {
+                crowded["spec"]["tolerations"] = tolerations;
+                let view = view_of::<PodView>(&crowded).unwrap();
+                let weight = pod_weight(&view);
+                assert!(weight <= 12 << 10, "{bytes} bytes by {letters}: {weight}");
+                labels = labels.max(view.labels.as_ref().map_or(0, Packed::bytes));
+                demands = demands.max(view.demands.as_ref().map_or(0, Packed::bytes));
+            }
+        }
+    }
+    assert!(
+        labels > 1 << 10 && demands > 2 << 10,
+        "the bounds were tried: {labels}, {demands}"
+    );
+}
+
+#[test]
+fn the_labels_of_a_node_are_bounded_and_its_zone_is_kept() {
+    let mut labelled = node("n");
+    labelled["metadata"]["labels"] = (0..10_000)
+        .map(|n| (format!("k{n}"), json!("")))
+        .collect::<Map<_, _>>()
+        .into();
+    labelled["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("z");
+    let view = view_of::<NodeView>(&labelled).unwrap();
+    assert!(view.labels.is_none() && view.topology.len() == 1);
+}
+
 #[test]
 fn requests_that_are_none_of_ours_are_not_kept() {
     let mut foreign = csr("f");
@@ -336,7 +432,7 @@ fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
     let cache = Cache::default();
     cache.fill(draft, &[]);
     for (identity, filed) in flood("honest", 2) {
-        assert!(cache.apply(&identity, filed));
+        assert!(cache.apply(&identity, filed).is_some());
     }
     assert_eq!(of(&cache, "flooder"), (most, number - most));
     assert_eq!(of(&cache, "honest"), (2, 0));
@@ -354,11 +450,11 @@ fn a_crowd_that_goes_makes_room() {
     assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 2));
     let (last, again) = filed.last().unwrap();
     assert!(
-        !cache.apply(last, again.clone()),
+        cache.apply(last, again.clone()).is_none(),
         "nothing changed in what is kept"
     );
     assert!(cache.remove(&filed[0].0).is_some());
-    assert!(cache.apply(last, again.clone()), "it is whole now");
+    assert!(cache.apply(last, again.clone()).is_some(), "it is whole now");
     assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 1));
     // One that is decided takes no place.
     let Filed::Whole(mut decided) = filed[1].1.clone() else {

@@ -1,7 +1,8 @@
 //! One watch, for ever: it fills a [`Cache`] and keeps it up to date.
 //!
 //! Guarantees: one object that cannot be read costs nothing but itself, in lists as in events; after each connection that
-//! ends, it goes on from the last version seen, and lists anew only where the API server has forgotten that version.
+//! ends, it goes on from the last version seen, and lists anew only where the API server has forgotten that version or a
+//! namespace has more objects than are kept of one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub enum News<'a, V> {
 
 /// Why a connection ended.
 enum End {
-    /// The API server has forgotten the version: list anew.
+    /// List anew: the API server has forgotten the version, or the cache does not hold all.
     Forgotten,
     Failed(CallError),
 }
@@ -100,6 +101,8 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         loop {
             let begun = Instant::now();
             match self.follow(&mut version, tell).await {
+                // Events do not tell how many there are of those that share a view.
+                Ok(()) if self.cache.is_cut() => return End::Forgotten,
                 Ok(()) => failed = false,
                 // One failure is a connection's. After two in a row nothing of the version is believed.
                 Err(End::Failed(error)) if !failed => {
@@ -169,10 +172,8 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 seen(&identity, version);
                 match view.filter(|_| !gone) {
                     Some(view) => {
-                        if self.cache.apply(&identity, view)
-                            && let Some(cached) = self.cache.get(&identity.namespace, &identity.name)
-                        {
-                            tell(News::Changed(&cached));
+                        if let Some(changed) = self.cache.apply(&identity, view) {
+                            tell(News::Changed(&changed));
                         }
                     }
                     None => self.forget(&identity, tell),

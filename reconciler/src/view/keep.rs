@@ -10,6 +10,7 @@ use crate::read::{Keep, Mark, View};
 /// Of metadata what views read.
 const METADATA: Keep = Keep::Fields(&[
     ("name", Keep::All),
+    ("generateName", Keep::All),
     ("namespace", Keep::All),
     ("uid", Keep::All),
     ("resourceVersion", Keep::All),

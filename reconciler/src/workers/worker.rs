@@ -255,7 +255,7 @@ impl Worker {
     }
 
     /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and
-    /// whether the pod's owner must wait.
+    /// whether pods of the same maker must wait.
     fn judged(&self, view: View, sightings: &mut Sightings) -> View {
         let uptime = self.shared.uptime();
         let ages = sightings.see(&view, uptime);
@@ -266,12 +266,12 @@ impl Worker {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             match sightings.outcome(pod) {
-                Some(Outcome::Ready) => rejections.succeeded(&pod.owner),
-                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.owner, &pod.uid, why, uptime),
+                Some(Outcome::Ready) => rejections.succeeded(&pod.maker),
+                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.maker, &pod.uid, why, uptime),
                 None => {}
             }
             let asks = view.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
-            asks.then(|| rejections.holds(&pod.owner, &pod.uid, uptime))
+            asks.then(|| rejections.holds(&pod.maker, &pod.uid, uptime))
                 .flatten()
         });
         let verdict = self.shared.verdict.borrow();

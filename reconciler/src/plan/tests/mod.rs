@@ -1,5 +1,6 @@
 //! The plan against a control plane in memory: step by step, and in any order.
 
+mod addresses;
 mod csrs;
 mod life;
 mod limits;

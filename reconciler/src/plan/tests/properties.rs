@@ -38,6 +38,10 @@ const MOVES: &[(&str, Act)] = &[
     ("guest asks for its serving certificate", |w| {
         w.guest_asks(Asks::Serving)
     }),
+    ("guest_moves", World::guest_moves),
+    ("guest asks for a serving certificate of another's", |w| {
+        w.guest_asks(Asks::Elsewhere)
+    }),
     ("guest renews its client certificate", |w| {
         w.guest_asks(Asks::Renewal)
     }),
@@ -160,6 +164,9 @@ impl Run {
         let living = self.world.living_vms();
         if living.len() > 1 {
             return Err(format!("S2: these VMs live at once: {living:?}"));
+        }
+        if self.world.impersonates() {
+            return Err("S4: a serving certificate names another's address".to_owned());
         }
         let twice = self
             .world
@@ -325,7 +332,7 @@ proptest! {
         let mut world = Run::of(&steps)?.world;
         world.settle(PASSES).map_err(TestCaseError::fail)?;
         if let Some(node) = world.node() {
-            let zone = node.labels.get(super::model::ZONE).map(String::as_str);
+            let zone = node.topology.get(super::model::ZONE).map(String::as_str);
             prop_assert_eq!(zone, world.zone);
         }
     }

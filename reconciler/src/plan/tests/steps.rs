@@ -227,13 +227,13 @@ fn the_node_is_made_when_the_vm_has_an_address_and_before_any_certificate() {
     assert!(plan.needs_live_view());
     let node = world.node().unwrap();
     assert_eq!(node.address.as_deref(), Some(super::model::ADDRESS));
-    assert_eq!(node.labels[super::model::ZONE], "z");
+    assert_eq!(node.topology[super::model::ZONE], "z");
     assert_eq!(kinds(&world.plan()), ["approve_csr"]);
 }
 
 #[test]
 fn the_node_says_what_its_vms_host_says() {
-    let zone = |world: &World| world.node().unwrap().labels.get(super::model::ZONE).cloned();
+    let zone = |world: &World| world.node().unwrap().topology.get(super::model::ZONE).cloned();
     for mut world in [about_to_lift(), until(|w| w.pod().is_some_and(|p| p.ready))] {
         world.host_says(Some("y"));
         world.pass();

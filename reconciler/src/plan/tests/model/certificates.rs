@@ -7,8 +7,8 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use maroonedpods_common::names;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
-use super::{ADDRESS, POD_UID};
-use crate::csr::{CLIENT_SIGNER, SERVING_SIGNER};
+use super::{ADDRESS, ANOTHERS_ADDRESS, POD_UID, World};
+use crate::csr::{self, CLIENT_SIGNER, SERVING_SIGNER};
 
 /// What a guest asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) enum Asks {
     Client,
     /// Its Node's serving certificate.
     Serving,
+    /// Its Node's serving certificate, for the address of somebody else.
+    Elsewhere,
     /// Its Node's client certificate once more, with the one it has.
     Renewal,
     /// Another Node's client certificate, with its token.
@@ -24,15 +26,18 @@ pub(crate) enum Asks {
 }
 
 static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| pem(&names::node_name(POD_UID), &[]));
-static SERVING: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static SERVING: LazyLock<Vec<u8>> = LazyLock::new(|| serving(ADDRESS));
+static ELSEWHERE: LazyLock<Vec<u8>> = LazyLock::new(|| serving(ANOTHERS_ADDRESS));
+static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
+
+fn serving(address: &str) -> Vec<u8> {
     let node = names::node_name(POD_UID);
     let own = [
         SanType::DnsName(node.as_str().try_into().unwrap()),
-        SanType::IpAddress(ADDRESS.parse().unwrap()),
+        SanType::IpAddress(address.parse().unwrap()),
     ];
     pem(&node, &own)
-});
-static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
+}
 
 fn pem(node: &str, names: &[SanType]) -> Vec<u8> {
     let mut params = CertificateParams::default();
@@ -54,13 +59,14 @@ impl Asks {
             Self::Client | Self::Renewal => (&CLIENT, CLIENT_SIGNER, "client auth"),
             Self::Foreign => (&FOREIGN, CLIENT_SIGNER, "client auth"),
             Self::Serving => (&SERVING, SERVING_SIGNER, "server auth"),
+            Self::Elsewhere => (&ELSEWHERE, SERVING_SIGNER, "server auth"),
         };
         let (user, group) = match self {
             Self::Client | Self::Foreign => (
                 format!("{}{token_id}", names::BOOTSTRAP_USER_PREFIX),
                 names::BOOTSTRAP_GROUP,
             ),
-            Self::Serving | Self::Renewal => (
+            Self::Serving | Self::Elsewhere | Self::Renewal => (
                 format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID)),
                 names::NODES_GROUP,
             ),
@@ -76,5 +82,13 @@ impl Asks {
             },
             ..CertificateSigningRequest::default()
         }
+    }
+}
+
+impl World {
+    /// Whether a serving certificate for somebody else's address was approved.
+    pub fn impersonates(&self) -> bool {
+        let approved = self.objects.csrs.values().filter(|csr| csr::is_approved(csr));
+        approved.into_iter().any(|csr| csr.spec.request.0 == *ELSEWHERE)
     }
 }

@@ -35,6 +35,8 @@ pub(super) use record::tests::POD_UID;
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) const ADDRESS: &str = "10.42.0.7";
+/// Not the VM's, whatever it says.
+pub(super) const ANOTHERS_ADDRESS: &str = "10.42.0.66";
 pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(30);
 
 /// The objects that a watch cache holds.

@@ -9,7 +9,7 @@ use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, Asks, Guest, POD_UID, World};
+use super::{ADDRESS, ANOTHERS_ADDRESS, Asks, Guest, POD_UID, World};
 use crate::record;
 
 impl World {
@@ -108,6 +108,18 @@ impl World {
         })
     }
 
+    /// A pod that has taken its guest over lets the guest's agent report an address of its own choice.
+    pub fn guest_moves(&mut self) -> bool {
+        self.pod_is_running() && self.vm_moves()
+    }
+
+    /// The VM has another address, or says so.
+    pub fn vm_moves(&mut self) -> bool {
+        self.set_vmi(|status| {
+            status["interfaces"] = json!([{"name": names::VM_INTERFACE, "ipAddress": ANOTHERS_ADDRESS}]);
+        })
+    }
+
     /// As on a cluster whose pod network has no IPv4.
     pub fn vm_has_only_ipv6(&mut self) -> bool {
         self.set_vmi(|status| {
@@ -179,7 +191,9 @@ impl World {
         let may = match asks {
             Asks::Client | Asks::Foreign => self.secrets.contains_key(&names::token_secret_name(&token)),
             Asks::Renewal => guest.certified,
-            Asks::Serving => guest.certified && joined && self.node().is_some_and(|n| n.address.is_some()),
+            Asks::Serving | Asks::Elsewhere => {
+                guest.certified && joined && self.node().is_some_and(|n| n.address.is_some())
+            }
         };
         let mut csr = asks.request(&token);
         let same = |other: &&k8s_openapi::api::certificates::v1::CertificateSigningRequest| {

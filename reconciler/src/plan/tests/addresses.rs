@@ -1,0 +1,74 @@
+//! Which address is the VM's: what KubeVirt says until the pod runs in it, and what we noted from then on.
+
+use maroonedpods_common::api::Phase;
+use maroonedpods_common::names;
+use serde_json::json;
+
+use super::model::{ADDRESS, ANOTHERS_ADDRESS, Asks, World, kinds};
+use super::steps::{about_to_lift, until};
+use crate::plan::Write;
+
+fn running() -> World {
+    until(|w| w.pod().is_some_and(|p| p.ready) && w.status().phase == Phase::Lifted)
+}
+
+fn verdicts(world: &mut World) -> Vec<&'static str> {
+    let plan = world.pass();
+    kinds(&plan)
+        .into_iter()
+        .filter(|kind| kind.ends_with("_csr"))
+        .collect()
+}
+
+#[test]
+fn a_guest_that_moves_its_vm_serves_under_no_other_address() {
+    let mut world = running();
+    assert!(world.guest_moves());
+    assert!(
+        !kinds(&world.plan()).contains(&"place_node"),
+        "the Node stays where it is"
+    );
+    assert!(world.guest_asks(Asks::Elsewhere));
+    assert_eq!(verdicts(&mut world), ["deny_csr"]);
+    assert!(world.guest_asks(Asks::Serving));
+    assert_eq!(
+        verdicts(&mut world),
+        ["approve_csr"],
+        "its own is its own for life"
+    );
+    assert!(!world.impersonates());
+}
+
+#[test]
+fn where_no_guard_keeps_the_node_its_record_says_the_address() {
+    let mut world = running();
+    world.change_node(|node| {
+        let addresses = json!([{"type": "InternalIP", "address": ANOTHERS_ADDRESS}]);
+        node.status.get_or_insert_default().addresses = serde_json::from_value(addresses).unwrap();
+    });
+    assert!(world.guest_asks(Asks::Elsewhere));
+    assert_eq!(verdicts(&mut world), ["deny_csr"]);
+}
+
+#[test]
+fn an_address_that_changes_before_the_lift_is_the_nodes_the_pods_and_the_records() {
+    let mut world = about_to_lift();
+    assert_eq!(world.status().address.as_deref(), Some(ADDRESS));
+    world.vm_moves();
+    let plan = world.plan();
+    assert!(!kinds(&plan).contains(&"lift_gate"));
+    let moves = |write: &&Write| matches!(write, Write::PlaceNode { address: Some(_), .. });
+    let moved = plan.writes.iter().find(moves).unwrap();
+    assert!(
+        moved.needs_live_view(),
+        "by an old cache the pod may wait though it runs"
+    );
+    world.pass();
+    world.pass();
+    let annotations = world.objects.pod.as_ref().unwrap().metadata.annotations.clone();
+    assert_eq!(annotations.unwrap()[names::ADDRESS_ANNOTATION], ANOTHERS_ADDRESS);
+    assert_eq!(world.status().phase, Phase::Lifted);
+    assert_eq!(world.status().address.as_deref(), Some(ANOTHERS_ADDRESS));
+    assert!(world.guest_asks(Asks::Elsewhere));
+    assert!(verdicts(&mut world).contains(&"approve_csr"), "it is its own");
+}

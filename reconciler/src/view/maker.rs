@@ -1,0 +1,95 @@
+//! From whom the next pod like this one is to be expected.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::kept;
+
+/// Who makes a pod anew once it has failed, as far as its metadata tells.
+///
+/// Tenants write all of that, so it means nothing beyond the namespace: who names another tenant's controller as owner is
+/// none of that controller's pods. And pods that nobody controls have nothing in common but what they are called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Maker {
+    namespace: String,
+    by: By,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum By {
+    /// A controller of this UID.
+    Controller(String),
+    /// Somebody who lets the API server find names that begin so.
+    Prefix(String),
+    /// Somebody who names it.
+    Name(String),
+}
+
+impl Maker {
+    /// The maker of this pod, whose name and namespace are these.
+    #[must_use]
+    pub fn of(pod: &Pod, namespace: &str, name: &str) -> Self {
+        let meta = &pod.metadata;
+        let mut owners = meta.owner_references.iter().flatten();
+        let controller = owners.find(|owner| owner.controller == Some(true));
+        let prefix = meta.generate_name.as_ref().filter(|prefix| !prefix.is_empty());
+        Self {
+            namespace: namespace.to_owned(),
+            by: match (controller, prefix) {
+                (Some(controller), _) => By::Controller(kept(&controller.uid)),
+                (None, Some(prefix)) => By::Prefix(kept(prefix)),
+                (None, None) => By::Name(name.to_owned()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::view_of;
+    use crate::view::PodView;
+    use serde_json::{Value, json};
+
+    fn maker(namespace: &str, name: &str, more: &Value) -> Maker {
+        let mut pod = json!({"metadata": {"namespace": namespace, "name": name, "uid": "u"}, "spec": {}});
+        json_patch::merge(&mut pod, &json!({"metadata": more}));
+        view_of::<PodView>(&pod).unwrap().maker
+    }
+
+    fn owned(uid: &str, controls: bool) -> Value {
+        json!({"generateName": "web-", "ownerReferences":
+            [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": uid, "controller": controls}]})
+    }
+
+    #[test]
+    fn a_controllers_pods_are_its_own_within_its_namespace() {
+        let web = maker("here", "web-1", &owned("r", true));
+        assert_eq!(maker("here", "web-2", &owned("r", true)), web);
+        assert_ne!(maker("here", "web-1", &owned("s", true)), web);
+        assert_ne!(
+            maker("there", "web-1", &owned("r", true)),
+            web,
+            "anybody can write a UID"
+        );
+        assert_ne!(maker("here", "web-1", &owned("r", false)), web);
+    }
+
+    #[test]
+    fn pods_without_a_controller_have_only_their_names_in_common() {
+        let bare = |namespace: &str, name: &str| maker(namespace, name, &json!({"generateName": ""}));
+        assert_eq!(bare("here", "a"), bare("here", "a"));
+        assert_ne!(bare("here", "a"), bare("here", "b"));
+        assert_ne!(bare("here", "a"), bare("there", "a"));
+        let generated = |name: &str, prefix: &str| maker("here", name, &json!({"generateName": prefix}));
+        assert_eq!(generated("run-1", "run-"), generated("run-2", "run-"));
+        assert_ne!(generated("run-1", "run-"), generated("run-1", "other-"));
+    }
+
+    #[test]
+    fn a_name_is_no_prefix_and_no_controller() {
+        let same =
+            [owned("x", true), json!({"generateName": "x"}), json!({})].map(|more| maker("here", "x", &more));
+        let [controlled, generated, named] = same;
+        assert!(controlled != generated && generated != named && named != controlled);
+    }
+}
