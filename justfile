@@ -23,6 +23,10 @@ image *options:
 node-image *options:
     hack/node-image {{ options }}
 
+# Build the pages of docs/ as a site
+docs:
+    hack/docs
+
 # Write the CRDs from the types
 generate *options:
     hack/generate {{ options }}
