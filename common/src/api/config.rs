@@ -59,7 +59,7 @@ pub struct MaroonedPodsConfigSpec {
     /// How long each stage may take.
     #[serde(default)]
     pub deadlines: Deadlines,
-    /// Fresh VMs tried for one pod before it gets a terminal reason.
+    /// Fresh VMs tried for one pod before a long pause.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 10))]
     pub max_attempts: u32,
