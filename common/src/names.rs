@@ -65,6 +65,8 @@ pub const NODES_GROUP: &str = "system:nodes";
 /// marooned node's name: no guard of ours is to answer.
 pub const PREFLIGHT_NODE: &str = "marooned-preflight";
 
+/// Name of our `MutatingWebhookConfiguration`.
+pub const WEBHOOK_CONFIGURATION: &str = "maroonedpods";
 /// Name of the one [`crate::api::MaroonedPodsConfig`].
 pub const CONFIG_NAME: &str = "default";
 /// Default of `spec.taintKey`, the spelling of the original node image.

@@ -358,6 +358,12 @@ async fn gating_ends_before_the_reconciler_does() {
         message.contains("the webhook did not prepare the pod"),
         "{message}"
     );
+    // One that brings what the webhook would have added is nobody's to refuse, and gets no VM.
+    let mut prepared = spec();
+    prepared["schedulingGates"] = json!([{"name": names::GATE}]);
+    let prepared = labelled(with_spec("prepared", prepared), names::MAROON_TRUE);
+    tenant.creates(&prepared).await.unwrap();
+    tenant.sees_reason("prepared", "Refused").await.unwrap();
     assert_eq!(nothing_left(&tenant.admin).await.unwrap(), [""; 0]);
     tenant.leaves().await.unwrap();
     reconciler.stop().await.unwrap();

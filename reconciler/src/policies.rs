@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
 use crate::packed::Packed;
 use crate::read::{Cache, Keep, Mark, View};
 use crate::view::PodView;
 
-/// Bytes that a selector may take, [`Packed`].
+/// Bytes of memory that a selector may take. It is kept as it is matched: every look at a pod matches all.
 const MOST_SELECTOR: usize = 2 << 10;
+/// What a text takes beside its characters, in a map or a set of few, at most.
+const OF_A_TEXT: usize = 64;
 /// Policies that are kept of one namespace, one by one.
 const MOST_POLICIES: usize = 256;
 
@@ -24,7 +27,7 @@ pub struct PolicyView {
     /// Name, or how all beyond [`MOST_POLICIES`] are called.
     pub name: String,
     /// The pods that it selects; `None` where that cannot be read, or is too long to be kept.
-    selector: Option<Packed<Selector>>,
+    selector: Option<Selector>,
 }
 
 impl View for PolicyView {
@@ -40,12 +43,11 @@ impl View for PolicyView {
 
     fn read(policy: NetworkPolicy) -> Option<Self> {
         let selector = policy.spec.and_then(|spec| spec.pod_selector).unwrap_or_default();
+        let fits = weight(&selector) <= MOST_SELECTOR;
         Some(Self {
             namespace: policy.metadata.namespace?,
             name: policy.metadata.name?,
-            selector: Selector::try_from(selector)
-                .ok()
-                .and_then(|selector| Packed::of(&selector, MOST_SELECTOR)),
+            selector: fits.then(|| Selector::try_from(selector).ok()).flatten(),
         })
     }
 
@@ -67,11 +69,20 @@ impl View for PolicyView {
 impl PolicyView {
     /// Whether it is for a pod with these labels in its namespace. Where that cannot be told it is: people rely on it.
     fn selects(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
-        match (self.selector.as_ref().and_then(Packed::unpacked), labels) {
+        match (&self.selector, labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
         }
     }
+}
+
+/// Bytes of memory that a selector takes.
+fn weight(selector: &LabelSelector) -> usize {
+    let labels = selector.match_labels.iter().flatten();
+    let expressions = selector.match_expressions.iter().flatten();
+    let texts = labels.flat_map(|(key, value)| [key, value]);
+    let others = expressions.flat_map(|e| [&e.key, &e.operator].into_iter().chain(e.values.iter().flatten()));
+    texts.chain(others).map(|text| text.len() + OF_A_TEXT).sum()
 }
 
 /// The names of the policies that select the pod, as far as can be told, in order.
@@ -142,12 +153,6 @@ mod tests {
         assert!(!selects(&requires("In", &json!(["web"])), &unlabelled));
     }
 
-    /// Bytes of memory that a policy takes, its keys in the cache aside.
-    fn weight(policy: &PolicyView) -> usize {
-        let selector = policy.selector.as_ref().map(Packed::bytes);
-        size_of::<PolicyView>() + policy.namespace.len() + policy.name.len() + selector.unwrap_or_default()
-    }
-
     #[test]
     fn what_is_too_long_to_keep_counts_as_selecting() {
         let many: serde_json::Map<_, _> = (0..10_000).map(|n| (format!("k{n}"), json!("v"))).collect();
@@ -159,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_of_many_short_pieces_takes_no_more_than_one_long_text() {
+    fn a_selector_of_many_short_pieces_weighs_what_they_take() {
         let short = |number: usize| (0..number).map(|n| format!("{n:x}")).collect::<Vec<_>>();
         let shapes: [fn(Vec<String>) -> Value; 3] = [
             |pieces| json!({"matchExpressions": [{"key": "k", "operator": "In", "values": pieces}]}),
@@ -167,15 +172,19 @@ mod tests {
             |pieces| json!({"matchExpressions": pieces.into_iter().map(|key| json!({"key": key, "operator": "In", "values": ["v"]})).collect::<Vec<_>>()}),
         ];
         for shape in shapes {
-            for number in [1, 10, 100, 1_365, 20_000] {
-                let kept = policy(&"n".repeat(63), &"p".repeat(253), &shape(short(number)));
-                assert!(weight(&kept) <= 3 << 10, "{} bytes of {number}", weight(&kept));
-            }
             assert!(
-                policy("n", "p", &shape(short(10))).selector.is_some(),
+                policy("n", "p", &shape(short(8))).selector.is_some(),
                 "people's are kept"
             );
+            for number in [32, 100, 1_365, 20_000] {
+                assert!(
+                    policy("n", "p", &shape(short(number))).selector.is_none(),
+                    "{number}"
+                );
+            }
         }
+        let long = json!({"matchLabels": {"app": "x".repeat(MOST_SELECTOR)}});
+        assert!(policy("n", "p", &long).selector.is_none());
     }
 
     fn apply(policies: &Cache<PolicyView>, namespace: &str, name: &str) -> bool {

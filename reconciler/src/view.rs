@@ -23,8 +23,10 @@ pub use maker::Maker;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
-/// Bytes that labels may take of an object, [`Packed`].
+/// Bytes that labels may take of a pod, [`Packed`].
 const MOST_LABELS: usize = 2 << 10;
+/// The same of a Node, whose guest cannot label it.
+const MOST_NODE_LABELS: usize = 8 << 10;
 /// Bytes that may be taken by what a pod demands of its node, [`Packed`].
 const MOST_DEMANDS: usize = 4 << 10;
 /// Tolerations that are kept of a pod, and bytes of text in them. Those beyond, as if they were not there, can only have
@@ -294,7 +296,7 @@ impl NodeView {
                 .unwrap_or_default(),
             labelled_for: identity.filter(|_| class == Some(names::CLASS_LABEL_VALUE)),
             topology: topology::of(labels),
-            labels: Packed::of(labels.unwrap_or(&BTreeMap::new()), MOST_LABELS),
+            labels: Packed::of(labels.unwrap_or(&BTreeMap::new()), MOST_NODE_LABELS),
         })
     }
 }

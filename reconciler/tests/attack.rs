@@ -176,12 +176,13 @@ async fn unfinished_headers_do_not_fill_it() {
         slowest = slowest.max(asked.elapsed());
         sleep(Duration::from_millis(20)).await;
     }
-    let (memory, sockets) = (program.memory_kib(), program.sockets());
-    println!(
-        "at most {} MiB, {sockets} sockets, {slowest:?} at worst",
-        memory >> 10
-    );
+    let memory = program.memory_kib();
+    println!("at most {} MiB, {slowest:?} at worst", memory >> 10);
     assert!(memory < MEMORY_KIB, "{} MiB", memory >> 10);
-    assert!(sockets <= SOCKETS + OTHER_SOCKETS, "{sockets} sockets");
+    // Those that were just told to go have theirs for a moment more.
+    until("few sockets are open", async || {
+        program.sockets() <= SOCKETS + OTHER_SOCKETS
+    })
+    .await;
     assert!(program.metric("maroonedpods_shed_connections_total").await > 0.5);
 }

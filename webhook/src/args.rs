@@ -60,7 +60,7 @@ pub struct Args {
     /// How long a connection may ask nothing before it is closed. Longer than the API server keeps an idle one (90 s): a
     /// connection that closes as the next request is sent fails that request
     #[arg(long, env = "MAROONEDPODS_IDLE_TIMEOUT", default_value = "2m", value_name = "DURATION",
-          value_parser = duration)]
+          value_parser = lasting)]
     pub idle_timeout: Duration,
 
     /// How long to keep serving after SIGTERM, unready, until no endpoint points here any more
@@ -108,6 +108,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
+/// The same, above zero.
+fn lasting(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| {
+        let refused = "it must be above zero";
+        (!duration.is_zero())
+            .then_some(duration)
+            .ok_or_else(|| refused.to_owned())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -136,5 +146,6 @@ mod tests {
         for bad in ["", "10", "-1s", "soon"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert!(lasting("0s").is_err() && lasting("1s").is_ok());
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Pure: no sockets, no clock. Each decision is one scan over the connections, made only when there is no room.
 //!
-//! Whoever holds most gives way, and of one peer's connections the one that has waited longest. A client that finishes
-//! its requests, as the API server does, is always among the youngest: it outlasts any number of connections that do
-//! nothing, even where they come from its own address.
+//! Whoever holds most gives way, if that is many, and of one peer's connections the one that has waited longest. A client
+//! that finishes its requests, as the API server does, is always among the youngest: it outlasts any number of connections
+//! that do nothing, from many addresses or from its own.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const STALL: Duration = Duration::from_secs(1);
 /// One in so many connections may be on its way out.
 const LEAVING_SHARE: usize = 4;
+/// One in so many connections is what one peer may hold without being the first to give way.
+const FEW_SHARE: usize = 16;
 
 /// What there is room for.
 #[derive(Clone, Copy, Debug)]
@@ -286,13 +288,16 @@ impl Ledger {
         busy.max_by_key(greed).map(|(id, _)| *id)
     }
 
-    /// The connections to end for a new one: of the peer that holds most, the one that has been idle longest.
+    /// The connections to end for a new one: of the peer that holds most, if that is many; and the one that has been idle
+    /// longest. A peer that holds a few must not give way, of all, because each of many others holds less.
     fn make_room_for_a_connection(&mut self) -> Vec<Eviction> {
         let staying = self.connections.iter().filter(|(_, other)| !other.leaving);
+        let few = self.limits.connections / FEW_SHARE;
         let greed = |(_, other): &(&Id, &Connection)| {
             let idle = other.requests.is_empty();
+            let held = self.peer(other.peer).connections;
             (
-                self.peer(other.peer).connections,
+                if held > few { held } else { 0 },
                 idle,
                 Reverse(other.waits_since()),
             )

@@ -2,6 +2,7 @@
 //! an error.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::{DynamicObject, Request, Resource, ResourceExt};
@@ -22,6 +23,7 @@ pub(super) async fn record(
     at_most: Option<u32>,
     seen: &mut Seen,
 ) -> Result<(), CallError> {
+    is_gating(cluster).await?;
     let records = cluster.all::<MaroonedNode>();
     if let Some(most) = at_most {
         has_place(&records, &new.spec.pod_ref.namespace, most).await?;
@@ -42,6 +44,22 @@ pub(super) async fn record(
             seen.note(&created?);
             Ok(())
         }
+    }
+}
+
+/// Whoever uninstalls deletes the webhook's configuration, and waits for the records that are there: no further one may
+/// come, also for a pod that brings the gate along.
+async fn is_gating(cluster: &Cluster) -> Result<(), CallError> {
+    let webhooks = cluster.all::<MutatingWebhookConfiguration>();
+    let found = call(webhooks.get_metadata_opt(names::WEBHOOK_CONFIGURATION)).await?;
+    if found.is_some() {
+        Ok(())
+    } else {
+        let name = names::WEBHOOK_CONFIGURATION;
+        let message = format!(
+            "no VM is started without the MutatingWebhookConfiguration {name}: install the chart again, or delete the pod"
+        );
+        Err(CallError::Unexpected(message))
     }
 }
 

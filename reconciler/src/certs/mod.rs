@@ -34,6 +34,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch};
 use kube::core::ResourceExt;
+use maroonedpods_common::names;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -46,8 +47,6 @@ use pair::{Bundle, CURRENT, NEXT, Pair};
 pub use status::forget;
 use status::{Report, Reporter};
 
-/// Name of the `MutatingWebhookConfiguration`.
-const WEBHOOKS: &str = "maroonedpods";
 /// Name of the webhook's Service, in the release's namespace.
 const SERVICE: &str = "maroonedpods-webhook";
 /// While a rotation is under way, looks at everything so many times in a settling time.
@@ -127,10 +126,15 @@ impl Keeper {
     }
 
     async fn webhooks(&self) -> Result<MutatingWebhookConfiguration, CallError> {
-        let found = find(&self.cluster.all::<MutatingWebhookConfiguration>(), WEBHOOKS).await?;
+        let found = find(
+            &self.cluster.all::<MutatingWebhookConfiguration>(),
+            names::WEBHOOK_CONFIGURATION,
+        )
+        .await?;
         found.ok_or_else(|| {
             CallError::Unexpected(format!(
-                "there is no MutatingWebhookConfiguration {WEBHOOKS}; install the chart"
+                "there is no MutatingWebhookConfiguration {}; install the chart",
+                names::WEBHOOK_CONFIGURATION
             ))
         })
     }
@@ -231,7 +235,7 @@ impl Keeper {
             "webhooks": entries,
         }));
         let api = self.cluster.all::<Answer<MutatingWebhookConfiguration>>();
-        call(api.patch(WEBHOOKS, &params::patch(), &patch)).await?;
+        call(api.patch(names::WEBHOOK_CONFIGURATION, &params::patch(), &patch)).await?;
         tracing::info!(certificates = bundle.len(), "told the API servers whom to trust");
         Ok(Report::Rotating(
             "the API servers are told of the new CA".to_owned(),

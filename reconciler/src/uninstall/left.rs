@@ -166,8 +166,8 @@ impl Left {
     /// Why nothing is done without force. `ungated` says that the webhook's configuration is deleted already.
     pub(super) fn refusal(&self, namespace: &str, ungated: bool) -> String {
         let ungated = if ungated {
-            " These pods came while the webhook's configuration was being deleted, and no pod can opt in until it is \
-             back: to stay, `helm rollback` brings it."
+            " The webhook's configuration is deleted already, and no pod can opt in until it is back: to stay, \
+             `helm rollback` brings it."
         } else {
             ""
         };
@@ -206,7 +206,8 @@ impl Left {
         if self.pods.iter().any(|pod| pod.kept.is_some()) {
             "Some pods cannot be deleted, and the reasons stand behind their names: remove what forbids it."
         } else if self.records.is_empty() {
-            "These pods end within their own grace period: `kubectl describe` one to see what holds it."
+            "These pods end within their own grace period: `kubectl describe` one to see what holds it, and who makes it \
+             anew if others take its place."
         } else {
             "The reconciler releases MaroonedNodes, each when its VM is proven gone: does it run (deployment \
              maroonedpods-reconciler), does KubeVirt, and what does the reconciler's log say?"

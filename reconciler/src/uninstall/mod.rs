@@ -2,9 +2,9 @@
 //!
 //! Guarantees: without force, nothing is changed while marooned pods exist; pods are deleted by UID, with their own
 //! grace period; it ends, at the latest a moment after its timeout, and says what is left. It says that nothing is left
-//! only once no pod is gated any more: the webhook's configuration is deleted, and every API server has heard of it. A
-//! pod that is gated after the reconciler is gone would wait for ever, and its record, its VM and their CRD with it. The
-//! running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for a record goes last,
+//! only once no VM is started any more: the webhook's configuration is deleted, without which the reconciler makes no
+//! record, and every API server has heard of it. A record that outlived the reconciler would stay for ever, and its VM and
+//! their CRD with it. The running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for a record goes last,
 //! and whatever was forgotten carries an owner reference to it.
 //! Caveat: what controllers create after the webhook's configuration is gone is not marooned. Guards refuse such pods
 //! for as long as they stand; afterwards they run as ordinary pods.
@@ -27,12 +27,12 @@ use crate::args::UninstallArgs;
 use crate::read;
 use left::{Left, PodLeft, Progress, RecordLeft};
 
-/// Name of our `MutatingWebhookConfiguration`.
-const WEBHOOK: &str = "maroonedpods";
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long pods may be gated after the webhook's configuration is deleted: by creates under way, which wait for the
-/// webhook for its timeout of 5 s, and by API servers that have not heard of it.
+/// How long pods are gated after the webhook's configuration is deleted, at least: by creates under way, which wait for
+/// the webhook for its timeout of 5 s, and by API servers that have not heard of it. Where other webhooks hold a create up
+/// for longer, or a pod brings the gate along, it waits for ever; but it has no record, for the reconciler makes none
+/// without that configuration.
 const GATED_FOR: Duration = Duration::from_secs(10);
 
 /// What comes next.
@@ -107,12 +107,23 @@ async fn step(
     ungated_since: &mut Option<Instant>,
     say: &impl Fn(&str),
 ) -> Result<(Next, Left), CallError> {
+    let webhooks = cluster.all::<MutatingWebhookConfiguration>();
+    // Each time: somebody may put it back.
+    let gating = find(&webhooks, names::WEBHOOK_CONFIGURATION).await?;
     let mut left = look(cluster).await?;
-    let next = next(&left, force, ungated_since.map(|since| since.elapsed()));
+    let ungated_for = if gating.is_some() {
+        *ungated_since = None;
+        None
+    } else {
+        Some(ungated_since.get_or_insert_with(Instant::now).elapsed())
+    };
+    let next = next(&left, force, ungated_for);
     match next {
         Next::StopGating => {
-            stop_gating(cluster).await?;
-            *ungated_since = Some(Instant::now());
+            // As it was read just now: not one that an installation made in between.
+            if let Some(uid) = gating.and_then(|gating| gating.uid()) {
+                act::delete(&webhooks, names::WEBHOOK_CONFIGURATION, &uid).await?;
+            }
             say(&format!(
                 "the webhook's configuration is deleted; within {} s no pod is gated any more",
                 GATED_FOR.as_secs()
@@ -130,15 +141,6 @@ async fn delete_pods(cluster: &Cluster, left: &mut Left) {
         let pods = cluster.within::<Pod>(&pod.namespace);
         let deleted = act::delete(&pods, &pod.name, &pod.uid).await;
         pod.kept = deleted.err().map(|error| error.to_string());
-    }
-}
-
-/// Deletes the webhook's configuration, as it was read just now: not one that an installation made in between.
-async fn stop_gating(cluster: &Cluster) -> Result<(), CallError> {
-    let webhooks = cluster.all::<MutatingWebhookConfiguration>();
-    match find(&webhooks, WEBHOOK).await?.and_then(|found| found.uid()) {
-        Some(uid) => act::delete(&webhooks, WEBHOOK, &uid).await,
-        None => Ok(()),
     }
 }
 

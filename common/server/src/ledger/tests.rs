@@ -105,6 +105,27 @@ fn busy_connections_give_way_where_none_is_idle() {
 }
 
 #[test]
+fn a_peer_that_holds_a_few_does_not_give_way_to_many_that_hold_less() {
+    let mut books = Books::new();
+    books.ledger.limits.connections = 64;
+    let asks: Vec<_> = (0..3)
+        .map(|_| {
+            let connection = books.open(API_SERVER);
+            books.begin(connection, 10).unwrap();
+            connection
+        })
+        .collect();
+    for last in 0..200 {
+        books.open(IpAddr::V4(Ipv4Addr::new(10, 0, 1, last)));
+    }
+    let gone = books.evicted();
+    assert!(gone.len() >= 139, "{gone:?}");
+    for connection in asks {
+        assert!(!gone.contains(&Eviction::Drain(connection)) && !gone.contains(&Eviction::Close(connection)));
+    }
+}
+
+#[test]
 fn a_peer_that_holds_its_share_displaces_itself_alone() {
     let mut books = Books::new();
     let other = books.open(API_SERVER);
