@@ -4,8 +4,8 @@
 //! grace period; it ends, at the latest a moment after its timeout, and says what is left. It says that nothing is left
 //! only once no VM is started any more: the webhook's configuration is deleted, without which the reconciler makes no
 //! record, and every API server has heard of it. A record that outlived the reconciler would stay for ever, and its VM and
-//! their CRD with it. The running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for a record goes last,
-//! and whatever was forgotten carries an owner reference to it.
+//! their CRD with it. The running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for
+//! a record goes last, and whatever was forgotten carries an owner reference to it.
 //! Caveat: what controllers create after the webhook's configuration is gone is not marooned. Guards refuse such pods
 //! for as long as they stand; afterwards they run as ordinary pods.
 
