@@ -356,4 +356,4 @@ fn has_usages(csr: &CertificateSigningRequest, needed: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ const NODE: &str = "marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const OTHER_NODE: &str = "marooned-00000000-52b3-4d1c-9a77-0d6f6f2f7b10";
 const ADDRESS: &str = "10.42.0.7";
 
-fn expectation() -> Expectation {
+pub(crate) fn expectation() -> Expectation {
     Expectation {
         node_name: NODE.to_owned(),
         token_id: "abcdef".to_owned(),

@@ -10,8 +10,9 @@ use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
-use super::model::{ADDRESS, Asks, Outcome, POD_UID, World, kinds};
+use super::model::{Asks, Outcome, POD_UID, World, kinds};
 use super::steps::{launched, until};
+use crate::csr::tests::expectation;
 use crate::csr::{self, Expectation, Filed, MOST_JUDGED, Verdict};
 use crate::identity;
 use crate::plan::csrs::{MAX_DELETIONS, sort_out};
@@ -154,21 +155,9 @@ fn what_is_filed_in_a_long_pause_goes_as_it_comes() {
     assert!(world.objects.csrs.is_empty() && world.plan().wake.is_some());
 }
 
+/// That of [`expectation`].
 const TOKEN: &str = "abcdef";
 const FORMER: &str = "fedcba";
-
-fn expectation() -> Expectation {
-    Expectation {
-        node_name: names::node_name(POD_UID),
-        token_id: TOKEN.to_owned(),
-        accepts_client: true,
-        approved_client: false,
-        address: ADDRESS.parse().ok(),
-        approved_serving: 0,
-        accepts_renewal: true,
-        approved_renewals: 0,
-    }
-}
 
 /// Who asks for what, with which of the tokens.
 const KINDS: [(Asks, &str); 6] = [
