@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -24,8 +24,9 @@ use crate::metrics::Metrics;
 use crate::observe::Caches;
 use crate::preflight::{self, Verdict};
 use crate::settings::Settings;
+use crate::watches::{self, Outcomes};
 use crate::workers::{Shared, Workers};
-use crate::{config, sweep, watches};
+use crate::{config, sweep};
 
 /// How long work waits for the first verdict on the cluster.
 const FIRST_VERDICT: Duration = Duration::from_secs(5);
@@ -222,7 +223,12 @@ async fn work(
     tasks: &mut JoinSet<()>,
 ) -> Error {
     let workers = Workers::default();
-    let caches = watches::start(&cluster, &workers, &metrics, tasks);
+    let (begun, rejections) = (Instant::now(), Arc::default());
+    let outcomes = Outcomes {
+        rejections: Arc::clone(&rejections),
+        begun,
+    };
+    let caches = watches::start(&cluster, &workers, outcomes, &metrics, tasks);
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
@@ -259,8 +265,8 @@ async fn work(
         provider_ready,
         events,
         metrics,
-        rejections: Mutex::default(),
-        begun: Instant::now(),
+        rejections,
+        begun,
         admission: tokio::sync::Mutex::default(),
     });
     tokio::select! {

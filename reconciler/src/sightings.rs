@@ -5,14 +5,21 @@
 //! nobody has seen finish. The price: a process that takes over gives each stage that is under way its whole time
 //! once more. That only ever keeps things longer, by one deadline for each take-over.
 
+use std::time::Instant;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::plan::View;
-use crate::view::PodView;
 
 /// Time since this process began to work.
 pub type Uptime = SignedDuration;
+
+/// Time since then.
+#[must_use]
+pub fn uptime(begun: Instant) -> Uptime {
+    Uptime::try_from(begun.elapsed()).unwrap_or(Uptime::MAX)
+}
 
 /// For how long each thing has been seen; zero where it is seen for the first time, or is not so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,16 +48,6 @@ pub struct Sightings {
     deletion: Option<(Timestamp, Uptime)>,
     lifted: Option<Uptime>,
     finished: Option<Uptime>,
-    told: bool,
-}
-
-/// What has become of a pod on its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
-    /// It is ready.
-    Ready,
-    /// Its kubelet would not have it, for this reason.
-    Rejected(&'a str),
 }
 
 /// When a VM was first seen at each stage.
@@ -84,13 +81,6 @@ impl Sightings {
                 uptime,
             )),
         }
-    }
-
-    /// What has become of the pod, once: when it is first seen.
-    pub fn outcome<'a>(&mut self, pod: &'a PodView) -> Option<Outcome<'a>> {
-        let rejected = pod.rejected.as_deref().map(Outcome::Rejected);
-        let outcome = rejected.or(pod.ready.then_some(Outcome::Ready));
-        outcome.filter(|_| pod.lifted() && !std::mem::replace(&mut self.told, true))
     }
 
     fn see_vm(&mut self, view: &View, uptime: Uptime) -> Option<Stages> {

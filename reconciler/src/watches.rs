@@ -1,6 +1,7 @@
 //! The watches: each fills a cache and pokes the worker of the pod that a change belongs to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Pod;
@@ -17,15 +18,26 @@ use crate::observe::Caches;
 use crate::policies::PolicyView;
 use crate::read::watch::{News, Watch};
 use crate::read::{Cache, Mark, View};
+use crate::rejections::Rejections;
+use crate::sightings::uptime;
 use crate::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
 use crate::workers::Workers;
+
+/// Where the watch of pods takes in what has become of them on their nodes, and since when it counts time.
+pub struct Outcomes {
+    /// The makers whose pods were rejected.
+    pub rejections: Arc<Mutex<Rejections>>,
+    /// When this process began to work.
+    pub begun: Instant,
+}
 
 /// Starts all watches in `tasks` and gives the caches that they fill.
 #[must_use]
 pub fn start(
     cluster: &Cluster,
     workers: &Workers,
+    outcomes: Outcomes,
     metrics: &Arc<Metrics>,
     tasks: &mut JoinSet<()>,
 ) -> Caches {
@@ -41,7 +53,7 @@ pub fn start(
     let (known, neighbours) = (caches.records.clone(), caches.pods.clone());
 
     let pods = watch(Api::<Pod>::all(client.clone()), marooned, &caches.pods, metrics);
-    tasks.spawn(pods.run(pokes(workers.clone(), |pod: &PodView| [pod.uid.clone()])));
+    tasks.spawn(pods.run(takes_in_outcomes(workers.clone(), outcomes, caches.pods.clone())));
     let records = watch(
         cluster.all::<MaroonedNode>(),
         everything.clone(),
@@ -104,6 +116,37 @@ fn pokes<V, P: IntoIterator<Item = String>>(
     }
 }
 
+/// Pokes pods, once it is known what has become of those before them: a replacement's worker must not begin before the
+/// rejection that it replaces is counted. A list has no such order, so all of it is taken in first.
+fn takes_in_outcomes(
+    workers: Workers,
+    outcomes: Outcomes,
+    pods: Cache<PodView>,
+) -> impl FnMut(News<'_, PodView>) {
+    move |news| {
+        let mut rejections = outcomes.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        match news {
+            News::Found(pod) => rejections.see(pod, uptime(outcomes.begun)),
+            News::Changed(pod) => {
+                rejections.see(pod, uptime(outcomes.begun));
+                workers.poke(&pod.uid);
+            }
+            News::Gone(pod) => {
+                rejections.forget(&pod.uid);
+                workers.poke(&pod.uid);
+            }
+            News::Listed => {
+                let pods = pods.all();
+                rejections.retain(&pods);
+                for pod in &pods {
+                    workers.poke(&pod.uid);
+                }
+                workers.poke_all();
+            }
+        }
+    }
+}
+
 /// Pokes the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
 /// listed all pods are poked, not each for each policy.
 fn pokes_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
@@ -146,5 +189,80 @@ fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<String> {
             let minted_for = records.marked(&Mark::User(user)).pop()?;
             Some(minted_for.spec.pod_ref.uid.clone())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::view_of;
+    use crate::sightings::Uptime;
+    use serde_json::{Value, json};
+
+    fn pod(uid: &str, lifted: bool, status: &Value) -> PodView {
+        let spec = if lifted {
+            json!({"nodeSelector": {names::IDENTITY_LABEL: uid}})
+        } else {
+            json!({"schedulingGates": [{"name": names::GATE}]})
+        };
+        view_of(
+            &json!({"metadata": {"namespace": "shop", "name": format!("web-{uid}"), "uid": uid,
+            "ownerReferences": [{"uid": "web", "controller": true}]}, "spec": spec, "status": status}),
+        )
+        .unwrap()
+    }
+
+    fn takes_in() -> (Arc<Mutex<Rejections>>, impl FnMut(News<'_, PodView>)) {
+        let rejections = Arc::<Mutex<Rejections>>::default();
+        let outcomes = Outcomes {
+            rejections: rejections.clone(),
+            begun: Instant::now(),
+        };
+        (
+            rejections,
+            takes_in_outcomes(Workers::default(), outcomes, Cache::default()),
+        )
+    }
+
+    fn waits(rejections: &Mutex<Rejections>, pod: &PodView) -> bool {
+        let held = rejections
+            .lock()
+            .unwrap()
+            .holds(&pod.maker, &pod.uid, Uptime::ZERO);
+        held.is_some()
+    }
+
+    fn refused() -> PodView {
+        pod(
+            "a",
+            true,
+            &json!({"phase": "Failed", "reason": "SysctlForbidden"}),
+        )
+    }
+
+    #[test]
+    fn a_replacement_waits_whether_or_not_the_rejected_pods_worker_has_had_its_pass() {
+        let next = pod("b", false, &json!({}));
+        let (rejections, mut tell) = takes_in();
+        tell(News::Changed(&refused()));
+        tell(News::Changed(&next));
+        assert!(waits(&rejections, &next));
+
+        let (rejections, mut tell) = takes_in();
+        tell(News::Found(&next));
+        tell(News::Found(&refused()));
+        tell(News::Listed);
+        assert!(waits(&rejections, &next));
+    }
+
+    #[test]
+    fn one_outcome_of_a_pod_counts() {
+        let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        let (rejections, mut tell) = takes_in();
+        tell(News::Changed(&refused()));
+        tell(News::Changed(&pod("a", true, &ready)));
+        assert!(waits(&rejections, &pod("b", false, &json!({}))));
+        tell(News::Changed(&pod("c", true, &ready)));
+        assert!(!waits(&rejections, &pod("b", false, &json!({}))));
     }
 }

@@ -22,7 +22,7 @@ use crate::places::Places;
 use crate::preflight::Verdict;
 use crate::rejections::Rejections;
 use crate::settings::Settings;
-use crate::sightings::Uptime;
+use crate::sightings::{self, Uptime};
 use crate::turns::Turns;
 
 /// What every worker works with.
@@ -42,7 +42,7 @@ pub struct Shared {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Owners whose pods were rejected by their kubelets.
-    pub rejections: Mutex<Rejections>,
+    pub rejections: Arc<Mutex<Rejections>>,
     /// When this process began to work.
     pub begun: Instant,
     /// Held while a record is made under a limit, so that what was counted is still so when it is there.
@@ -51,7 +51,7 @@ pub struct Shared {
 
 impl Shared {
     fn uptime(&self) -> Uptime {
-        Uptime::try_from(self.begun.elapsed()).unwrap_or(Uptime::MAX)
+        sightings::uptime(self.begun)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::places::Waiter;
 use crate::plan::{self, Plan, View, Write};
 use crate::seen::Seen;
 use crate::settings::Settings;
-use crate::sightings::{Outcome, Sightings};
+use crate::sightings::Sightings;
 use crate::turns::Turns;
 
 /// A pass that takes longer is given up and begun again.
@@ -260,19 +260,16 @@ impl Worker {
         let uptime = self.shared.uptime();
         let ages = sightings.see(&view, uptime);
         let backing_off = view.pod.as_ref().and_then(|pod| {
-            let mut rejections = self
-                .shared
-                .rejections
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            match sightings.outcome(pod) {
-                Some(Outcome::Ready) => rejections.succeeded(&pod.maker),
-                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.maker, &pod.uid, why, uptime),
-                None => {}
-            }
             let asks = view.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
-            asks.then(|| rejections.holds(&pod.maker, &pod.uid, uptime))
-                .flatten()
+            asks.then(|| {
+                let mut rejections = self
+                    .shared
+                    .rejections
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                rejections.holds(&pod.maker, &pod.uid, uptime)
+            })
+            .flatten()
         });
         let verdict = self.shared.verdict.borrow();
         View {
