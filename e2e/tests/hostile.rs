@@ -16,9 +16,9 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, nothing_left};
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
 use maroonedpods_e2e::world::World;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::args::UninstallArgs;
-use maroonedpods_reconciler::uninstall::uninstall;
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::UninstallArgs;
+use maroonedpods_reconciler::uninstall;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);

@@ -24,9 +24,9 @@ use maroonedpods_e2e::pods::{Marooned, SOON};
 use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::{install_crd, say_version};
 use maroonedpods_e2e::world::{Running, World, quick_config};
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::crds;
-use maroonedpods_reconciler::preflight::command::{Report, preflight};
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::apply_crds;
+use maroonedpods_reconciler::{Report, preflight};
 use serde_json::json;
 
 const VMI_CRD: &str = "virtualmachineinstances.kubevirt.io";
@@ -403,10 +403,10 @@ async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
     let column = json!([{"op": "replace", "path": "/spec/versions/0/additionalPrinterColumns", "value": []}]);
     let patch = Patch::<()>::Json(serde_json::from_value(column).unwrap());
     all.patch(name, &PatchParams::default(), &patch).await.unwrap();
-    crds::apply(&cluster).await.unwrap();
+    apply_crds(&cluster).await.unwrap();
     let once = all.get(name).await.unwrap();
     assert!(once.spec.versions[0].additional_printer_columns.is_some());
-    crds::apply(&cluster).await.unwrap();
+    apply_crds(&cluster).await.unwrap();
     assert_eq!(
         all.get(name).await.unwrap().resource_version(),
         once.resource_version()
@@ -422,7 +422,7 @@ async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
     newer["kind"] = json!("CustomResourceDefinition");
     newer["metadata"] = json!({"name": name});
     apply_yaml(&admin, &newer.to_string()).await.unwrap();
-    let refused = crds::apply(&cluster).await.unwrap_err().to_string();
+    let refused = apply_crds(&cluster).await.unwrap_err().to_string();
     assert!(
         refused.contains(name) && refused.contains("status.storedVersions"),
         "{refused}"

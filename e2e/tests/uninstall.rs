@@ -27,9 +27,9 @@ use maroonedpods_e2e::tenant::Tenant;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::World;
 use maroonedpods_e2e::writes::careless;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::args::UninstallArgs;
-use maroonedpods_reconciler::uninstall::uninstall;
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::UninstallArgs;
+use maroonedpods_reconciler::uninstall;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::plan::View;
+use crate::view::Observed;
 
 /// Time since this process began to work.
 pub type Uptime = SignedDuration;
@@ -60,13 +60,13 @@ struct Stages {
 
 impl Sightings {
     /// Takes a view in, and tells how long each thing in it has been seen.
-    pub fn see(&mut self, view: &View, uptime: Uptime) -> Ages {
+    pub fn see(&mut self, observed: &Observed, uptime: Uptime) -> Ages {
         let since =
             |seen: Option<Uptime>| seen.map_or(SignedDuration::ZERO, |seen| uptime.saturating_sub(seen));
-        let stages = self.see_vm(view, uptime);
-        let pod = view.pod.as_ref();
+        let stages = self.see_vm(observed, uptime);
+        let pod = observed.pod.as_ref();
         let (lifted, over) = pod.map_or((false, false), |pod| (pod.lifted(), pod.terminal));
-        let status = view.record.as_ref().and_then(|record| record.status.as_ref());
+        let status = observed.record.as_ref().and_then(|record| record.status.as_ref());
         let until = status.and_then(|status| status.not_before.as_ref());
         Ages {
             launched: since(stages.map(|seen| seen.launched)),
@@ -83,8 +83,8 @@ impl Sightings {
         }
     }
 
-    fn see_vm(&mut self, view: &View, uptime: Uptime) -> Option<Stages> {
-        let vmi = view.vmi.as_ref()?;
+    fn see_vm(&mut self, observed: &Observed, uptime: Uptime) -> Option<Stages> {
+        let vmi = observed.vmi.as_ref()?;
         let known = self.vm.take().filter(|(uid, _)| *uid == vmi.uid);
         let mut stages = known.map_or(
             Stages {
@@ -97,7 +97,7 @@ impl Sightings {
         first(&mut stages.running, vmi.running(), uptime);
         first(
             &mut stages.ready,
-            view.node.as_ref().is_some_and(|node| node.ready),
+            observed.node.as_ref().is_some_and(|node| node.ready),
             uptime,
         );
         self.vm = Some((vmi.uid.clone(), stages));

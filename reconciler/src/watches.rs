@@ -1,4 +1,4 @@
-//! The watches: each fills a cache and pokes the worker of the pod that a change belongs to.
+//! The watches: each fills a cache and wakes the worker of the pod that a change belongs to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -14,15 +14,14 @@ use tokio::task::JoinSet;
 use crate::api::Cluster;
 use crate::csr::{Filed, Requester};
 use crate::metrics::Metrics;
+use crate::network_policies::PolicyView;
 use crate::observe::Caches;
-use crate::policies::PolicyView;
 use crate::read::watch::{News, Watch};
 use crate::read::{Cache, Mark, View};
-use crate::rejections::Rejections;
 use crate::sightings::uptime;
-use crate::topology::Host;
+use crate::view::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
-use crate::workers::Workers;
+use crate::workers::{Rejections, Workers};
 
 /// Where the watch of pods takes in what has become of them on their nodes, and since when it counts time.
 pub struct Outcomes {
@@ -60,23 +59,23 @@ pub fn start(
         &caches.records,
         metrics,
     );
-    tasks.spawn(records.run(pokes(workers.clone(), |record: &MaroonedNode| {
+    tasks.spawn(records.run(enqueues(workers.clone(), |record: &MaroonedNode| {
         [record.spec.pod_ref.uid.clone()]
     })));
     let nodes = watch(cluster.nodes(), class, &caches.nodes, metrics);
-    tasks.spawn(nodes.run(pokes(workers.clone(), |node: &NodeView| of_name(&node.name))));
+    tasks.spawn(nodes.run(enqueues(workers.clone(), |node: &NodeView| of_name(&node.name))));
     let others = everything.clone().labels(&format!("!{}", names::CLASS_LABEL));
     let hosts = watch(cluster.nodes(), others, &caches.hosts, metrics);
-    tasks.spawn(hosts.run(pokes_guests(workers.clone(), caches.vmis.clone())));
+    tasks.spawn(hosts.run(enqueues_guests(workers.clone(), caches.vmis.clone())));
     let vmis = watch(cluster.vmis(), everything.clone(), &caches.vmis, metrics);
-    tasks.spawn(vmis.run(pokes(workers.clone(), |vmi: &VmiView| of_name(&vmi.name))));
+    tasks.spawn(vmis.run(enqueues(workers.clone(), |vmi: &VmiView| of_name(&vmi.name))));
     let csrs = watch(
         cluster.all::<CertificateSigningRequest>(),
         everything.clone(),
         &caches.csrs,
         metrics,
     );
-    tasks.spawn(csrs.run(pokes(workers.clone(), move |csr: &Filed| {
+    tasks.spawn(csrs.run(enqueues(workers.clone(), move |csr: &Filed| {
         of_requester(csr, &known)
     })));
     let policies = watch(
@@ -85,7 +84,7 @@ pub fn start(
         &caches.policies,
         metrics,
     );
-    tasks.spawn(policies.run(pokes_neighbours(workers.clone(), neighbours)));
+    tasks.spawn(policies.run(enqueues_neighbours(workers.clone(), neighbours)));
     caches
 }
 
@@ -103,20 +102,20 @@ fn watch<V: View, K>(
     }
 }
 
-/// Pokes the pods that an object belongs to. Objects that vanished unseen have no news: then all are poked.
-fn pokes<V, P: IntoIterator<Item = String>>(
+/// Enqueues the pods that an object belongs to. Objects that vanished unseen have no news: then all are enqueued.
+fn enqueues<V, P: IntoIterator<Item = String>>(
     workers: Workers,
     pod_uids: impl Fn(&V) -> P,
 ) -> impl FnMut(News<'_, V>) {
     move |news| match news {
         News::Found(view) | News::Changed(view) | News::Gone(view) => {
-            pod_uids(view).into_iter().for_each(|uid| workers.poke(&uid));
+            pod_uids(view).into_iter().for_each(|uid| workers.enqueue(&uid));
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 
-/// Pokes pods, once it is known what has become of those before them: a replacement's worker must not begin before the
+/// Enqueues pods, once it is known what has become of those before them: a replacement's worker must not begin before the
 /// rejection that it replaces is counted. A list has no such order, so all of it is taken in first.
 fn takes_in_outcomes(
     workers: Workers,
@@ -129,50 +128,50 @@ fn takes_in_outcomes(
             News::Found(pod) => rejections.see(pod, uptime(outcomes.begun)),
             News::Changed(pod) => {
                 rejections.see(pod, uptime(outcomes.begun));
-                workers.poke(&pod.uid);
+                workers.enqueue(&pod.uid);
             }
             News::Gone(pod) => {
                 rejections.forget(&pod.uid);
-                workers.poke(&pod.uid);
+                workers.enqueue(&pod.uid);
             }
             News::Listed => {
                 let pods = pods.all();
                 rejections.retain(&pods);
                 for pod in &pods {
-                    workers.poke(&pod.uid);
+                    workers.enqueue(&pod.uid);
                 }
-                workers.poke_all();
+                workers.enqueue_all();
             }
         }
     }
 }
 
-/// Pokes the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
-/// listed all pods are poked, not each for each policy.
-fn pokes_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
+/// Enqueues the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
+/// listed all pods are enqueued, not each for each policy.
+fn enqueues_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
     move |news| match news {
         News::Found(_) => {}
         News::Changed(policy) | News::Gone(policy) => {
             for pod in pods.marked(&Mark::Namespace(policy.namespace.clone())) {
-                workers.poke(&pod.uid);
+                workers.enqueue(&pod.uid);
             }
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 
-/// Pokes the pods whose VMs a host runs. It is written to all the time, and only its zone and region are kept: news of it
+/// Enqueues the pods whose VMs a host runs. It is written to all the time, and only its zone and region are kept: news of it
 /// is that these changed.
-fn pokes_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_, Host>) {
+fn enqueues_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_, Host>) {
     move |news| match news {
         News::Found(_) => {}
         News::Changed(host) | News::Gone(host) => {
             let here = vmis.marked(&Mark::Host(host.name.clone()));
             for uid in here.iter().filter_map(|vmi| of_name(&vmi.name)) {
-                workers.poke(&uid);
+                workers.enqueue(&uid);
             }
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 

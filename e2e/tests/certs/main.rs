@@ -15,8 +15,8 @@ use maroonedpods_e2e::drafts::marooned;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
 use maroonedpods_e2e::load::Load;
 use maroonedpods_e2e::pki::Authority;
-use maroonedpods_reconciler::certs::args::CertsArgs;
-use maroonedpods_reconciler::certs::secret;
+use maroonedpods_reconciler::CERTS_SECRET;
+use maroonedpods_reconciler::CertsArgs;
 use serde_json::{Value, json};
 
 use stage::{SOON, Stage, usual};
@@ -80,7 +80,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
 
     stage
         .secrets()
-        .delete(secret::NAME, &DeleteParams::default())
+        .delete(CERTS_SECRET, &DeleteParams::default())
         .await
         .unwrap();
     let third = stage.rests_on_another(&second).await;
@@ -188,7 +188,7 @@ async fn certificates_change_hands_in_place() {
     let issued = json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": secret::NAME, "annotations": {
+        "metadata": {"name": CERTS_SECRET, "annotations": {
             "cert-manager.io/certificate-name": "maroonedpods-webhook",
             "cert-manager.io/issuer-name": "maroonedpods-ca",
             "cert-manager.io/issuer-kind": "Issuer",
@@ -200,7 +200,7 @@ async fn certificates_change_hands_in_place() {
     let params = PatchParams::apply("cert-manager-certificates-issuing").force();
     stage
         .secrets()
-        .patch(secret::NAME, &params, &Patch::Apply(issued))
+        .patch(CERTS_SECRET, &params, &Patch::Apply(issued))
         .await
         .unwrap();
     let registered = stage.registrations().get("maroonedpods").await.unwrap();
@@ -240,7 +240,7 @@ async fn certificates_change_hands_in_place() {
     let ours = stage.rests_on_another(&theirs).await;
     lost_none(load, "cert-manager to builtin").await;
     assert_ne!(ours, theirs);
-    let secret = stage.secrets().get(secret::NAME).await.unwrap();
+    let secret = stage.secrets().get(CERTS_SECRET).await.unwrap();
     assert!(
         !secret
             .annotations()

@@ -17,7 +17,7 @@ use maroonedpods_e2e::pods::{Marooned, SOON};
 use maroonedpods_e2e::vmhost::GuestEvent;
 use maroonedpods_e2e::vmhost::script::Script;
 use maroonedpods_e2e::world::{Running, World};
-use maroonedpods_reconciler::identity::token_id;
+use maroonedpods_reconciler::token_id;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::json;
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use crate::plan::BackingOff;
 use crate::sightings::Uptime;
+use crate::view::BackingOff;
 use crate::view::{Maker, PodView};
 
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
