@@ -27,6 +27,6 @@ node-image *options:
 docs:
     hack/docs
 
-# Write the CRDs from the types
+# Write the CRDs and the page of the chart's values
 generate *options:
     hack/generate {{ options }}
