@@ -1,4 +1,4 @@
-# The scripts of hack/, by name: `just`, `just demo`, `just test --real`.
+# Runs the scripts of hack/: `just`, `just demo`, `just test --real`.
 
 _default:
     @just --list
