@@ -6,11 +6,11 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::{DynamicObject, Request, Resource, ResourceExt};
-use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec};
 use maroonedpods_common::names;
 
 use crate::api::{CallError, Cluster, call, get};
-use crate::objects::{identity, seed, token, vmi};
+use crate::objects::{identity, record, seed, token, vmi};
 use crate::own_writes::OwnWrites;
 use crate::params;
 
@@ -20,16 +20,17 @@ const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
 /// The count of a limit is a live one, and exact where nobody else makes records meanwhile.
 pub(super) async fn record(
     cluster: &Cluster,
-    new: &MaroonedNode,
+    spec: &MaroonedNodeSpec,
     at_most: Option<u32>,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     is_gating(cluster).await?;
+    let new = record::new(spec.clone());
     let records = cluster.all::<MaroonedNode>();
     if let Some(most) = at_most {
         has_place(&records, &new.spec.pod_ref.namespace, most).await?;
     }
-    match call(records.create(&params::create(), new)).await {
+    match call(records.create(&params::create(), &new)).await {
         Err(error) if error.is_conflict() => {
             let found = get(&records, &new.name_any()).await?;
             // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no

@@ -6,8 +6,9 @@
 
 use json_patch::Patch;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::objects::patch;
 use crate::read::{Keep, View};
 
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
@@ -66,7 +67,7 @@ pub fn patch(lifted: &Owners) -> Option<Patch> {
     if !entries.iter().any(|entry| is(entry, "Apply")) {
         return None;
     }
-    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": lifted.uid})];
+    let mut operations = vec![patch::test_uid(&lifted.uid)];
     // The last one first: a removal moves those behind it.
     for (index, entry) in entries.iter().enumerate().rev() {
         let Some(fields) = entry.fields_v1.as_ref().filter(|_| is(entry, "Update")) else {
@@ -75,20 +76,17 @@ pub fn patch(lifted: &Owners) -> Option<Patch> {
         let Some(rest) = without_placement(fields) else {
             continue;
         };
-        let entry = format!("/metadata/managedFields/{index}");
-        let path = format!("{entry}/fieldsV1");
-        operations.push(json!({"op": "test", "path": path, "value": fields}));
+        let index = index.to_string();
+        let entry = ["metadata", "managedFields", &index];
+        let path = ["metadata", "managedFields", &index, "fieldsV1"];
+        operations.push(patch::test(&path, fields.clone()));
         operations.push(if is_empty(&rest) {
-            json!({"op": "remove", "path": entry})
+            patch::remove(&entry)
         } else {
-            json!({"op": "replace", "path": path, "value": rest})
+            patch::replace(&path, rest)
         });
     }
-    if operations.len() == 1 {
-        return None;
-    }
-    // The operations above are literals of the right shape; a test holds them to it.
-    serde_json::from_value(Value::Array(operations)).ok()
+    (operations.len() > 1).then_some(Patch(operations))
 }
 
 fn is(entry: &Entry, operation: &str) -> bool {
@@ -120,6 +118,7 @@ fn is_empty(fields: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::read::view_of;
+    use serde_json::json;
 
     fn disowned(entries: &Value) -> Option<Value> {
         let pod = json!({"metadata": {"name": "p", "uid": "u", "managedFields": entries}});

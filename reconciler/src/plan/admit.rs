@@ -66,21 +66,21 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
             ..Decision::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
         };
     }
-    let record = record::new(
-        pod.reference(),
+    let spec = record::spec(
+        pod.pod_ref(),
         pod.host_network,
         &pod.priority_class,
         size,
         settings,
         observed.cluster_dns.as_deref(),
     );
-    let decision = if record::needs_dns(&record.spec.vm.join) {
+    let decision = if record::needs_dns(&spec.vm.join) {
         Decision::wait().note(Note::warning("NoClusterDNS", NO_DNS))
     } else {
         Decision::wait()
     };
     decision.write(Write::CreateRecord {
-        record: Box::new(record),
+        spec: Box::new(spec),
         at_most,
     })
 }

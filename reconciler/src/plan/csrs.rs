@@ -14,6 +14,7 @@ use maroonedpods_common::names;
 use super::{Context, Write};
 use crate::csr::{self, Expectation, Filed, Requester};
 use crate::objects::identity;
+use crate::view::ObjectRef;
 
 /// Denials written while a record's earlier ones still exist. Past this, requests stay pending, unsigned.
 const MAX_DENIALS: usize = 3;
@@ -90,10 +91,7 @@ pub(super) fn deletions(csrs: &[Arc<Filed>]) -> impl Iterator<Item = Write> {
 }
 
 fn deletion(csr: &Filed) -> Write {
-    Write::DeleteCsr {
-        name: csr.name().to_owned(),
-        uid: csr.uid().to_owned(),
-    }
+    Write::DeleteCsr(ObjectRef::without_namespace(csr.name(), csr.uid()))
 }
 
 fn expectation(c: &Context) -> Expectation {

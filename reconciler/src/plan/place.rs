@@ -1,9 +1,7 @@
 //! Step 5 and ever after: the Node says where its VM is, and nothing that its host does not say.
 
-use maroonedpods_common::names;
-
 use super::{Context, Write};
-use crate::objects::node::{self, Place};
+use crate::objects::node::Place;
 use crate::view::topology;
 use crate::view::{NodeView, VmiView};
 
@@ -14,11 +12,11 @@ pub(super) fn create(c: &Context, vmi: &VmiView) -> Option<Write> {
         address: vmi.address.clone()?,
         topology: c.observed.topology.clone().unwrap_or_default(),
     };
-    Some(Write::CreateNode(Box::new(node::new(
-        &c.record,
-        c.attempt(),
-        &place,
-    ))))
+    Some(Write::CreateNode {
+        record: Box::new((*c.record).clone()),
+        attempt: c.attempt(),
+        place,
+    })
 }
 
 /// What is not so any more before the gate is lifted: address, zone, region.
@@ -38,8 +36,7 @@ fn write(c: &Context, node: &NodeView, address: Option<String>) -> Option<Write>
     let labels = topology.map(|host| topology::difference(&node.topology, host));
     let labels = labels.unwrap_or_default();
     (address.is_some() || !labels.is_empty()).then(|| Write::PlaceNode {
-        name: names::node_name(&c.record.spec.pod_ref.uid),
-        uid: node.uid.clone(),
+        node: node.reference(),
         address,
         labels,
     })

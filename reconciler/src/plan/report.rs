@@ -73,9 +73,7 @@ pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: &str) ->
 
 fn write(pod: &PodView, ready: bool, reason: &'static str, message: &str) -> Write {
     Write::PodReport(PodReport {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
+        pod: pod.reference(),
         ready,
         reason,
         message: text::sentence(message).into_owned(),

@@ -41,11 +41,7 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if c.observed.vmi.as_ref().is_some_and(|v| v.evacuating) {
         decision = decision
             .wake_at(after(c.now, EVICTION_RETRY))
-            .write(Write::EvictPod {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            });
+            .write(Write::EvictPod(pod.reference()));
     }
     decision
 }
@@ -81,11 +77,7 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
     let Some(demands) = packed.unpacked().filter(met) else {
         return Decision::wait();
     };
-    let write = Write::BindPod {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-    };
+    let write = Write::BindPod(pod.reference());
     if demands.claims.is_empty() {
         return Decision::wait().write(write);
     }

@@ -200,7 +200,7 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
         name: "preflight".to_owned(),
         uid: NOBODY.to_owned(),
     };
-    let mut specimen = record::new(nobody, false, "", size, settings, None);
+    let mut specimen = record::new(record::spec(nobody, false, "", size, settings, None));
     // The VM's owner reference needs one.
     specimen.metadata.uid = Some(NOBODY.to_owned());
     match act::post_vmi(cluster, &specimen, 1, &params::dry_run()).await {

@@ -8,7 +8,7 @@ use maroonedpods_common::api::PodRef;
 use maroonedpods_common::sizing::{self, Request};
 use maroonedpods_common::{admission, names, text};
 
-use super::{Maker, Packed, bounded};
+use super::{Maker, ObjectRef, Packed, bounded};
 use crate::binding::Demands;
 use crate::objects::lift::Placement;
 
@@ -93,9 +93,19 @@ pub struct Said {
 }
 
 impl PodView {
-    /// The pod by all three of its names.
+    /// This pod and no other of its name.
     #[must_use]
-    pub fn reference(&self) -> PodRef {
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// The same, as our record keeps it.
+    #[must_use]
+    pub fn pod_ref(&self) -> PodRef {
         PodRef {
             namespace: self.namespace.clone(),
             name: self.name.clone(),

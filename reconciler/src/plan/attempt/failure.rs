@@ -111,10 +111,10 @@ pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failur
     Decision::wait()
         .insist_on_live_view()
         .writes(c.record_status(status))
-        .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi {
-            name: v.name.clone(),
-            uid: v.uid.clone(),
-        }))
+        .writes(
+            vmi.filter(|v| !v.deleting)
+                .map(|v| Write::DeleteVmi(v.reference())),
+        )
         .note(Note::warning(
             failure.reason,
             format!("attempt {}: {}", c.attempt(), failure.message),
@@ -135,10 +135,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
     );
     let decision = Decision::wait().insist_on_live_view();
     if let Some(vmi) = &c.observed.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
-            name: vmi.name.clone(),
-            uid: vmi.uid.clone(),
-        });
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi(vmi.reference()));
         return decision.writes(delete).writes(going);
     }
     if let Some(node) = &c.observed.node {

@@ -12,6 +12,7 @@ use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadli
 
 use super::report::{reason, report, report_anew};
 use super::{Context, Decision, Note, Write, after, csrs, network_policies, place, taints};
+use crate::objects::lift::Lift;
 use crate::objects::node;
 use crate::objects::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -218,24 +219,24 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: De
     if let Some(wait) = network_policies::wait(c.observed, pod) {
         return decision.and(wait);
     }
-    let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
     decision
         .writes(startup.map(|index| Write::RemoveStartupTaint {
-            name: name.clone(),
-            uid: node.uid.clone(),
+            node: node.reference(),
             index,
         }))
-        .write(Write::LiftGate {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            patch: crate::objects::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key, address),
-        })
+        .write(Write::LiftGate(Box::new(Lift {
+            pod: pod.reference(),
+            resource_version: pod.resource_version.clone(),
+            gate_index,
+            placement: pod.placement.clone(),
+            taint_key: c.record.spec.vm.taint_key.clone(),
+            address: address.to_owned(),
+        })))
         .and(super::serve::lifted(c, pod))
         .note(Note::normal(
             "GateLifted",
-            format!("node {name} is ready and reserved for this pod"),
+            format!("node {} is ready and reserved for this pod", node.name),
         ))
 }
 

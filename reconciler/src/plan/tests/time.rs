@@ -149,9 +149,7 @@ fn the_lift_waits_for_taints_that_evict_or_keep_off() {
 /// The lift of the attempt under way, which its leader has decided on and not yet sent.
 fn decided_lift(world: &World) -> Write {
     let mut writes = world.decide().writes.into_iter();
-    writes
-        .find(|write| matches!(write, Write::LiftGate { .. }))
-        .unwrap()
+    writes.find(|write| matches!(write, Write::LiftGate(_))).unwrap()
 }
 
 /// The first attempt failed just before its lift, and the second is under way.
