@@ -40,7 +40,7 @@ pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let name = names::node_name(pod_uid);
     let labels = [
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
+        ("kubernetes.io/arch", record.spec.vm.architecture.as_str()),
         ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
         ("node.kubernetes.io/exclude-disruption", "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
@@ -138,6 +138,7 @@ fn resources(record: &MaroonedNode) -> (BTreeMap<String, Quantity>, BTreeMap<Str
 mod tests {
     use super::*;
     use crate::objects::record::tests::{POD_UID, record};
+    use maroonedpods_common::api::Architecture;
 
     fn node() -> Node {
         let place = Place {
@@ -189,5 +190,13 @@ mod tests {
         let taints = node.spec.unwrap().taints.unwrap();
         assert!(taints.iter().any(|t| t.key == names::STARTUP_TAINT));
         assert!(lasting_taints(&record()).iter().all(|t| taints.contains(t)));
+    }
+
+    #[test]
+    fn it_has_the_architecture_of_its_vm() {
+        let mut record = record();
+        record.spec.vm.architecture = Architecture::Arm64;
+        let labels = new(&record, 1, &Place::default()).metadata.labels.unwrap();
+        assert_eq!(labels["kubernetes.io/arch"], "arm64");
     }
 }

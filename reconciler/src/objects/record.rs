@@ -5,8 +5,8 @@ use json_patch::Patch;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
-    Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions, VmResources,
-    VmSpec,
+    Architecture, Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions,
+    VmResources, VmSpec,
 };
 use maroonedpods_common::{api, names};
 
@@ -48,7 +48,16 @@ pub fn token_users(record_uid: &str, attempt: u32) -> impl Iterator<Item = Strin
     identity::recent_token_ids(record_uid, attempt).map(|id| format!("{}{id}", names::BOOTSTRAP_USER_PREFIX))
 }
 
-/// What the record of a pod says. `cluster_dns` is for a configuration that names none.
+/// What the cluster has that a configuration may leave open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterDefaults<'a> {
+    /// Address of its DNS Service.
+    pub dns: Option<&'a str>,
+    /// Architecture of its Nodes.
+    pub architecture: Architecture,
+}
+
+/// What the record of a pod says. `cluster` fills in what the configuration leaves open.
 #[must_use]
 pub fn spec(
     pod: PodRef,
@@ -56,7 +65,7 @@ pub fn spec(
     priority_class: &str,
     resources: VmResources,
     settings: &Settings,
-    cluster_dns: Option<&str>,
+    cluster: ClusterDefaults<'_>,
 ) -> MaroonedNodeSpec {
     let spec = &settings.spec;
     MaroonedNodeSpec {
@@ -66,9 +75,10 @@ pub fn spec(
         config_hash: settings.hash.clone(),
         vm: VmSpec {
             node_image: spec.node_image.clone(),
+            architecture: spec.architecture.unwrap_or(cluster.architecture),
             kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
             taint_key: spec.taint_key.clone(),
-            join: join(&spec.join, cluster_dns),
+            join: join(&spec.join, cluster.dns),
             options: options(&spec.vm, priority_class),
         },
     }
@@ -208,7 +218,7 @@ pub(crate) mod tests {
             reserved_cpu_milli: 500,
         };
         let pod = PodView::of(&pod.unwrap()).unwrap().pod_ref();
-        let mut record = new(spec(pod, false, "", size, &settings, None));
+        let mut record = new(spec(pod, false, "", size, &settings, ClusterDefaults::default()));
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record
@@ -237,7 +247,14 @@ pub(crate) mod tests {
         let settings = Settings::parse(configured).unwrap();
         for (own, rendered) in [("gold", "gold"), ("system-node-critical", "vms"), ("", "vms")] {
             let like = record().spec;
-            let record = new(spec(like.pod_ref, false, own, like.resources, &settings, None));
+            let record = new(spec(
+                like.pod_ref,
+                false,
+                own,
+                like.resources,
+                &settings,
+                ClusterDefaults::default(),
+            ));
             let vmi = crate::objects::vmi::new(&record, 1, "marooned-vms");
             assert_eq!(vmi.data["spec"]["priorityClassName"], rendered, "{own}");
         }

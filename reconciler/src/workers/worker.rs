@@ -278,6 +278,7 @@ impl Worker {
         Observed {
             hold: cluster_check.hold(),
             cluster_dns: cluster_check.cluster_dns(),
+            architecture: cluster_check.architecture(),
             ages,
             backing_off,
             ..observed
