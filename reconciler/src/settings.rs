@@ -51,10 +51,10 @@ pub enum SettingsError {
     )]
     Ipv6Server(String),
     /// No address of a name server that guests can reach.
-    #[error("spec.join.clusterDNS: {0:?} is no IPv4 address such as 10.96.0.10")]
+    #[error("spec.join.clusterDNS: {0:?} is not an IPv4 address such as 10.96.0.10")]
     ClusterDns(String),
     /// No domain.
-    #[error("spec.join.clusterDomain: {0:?} is no DNS name such as cluster.local")]
+    #[error("spec.join.clusterDomain: {0:?} is not a DNS name such as cluster.local")]
     ClusterDomain(String),
     /// No image to boot.
     #[error("spec.nodeImage is empty: name the container image of the node's disk")]

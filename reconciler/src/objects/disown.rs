@@ -1,8 +1,8 @@
-//! Leaves a lifted pod's placement to who applies it.
+//! Leaves the placement of a lifted pod to the user who applies it.
 //!
-//! To server-side apply, tolerations are one value, and so is the node selector. The lift changes both, so the API
-//! server writes us down as their owner, and the next `kubectl apply --server-side` of the same manifest would be
-//! refused as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
+//! For server-side apply, tolerations are one value, and so is the node selector. The lift changes both, so the API
+//! server records us as their owner, and the next `kubectl apply --server-side` of the same manifest would be refused
+//! as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
 
 use json_patch::Patch;
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use crate::read::{Keep, View};
 
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
 
-/// Who owns what of a lifted pod. Anybody may write that, so a pod may have owners that cannot be read; it keeps them.
+/// The owners of a lifted pod's fields. Any user can write this list, so it may be unreadable; the pod keeps it then.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owners {
@@ -59,7 +59,7 @@ impl View for Owners {
     }
 }
 
-/// The patch after which no updater owns tolerations and node selector, right after a lift; nothing where nobody applies
+/// The patch after which no updater owns tolerations and node selector, right after a lift; nothing if no user applies
 /// the pod server-side. (Before the lift the appliers owned them: an update takes fields from all others.)
 #[must_use]
 pub fn patch(lifted: &Owners) -> Option<Patch> {

@@ -14,7 +14,7 @@ use crate::objects::record::owner_reference;
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
-/// Where a VM is, as its Node says it.
+/// Where a VM is, for its Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The VM's address.
@@ -33,7 +33,7 @@ pub struct Place {
 /// - No `kubernetes.io/hostname`: the Node would be an empty domain of every ordinary pod's spread over hosts.
 /// - No `podCIDR`: kube-controller-manager does not start where one is outside the cluster's range, and would hand out
 ///   one inside of it a second time once this Node is gone.
-/// - A Node that is not ready, as each is while it boots, is no sign that its zone is in trouble.
+/// - A Node that is not ready, as each is while it boots, must not look like trouble in its zone.
 #[must_use]
 pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let pod_uid = &record.spec.pod_ref.uid;

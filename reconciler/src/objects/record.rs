@@ -15,8 +15,8 @@ use crate::objects::{identity, patch};
 use crate::read::{Keep, Mark, View};
 use crate::settings::Settings;
 
-/// A record as it is. It is marked by its pod's namespace, and by the users that its tokens stand for: those of each attempt so far, and of the
-/// next, whose guest may be quicker than the watch that tells us of the attempt.
+/// The whole record. Its marks are its pod's namespace and the users of its tokens: those of each attempt so far, and
+/// of the next, whose guest may be quicker than the watch that reports the attempt.
 impl View for MaroonedNode {
     const KIND: &'static str = "maroonednodes";
     const KEEP: Keep = Keep::But(&[(
@@ -57,7 +57,7 @@ pub struct ClusterDefaults<'a> {
     pub architecture: Architecture,
 }
 
-/// What the record of a pod says. `cluster` fills in what the configuration leaves open.
+/// The specification of a pod's record. `cluster` fills in what the configuration leaves open.
 #[must_use]
 pub fn spec(
     pod: PodRef,
@@ -84,7 +84,7 @@ pub fn spec(
     }
 }
 
-/// The record that says this, with our finalizer on it from the start.
+/// The record with this specification, and with our finalizer from the start.
 #[must_use]
 pub fn new(spec: MaroonedNodeSpec) -> MaroonedNode {
     let pod = &spec.pod_ref;
@@ -184,8 +184,8 @@ pub fn attempt(record: &MaroonedNode) -> u32 {
     record.status.as_ref().map_or(1, |s| s.attempts.max(1))
 }
 
-/// The patch that replaces the status, of the record as it was at this version. The API server answers 409 for any other
-/// version: unlike the 422 of a failed `test`, that cannot be taken for a status which it refuses.
+/// The patch that replaces the status, of the record as it was at this version. The API server answers 409 for any
+/// other version: unlike the 422 of a failed `test`, that cannot be taken for a status which it refuses.
 ///
 /// # Errors
 /// The status cannot be written as JSON.

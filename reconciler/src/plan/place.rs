@@ -1,4 +1,4 @@
-//! Step 5 and ever after: the Node says where its VM is, and nothing that its host does not say.
+//! Step 5, and later changes: the Node has its VM's address, and zone and region exactly as the VM's host has them.
 
 use super::{Context, Write};
 use crate::objects::node::Place;
@@ -19,14 +19,14 @@ pub(super) fn create(c: &Context, vmi: &VmiView) -> Option<Write> {
     })
 }
 
-/// What is not so any more before the gate is lifted: address, zone, region.
+/// Corrects what changed before the gate is lifted: address, zone, region.
 pub(super) fn correct(c: &Context, vmi: &VmiView, node: &NodeView) -> Option<Write> {
     let address = vmi.address.clone().filter(|a| node.address.as_ref() != Some(a));
     write(c, node, address)
 }
 
-/// What is not so any more from then on. A pod keeps its address, so the address is left alone; a host may be relabelled,
-/// or go before its VM is known to be gone, and its zone must not live on in our Node.
+/// Corrects what changed after the lift. A pod keeps its address, so the address stays; a host may be relabelled, or be
+/// deleted before its VM is known to be gone, and our Node must not keep the zone.
 pub(super) fn follow(c: &Context) -> Option<Write> {
     write(c, c.observed.node.as_ref()?, None)
 }

@@ -25,7 +25,7 @@ pub(super) enum Why {
     GraceOver,
     /// The gate was lifted for a VM that had failed.
     LiftedTooSoon,
-    /// Somebody else removed our gate: the pod is not ours to place any more.
+    /// A user removed our gate: we do not place the pod any more.
     GateRemoved,
     /// The pod asks for a node by name since its VM was begun, so it would never run on its own.
     NamesNodes,
@@ -159,7 +159,7 @@ fn remove_finalizer(c: &Context) -> Option<Write> {
         })
 }
 
-/// The Node goes, and then what CSRs it and its token filed: it waits for none of them.
+/// Deletes the Node, and then the CSRs that it and its token filed: the Node does not wait for them.
 pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
     match (node.deleting, node.finalizers) {
         (false, _) => std::iter::once(Write::DeleteNode(node.reference()))
@@ -183,7 +183,7 @@ pub(super) fn revoke(c: &Context) -> Write {
     }
 }
 
-/// What a pod that waits says when no node of its own can be the one it asks for.
+/// The report of a pod that asks for a node by name, which its own node cannot be.
 pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
     report(pod, false, reason::NAMES_NODES, explain(Why::NamesNodes))
 }
@@ -198,7 +198,7 @@ fn explain(why: Why) -> &'static str {
         Why::PodGone | Why::Finished => "the pod is over, so its VM goes",
         Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM goes",
         Why::GateRemoved => {
-            "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node"
+            "the gate maroonedpods.io/gate was removed, not by the reconciler; the pod stays without a node"
         }
         Why::NamesNodes => {
             "node selector or affinity ask for a node by its name, and the pod's own node is made for it: create the pod \

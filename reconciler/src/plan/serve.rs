@@ -56,8 +56,9 @@ fn lifted_by_its_attempt(c: &Context) -> bool {
     }
 }
 
-/// A lift that was on its way while its attempt failed. The patch tests the pod's version, which every word about a
-/// failure or a new start changes, so this takes one that was lost. Its pod is pinned to a Node that must not have it.
+/// A lift that was on its way while its attempt failed. The patch tests the pod's version, which every report of a
+/// failure or a new start changes, so this needs a report that was lost. The pod is pinned to a Node that must not run
+/// it.
 fn lifted_too_soon() -> Failure {
     Failure {
         reason: "LiftedTooSoon",
@@ -89,7 +90,7 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
     }
 }
 
-/// What pod and record say once the gate is lifted; nothing where they say it already.
+/// The reports on pod and record once the gate is lifted; nothing where they are there already.
 pub(super) fn lifted(c: &Context, pod: &PodView) -> Decision {
     let said = if pod.terminal || pod.deletion_deadline.is_some() {
         Decision::wait()

@@ -1,5 +1,5 @@
-//! Every write the reconciler can make, as a value: what is written and under which precondition. [`crate::act`] renders
-//! it, by way of [`crate::objects`].
+//! Every write the reconciler can make, as a value: what is written and under which precondition. [`crate::act`]
+//! renders it, by way of [`crate::objects`].
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use crate::view::ObjectRef;
 pub enum Write {
     /// Step 1. Exists already: ours if `podRef.uid` agrees.
     CreateRecord {
-        /// What the record says.
+        /// The specification of the record.
         spec: Box<MaroonedNodeSpec>,
         /// Refused where its pod's namespace has that many records.
         at_most: Option<u32>,
     },
-    /// Step 2a and 2b: the bootstrap token and the seed that carries it. The token's secret half is drawn by the
-    /// one that creates it; whoever finds it there reads it back.
+    /// Step 2a and 2b: the bootstrap token and the seed that carries it. The reconciler that creates the token draws
+    /// its secret half; one that finds the token there reads it back.
     IssueCredentials {
         /// The record, owner of both Secrets.
         record: Box<MaroonedNode>,
@@ -30,7 +30,7 @@ pub enum Write {
         /// Seconds until the token expires by itself.
         lifetime_seconds: i64,
     },
-    /// Before step 2, of a pod whose VMI was refused: asks again whether it would be, and makes nothing.
+    /// Before step 2, for a pod whose VMI was refused: a dry run that shows whether it would still be refused.
     TryVmi {
         /// The record, owner of the VMI.
         record: Box<MaroonedNode>,
@@ -73,7 +73,7 @@ pub enum Write {
         /// Approve, or deny with this reason and message.
         deny: Option<(&'static str, String)>,
     },
-    /// Step 5: where the VM is, as its Node says it; refused if the name belongs to another UID by now.
+    /// Step 5: corrects address, zone and region of the Node; refused if the name belongs to another UID by now.
     PlaceNode {
         /// The Node.
         node: ObjectRef,
@@ -101,7 +101,7 @@ pub enum Write {
     LiftGate(Box<Lift>),
     /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.
     BindPod(ObjectRef),
-    /// The VM is gone: endpoints must lose the pod's address before anybody else gets it.
+    /// The VM is gone: endpoints must lose the pod's address before another pod gets it.
     PodNotReady(ObjectRef),
     /// A host drain: evict the pod, under its own disruption budget.
     EvictPod(ObjectRef),
@@ -114,13 +114,13 @@ pub enum Write {
     },
     /// Step 11: the VM is proven gone and the pod was to be deleted anyway. Grace 0, UID precondition.
     DeletePod(ObjectRef),
-    /// Starts the release: from here on the record says that it goes. UID precondition.
+    /// Starts the release: from here on the record is marked for deletion. UID precondition.
     DeleteRecord(ObjectRef),
     /// Step 10. UID precondition.
     DeleteVmi(ObjectRef),
     /// Step 12. UID precondition.
     DeleteNode(ObjectRef),
-    /// A guest put finalizers on its Node; they hold nothing that we keep.
+    /// A guest put finalizers on its Node; they protect nothing of ours.
     StripNodeFinalizers(ObjectRef),
     /// Step 12. UID precondition.
     DeleteCsr(ObjectRef),
@@ -184,7 +184,7 @@ impl Write {
         )
     }
 
-    /// Whether this is written again as often as somebody undoes it.
+    /// Whether a user or a guest can provoke this write without end, by undoing it.
     #[must_use]
     pub fn can_be_provoked(&self) -> bool {
         matches!(
@@ -249,7 +249,7 @@ pub struct PodReport {
     pub reason: &'static str,
     /// One sentence for people.
     pub message: String,
-    /// `ready` differs from what the pod said before (API conventions: `lastTransitionTime` moves only then).
+    /// `ready` differs from the pod's present condition (API conventions: `lastTransitionTime` moves only then).
     pub transition: bool,
 }
 

@@ -30,7 +30,7 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
     if vmi.uid != expected_uid {
         return failure(
             "VMReplaced",
-            "somebody replaced the VM by another of its name".to_owned(),
+            "the VM was replaced by another one with the same name".to_owned(),
         );
     }
     if vmi.ended() {
@@ -96,7 +96,7 @@ pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     }
 }
 
-/// Marks the attempt as failed, for good: what follows reads the mark, whatever the clock says later.
+/// Marks the attempt as failed, permanently: later passes read the mark, whatever the clock shows then.
 pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Decision {
     let mut status = c.status.clone();
     status.message.clone_from(&failure.message);
