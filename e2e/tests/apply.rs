@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
 use maroonedpods_common::names;
-use maroonedpods_e2e::drafts::{gates, labelled, with_spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::api::read::gates;
+use maroonedpods_e2e::harness::fixtures::{labelled, with_spec};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -74,7 +75,7 @@ fn tolerations() -> Value {
 fn drafts(way: usize) -> Vec<Pod> {
     let selector = json!({"kubernetes.io/os": "linux"});
     let pod = |name: &str, more: &[(&str, &Value)]| {
-        let mut spec = maroonedpods_e2e::drafts::spec();
+        let mut spec = maroonedpods_e2e::harness::fixtures::spec();
         for (field, value) in more {
             spec[*field] = (*value).clone();
         }

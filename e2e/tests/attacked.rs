@@ -5,13 +5,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::harness::load::Load;
+use maroonedpods_e2e::harness::test_env::World;
 use maroonedpods_e2e::install::{InstallValues, install};
-use maroonedpods_e2e::load::Load;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pki::Authority;
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
+use maroonedpods_e2e::system::pki::Authority;
 use maroonedpods_webhook::{Args, Server};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;

@@ -6,14 +6,15 @@ use kube::Api;
 use kube::api::DeleteParams;
 use maroonedpods_common::api::{MaroonedPodsConfig, NodeCounts};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, gone, refused};
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::drafts::{gates, marooned};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{self, Marooned, SOON};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{World, quick_config};
+use maroonedpods_e2e::api::check::{accepts, becomes, gone, refused};
+use maroonedpods_e2e::api::read::gates;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{self, Marooned, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::{World, quick_config};
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
 /// A VM that takes longer to go than this test takes.
@@ -137,7 +138,7 @@ async fn it_counts_the_nodes(tenant: &Tenant<'_>) {
         ..Script::default()
     };
     tenant
-        .creates(&pods::pod("launching", &unbooted).unwrap())
+        .creates(&marooned_pod::pod("launching", &unbooted).unwrap())
         .await
         .unwrap();
     let lingering = Script {
@@ -145,7 +146,7 @@ async fn it_counts_the_nodes(tenant: &Tenant<'_>) {
         ..Script::default()
     };
     let releasing = tenant
-        .creates(&pods::pod("releasing", &lingering).unwrap())
+        .creates(&marooned_pod::pod("releasing", &lingering).unwrap())
         .await
         .unwrap();
     tenant.sees_running("ready").await.unwrap();

@@ -9,12 +9,14 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, eventually, nothing_left};
-use maroonedpods_e2e::line::Line;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::cut_proxy::Line;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, World};
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 /// More than a pod's whole life takes, with a restart at each write.

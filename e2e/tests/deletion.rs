@@ -6,11 +6,12 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, DynamicObject};
 use maroonedpods_common::api::{MaroonedNode, Phase};
-use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::test_env::World;
 
 async fn pod(script: &Script) -> Marooned {
     let world = World::shared().await.unwrap();

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use maroonedpods_e2e::drafts::bears_our_mark;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::api::read::bears_our_mark;
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::system::logs::logs;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 

@@ -10,11 +10,14 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, WatchEvent, WatchP
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left_of};
-use maroonedpods_e2e::pods::{Marooned, SOON, condition, phase, pod};
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::leftovers::nothing_left_of;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::api::read::{condition, phase};
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
+use maroonedpods_e2e::harness::test_env::World;
 use serde_json::json;
 
 struct Test {

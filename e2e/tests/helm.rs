@@ -15,9 +15,9 @@ use kube::api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(60);

@@ -7,15 +7,14 @@ use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate, Toleration};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, rejects};
-use maroonedpods_e2e::drafts::{
-    bears_our_mark, gates, labelled, marooned, node, ordinary, runs, spec, with_spec,
-};
+use maroonedpods_e2e::api::check::{accepts, becomes, rejects};
+use maroonedpods_e2e::api::read::{bears_our_mark, gates, node, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Map, Value, json};
 
 const FOREIGN_GATE: &str = "example.com/quota";

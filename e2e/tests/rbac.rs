@@ -13,17 +13,18 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually};
-use maroonedpods_e2e::config;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::cut_proxy::Line;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::writes::careless;
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::install::rights::{all_used, denied, granted};
 use maroonedpods_e2e::install::{programs_outside, render};
-use maroonedpods_e2e::line::Line;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, pod};
-use maroonedpods_e2e::rights::{all_used, denied, granted};
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
-use maroonedpods_e2e::writes::careless;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 /// A world and a namespace in it.

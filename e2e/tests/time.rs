@@ -11,14 +11,15 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, gone};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::plane::PlaneOptions;
-use maroonedpods_e2e::pods::{Marooned, SOON, phase, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::vmhost::{Ask, GuestEvent};
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::control_plane::PlaneOptions;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::fake_kubevirt::{Ask, GuestEvent};
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::system::logs::logs;
 use rcgen::KeyPair;
 use serde_json::json;
 
@@ -99,7 +100,11 @@ async fn a_slow_boot_does_not_evict_the_pod(world: &World) {
 }
 
 /// A certificate outlives its Node, and with it the right to ask. Nobody else answers, and the request is taken away.
-async fn nobody_renews_what_is_over(world: &World, pod: &Marooned, stolen: &maroonedpods_e2e::pki::Pair) {
+async fn nobody_renews_what_is_over(
+    world: &World,
+    pod: &Marooned,
+    stolen: &maroonedpods_e2e::system::pki::Pair,
+) {
     let thief: Api<CertificateSigningRequest> = Api::all(world.plane().certified(stolen).await.unwrap());
     let ask = Ask::client(&pod.node_name(), &[])
         .request(&KeyPair::generate().unwrap())

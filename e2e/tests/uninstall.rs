@@ -17,16 +17,20 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ClusterResourceScope, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, eventually, nothing_left, rejects};
-use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, runs, spec, with_spec};
-use maroonedpods_e2e::in_force::{policies_in_force, retry_pods};
-use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, apply, kind, render};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
-use maroonedpods_e2e::writes::careless;
+use maroonedpods_e2e::api::apply::{apply, kind};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::api::read::{bears_our_mark, gates, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, spec, with_spec};
+use maroonedpods_e2e::harness::marooned_pod::{self, Marooned, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::writes::careless;
+use maroonedpods_e2e::install::policies::{policies_in_force, retry_pods};
+use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, render};
+use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::args::UninstallArgs;
 use maroonedpods_reconciler::uninstall::uninstall;
@@ -113,7 +117,7 @@ async fn crowd(tenant: &Tenant<'_>) {
     ];
     for (stage, script) in stages {
         for n in 0..3 {
-            let pod = pods::pod(&format!("{stage}-{n}"), &script).unwrap();
+            let pod = marooned_pod::pod(&format!("{stage}-{n}"), &script).unwrap();
             tenant.creates(&pod).await.unwrap();
         }
     }
@@ -129,7 +133,8 @@ async fn crowd(tenant: &Tenant<'_>) {
         .unwrap();
     let mut task = spec();
     task["restartPolicy"] = json!("Never");
-    let annotations = json!({maroonedpods_e2e::vmhost::script::EXIT_AFTER_ANNOTATION: FOR_LONG.to_string()});
+    let annotations =
+        json!({maroonedpods_e2e::fake_kubevirt::script::EXIT_AFTER_ANNOTATION: FOR_LONG.to_string()});
     tenant
         .applies::<Job>(
             json!({"metadata": {"name": "report"}, "spec": {"parallelism": 2, "completions": 2,
@@ -255,7 +260,7 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
         "{said}"
     );
     // Gated pods need nobody.
-    maroonedpods_e2e::check::gone(&tenant.pods, "new", SOON)
+    maroonedpods_e2e::api::check::gone(&tenant.pods, "new", SOON)
         .await
         .unwrap();
 

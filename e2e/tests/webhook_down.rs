@@ -5,12 +5,13 @@
 use kube::ResourceExt;
 use kube::api::PostParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::drafts::{labelled, marooned, node, ordinary};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::node;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary};
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::system::logs::logs;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opted_in_creates_fail_closed_and_others_pass() {

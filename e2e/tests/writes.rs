@@ -10,16 +10,16 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig, Phase};
 use maroonedpods_common::names;
-use maroonedpods_e2e::audit::AuditEvent;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::control_plane::audit::AuditEvent;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::World;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 /// Invariant S7: writes of a cold life, events excluded.

@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 use serde::Serialize;
 
 use super::stats::{Percentiles, number};
-use crate::audit::AuditEvent;
+use crate::control_plane::audit::AuditEvent;
 
 /// One marooned pod whose life is looked at.
 #[derive(Clone, Debug)]

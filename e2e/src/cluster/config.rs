@@ -3,14 +3,13 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use maroonedpods_image_build::sandbox::SANDBOX_IMAGE;
 use serde_json::{Value, json};
 
 /// The handler of a node for a `RuntimeClass`: its containers have `/dev/net/tun` and `/dev/kvm`, without more rights.
 pub const DEVICES_HANDLER: &str = "vm-devices";
 /// What they begin with, a file in the node's folder.
 pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
-/// Name of the image that every pod's sandbox is made of.
-pub(crate) const SANDBOX_IMAGE: &str = "localhost/pause:1";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 

@@ -18,14 +18,15 @@
 //! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
 
 mod cgroup;
-pub(crate) mod config;
+mod config;
 mod mounts;
 mod namespaces;
 mod network;
 mod node;
 mod requirements;
 mod run;
-pub(crate) mod sandbox;
+mod sandbox;
+pub mod test_server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,13 +43,13 @@ use tokio::task;
 pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
 pub use self::requirements::missing_rights;
-pub(crate) use self::run::leave_out;
 pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;
 use self::requirements::Programs;
-use crate::check::{becomes, node_is_ready};
-use crate::plane::{Plane, PlaneOptions};
+use crate::api::check::becomes;
+use crate::api::read::node_is_ready;
+use crate::control_plane::{Plane, PlaneOptions};
 
 /// A node that takes longer has failed. Usual are 2 to 3 s.
 const READY_LIMIT: Duration = Duration::from_secs(90);

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
 
 use anyhow::{Context, Result, bail, ensure};
+use maroonedpods_image_build::command::last_lines;
 
 use super::cgroup::{self, Groups};
 use super::namespaces::{self, Namespaces};
 use super::requirements::Programs;
 use super::{config, mounts, network};
-use crate::process::Processes;
-use crate::tools::{self, Tool, last_lines};
+use crate::system::process::Processes;
+use crate::system::tools::{self, Tool};
 
 /// A start of containerd that takes longer has failed. Usual is half a second.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);

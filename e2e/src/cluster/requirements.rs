@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, anyhow};
 
 use super::namespaces;
-use crate::packages::{self, program};
-use crate::tools;
+use crate::system::packages::{self, program};
+use crate::system::tools;
 
 /// Where distributions put the CNI plugins.
 const CNI_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];

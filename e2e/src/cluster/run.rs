@@ -1,22 +1,17 @@
 //! Runs tests on clusters, or says that it did not.
 
 use std::any;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
 use std::panic;
 use std::sync::{Mutex, PoisonError};
-use std::{env, thread};
+use std::thread;
 
 use anyhow::Result;
 use tokio::runtime::{Builder, Runtime};
 
 use super::requirements::{self, missing_rights};
 use super::{Cluster, ClusterOptions, namespaces};
-use crate::tools::say;
-
-/// Names a file to which each test that was left out is added, a line with its name, a tab and the reason: `hack/test`
-/// sums them up.
-const NOT_RUN: &str = "MAROONEDPODS_NOT_RUN";
+use crate::system::skipped::leave_out;
 
 /// Runs `test` with a cluster of its own, on a runtime whose threads are on the cluster's network; threads and
 /// programs that it starts are there, too. A panic in it is a panic here.
@@ -142,17 +137,6 @@ fn is_left_out(test: &str) -> bool {
     };
     leave_out(test, &reason);
     true
-}
-
-/// Says that a test was left out, and why: on stderr, and in the last line of `hack/test`.
-pub(crate) fn leave_out(test: &str, reason: &str) {
-    say(&format!("not run: {test}: {reason}"));
-    if let Some(list) = env::var_os(NOT_RUN) {
-        let added = OpenOptions::new().append(true).create(true).open(&list);
-        if let Err(error) = added.and_then(|mut list| writeln!(list, "{test}\t{reason}")) {
-            say(&format!("{NOT_RUN}: {error}"));
-        }
-    }
 }
 
 /// Name of the running test: the test runner calls the test's thread by it, unless it runs them one by one on its

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::screen::Screen;
 use super::timeline::line;
-use crate::node_image::guest::{Phase, phases};
+use crate::harness::bare_guest::{Phase, phases};
 
 /// The container of a launcher in which QEMU runs, with the guest's console as its output.
 const CONSOLE: &str = "compute";

@@ -16,8 +16,8 @@ use tokio::signal;
 
 pub use self::choice::Guests;
 use self::screen::Screen;
-use crate::tools;
-use crate::vmhost::Kvm;
+use crate::fake_kubevirt::Kvm;
+use crate::system::tools;
 
 /// What is shown, and how.
 #[derive(Clone, Copy, Debug)]

@@ -19,12 +19,12 @@ use super::screen::Screen;
 use super::tour::{Stand, Tour};
 use super::workloads::{BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB, marooned};
 use super::{Options, console};
-use crate::check::eventually;
+use crate::api::check::eventually;
 use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
+use crate::fake_kubevirt::provide_launcher;
+use crate::harness::site::{Archives, RUNS, Site};
 use crate::install::SYSTEM_NAMESPACE;
-use crate::packages::program;
-use crate::real::{Archives, RUNS, Site};
-use crate::vmhost::provide_launcher;
+use crate::system::packages::program;
 
 /// What each further VM may add to [`RUNS`] where all share two processors.
 const MORE: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::screen::Screen;
 use super::tour::{Stand, Tour};
 use super::{Options, tools};
-use crate::world::World;
+use crate::harness::test_env::World;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

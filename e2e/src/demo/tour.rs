@@ -16,11 +16,12 @@ use tokio::task::JoinSet;
 use super::screen::Screen;
 use super::timeline::{self, Seen, Stage};
 use super::workloads::{self, BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB};
-use crate::check::{eventually, gone, nothing_left};
-use crate::install::apply;
-use crate::plane::Plane;
-use crate::tools::{self, Tool};
-use crate::world::wait_for_default_account;
+use crate::api::apply::apply;
+use crate::api::check::{eventually, gone};
+use crate::api::leftovers::nothing_left;
+use crate::control_plane::Plane;
+use crate::harness::test_env::wait_for_default_account;
+use crate::system::tools::{self, Tool};
 
 /// A cluster with MaroonedPods on it, and how to show it.
 pub struct Stand<'a> {

@@ -15,9 +15,10 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::control_plane::Plane;
 use maroonedpods_e2e::install::{InstallValues, SYSTEM_NAMESPACE, install};
-use maroonedpods_e2e::plane::Plane;
 use serde_json::{Value, json};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";

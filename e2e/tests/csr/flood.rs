@@ -9,9 +9,9 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{eventually, gone};
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::api::check::{eventually, gone};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
 
 use super::{Test, request};
 

@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::drafts::node;
-use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::node;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
 use serde_json::{Value, json};
 
-use crate::drafts::pod;
+use crate::fixtures::pod;
 use crate::table::Table;
 
 pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &Marooned) {

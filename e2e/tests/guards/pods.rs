@@ -5,10 +5,10 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::drafts::{ordinary, spec};
+use maroonedpods_e2e::harness::fixtures::{ordinary, spec};
 use serde_json::{Value, json};
 
-use crate::drafts::{create, dry_run, from};
+use crate::fixtures::{create, dry_run, from};
 use crate::table::Table;
 
 pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {

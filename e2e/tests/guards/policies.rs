@@ -7,16 +7,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, eventually, refused};
+use maroonedpods_e2e::api::check::{eventually, refused};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::fake_kubevirt::install_crd;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::test_env::World;
 use maroonedpods_e2e::install::{InstallValues, install};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::vmhost::install_crd;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Map, Value, json};
 
-use crate::drafts::{create, pod};
+use crate::fixtures::{create, pod};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 

@@ -8,16 +8,17 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::audit::AuditEvent;
-use maroonedpods_e2e::check::accepts;
-use maroonedpods_e2e::drafts::{marooned, node, ordinary, runs, spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::accepts;
+use maroonedpods_e2e::api::read::{node, runs};
+use maroonedpods_e2e::control_plane::audit::AuditEvent;
+use maroonedpods_e2e::harness::fixtures::{marooned, ordinary, spec};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::drafts::{dry_run, from};
+use crate::fixtures::{dry_run, from};
 use crate::table::Table;
 
 const SCHEDULER: &str = "system:kube-scheduler";

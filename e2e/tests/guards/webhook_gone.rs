@@ -6,14 +6,15 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
-use maroonedpods_e2e::drafts::spec;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::harness::fixtures::spec;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
-use crate::drafts::{create, dry_run, from, mirror};
+use crate::fixtures::{create, dry_run, from, mirror};
 use crate::table::Table;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,15 +15,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, with_cluster};
-use maroonedpods_e2e::dns::DNS_ADDRESS;
-use maroonedpods_e2e::drafts::marooned;
-use maroonedpods_e2e::in_force::retry_pods;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::load::Load;
+use maroonedpods_e2e::harness::marooned_pod::Marooned;
+use maroonedpods_e2e::install::dns::DNS_ADDRESS;
+use maroonedpods_e2e::install::policies::retry_pods;
 use maroonedpods_e2e::install::{RELEASE, chart};
-use maroonedpods_e2e::load::Load;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::vmhost::script::Script;
 use serde_json::json;
 
 use site::Site;
@@ -171,7 +173,7 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
 }
 
 fn gates(pod: &Pod) -> Vec<&str> {
-    maroonedpods_e2e::drafts::gates(pod)
+    maroonedpods_e2e::api::read::gates(pod)
 }
 
 fn deployment() -> Deployment {

@@ -11,12 +11,15 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, eventually, vmis};
+use maroonedpods_e2e::api::apply::apply_yaml;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
-use maroonedpods_e2e::install::apply_yaml;
-use maroonedpods_e2e::test_server::{TEST_SERVER, test_server};
-use maroonedpods_e2e::vmhost::{Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image};
-use maroonedpods_e2e::world::wait_for_default_account;
+use maroonedpods_e2e::fake_kubevirt::{
+    Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image,
+};
+use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;

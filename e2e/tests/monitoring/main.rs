@@ -10,12 +10,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use maroonedpods_e2e::check::{TestNamespace, eventually};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, World};
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::tools::{self, Tool};
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::system::tools::{self, Tool};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -247,7 +248,7 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
     let admin = world.plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-    let mut waiting = maroonedpods_e2e::pods::pod("waits", &Script::default()).unwrap();
+    let mut waiting = maroonedpods_e2e::harness::marooned_pod::pod("waits", &Script::default()).unwrap();
     waiting.spec.as_mut().unwrap().scheduling_gates = Some(vec![
         serde_json::from_value(serde_json::json!({"name": "somebody.example/gate"})).unwrap(),
     ]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, provide, with_cluster};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -17,10 +17,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Node, Pod, Secret, 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{self, Cluster, REAL_LABEL, with_shared_cluster};
-use maroonedpods_e2e::test_server::{TEST_SERVER, test_server};
-use maroonedpods_e2e::tools;
+use maroonedpods_image_build::node_tools;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -126,7 +127,10 @@ fn nodes_are_ready_and_carry_the_label() {
         );
         for node in &found {
             let info = node.status.as_ref().unwrap().node_info.as_ref().unwrap();
-            assert_eq!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+            assert_eq!(
+                info.kubelet_version,
+                node_tools::pinned_kubernetes_version().unwrap()
+            );
             assert!(
                 info.container_runtime_version.starts_with("containerd://"),
                 "{info:?}"

@@ -8,10 +8,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::real::RUNS;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::harness::marooned_pod::Marooned;
+use maroonedpods_e2e::harness::site::RUNS;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -33,7 +33,7 @@ pub async fn paused(user: &User<'_>, pod: &Marooned) {
     user.kubectl(&["get", "pod", &pod.name]).await;
     vm.resume().await.unwrap();
     user.says("the VM goes on");
-    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     eventually("an answer from the pod", RUNS, || async {
@@ -89,7 +89,7 @@ pub async fn kubelet_killed(user: &User<'_>, pod: &Marooned) {
     });
     let new = new.await.unwrap();
     user.says(&format!("kubelet {} after {}", new.trim(), old.trim()));
-    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     assert_eq!(same_container(&before), same_container(&after));

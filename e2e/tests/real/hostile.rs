@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::pki::Pair;
-use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::system::pki::Pair;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -176,7 +176,7 @@ impl Guest<'_> {
         says: &str,
         answer: impl Future<Output = kube::Result<T>>,
     ) {
-        let message = maroonedpods_e2e::check::refused(answer.await).unwrap();
+        let message = maroonedpods_e2e::api::check::refused(answer.await).unwrap();
         assert!(message.contains(says), "{attempt}: {message}");
         self.user.says(&format!("{attempt}: {message}"));
     }

@@ -4,9 +4,10 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, gone};
-use maroonedpods_e2e::pods::{Marooned, SOON, phase};
-use maroonedpods_e2e::real::RUNS;
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::site::RUNS;
 use serde_json::json;
 
 use crate::sizes::Size;

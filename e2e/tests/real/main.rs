@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod fit;
 mod hostile;
 mod jobs;
 mod network;
@@ -17,13 +18,14 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::TestNamespace;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
-use maroonedpods_e2e::node_image::Arch;
-use maroonedpods_e2e::pods::{Marooned, condition};
-use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
-use maroonedpods_e2e::tools;
-use maroonedpods_e2e::vmhost::Kvm;
+use maroonedpods_e2e::fake_kubevirt::Kvm;
+use maroonedpods_e2e::harness::marooned_pod::Marooned;
+use maroonedpods_e2e::harness::site::{Archives, RUNS, Site, TOOLBOX};
+use maroonedpods_image_build::node_image::Arch;
+use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
 
 use self::sizes::Size;
@@ -40,12 +42,15 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 #[test]
 #[ignore = "minutes of compiling: hack/test --real"]
 fn a_node_has_an_older_kubelet() {
-    let kubelet = tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
+    let kubelet = node_tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
     on_site(Some(kubelet), &json!({}), async |site| {
         let node = a_pod_is_on_another_kernel(site).await;
         let info = node.status.unwrap().node_info.unwrap();
-        assert_eq!(info.kubelet_version, tools::older_kubelet_version().unwrap());
-        assert_ne!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+        assert_eq!(info.kubelet_version, node_tools::older_kubelet_version().unwrap());
+        assert_ne!(
+            info.kubelet_version,
+            node_tools::pinned_kubernetes_version().unwrap()
+        );
     });
 }
 
@@ -74,9 +79,9 @@ fn pods_hostile_guests_and_faults() {
             jobs::completes(&stage),
             hostile::breached(&stage),
             jobs::is_not_restarted(&stage),
-            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
-            sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
-            sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
+            fit::a_pod_fits(&stage, Size("600m", "1Gi")),
+            fit::a_pod_fits(&stage, Size("700m", "2Gi")),
+            fit::a_pod_fits(&stage, Size("800m", "3Gi")),
         );
         // Alone: the other host node must have room.
         faults::drained(&stage).await;

@@ -6,11 +6,11 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::ResourceExt;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::real::RUNS;
-use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::site::RUNS;
+use maroonedpods_e2e::system::tools::{self, Tool};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -39,7 +39,7 @@ pub async fn everything(stage: &Stage<'_>) {
     may_make_config_maps(&user).await;
     let size = Size("250m", "200Mi");
     let pod = user.runs("everything", size, with_everything()).await;
-    let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     user.kubectl(&["get", "pod", "everything", "--output", "wide"])
@@ -250,7 +250,7 @@ async fn sees_updates(user: &User<'_>) {
 
 async fn has_passed_its_probes(pod: &Marooned) {
     let seen = pod.pods.get(&pod.name).await.unwrap();
-    assert!(drafts::runs(&seen), "{:?}", seen.status);
+    assert!(read::runs(&seen), "{:?}", seen.status);
     for name in ["main", "beats"] {
         assert_eq!(restarts(&seen, name), Some(0), "{name}");
     }

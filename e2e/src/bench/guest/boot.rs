@@ -16,11 +16,14 @@ use tokio::time::{sleep, timeout};
 
 use super::console::{self, Stages};
 use super::qemu::Qemu;
-use crate::audit::AuditEvent;
-use crate::check::{eventually, node_is_ready, nothing_left_of};
-use crate::pods::{Marooned, phase};
-use crate::real::{Site, TOOLBOX};
-use crate::vmhost::RealVm;
+use crate::api::check::eventually;
+use crate::api::leftovers::nothing_left_of;
+use crate::api::read::node_is_ready;
+use crate::api::read::phase;
+use crate::control_plane::audit::AuditEvent;
+use crate::fake_kubevirt::RealVm;
+use crate::harness::marooned_pod::Marooned;
+use crate::harness::site::{Site, TOOLBOX};
 
 /// For a launcher to start QEMU.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(120);

@@ -21,11 +21,11 @@ use tempfile::TempDir;
 use self::boot::{Boot, Watch, boot};
 use self::sizes::Sizes;
 use super::Report;
-use crate::check::TestNamespace;
+use crate::api::namespace::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
-use crate::config;
-use crate::real::{Archives, Site};
-use crate::vmhost::Kvm;
+use crate::fake_kubevirt::Kvm;
+use crate::harness::site::{Archives, Site};
+use crate::install::config;
 
 /// What both guests have; a stock system is not at ease with less.
 const MEMORY_MI: u64 = 512;

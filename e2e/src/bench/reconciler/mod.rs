@@ -27,11 +27,13 @@ use tokio::time::{sleep, timeout};
 use super::lives::{self, Lives, Subject};
 use super::stats::number;
 use super::{Report, proc, program};
-use crate::check::{TestNamespace, eventually, nothing_left};
+use crate::api::check::eventually;
+use crate::api::leftovers::nothing_left;
+use crate::api::namespace::TestNamespace;
+use crate::api::read::phase;
+use crate::harness::test_env::World;
 use crate::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use crate::pods::phase;
-use crate::process::Processes;
-use crate::world::World;
+use crate::system::process::Processes;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// For all pods of a batch to run, and again for all to be gone.

@@ -5,14 +5,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::Ask;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::fake_kubevirt::Ask;
+use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::test_env::World;
 use rcgen::KeyPair;
 
-use super::Guest;
-use crate::drafts::dry_run;
+use super::breached::Guest;
+use crate::fixtures::dry_run;
 use crate::table::Table;
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";

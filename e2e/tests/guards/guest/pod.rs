@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::Guest;
+use super::breached::Guest;
 use crate::table::Table;
 
 const METADATA: &str = "a marooned node cannot change its pod's metadata";

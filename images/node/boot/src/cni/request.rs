@@ -4,7 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reply::{Failure, code};
+use super::code;
+use super::failure::Failure;
 
 /// Versions of the specification that the plugin speaks, the oldest first.
 pub(super) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
