@@ -48,7 +48,11 @@ impl Manifest {
             "--filename",
             self.path.to_str().unwrap(),
         ];
-        let said = tenant.world.plane().kubectl(&[command, &file].concat()).await;
+        let said = tenant
+            .env
+            .control_plane()
+            .kubectl(&[command, &file].concat())
+            .await;
         said.unwrap()
     }
 
@@ -95,7 +99,7 @@ fn drafts(way: usize) -> Vec<Pod> {
 fn never_boots(mut pod: Pod) -> Pod {
     let script = json!({"neverBoots": true}).to_string();
     pod.annotations_mut()
-        .insert("vmhost.test/script".to_owned(), script);
+        .insert("fake-kubevirt.test/script".to_owned(), script);
     pod
 }
 
@@ -113,7 +117,7 @@ fn placement(pod: &Pod) -> (Value, Value) {
 async fn asked_only_where_something_was_lost(tenant: &Tenant<'_>) {
     let asked = async |result: &str| {
         let series = format!("maroonedpods_webhook_admission_requests_total{{result=\"{result}\"}}");
-        tenant.world.webhook().metric(&series).await.unwrap()
+        tenant.env.webhook().metric(&series).await.unwrap()
     };
     assert!(asked("restored").await > 0.5);
     assert!(asked("complete").await < 0.5);

@@ -13,7 +13,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually, refused, rejects};
 use maroonedpods_e2e::api::namespace::TestNamespace;
-use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -33,14 +33,20 @@ fn pod(labels: &Value) -> Pod {
 
 #[tokio::test]
 async fn the_version_is_the_pinned_one() {
-    let plane = Plane::shared().await.unwrap();
-    let version = plane.admin().await.unwrap().apiserver_version().await.unwrap();
+    let control_plane = ControlPlane::shared().await.unwrap();
+    let version = control_plane
+        .admin()
+        .await
+        .unwrap()
+        .apiserver_version()
+        .await
+        .unwrap();
     assert_eq!(
         version.git_version,
         node_tools::pinned_kubernetes_version().unwrap()
     );
     assert_eq!((version.major.as_str(), version.minor.as_str()), ("1", "36"));
-    let nodes = plane
+    let nodes = control_plane
         .kubectl(&["get", "nodes", "--output", "name"])
         .await
         .unwrap();
@@ -49,8 +55,8 @@ async fn the_version_is_the_pinned_one() {
 
 #[tokio::test]
 async fn a_node_is_held_to_its_own_objects() {
-    let plane = Plane::shared().await.unwrap();
-    let node = plane
+    let control_plane = ControlPlane::shared().await.unwrap();
+    let node = control_plane
         .user("system:node:host-1", names::NODES_GROUP)
         .await
         .unwrap();
@@ -78,14 +84,14 @@ async fn a_node_is_held_to_its_own_objects() {
     .unwrap();
     assert!(message.contains("node-restriction"), "{message}");
 
-    let admin: Api<Node> = Api::all(plane.admin().await.unwrap());
+    let admin: Api<Node> = Api::all(control_plane.admin().await.unwrap());
     admin.delete("host-1", &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_server_counts_writes() {
-    let plane = Plane::shared().await.unwrap();
-    let user = plane.user("counted", "system:masters").await.unwrap();
+    let control_plane = ControlPlane::shared().await.unwrap();
+    let user = control_plane.user("counted", "system:masters").await.unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(user, "default");
     let map: ConfigMap = from(json!({"metadata": {"name": "counted"}}));
     accepts(&maps, &map).await.unwrap();
@@ -97,7 +103,7 @@ async fn the_server_counts_writes() {
     maps.delete("counted", &DeleteParams::default()).await.unwrap();
 
     let events = eventually("four events", SOON, || async {
-        let mut events = plane.audit()?;
+        let mut events = control_plane.audit()?;
         events.retain(|event| event.user == "counted");
         Ok((events.len() == 4).then_some(events))
     })
@@ -121,7 +127,7 @@ async fn the_server_counts_writes() {
 
 #[tokio::test]
 async fn a_test_namespace_comes_and_goes() {
-    let admin = Plane::shared().await.unwrap().admin().await.unwrap();
+    let admin = ControlPlane::shared().await.unwrap().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[("colour", "blue")]).await.unwrap();
     let name = namespace.name.clone();
     let namespaces: Api<Namespace> = Api::all(admin.clone());
@@ -133,8 +139,8 @@ async fn a_test_namespace_comes_and_goes() {
 
 #[tokio::test]
 async fn giving_up_shows_the_object_and_its_events() {
-    let plane = Plane::shared().await.unwrap();
-    let admin = plane.admin().await.unwrap();
+    let control_plane = ControlPlane::shared().await.unwrap();
+    let admin = control_plane.admin().await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin, "default");
     let name = accepts(&pods, &pod(&json!({})))
         .await
@@ -164,11 +170,11 @@ fn alive(process: u32) -> bool {
 
 #[tokio::test]
 async fn stopping_leaves_no_process_and_no_folder() {
-    let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-    let (processes, folder) = (plane.process_ids(), plane.folder().to_owned());
+    let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+    let (processes, folder) = (control_plane.process_ids(), control_plane.folder().to_owned());
     assert_eq!(processes.len(), 4);
     assert!(processes.iter().all(|&process| alive(process)) && folder.exists());
-    plane.stop().await.unwrap();
+    control_plane.stop().await.unwrap();
     assert!(!processes.iter().any(|&process| alive(process)));
     assert!(!folder.exists());
 }

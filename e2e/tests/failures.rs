@@ -16,35 +16,35 @@ use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::{condition, phase};
 use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::json;
 
 struct Test {
-    world: &'static World,
+    env: &'static TestEnv,
     admin: Client,
     namespace: TestNamespace,
 }
 
 impl Test {
     async fn new() -> Self {
-        let world = World::shared().await.unwrap();
-        let admin = world.plane().admin().await.unwrap();
+        let env = TestEnv::shared().await.unwrap();
+        let admin = env.control_plane().admin().await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
         Self {
-            world,
+            env,
             admin,
             namespace,
         }
     }
 
-    async fn pod(&self, script: &Script) -> Marooned {
-        Marooned::create(&self.admin, &self.namespace.name, "pod", script)
+    async fn pod(&self, script: &Script) -> MaroonedPod {
+        MaroonedPod::create(&self.admin, &self.namespace.name, "pod", script)
             .await
             .unwrap()
     }
 
-    async fn running_pod(&self) -> Marooned {
+    async fn running_pod(&self) -> MaroonedPod {
         let pod = self.pod(&Script::default()).await;
         pod.running().await.unwrap();
         pod
@@ -199,10 +199,10 @@ async fn a_deployment_replaces_a_pod_whose_vm_dies() {
             .unwrap()
         }
     };
-    let first = Marooned::of(admin, &other_than(None).await).unwrap();
+    let first = MaroonedPod::of(admin, &other_than(None).await).unwrap();
     first.running().await.unwrap();
     first.power_off(1).await.unwrap();
-    let second = Marooned::of(admin, &other_than(Some(first.uid.clone())).await).unwrap();
+    let second = MaroonedPod::of(admin, &other_than(Some(first.uid.clone())).await).unwrap();
     second.running().await.unwrap();
     first.leaves_nothing().await.unwrap();
     deployments.delete("web", &DeleteParams::default()).await.unwrap();
@@ -249,12 +249,12 @@ async fn a_pod_that_its_silent_kubelet_does_not_stop_is_deleted_with_its_vm() {
     };
     let mut wanted = pod("pod", &script).unwrap();
     wanted.spec.as_mut().unwrap().termination_grace_period_seconds = Some(1);
-    let pod = Marooned::create_pod(&test.admin, &test.namespace.name, &wanted)
+    let pod = MaroonedPod::create_pod(&test.admin, &test.namespace.name, &wanted)
         .await
         .unwrap();
     pod.running().await.unwrap();
     eventually("a silent kubelet", SOON, || async {
-        let log = test.world.vmhost().guests().of(&pod.node_name());
+        let log = test.env.kubevirt().guests().of(&pod.node_name());
         Ok(log.contains(&GuestEvent::FellSilent).then_some(()))
     })
     .await
@@ -292,7 +292,7 @@ async fn node_and_record_stay_until_the_vm_is_proven_gone() {
 async fn a_host_drain_evicts_the_pod() {
     let test = Test::new().await;
     let pod = test.running_pod().await;
-    test.world.vmhost().evict(&pod.node_name()).await.unwrap();
+    test.env.kubevirt().evict(&pod.node_name()).await.unwrap();
     pod.gone().await.unwrap();
     pod.leaves_nothing().await.unwrap();
 }
@@ -307,9 +307,9 @@ async fn a_host_drain_waits_for_the_pods_disruption_budget() {
     }));
     accepts(&budgets, &budget.unwrap()).await.unwrap();
     let pod = test.running_pod().await;
-    test.world.vmhost().evict(&pod.node_name()).await.unwrap();
+    test.env.kubevirt().evict(&pod.node_name()).await.unwrap();
     eventually("an eviction that the budget refuses", SOON, || async {
-        let refused = test.world.plane().audit()?.into_iter().any(|event| {
+        let refused = test.env.control_plane().audit()?.into_iter().any(|event| {
             event.subresource == "eviction"
                 && event.namespace == test.namespace.name
                 && event.name == pod.name
@@ -413,7 +413,7 @@ async fn a_pod_whose_gate_a_person_removes_is_let_go() {
     pod.vmi(1, "Running").await.unwrap();
     let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
     // The guards refuse it to everybody else: this person borrowed the reconciler's identity.
-    let borrowed = test.world.reconciler_identity().await.unwrap().client;
+    let borrowed = test.env.reconciler_identity().await.unwrap().client;
     Api::<Pod>::namespaced(borrowed, &test.namespace.name)
         .patch(&pod.name, &PatchParams::default(), &ungated)
         .await

@@ -16,7 +16,7 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
-use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
 use serde_json::json;
 
@@ -28,19 +28,19 @@ const CONFIG: [&str; 2] = [
 
 /// A plane of its own, and helm for it.
 struct Site {
-    plane: Plane,
+    control_plane: ControlPlane,
     admin: Client,
 }
 
 impl Site {
     async fn new() -> Self {
-        let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-        let admin = plane.admin().await.unwrap();
-        Self { plane, admin }
+        let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+        let admin = control_plane.admin().await.unwrap();
+        Self { control_plane, admin }
     }
 
     async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let kubeconfig = self.plane.kubeconfig().display().to_string();
+        let kubeconfig = self.control_plane.kubeconfig().display().to_string();
         helm(&[arguments, &["--kubeconfig", &kubeconfig]].concat()).await
     }
 
@@ -127,7 +127,8 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     // Whoever makes the certificates writes caBundle; helm leaves alone what it does not render.
     let mut configuration = site.configuration().await;
     for webhook in configuration.webhooks.iter_mut().flatten() {
-        webhook.client_config.ca_bundle = Some(k8s_openapi::ByteString(site.plane.ca_pem().into_bytes()));
+        webhook.client_config.ca_bundle =
+            Some(k8s_openapi::ByteString(site.control_plane.ca_pem().into_bytes()));
     }
     configuration.metadata.managed_fields = None;
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(site.admin.clone());
@@ -147,7 +148,7 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     site.helm(&["uninstall", RELEASE, "--no-hooks"]).await.unwrap();
     // The server writes an event shortly after its answer.
     let deleted = eventually("the configuration's deletion in the log", SOON, || async {
-        let mut deleted = site.plane.audit()?;
+        let mut deleted = site.control_plane.audit()?;
         // Secrets are helm's own record of the release.
         deleted.retain(|event| {
             event.verb == "delete" && event.user_agent.starts_with("Helm/") && event.resource != "secrets"
@@ -185,7 +186,7 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     assert_eq!(names_of(&policies.list(&all).await.unwrap()), kept);
     assert_eq!(names_of(&bindings.list(&all).await.unwrap()), kept);
     site.release("install", &[]).await.unwrap();
-    site.plane.stop().await.unwrap();
+    site.control_plane.stop().await.unwrap();
 }
 
 fn names_of<K: ResourceExt + Clone>(list: &ObjectList<K>) -> Vec<String> {
@@ -203,9 +204,9 @@ async fn a_refused_uninstall_can_be_repeated_and_taken_back() {
         let message = refused.unwrap_err().to_string();
         assert!(message.contains("maroonedpods-uninstall not ready"), "{message}");
         // Kept until the next try, for a look at it; its account is gone meanwhile.
-        let accounts = site
-            .plane
-            .kubectl(&["--namespace", SYSTEM_NAMESPACE, "get", "serviceaccounts"]);
+        let accounts =
+            site.control_plane
+                .kubectl(&["--namespace", SYSTEM_NAMESPACE, "get", "serviceaccounts"]);
         let accounts = accounts.await.unwrap();
         assert!(!accounts.contains("maroonedpods-uninstall"), "{accounts}");
         assert_eq!(site.status().await, "uninstalling");
@@ -223,5 +224,5 @@ async fn a_refused_uninstall_can_be_repeated_and_taken_back() {
         .unwrap();
     assert_eq!(site.status().await, "deployed");
     site.configuration().await;
-    site.plane.stop().await.unwrap();
+    site.control_plane.stop().await.unwrap();
 }

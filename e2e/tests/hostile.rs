@@ -16,7 +16,7 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::leftovers::nothing_left;
 use maroonedpods_e2e::api::namespace::TestNamespace;
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
 use maroonedpods_reconciler::api::Cluster;
 use maroonedpods_reconciler::args::UninstallArgs;
@@ -48,9 +48,9 @@ async fn poison(api: Api<DynamicObject>, name: &str, status: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let admin: Client = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let admin: Client = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
     let uid = accepts(&pods, &marooned("hostile")).await.unwrap().uid().unwrap();
@@ -59,7 +59,7 @@ async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
     // Root in the guest has the kubelet's identity.
     let node_name = names::node_name(&uid);
     let user = format!("{}{node_name}", names::NODE_USER_PREFIX);
-    let guest = world.plane().user(&user, names::NODES_GROUP).await.unwrap();
+    let guest = env.control_plane().user(&user, names::NODES_GROUP).await.unwrap();
     let nodes = Api::all_with(guest.clone(), &ApiResource::erase::<Node>(&()));
     let beat = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": TOO_LATE});
     poison(nodes, &node_name, json!({"conditions": [beat]})).await;
@@ -88,7 +88,7 @@ async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
     })
     .await
     .unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// What may never stand in a log.
@@ -159,9 +159,9 @@ where
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted_reconciler_starts() {
     let logged = Logged::start();
-    let world = World::start(0).await.unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
-    let admin: Client = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
+    let admin: Client = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
     let mut hostile = marooned("hostile");
@@ -196,7 +196,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     accepts(&secrets, &serde_json::from_value(leftover).unwrap())
         .await
         .unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
     accepts(&pods, &marooned("later")).await.unwrap();
     eventually("a pod that came after the restart", SOON, || async {
         Ok(pods.get_opt("later").await?.filter(running))
@@ -243,7 +243,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     }
     let log = logged.text();
     assert!(!log.contains(SECRET) && !log.contains("managedFields"), "{log}");
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 async fn uninstalls(admin: &Client) -> (bool, String) {

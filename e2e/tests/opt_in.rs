@@ -11,7 +11,7 @@ use maroonedpods_e2e::api::check::{accepts, becomes, rejects};
 use maroonedpods_e2e::api::read::{bears_our_mark, gates, node, runs};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
 use maroonedpods_e2e::system::logs::logs;
@@ -45,12 +45,18 @@ async fn is_left_alone(tenant: &Tenant<'_>, name: &str) {
 /// Proves only what has been: callers wait first for something that the reconciler did later.
 fn not_written_by_us(tenant: &Tenant<'_>, name: &str) {
     let reconciler = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}");
-    let written = tenant.world.plane().audit().unwrap().into_iter().filter(|event| {
-        event.is_write()
-            && event.user == reconciler
-            && event.namespace == tenant.namespace()
-            && event.name == name
-    });
+    let written = tenant
+        .env
+        .control_plane()
+        .audit()
+        .unwrap()
+        .into_iter()
+        .filter(|event| {
+            event.is_write()
+                && event.user == reconciler
+                && event.namespace == tenant.namespace()
+                && event.name == name
+        });
     assert_eq!(written.collect::<Vec<_>>(), []);
 }
 
@@ -180,7 +186,7 @@ async fn a_waiting_pod_that_comes_to_ask_for_a_node_is_told_and_its_vm_goes() {
         never_joins: true,
         ..Script::default()
     };
-    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "waits", &waits)
+    let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "waits", &waits)
         .await
         .unwrap();
     pod.vmi(1, "Running").await.unwrap();
@@ -314,7 +320,7 @@ async fn a_pod_that_brings_our_gate_is_completed_and_served() {
 async fn a_dry_run_shows_the_gate_and_leaves_nothing() {
     let tenant = Tenant::shared(None).await.unwrap();
     let label = format!("--labels={}={}", names::MAROON_LABEL, names::MAROON_TRUE);
-    let (kubectl, namespace) = (tenant.world.plane(), tenant.namespace());
+    let (kubectl, namespace) = (tenant.env.control_plane(), tenant.namespace());
     let shown = kubectl
         .kubectl(&[
             "run",

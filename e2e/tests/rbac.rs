@@ -17,9 +17,9 @@ use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::cut_proxy::Line;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON, pod};
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::cut_proxy::CutProxy;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::harness::writes::careless;
 use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::install::rights::{all_used, denied, granted};
@@ -29,25 +29,25 @@ use serde_json::json;
 
 /// A world and a namespace in it.
 struct Stage {
-    world: World,
+    env: TestEnv,
     admin: Client,
     namespace: TestNamespace,
 }
 
 impl Stage {
     async fn new() -> Self {
-        let world = World::start(0).await.unwrap();
-        let admin = world.plane().admin().await.unwrap();
+        let env = TestEnv::start(0).await.unwrap();
+        let admin = env.control_plane().admin().await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
         Self {
-            world,
+            env,
             admin,
             namespace,
         }
     }
 
-    async fn pod(&self, name: &str, script: &Script) -> Result<Marooned> {
-        Marooned::create(&self.admin, &self.namespace.name, name, script).await
+    async fn pod(&self, name: &str, script: &Script) -> Result<MaroonedPod> {
+        MaroonedPod::create(&self.admin, &self.namespace.name, name, script).await
     }
 }
 
@@ -87,10 +87,10 @@ async fn silence(stage: &Stage) -> Result<()> {
     };
     let mut wanted = pod("silence", &script)?;
     wanted.spec.as_mut().unwrap().termination_grace_period_seconds = Some(1);
-    let pod = Marooned::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
+    let pod = MaroonedPod::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
     pod.running().await?;
     eventually("a silent kubelet", SOON, || async {
-        let log = stage.world.vmhost().guests().of(&pod.node_name());
+        let log = stage.env.kubevirt().guests().of(&pod.node_name());
         Ok(log.contains(&GuestEvent::FellSilent).then_some(()))
     })
     .await?;
@@ -101,7 +101,7 @@ async fn silence(stage: &Stage) -> Result<()> {
 async fn eviction(stage: &Stage) -> Result<()> {
     let pod = stage.pod("eviction", &Script::default()).await?;
     pod.running().await?;
-    stage.world.vmhost().evict(&pod.node_name()).await?;
+    stage.env.kubevirt().evict(&pod.node_name()).await?;
     pod.gone().await?;
     pod.leaves_nothing().await
 }
@@ -140,7 +140,7 @@ async fn binding(stage: &Stage) -> Result<()> {
         serde_json::from_value(json!([{"name": "v", "persistentVolumeClaim": {"claimName": "binding"}}]))?;
     spec.topology_spread_constraints = serde_json::from_value(json!([
         {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}]))?;
-    let pod = Marooned::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
+    let pod = MaroonedPod::create_pod(&stage.admin, &stage.namespace.name, &wanted).await?;
     pod.running().await?;
     pod.ends().await?;
     volumes.delete("binding", &DeleteParams::default()).await?;
@@ -167,14 +167,14 @@ async fn patience(stage: &Stage) -> Result<MaroonedPodsConfig> {
 
 /// A pod for which reconciler after reconciler dies, each right after a write, until its VM runs. The next one finds
 /// what the last one made.
-async fn interruptions(stage: &Stage) -> Result<Marooned> {
-    let identity = stage.world.reconciler_identity().await?;
-    let folder = stage.world.plane().folder();
+async fn interruptions(stage: &Stage) -> Result<MaroonedPod> {
+    let identity = stage.env.reconciler_identity().await?;
+    let folder = stage.env.control_plane().folder();
     let pod = stage.pod("interruptions", &Script::default()).await?;
     let lives = async {
         loop {
-            let line = Line::open(identity.client.clone(), folder, 1).await?;
-            let reconciler = World::reconciler_with(line.kubeconfig.clone(), false).await?;
+            let line = CutProxy::open(identity.client.clone(), folder, 1).await?;
+            let reconciler = TestEnv::reconciler_with(line.kubeconfig.clone(), false).await?;
             line.cut().await;
             drop(reconciler);
         }
@@ -189,7 +189,7 @@ async fn interruptions(stage: &Stage) -> Result<Marooned> {
 async fn everything(stage: &Stage) -> Result<()> {
     let changed = patience(stage).await?;
     let interrupted = interruptions(stage).await?;
-    let reconciler = stage.world.reconciler(true).await?;
+    let reconciler = stage.env.reconciler(true).await?;
     let scenarios: [LocalBoxFuture<'_, Result<()>>; 9] = [
         life(stage).boxed_local(),
         failure(stage).boxed_local(),
@@ -213,7 +213,7 @@ async fn every_right_is_used_and_every_write_is_careful() {
     let stage = Stage::new().await;
     let objects = render(&programs_outside(
         "https://127.0.0.1:1",
-        &stage.world.plane().ca_pem(),
+        &stage.env.control_plane().ca_pem(),
     ))
     .await
     .unwrap();
@@ -221,15 +221,15 @@ async fn every_right_is_used_and_every_write_is_careful() {
     assert!(rights.len() > 30, "{rights:?}");
     everything(&stage).await.unwrap();
     eventually("a use of each right", SOON, || async {
-        all_used(&rights, &stage.world.plane().audit()?)
+        all_used(&rights, &stage.env.control_plane().audit()?)
     })
     .await
     .unwrap();
-    let log = stage.world.plane().audit().unwrap();
+    let log = stage.env.control_plane().audit().unwrap();
     let denied = denied(&log);
     assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
     // All that a reconciler ever writes is in this log.
     let careless = careless(&log);
     assert!(careless.is_empty(), "careless:\n{}", careless.join("\n"));
-    stage.world.stop().await.unwrap();
+    stage.env.stop().await.unwrap();
 }

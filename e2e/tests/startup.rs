@@ -16,12 +16,12 @@ use maroonedpods_common::api::{Condition, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
-use maroonedpods_e2e::control_plane::PlaneOptions;
+use maroonedpods_e2e::control_plane::ControlPlaneOptions;
 use maroonedpods_e2e::fake_kubevirt::{install_crd, say_version};
 use maroonedpods_e2e::harness::fixtures::marooned;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
-use maroonedpods_e2e::harness::test_env::{Running, World, quick_config};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv, quick_config};
 use maroonedpods_e2e::install::dns::{self, DNS_ADDRESS};
 use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_reconciler::api::Cluster;
@@ -40,14 +40,14 @@ struct Setting<'w> {
 }
 
 impl<'w> Setting<'w> {
-    async fn new(world: &'w World) -> Self {
-        let tenant = Tenant::new(world, None).await.unwrap();
+    async fn new(env: &'w TestEnv) -> Self {
+        let tenant = Tenant::new(env, None).await.unwrap();
         let cluster = Cluster {
             client: tenant.admin.clone(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
         };
         Self {
-            reconciler: world.reconciler(false).await.unwrap(),
+            reconciler: env.reconciler(false).await.unwrap(),
             tenant,
             cluster,
         }
@@ -105,7 +105,7 @@ impl<'w> Setting<'w> {
             "{shown}"
         );
         let created = self.tenant.creates(&marooned(pod)).await.unwrap();
-        let waiting = Marooned::of(&self.tenant.admin, &created).unwrap();
+        let waiting = MaroonedPod::of(&self.tenant.admin, &created).unwrap();
         let message = waiting.reports("ClusterNotReady").await.unwrap();
         assert!(message.contains(text), "{message}");
         let tokens: Api<Secret> = Api::namespaced(self.tenant.admin.clone(), names::TOKEN_NAMESPACE);
@@ -138,8 +138,8 @@ fn cluster_ready(config: &MaroonedPodsConfig) -> Option<&Condition> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_holds_launches_until_it_is_mended() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let setting = Setting::new(&world).await;
+    let env = TestEnv::start(0).await.unwrap();
+    let setting = Setting::new(&env).await;
     setting.says("True", "Checked").await;
     setting.is_ready("200", "ok").await;
 
@@ -151,7 +151,7 @@ async fn each_fault_holds_launches_until_it_is_mended() {
     a_daemon_set_follows_us(&setting).await;
     setting.tenant.leaves().await.unwrap();
     setting.reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 async fn somebody_else_approves(setting: &Setting<'_>) {
@@ -303,12 +303,12 @@ async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_vm_is_started_without_node_restriction() {
     logs();
-    let options = PlaneOptions {
+    let options = ControlPlaneOptions {
         no_node_restriction: true,
-        ..PlaneOptions::default()
+        ..ControlPlaneOptions::default()
     };
-    let world = World::start_on(options, 0, quick_config).await.unwrap();
-    let setting = Setting::new(&world).await;
+    let env = TestEnv::start_on(options, 0, quick_config).await.unwrap();
+    let setting = Setting::new(&env).await;
     let text = "enable the admission plugin NodeRestriction";
     setting
         .is_held("NodeRestrictionMissing", text, "unrestricted")
@@ -317,19 +317,19 @@ async fn no_vm_is_started_without_node_restriction() {
     assert_eq!(asked.get_opt(names::PREFLIGHT_NODE).await.unwrap(), None);
     setting.tenant.leaves().await.unwrap();
     setting.reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// KubeVirt's API is taken away under a VM that runs. That no VM can be found is no proof then that it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_not_gone_because_kubevirt_is() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let setting = Setting::new(&world).await;
+    let env = TestEnv::start(0).await.unwrap();
+    let setting = Setting::new(&env).await;
     let tenant = &setting.tenant;
     tenant.creates(&marooned("survivor")).await.unwrap();
     let pod = tenant.sees_running("survivor").await.unwrap();
-    let survivor = Marooned::of(&tenant.admin, &pod).unwrap();
+    let survivor = MaroonedPod::of(&tenant.admin, &pod).unwrap();
 
     serve_vmis(tenant, false).await;
     let node = survivor.node_name();
@@ -339,7 +339,7 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
         .await
         .unwrap();
     eventually("two looks for the VM in vain", SOON, || async {
-        let asked = tenant.world.plane().audit()?.into_iter().filter(|event| {
+        let asked = tenant.env.control_plane().audit()?.into_iter().filter(|event| {
             event.resource == "virtualmachineinstances"
                 && event.name == node
                 && event.verb == "get"
@@ -355,7 +355,7 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
         .unwrap();
     assert!(survivor.nodes().get_opt(&node).await.unwrap().is_some());
     let waiting = tenant.creates(&marooned("waiting")).await.unwrap();
-    let waiting = Marooned::of(&tenant.admin, &waiting).unwrap();
+    let waiting = MaroonedPod::of(&tenant.admin, &waiting).unwrap();
     waiting.reports("ProviderMissing").await.unwrap();
 
     serve_vmis(tenant, true).await;
@@ -365,7 +365,7 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
     setting.says("True", "Checked").await;
     setting.tenant.leaves().await.unwrap();
     setting.reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// The VMs stay in storage whether they are served or not.
@@ -391,8 +391,8 @@ async fn serve_vmis(tenant: &Tenant<'_>, served: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let cluster = Cluster {
         client: admin.clone(),
         vm_namespace: names::VM_NAMESPACE.to_owned(),
@@ -427,5 +427,5 @@ async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
         refused.contains(name) && refused.contains("status.storedVersions"),
         "{refused}"
     );
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

@@ -49,7 +49,7 @@ use self::node::Plan;
 use self::requirements::Programs;
 use crate::api::check::becomes;
 use crate::api::read::node_is_ready;
-use crate::control_plane::{Plane, PlaneOptions};
+use crate::control_plane::{ControlPlane, ControlPlaneOptions};
 
 /// A node that takes longer has failed. Usual are 2 to 3 s.
 const READY_LIMIT: Duration = Duration::from_secs(90);
@@ -75,11 +75,11 @@ impl Default for ClusterOptions {
 }
 
 /// A running control plane with real nodes. Dropping it stops everything; the logs are kept when the process panicked
-/// in the meantime, as a [`Plane`]'s are, and are in the same folder.
+/// in the meantime, as a [`ControlPlane`]'s are, and are in the same folder.
 pub struct Cluster {
     // Fields drop in this order.
     nodes: Vec<Arc<Node>>,
-    plane: Plane,
+    control_plane: ControlPlane,
 }
 
 impl Cluster {
@@ -87,27 +87,27 @@ impl Cluster {
     async fn start(options: &ClusterOptions, programs: &Programs) -> Result<Self> {
         let nodes = options.nodes;
         task::spawn_blocking(move || network::ip(&network::of_plane(nodes))).await??;
-        let plane = Plane::start(PlaneOptions {
+        let control_plane = ControlPlane::start(ControlPlaneOptions {
             controller_manager_flags: options.controller_manager_flags.clone(),
             address: Some(network::PLANE),
-            ..PlaneOptions::default()
+            ..ControlPlaneOptions::default()
         })
         .await?;
         let mut cluster = Self {
             nodes: Vec::new(),
-            plane,
+            control_plane,
         };
         match cluster.start_nodes(nodes, programs).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
-                cluster.plane.keep_logs();
+                cluster.control_plane.keep_logs();
                 Err(error.context("the nodes did not start"))
             }
         }
     }
 
     async fn start_nodes(&mut self, nodes: u8, programs: &Programs) -> Result<()> {
-        let pause = sandbox::image(self.plane.folder())?;
+        let pause = sandbox::image(self.control_plane.folder())?;
         let mut starting = Vec::new();
         for number in 1..=nodes {
             let plan = self.plan(number, nodes, &pause, programs)?;
@@ -123,31 +123,36 @@ impl Cluster {
     /// Writes what node `number` needs of the plane into a folder of its own.
     fn plan(&self, number: u8, nodes: u8, pause: &Path, programs: &Programs) -> Result<Plan> {
         let name = format!("node-{number}");
-        let folder = self.plane.folder().join(&name);
+        let folder = self.control_plane.folder().join(&name);
         fs::create_dir(&folder)?;
         let address = network::node_address(number).to_string();
-        let serving = self.plane.authority().server(&[&name, &address])?;
+        let serving = self.control_plane.authority().server(&[&name, &address])?;
         let user = format!("{}{name}", names::NODE_USER_PREFIX);
         for (file, content) in [
-            ("ca.crt", self.plane.ca_pem()),
+            ("ca.crt", self.control_plane.ca_pem()),
             ("kubelet.crt", serving.certificate),
             ("kubelet.key", serving.key),
             (
                 "kubelet.kubeconfig",
-                self.plane.user_kubeconfig(&user, names::NODES_GROUP)?,
+                self.control_plane.user_kubeconfig(&user, names::NODES_GROUP)?,
             ),
             (
                 "kube-proxy.kubeconfig",
-                self.plane.user_kubeconfig(PROXY_USER, PROXY_USER)?,
+                self.control_plane.user_kubeconfig(PROXY_USER, PROXY_USER)?,
             ),
         ] {
             fs::write(folder.join(file), content).with_context(|| format!("writing {file} of {name}"))?;
         }
-        let plane = self.plane.folder().file_name().unwrap_or_default().display();
+        let control_plane = self
+            .control_plane
+            .folder()
+            .file_name()
+            .unwrap_or_default()
+            .display();
         Ok(Plan {
             number,
             nodes,
-            groups: format!("{plane}-{name}"),
+            groups: format!("{control_plane}-{name}"),
             folder,
             pause: pause.to_owned(),
             programs: programs.clone(),
@@ -155,7 +160,7 @@ impl Cluster {
     }
 
     async fn is_ready(&self, node: &Node) -> Result<()> {
-        let nodes: Api<core::Node> = Api::all(self.plane.admin().await?);
+        let nodes: Api<core::Node> = Api::all(self.control_plane.admin().await?);
         becomes(
             &nodes,
             node.name(),
@@ -173,8 +178,8 @@ impl Cluster {
 
     /// The control plane. Its API server listens at an address that nodes and pods reach, too.
     #[must_use]
-    pub fn plane(&self) -> &Plane {
-        &self.plane
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
     }
 
     /// The nodes. Each carries the label [`REAL_LABEL`].

@@ -28,12 +28,12 @@ pub(crate) fn render(server: &str, ca: &str, credentials: &Credentials<'_>) -> S
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{
-            "name": "plane",
+            "name": "control-plane",
             "cluster": {"server": server, "certificate-authority-data": STANDARD.encode(ca)},
         }],
         "users": [{"name": "user", "user": user}],
-        "contexts": [{"name": "plane", "context": {"cluster": "plane", "user": "user"}}],
-        "current-context": "plane",
+        "contexts": [{"name": "control-plane", "context": {"cluster": "control-plane", "user": "user"}}],
+        "current-context": "control-plane",
     });
     format!("{config:#}\n")
 }

@@ -38,7 +38,7 @@ const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
 /// What differs from the usual plane.
 #[derive(Clone, Debug, Default)]
-pub struct PlaneOptions {
+pub struct ControlPlaneOptions {
     /// Further flags of kube-controller-manager, such as `--node-monitor-grace-period=5s`.
     pub controller_manager_flags: Vec<String>,
     /// Further flags of kube-apiserver.
@@ -51,7 +51,7 @@ pub struct PlaneOptions {
 
 /// A running control plane. Dropping it stops it and removes its folder; its logs are kept when the process
 /// panicked in the meantime.
-pub struct Plane {
+pub struct ControlPlane {
     // Fields drop in this order: the processes end before their folder goes.
     processes: Processes,
     folder: WorkFolder,
@@ -70,21 +70,21 @@ pub struct Identity {
     pub kubeconfig: PathBuf,
 }
 
-impl Plane {
+impl ControlPlane {
     /// Starts a plane and waits until it serves: API ready, and the default service accounts of `default` and
     /// `kube-system` made. The first start on a machine builds the programs, which takes minutes.
-    pub async fn start(options: PlaneOptions) -> Result<Self> {
+    pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
         // Fails when a provider is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut attempt = 1;
         loop {
             let address = options.address;
-            let (plane, ports) = task::spawn_blocking(move || Self::prepare(address)).await??;
-            let Err(error) = plane.run(&ports, &options).await else {
-                return Ok(plane);
+            let (control_plane, ports) = task::spawn_blocking(move || Self::prepare(address)).await??;
+            let Err(error) = control_plane.run(&ports, &options).await else {
+                return Ok(control_plane);
             };
-            if attempt == START_ATTEMPTS || !plane.lost_a_port() {
-                plane.keep_logs();
+            if attempt == START_ATTEMPTS || !control_plane.lost_a_port() {
+                control_plane.keep_logs();
                 return Err(error.context("the control plane did not start"));
             }
             attempt += 1;
@@ -93,9 +93,9 @@ impl Plane {
 
     /// The one plane of this process, started at the first call. It ends with the process.
     pub async fn shared() -> Result<&'static Self> {
-        static SHARED: OnceCell<Plane> = OnceCell::const_new();
+        static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
         SHARED
-            .get_or_try_init(|| Self::start(PlaneOptions::default()))
+            .get_or_try_init(|| Self::start(ControlPlaneOptions::default()))
             .await
     }
 
@@ -260,7 +260,7 @@ impl Plane {
             tools::find(tool)?;
         }
         let folder = WorkFolder::new()?;
-        let authority = Authority::new("maroonedpods-plane")?;
+        let authority = Authority::new("maroonedpods-control-plane")?;
         let ports = Ports::free()?;
         let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
         let server_url = format!("https://{address}:{}", ports.apiserver);
@@ -281,7 +281,7 @@ impl Plane {
         ))
     }
 
-    async fn run(&self, ports: &Ports, options: &PlaneOptions) -> Result<()> {
+    async fn run(&self, ports: &Ports, options: &ControlPlaneOptions) -> Result<()> {
         let start = Instant::now();
         self.launch(Tool::Etcd, &components::etcd_flags(ports))?;
         let mut flags = components::apiserver_flags(ports, options.address, !options.no_node_restriction);

@@ -22,7 +22,7 @@ use super::{Options, console};
 use crate::api::check::eventually;
 use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
 use crate::fake_kubevirt::provide_launcher;
-use crate::harness::site::{Archives, RUNS, Site};
+use crate::harness::real_env::{Archives, RUNS, RealEnv};
 use crate::install::SYSTEM_NAMESPACE;
 use crate::system::packages::program;
 
@@ -73,12 +73,12 @@ async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: A
         "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
     );
     let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "30s"}});
-    let site = Site::install(&cluster, archives, options.kvm, &settings).await?;
+    let env = RealEnv::install(&cluster, archives, options.kvm, &settings).await?;
     screen.say("the cluster is up");
     screen.show("");
     let stand = Stand {
-        plane: cluster.plane(),
-        admin: site.admin.clone(),
+        control_plane: cluster.control_plane(),
+        admin: env.admin.clone(),
         screen: Arc::clone(&screen),
         limit: RUNS + MORE * options.replicas,
     };
@@ -96,11 +96,11 @@ async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: A
     consoles.spawn(console::follow(stand.admin.clone(), Arc::clone(&screen)));
     let tour = Tour::start(stand, options.replicas).await?;
     if let Err(error) = look(&tour).await {
-        return Err(error.context(site.state().await));
+        return Err(error.context(env.state().await));
     }
     if options.keep {
         let process = cluster
-            .plane()
+            .control_plane()
             .process_ids()
             .first()
             .copied()
@@ -112,7 +112,7 @@ async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: A
     }
     tour.end().await?;
     drop((tour, consoles));
-    drop(site);
+    drop(env);
     cluster.stop().await?;
     super::say_done(&screen);
     Ok(())
@@ -139,7 +139,7 @@ async fn report(tour: &Tour<'_>) -> Result<()> {
     let arguments = ["logs", "-n", BY_NAMESPACE, job.as_str()];
     // The kubelet may have had its serving certificate later than the Job needed for its work.
     eventually("the Job's logs", stand.limit, || async {
-        Ok(Some(stand.plane.kubectl(&arguments).await?))
+        Ok(Some(stand.control_plane.kubectl(&arguments).await?))
     })
     .await?;
     let logs = stand.kubectl(&arguments).await?;
@@ -195,7 +195,7 @@ async fn service(tour: &Tour<'_>) -> Result<()> {
     let arguments = ["exec", "-n", BY_POD, PLAIN, "--", "/testserver", "get", &url];
     // kube-proxy on the client's node learns of the endpoints when it does.
     eventually("the Service answers", stand.limit, || async {
-        Ok(Some(stand.plane.kubectl(&arguments).await?))
+        Ok(Some(stand.control_plane.kubectl(&arguments).await?))
     })
     .await?;
     let pods = Api::<Pod>::namespaced(stand.admin.clone(), BY_POD);

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::screen::Screen;
 use super::tour::{Stand, Tour};
 use super::{Options, tools};
-use crate::harness::test_env::World;
+use crate::harness::test_env::TestEnv;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -22,13 +22,13 @@ pub fn run(options: Options) -> Result<()> {
 async fn show(options: Options) -> Result<()> {
     let screen = Arc::new(Screen::new());
     screen.begin("starting a control plane, webhook, reconciler and a played KubeVirt with simulated VMs");
-    let world = World::start(1).await?;
-    let reconciler = world.reconciler(true).await?;
+    let env = TestEnv::start(1).await?;
+    let reconciler = env.reconciler(true).await?;
     screen.say("the cluster is up");
     screen.show("");
     let stand = Stand {
-        plane: world.plane(),
-        admin: world.plane().admin().await?,
+        control_plane: env.control_plane(),
+        admin: env.control_plane().admin().await?,
         screen: Arc::clone(&screen),
         limit: LIMIT,
     };
@@ -44,7 +44,7 @@ async fn show(options: Options) -> Result<()> {
     tour.end().await?;
     drop(tour);
     reconciler.stop().await?;
-    world.stop().await?;
+    env.stop().await?;
     super::say_done(&screen);
     Ok(())
 }

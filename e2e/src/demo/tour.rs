@@ -19,14 +19,14 @@ use super::workloads::{self, BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB};
 use crate::api::apply::apply;
 use crate::api::check::{eventually, gone};
 use crate::api::leftovers::nothing_left;
-use crate::control_plane::Plane;
+use crate::control_plane::ControlPlane;
 use crate::harness::test_env::wait_for_default_account;
 use crate::system::tools::{self, Tool};
 
 /// A cluster with MaroonedPods on it, and how to show it.
 pub struct Stand<'a> {
     /// Its control plane.
-    pub plane: &'a Plane,
+    pub control_plane: &'a ControlPlane,
     /// May do anything.
     pub admin: Client,
     /// Where it is shown.
@@ -141,7 +141,7 @@ impl<'a> Tour<'a> {
     /// Says how to use the cluster by hand, after the commands `before` it, and leaves it up for ever.
     pub async fn keep(&self, before: &[String]) -> Result<()> {
         let stand = &self.stand;
-        let kubeconfig = format!("export KUBECONFIG={}", stand.plane.kubeconfig().display());
+        let kubeconfig = format!("export KUBECONFIG={}", stand.control_plane.kubeconfig().display());
         let commands: Vec<_> = before
             .iter()
             .chain([&kubeconfig])
@@ -199,7 +199,7 @@ impl<'a> Tour<'a> {
 impl Stand<'_> {
     /// Runs kubectl, and shows command and output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.plane.kubectl(arguments).await?;
+        let output = self.control_plane.kubectl(arguments).await?;
         let shown = if output.trim().is_empty() {
             "No resources found"
         } else {

@@ -15,7 +15,7 @@ use super::csr::{Answer, Ask};
 use super::join::{Joined, Joiner};
 use super::kubelet::{Kubelet, Machine};
 use super::launcher::Hardware;
-use super::log::{GuestEvent, GuestLog, Loot};
+use super::log::{GuestEvent, GuestLog, StolenCredentials};
 use super::own_node::internal_ip;
 use super::pods::Addresses;
 use super::script::{Script, seconds};
@@ -107,11 +107,11 @@ impl Guest {
             (identity, Some(second))
         };
         disk.identity = Some(identity.clone());
-        let loot = Loot {
+        let stolen = StolenCredentials {
             token: info.token.reveal().to_owned(),
             identity: identity.clone(),
         };
-        self.log.keep(self.name(), loot);
+        self.log.keep(self.name(), stolen);
         let misuse = async {
             if let Some(second) = first_join {
                 tokio::join!(joiner.await_second(second), joiner.reuse_token());

@@ -28,7 +28,7 @@ use crate::api::read::node_is_ready;
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the played KubeVirt is given.
-pub struct VmHostOptions {
+pub struct FakeKubeVirtOptions {
     /// Speaks as KubeVirt. It gets and patches VMIs, gets Secrets, creates and deletes pods in the VM namespace, gets
     /// pods everywhere (for their scripts) and Nodes.
     pub client: Client,
@@ -54,18 +54,18 @@ pub enum Guests {
 
 /// The played KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
 /// tidied up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
-pub struct VmHost {
+pub struct FakeKubeVirt {
     client: Client,
     namespace: String,
     log: GuestLog,
     _tasks: JoinSet<()>,
 }
 
-impl VmHost {
+impl FakeKubeVirt {
     /// Starts the hosts, waits until they are ready, and looks after VMIs from then on. The CRD must be installed
     /// ([`super::install_crd`]), and a scheduler must run: launchers are placed by it.
-    pub async fn start(options: VmHostOptions) -> Result<Self> {
-        let VmHostOptions {
+    pub async fn start(options: FakeKubeVirtOptions) -> Result<Self> {
+        let FakeKubeVirtOptions {
             client,
             vm_namespace,
             hosts,

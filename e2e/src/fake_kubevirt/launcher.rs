@@ -70,7 +70,7 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
     let mut selector = spec["nodeSelector"].as_object().cloned().unwrap_or_default();
     selector.insert(SCHEDULABLE.to_owned(), json!("true"));
     if nowhere {
-        selector.insert("vmhost.test/room".to_owned(), json!("none"));
+        selector.insert("fake-kubevirt.test/room".to_owned(), json!("none"));
     }
     let grace = i64::from(grace_seconds(vmi));
     let mut requests = spec["domain"]["resources"]["requests"].clone();

@@ -58,7 +58,7 @@ pub enum GuestEvent {
 
 /// What root finds in a guest that has joined.
 #[derive(Clone, Debug)]
-pub struct Loot {
+pub struct StolenCredentials {
     /// The bootstrap token of its seed.
     pub token: String,
     /// Its kubelet's client certificate.
@@ -70,7 +70,7 @@ pub struct Loot {
 #[derive(Clone, Debug, Default)]
 pub struct GuestLog {
     events: Arc<Mutex<HashMap<String, Vec<GuestEvent>>>>,
-    loot: Arc<Mutex<HashMap<String, Loot>>>,
+    stolen: Arc<Mutex<HashMap<String, StolenCredentials>>>,
 }
 
 impl GuestLog {
@@ -83,14 +83,14 @@ impl GuestLog {
 
     /// What root finds in the guest of this Node, once it has joined.
     #[must_use]
-    pub fn loot(&self, node: &str) -> Option<Loot> {
-        let loot = self.loot.lock().unwrap_or_else(PoisonError::into_inner);
-        loot.get(node).cloned()
+    pub fn stolen_credentials(&self, node: &str) -> Option<StolenCredentials> {
+        let stolen = self.stolen.lock().unwrap_or_else(PoisonError::into_inner);
+        stolen.get(node).cloned()
     }
 
-    pub(super) fn keep(&self, node: &str, found: Loot) {
-        let mut loot = self.loot.lock().unwrap_or_else(PoisonError::into_inner);
-        loot.insert(node.to_owned(), found);
+    pub(super) fn keep(&self, node: &str, found: StolenCredentials) {
+        let mut stolen = self.stolen.lock().unwrap_or_else(PoisonError::into_inner);
+        stolen.insert(node.to_owned(), found);
     }
 
     pub(super) fn note(&self, node: &str, event: GuestEvent) {

@@ -44,7 +44,7 @@ pub(super) struct Seen {
 pub(super) enum Domains {
     /// A task of this process, beside a launcher that does nothing.
     Simulated {
-        /// See [`super::VmHostOptions::seed`].
+        /// See [`super::FakeKubeVirtOptions::seed`].
         seed: u64,
     },
     /// The launcher itself: it runs QEMU, and ends with it.

@@ -37,6 +37,6 @@ mod vmi;
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;
-pub use host::{Guests, VmHost, VmHostOptions};
-pub use log::{GuestEvent, GuestLog, Loot};
+pub use host::{FakeKubeVirt, FakeKubeVirtOptions, Guests};
+pub use log::{GuestEvent, GuestLog, StolenCredentials};
 pub use qemu::{Kvm, RealVm, launcher_image, provide_launcher};

@@ -1,17 +1,17 @@
-//! What a VM is told to do wrong: JSON in the pod's annotation `vmhost.test/script`.
+//! What a VM is told to do wrong: JSON in the pod's annotation `fake-kubevirt.test/script`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// The annotation on the pod.
-pub const SCRIPT_ANNOTATION: &str = "vmhost.test/script";
+pub const SCRIPT_ANNOTATION: &str = "fake-kubevirt.test/script";
 /// Annotation on a pod: seconds after which its containers exit with 0, or `never`. Without it, pods that are not
 /// restarted exit after one second and others run on.
-pub const EXIT_AFTER_ANNOTATION: &str = "vmhost.test/exit-after";
+pub const EXIT_AFTER_ANNOTATION: &str = "fake-kubevirt.test/exit-after";
 /// Annotation on a pod: seconds that its processes take to stop when they are told to, at most the pod's grace. None
 /// without it.
-pub const STOP_AFTER_ANNOTATION: &str = "vmhost.test/stop-after";
+pub const STOP_AFTER_ANNOTATION: &str = "fake-kubevirt.test/stop-after";
 
 /// How a VM and its guest behave. The default is well, and fast. Times are seconds.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

@@ -23,20 +23,20 @@ const MAX_BODY: usize = 8 << 20;
 /// The last write reaches the API server and its answer reaches nobody; nothing passes after that. What the API
 /// server refuses is no write: a repeated one is answered "exists already" or "not found". Writes for people to read
 /// (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
-pub struct Line {
+pub struct CutProxy {
     /// A kubeconfig that leads over the line.
     pub kubeconfig: PathBuf,
-    wire: Arc<Wire>,
+    wire: Arc<ProxyState>,
     serving: JoinHandle<()>,
 }
 
-struct Wire {
+struct ProxyState {
     client: Client,
     writes_left: Mutex<u32>,
     cut: watch::Sender<bool>,
 }
 
-impl Line {
+impl CutProxy {
     /// Opens a line that carries `writes` writes (at least 1), with its kubeconfig in `folder`.
     pub async fn open(client: Client, folder: &Path, writes: u32) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -51,7 +51,7 @@ impl Line {
             "current-context": "line",
         });
         std::fs::write(&kubeconfig, config.to_string())?;
-        let wire = Arc::new(Wire {
+        let wire = Arc::new(ProxyState {
             client,
             writes_left: Mutex::new(writes),
             cut: watch::Sender::new(false),
@@ -76,14 +76,14 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for CutProxy {
     fn drop(&mut self) {
         self.wire.cut.send_replace(true);
         self.serving.abort();
     }
 }
 
-async fn carry(State(wire): State<Arc<Wire>>, request: Request) -> Result<Response<Body>, Infallible> {
+async fn carry(State(wire): State<Arc<ProxyState>>, request: Request) -> Result<Response<Body>, Infallible> {
     let answer = if is_write(&request) {
         // One at a time, and never let go by the last one: what comes later waits for ever.
         let mut writes_left = wire.writes_left.lock().await;

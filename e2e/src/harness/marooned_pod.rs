@@ -32,7 +32,7 @@ pub fn pod(name: &str, script: &Script) -> Result<Pod> {
 }
 
 /// One opted-in pod, from its creation until nothing is left of it.
-pub struct Marooned {
+pub struct MaroonedPod {
     /// Pods of its namespace.
     pub pods: Api<Pod>,
     /// Its name.
@@ -42,7 +42,7 @@ pub struct Marooned {
     admin: Client,
 }
 
-impl Marooned {
+impl MaroonedPod {
     /// Creates a pod whose VM behaves by `script`.
     pub async fn create(admin: &Client, namespace: &str, name: &str, script: &Script) -> Result<Self> {
         Self::create_pod(admin, namespace, &pod(name, script)?).await

@@ -15,13 +15,13 @@ use serde::de::DeserializeOwned;
 use crate::api::check::{accepts, becomes, eventually, gone};
 use crate::api::namespace::TestNamespace;
 use crate::api::read;
-use crate::harness::marooned_pod::{Marooned, SOON};
-use crate::harness::test_env::World;
+use crate::harness::marooned_pod::{MaroonedPod, SOON};
+use crate::harness::test_env::TestEnv;
 
 /// A fresh namespace in a world, and its owner.
 pub struct Tenant<'w> {
     /// The world.
-    pub world: &'w World,
+    pub env: &'w TestEnv,
     /// A client that may do everything, of the calling runtime.
     pub admin: Client,
     /// The namespace's pods.
@@ -32,21 +32,21 @@ pub struct Tenant<'w> {
 impl Tenant<'static> {
     /// A tenant of the one world of this process, in a namespace whose opt-in label is `opt_in`.
     pub async fn shared(opt_in: Option<&str>) -> Result<Self> {
-        Self::new(World::shared().await?, opt_in).await
+        Self::new(TestEnv::shared().await?, opt_in).await
     }
 }
 
 impl<'w> Tenant<'w> {
     /// A tenant of `world`, in a namespace whose opt-in label is `opt_in`.
-    pub async fn new(world: &'w World, opt_in: Option<&str>) -> Result<Self> {
-        let admin = world.plane().admin().await?;
+    pub async fn new(env: &'w TestEnv, opt_in: Option<&str>) -> Result<Self> {
+        let admin = env.control_plane().admin().await?;
         let labels: Vec<_> = opt_in
             .map(|value| (names::MAROON_LABEL, value))
             .into_iter()
             .collect();
         let namespace = TestNamespace::new(&admin, &labels).await?;
         Ok(Self {
-            world,
+            env,
             pods: Api::namespaced(admin.clone(), &namespace.name),
             admin,
             namespace,
@@ -136,7 +136,7 @@ impl<'w> Tenant<'w> {
         let admin = self.admin;
         self.namespace.close(&admin).await?;
         for pod in &pods {
-            Marooned::of(&admin, pod)?.leaves_nothing().await?;
+            MaroonedPod::of(&admin, pod)?.leaves_nothing().await?;
         }
         Ok(())
     }

@@ -24,8 +24,8 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::check::eventually;
-use crate::control_plane::{Identity, Plane, PlaneOptions};
-use crate::fake_kubevirt::{Guests, VmHost, VmHostOptions, install_crd};
+use crate::control_plane::{ControlPlane, ControlPlaneOptions, Identity};
+use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, install_crd};
 use crate::install::dns;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 
@@ -46,11 +46,11 @@ pub fn quick_config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
 }
 
 /// A plane with everything but the reconciler, which tests start, stop and kill as they like.
-pub struct World {
+pub struct TestEnv {
     // Fields drop in this order: the played KubeVirt goes before the API server that it speaks to.
-    vmhost: VmHost,
+    kubevirt: FakeKubeVirt,
     webhook: Webhook,
-    plane: Plane,
+    control_plane: ControlPlane,
 }
 
 /// Our webhook, in this process.
@@ -60,7 +60,7 @@ struct Webhook {
     _tls: TempDir,
 }
 
-impl World {
+impl TestEnv {
     /// Starts plane, chart, webhook and played KubeVirt, with [`quick_config`].
     pub async fn start(seed: u64) -> Result<Self> {
         Self::start_with(seed, quick_config).await
@@ -71,58 +71,58 @@ impl World {
         seed: u64,
         config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
     ) -> Result<Self> {
-        Self::start_on(PlaneOptions::default(), seed, config).await
+        Self::start_on(ControlPlaneOptions::default(), seed, config).await
     }
 
     /// The same on another plane.
     pub async fn start_on(
-        options: PlaneOptions,
+        options: ControlPlaneOptions,
         seed: u64,
         config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
     ) -> Result<Self> {
-        let plane = Plane::start(options).await?;
-        let webhook = Webhook::start(&plane, ANY_PORT).await?;
-        let config = config(plane.server_url())?;
-        let world = Self::furnish(&plane, &webhook, seed, config).await;
-        match world {
-            Ok(vmhost) => Ok(Self {
-                vmhost,
+        let control_plane = ControlPlane::start(options).await?;
+        let webhook = Webhook::start(&control_plane, ANY_PORT).await?;
+        let config = config(control_plane.server_url())?;
+        let env = Self::furnish(&control_plane, &webhook, seed, config).await;
+        match env {
+            Ok(kubevirt) => Ok(Self {
+                kubevirt,
                 webhook,
-                plane,
+                control_plane,
             }),
             Err(error) => {
-                plane.keep_logs();
+                control_plane.keep_logs();
                 Err(error)
             }
         }
     }
 
     async fn furnish(
-        plane: &Plane,
+        control_plane: &ControlPlane,
         webhook: &Webhook,
         seed: u64,
         config: MaroonedPodsConfigSpec,
-    ) -> Result<VmHost> {
-        let admin = plane.admin().await?;
+    ) -> Result<FakeKubeVirt> {
+        let admin = control_plane.admin().await?;
         install_crd(&admin).await?;
         dns::make_service(&admin).await?;
         let values = InstallValues {
             webhook_url: format!("https://{}", webhook.address),
-            ca_bundle: plane.ca_pem(),
+            ca_bundle: control_plane.ca_pem(),
             config: Some(config),
             more: json!(null),
         };
-        install(plane, &values).await?;
+        install(control_plane, &values).await?;
         let mut hosts = Vec::new();
         for index in 1..=HOSTS {
             let name = format!("host-{index}");
-            let client = plane
+            let client = control_plane
                 .user(&format!("{}{name}", names::NODE_USER_PREFIX), names::NODES_GROUP)
                 .await?;
             hosts.push((name, client));
         }
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
-        VmHost::start(VmHostOptions {
+        FakeKubeVirt::start(FakeKubeVirtOptions {
             client: admin,
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
@@ -137,33 +137,33 @@ impl World {
         Ok(&Self::shared_with_reconciler().await?.0)
     }
 
-    /// [`World::shared`] and the reconciler in it.
+    /// [`TestEnv::shared`] and the reconciler in it.
     pub async fn shared_with_reconciler() -> Result<&'static (Self, Running)> {
         static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-        static SHARED: OnceCell<(World, Running)> = OnceCell::const_new();
+        static SHARED: OnceCell<(TestEnv, Running)> = OnceCell::const_new();
         let start = || async {
             let new = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let runtime = RUNTIME.get_or_init(|| new);
-            let world = runtime.spawn(async {
-                let world = Self::start(0).await?;
-                let reconciler = world.reconciler(false).await?;
-                anyhow::Ok((world, reconciler))
+            let env = runtime.spawn(async {
+                let env = Self::start(0).await?;
+                let reconciler = env.reconciler(false).await?;
+                anyhow::Ok((env, reconciler))
             });
-            world.await?
+            env.await?
         };
         SHARED.get_or_try_init(start).await
     }
 
     /// The control plane.
     #[must_use]
-    pub fn plane(&self) -> &Plane {
-        &self.plane
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
     }
 
     /// The played KubeVirt.
     #[must_use]
-    pub fn vmhost(&self) -> &VmHost {
-        &self.vmhost
+    pub fn kubevirt(&self) -> &FakeKubeVirt {
+        &self.kubevirt
     }
 
     /// Our webhook.
@@ -187,7 +187,7 @@ impl World {
 
     /// The reconciler's own service account.
     pub async fn reconciler_identity(&self) -> Result<Identity> {
-        self.plane
+        self.control_plane
             .service_account(SYSTEM_NAMESPACE, RECONCILER_ACCOUNT)
             .await
     }
@@ -234,22 +234,22 @@ impl World {
 
     /// Starts the webhook again, where it was.
     pub async fn restart_webhook(&mut self) -> Result<()> {
-        self.webhook = Webhook::start(&self.plane, self.webhook.address).await?;
+        self.webhook = Webhook::start(&self.control_plane, self.webhook.address).await?;
         Ok(())
     }
 
     /// Stops everything, the plane last.
     pub async fn stop(self) -> Result<()> {
-        drop(self.vmhost);
+        drop(self.kubevirt);
         self.webhook.serving.stop().await?;
-        self.plane.stop().await
+        self.control_plane.stop().await
     }
 }
 
 impl Webhook {
-    async fn start(plane: &Plane, bind: SocketAddr) -> Result<Self> {
+    async fn start(control_plane: &ControlPlane, bind: SocketAddr) -> Result<Self> {
         let tls = tempfile::tempdir()?;
-        let pair = plane.authority().server(&["127.0.0.1"])?;
+        let pair = control_plane.authority().server(&["127.0.0.1"])?;
         std::fs::write(tls.path().join("tls.crt"), &pair.certificate)?;
         std::fs::write(tls.path().join("tls.key"), &pair.key)?;
         let (address, serving) = Running::webhook(bind, tls.path(), Duration::from_secs(2)).await?;

@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use self::policies::policies_in_force;
 use crate::api::apply::{apply, parse};
-use crate::control_plane::Plane;
+use crate::control_plane::ControlPlane;
 use crate::system::tools::{self, Tool};
 
 /// Namespace of the release: where our programs' service accounts are.
@@ -79,8 +79,8 @@ fn merge(base: &mut Value, more: &Value) {
 
 /// Renders the chart with helm, applies it without its hooks, and waits until its admission policies are in force. May
 /// be repeated with other values.
-pub async fn install(plane: &Plane, values: &InstallValues) -> Result<()> {
-    let client = plane.admin().await?;
+pub async fn install(control_plane: &ControlPlane, values: &InstallValues) -> Result<()> {
+    let client = control_plane.admin().await?;
     let release_namespace = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE},
     });

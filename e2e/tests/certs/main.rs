@@ -57,7 +57,7 @@ async fn a_hundred_rotations_lose_no_create() {
     }
     let rotated = reconciler.metric(ROTATED).await.unwrap();
     assert!(rotated >= f64::from(ROTATIONS), "{rotated} rotations");
-    stage.plane.stop().await.unwrap();
+    stage.control_plane.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     stage
         .says("Issued", "the webhook's certificate is valid until")
         .await;
-    stage.plane.stop().await.unwrap();
+    stage.control_plane.stop().await.unwrap();
 }
 
 /// The clock is the real one: the certificate's life is short, and nobody renews it.
@@ -144,7 +144,7 @@ async fn what_has_expired_recovers_by_itself() {
     })
     .await
     .unwrap();
-    stage.plane.stop().await.unwrap();
+    stage.control_plane.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn two_leaders_that_rotate_at_once_converge() {
     }
     assert!((10.5..11.5).contains(&rotated), "{rotated} pairs were given out");
     assert_eq!(stage.rests_on_another("").await, certificate);
-    stage.plane.stop().await.unwrap();
+    stage.control_plane.stop().await.unwrap();
 }
 
 /// cert-manager is played: its one write of the Secret (server-side apply, its own CA, its annotations), then its
@@ -247,5 +247,5 @@ async fn certificates_change_hands_in_place() {
             .annotations()
             .contains_key("cert-manager.io/certificate-name")
     );
-    stage.plane.stop().await.unwrap();
+    stage.control_plane.stop().await.unwrap();
 }

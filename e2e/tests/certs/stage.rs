@@ -9,8 +9,8 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually};
-use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::harness::test_env::{Running, World, quick_config};
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv, quick_config};
 use maroonedpods_e2e::harness::webhook_pod::WebhookPod;
 use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use maroonedpods_e2e::system::logs::logs;
@@ -29,7 +29,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 pub struct Stage {
-    pub plane: Plane,
+    pub control_plane: ControlPlane,
     pub admin: Client,
     _turn: MutexGuard<'static, ()>,
 }
@@ -48,17 +48,17 @@ impl Stage {
     pub async fn start() -> Self {
         logs();
         let turn = ONE_AT_A_TIME.lock().await;
-        let plane = Plane::start(PlaneOptions::default()).await.unwrap();
+        let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
         let values = InstallValues {
             webhook_url: String::new(),
             ca_bundle: String::new(),
-            config: Some(quick_config(plane.server_url()).unwrap()),
+            config: Some(quick_config(control_plane.server_url()).unwrap()),
             more: Value::Null,
         };
-        install(&plane, &values).await.unwrap();
-        let admin = plane.admin().await.unwrap();
+        install(&control_plane, &values).await.unwrap();
+        let admin = control_plane.admin().await.unwrap();
         Self {
-            plane,
+            control_plane,
             admin,
             _turn: turn,
         }
@@ -67,11 +67,11 @@ impl Stage {
     /// A reconciler under its own service account, whether or not another one is at work.
     pub async fn reconciler(&self, certs: CertsArgs) -> Running {
         let identity = self
-            .plane
+            .control_plane
             .service_account(SYSTEM_NAMESPACE, RECONCILER_ACCOUNT)
             .await
             .unwrap();
-        World::reconciler_that_keeps(identity.kubeconfig, false, certs)
+        TestEnv::reconciler_that_keeps(identity.kubeconfig, false, certs)
             .await
             .unwrap()
     }

@@ -17,7 +17,7 @@ use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
-use maroonedpods_e2e::control_plane::Plane;
+use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::install::{InstallValues, SYSTEM_NAMESPACE, install};
 use serde_json::{Value, json};
 
@@ -27,23 +27,25 @@ const SOON: Duration = Duration::from_secs(30);
 const A_CERTIFICATE: &str = include_str!("certificate.pem");
 
 /// The shared plane with the chart on it.
-async fn installed() -> (&'static Plane, Client) {
+async fn installed() -> (&'static ControlPlane, Client) {
     static INSTALLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    let plane = Plane::shared().await.unwrap();
+    let control_plane = ControlPlane::shared().await.unwrap();
     INSTALLED
         .get_or_init(|| async {
             let config: MaroonedPodsConfigSpec = serde_json::from_value(config_spec()).unwrap();
-            install(plane, &values(plane, Some(config))).await.unwrap();
+            install(control_plane, &values(control_plane, Some(config)))
+                .await
+                .unwrap();
         })
         .await;
-    (plane, plane.admin().await.unwrap())
+    (control_plane, control_plane.admin().await.unwrap())
 }
 
-fn values(plane: &Plane, config: Option<MaroonedPodsConfigSpec>) -> InstallValues {
+fn values(control_plane: &ControlPlane, config: Option<MaroonedPodsConfigSpec>) -> InstallValues {
     InstallValues {
         // Nobody listens there: an opted-in pod is refused.
         webhook_url: "https://127.0.0.1:1".to_owned(),
-        ca_bundle: plane.ca_pem(),
+        ca_bundle: control_plane.ca_pem(),
         config,
         more: json!(null),
     }
@@ -66,8 +68,10 @@ fn pod(labels: &Value) -> Pod {
 
 #[tokio::test]
 async fn the_chart_installs_and_installs_again() {
-    let (plane, admin) = installed().await;
-    install(plane, &values(plane, None)).await.unwrap();
+    let (control_plane, admin) = installed().await;
+    install(control_plane, &values(control_plane, None))
+        .await
+        .unwrap();
     let vms = Api::<Namespace>::all(admin.clone())
         .get(names::VM_NAMESPACE)
         .await

@@ -14,9 +14,9 @@ use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::vmis;
-use maroonedpods_e2e::control_plane::{Plane, PlaneOptions};
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_e2e::fake_kubevirt::script::SCRIPT_ANNOTATION;
-use maroonedpods_e2e::fake_kubevirt::{GuestEvent, Guests, VmHost, VmHostOptions, install_crd};
+use maroonedpods_e2e::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, Guests, install_crd};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -46,17 +46,17 @@ pub fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 /// A plane with a played KubeVirt on it.
-pub struct World {
-    pub plane: Plane,
+pub struct TestEnv {
+    pub control_plane: ControlPlane,
     pub admin: Client,
-    pub host: VmHost,
+    pub host: FakeKubeVirt,
     pub namespace: TestNamespace,
 }
 
-impl World {
+impl TestEnv {
     pub async fn new() -> Self {
-        let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-        let admin = plane.admin().await.unwrap();
+        let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+        let admin = control_plane.admin().await.unwrap();
         apply_yaml(&admin, BOOTSTRAP_RIGHTS).await.unwrap();
         install_crd(&admin).await.unwrap();
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
@@ -69,19 +69,22 @@ impl World {
         let mut hosts = Vec::new();
         for name in ["host-1", "host-2"] {
             let user = format!("system:node:{name}");
-            hosts.push((name.to_owned(), plane.user(&user, "system:nodes").await.unwrap()));
+            hosts.push((
+                name.to_owned(),
+                control_plane.user(&user, "system:nodes").await.unwrap(),
+            ));
         }
-        let options = VmHostOptions {
+        let options = FakeKubeVirtOptions {
             client: admin.clone(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
             seed: 0,
             guests: Guests::Simulated,
         };
-        let host = VmHost::start(options).await.unwrap();
+        let host = FakeKubeVirt::start(options).await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
         Self {
-            plane,
+            control_plane,
             admin,
             host,
             namespace,
@@ -89,7 +92,7 @@ impl World {
     }
 
     /// What the reconciler writes for a pod that carries `script`. The pod itself waits behind a gate.
-    pub async fn launch(&self, script: &Value) -> Marooned {
+    pub async fn launch(&self, script: &Value) -> MaroonedPod {
         let pods = Api::namespaced(self.admin.clone(), &self.namespace.name);
         let pod: Pod = from(json!({
             "metadata": {"generateName": "web-", "annotations": {SCRIPT_ANNOTATION: script.to_string()}},
@@ -101,7 +104,7 @@ impl World {
         }));
         let pod = accepts(&pods, &pod).await.unwrap();
         let uid = pod.uid().unwrap();
-        let marooned = Marooned {
+        let marooned = MaroonedPod {
             name: names::node_name(&uid),
             pod: pod.name_any(),
         };
@@ -143,12 +146,12 @@ impl World {
 
     pub fn join_info(&self, uid: &str, token: Token) -> JoinInfo {
         JoinInfo {
-            server_url: self.plane.server_url().to_owned(),
+            server_url: self.control_plane.server_url().to_owned(),
             token,
             pod_uid: uid.to_owned(),
             taint_key: names::DEFAULT_TAINT_KEY.to_owned(),
             node_name: names::node_name(uid),
-            ca: self.plane.ca_pem(),
+            ca: self.control_plane.ca_pem(),
             mode: JoinMode::Kubelet,
             cluster_dns: None,
             cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.to_owned(),
@@ -188,7 +191,7 @@ impl World {
     }
 
     /// Gives the Node the address of its VMI's interface, found by name.
-    pub async fn write_address(&self, marooned: &Marooned) -> String {
+    pub async fn write_address(&self, marooned: &MaroonedPod) -> String {
         let running = self.vmi_becomes(marooned, "Running").await;
         let interfaces = running.data["status"]["interfaces"].as_array().unwrap().clone();
         let own = interfaces
@@ -207,7 +210,7 @@ impl World {
     }
 
     /// A VM whose Node is ready.
-    pub async fn launch_ready(&self, script: &Value) -> Marooned {
+    pub async fn launch_ready(&self, script: &Value) -> MaroonedPod {
         let marooned = self.launch(script).await;
         self.judge("client-kubelet", "Approved").await;
         self.write_address(&marooned).await;
@@ -216,14 +219,14 @@ impl World {
         marooned
     }
 
-    pub async fn vmi_becomes(&self, marooned: &Marooned, phase: &str) -> DynamicObject {
+    pub async fn vmi_becomes(&self, marooned: &MaroonedPod, phase: &str) -> DynamicObject {
         let is = |vmi: &DynamicObject| vmi.data["status"]["phase"] == phase;
         becomes(&vmis(&self.admin), &marooned.name, phase, SOON, is)
             .await
             .unwrap()
     }
 
-    pub async fn node_becomes(&self, marooned: &Marooned, ready: &str) -> Node {
+    pub async fn node_becomes(&self, marooned: &MaroonedPod, ready: &str) -> Node {
         let is = |node: &Node| {
             let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
             conditions
@@ -241,7 +244,7 @@ impl World {
         .unwrap()
     }
 
-    pub async fn logs(&self, marooned: &Marooned, event: GuestEvent) {
+    pub async fn logs(&self, marooned: &MaroonedPod, event: GuestEvent) {
         let what = format!("{event:?}");
         eventually(&what, Duration::from_secs(40), || async {
             let log = self.host.guest_log(&marooned.name);
@@ -256,7 +259,7 @@ impl World {
     }
 }
 
-pub struct Marooned {
+pub struct MaroonedPod {
     pub name: String,
     pub pod: String,
 }

@@ -17,23 +17,23 @@ use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use by_hand::{SOON, World, from, vmi};
+use by_hand::{SOON, TestEnv, from, vmi};
 
 /// Several VMs at a time would take each other's certificate requests: one test, one story after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn vms_live_and_die_as_kubevirts_do() {
-    let world = World::new().await;
-    virt_api_refuses(&world).await;
-    a_vm_runs_its_pod(&world).await;
-    a_lost_launcher_fails_the_vm(&world).await;
-    a_vm_is_marked_for_evacuation(&world).await;
-    a_script_is_followed(&world).await;
-    ordinary_pods_run(&world).await;
-    world.plane.stop().await.unwrap();
+    let env = TestEnv::new().await;
+    virt_api_refuses(&env).await;
+    a_vm_runs_its_pod(&env).await;
+    a_lost_launcher_fails_the_vm(&env).await;
+    a_vm_is_marked_for_evacuation(&env).await;
+    a_script_is_followed(&env).await;
+    ordinary_pods_run(&env).await;
+    env.control_plane.stop().await.unwrap();
 }
 
-async fn virt_api_refuses(world: &World) {
-    let api = vmis(&world.admin);
+async fn virt_api_refuses(env: &TestEnv) {
+    let api = vmis(&env.admin);
     let changed = |pointer: &str, value: Value| {
         let mut vmi = vmi("bad", "x/y");
         *vmi.data.pointer_mut(pointer).unwrap() = value;
@@ -70,18 +70,18 @@ async fn virt_api_refuses(world: &World) {
     }
 }
 
-async fn a_vm_runs_its_pod(world: &World) {
-    let marooned = world.launch_ready(&json!({"reuseToken": true})).await;
-    let node: Node = Api::all(world.admin.clone()).get(&marooned.name).await.unwrap();
+async fn a_vm_runs_its_pod(env: &TestEnv) {
+    let marooned = env.launch_ready(&json!({"reuseToken": true})).await;
+    let node: Node = Api::all(env.admin.clone()).get(&marooned.name).await.unwrap();
     let status = node.status.unwrap();
     assert_eq!(
         status.node_info.unwrap().system_uuid,
         Uuid::new_v5(&Uuid::NAMESPACE_OID, marooned.name.as_bytes()).to_string()
     );
     let addresses = status.addresses.unwrap();
-    world.logs(&marooned, GuestEvent::ServingCertificate).await;
+    env.logs(&marooned, GuestEvent::ServingCertificate).await;
 
-    let api = vmis(&world.admin);
+    let api = vmis(&env.admin);
     let frozen = Patch::Merge(json!({"spec": {"domain": {"cpu": {"cores": 4}}}}));
     let said = refused(api.patch(&marooned.name, &PatchParams::default(), &frozen).await).unwrap();
     assert!(said.contains("update of VMI object is restricted"), "{said}");
@@ -95,7 +95,7 @@ async fn a_vm_runs_its_pod(world: &World) {
         .unwrap();
     assert_ne!(vmi.data["status"]["interfaces"][0]["name"], "default");
 
-    let pods: Api<Pod> = Api::namespaced(world.admin.clone(), &world.namespace.name);
+    let pods: Api<Pod> = Api::namespaced(env.admin.clone(), &env.namespace.name);
     let pod: Pod = from(json!({
         "metadata": {"name": "bound"},
         "spec": {"nodeName": marooned.name, "tolerations": [{"operator": "Exists"}],
@@ -125,17 +125,17 @@ async fn a_vm_runs_its_pod(world: &World) {
     gone(&pods, "bound", SOON).await.unwrap();
 
     // The token outlived the join, and so did the guest's appetite.
-    world.logs(&marooned, GuestEvent::TokenStillGood).await;
+    env.logs(&marooned, GuestEvent::TokenStillGood).await;
     let token = names::token_secret_name(&marooned.name["marooned-".len()..][..6]);
-    let secrets: Api<Secret> = Api::namespaced(world.admin.clone(), names::TOKEN_NAMESPACE);
+    let secrets: Api<Secret> = Api::namespaced(env.admin.clone(), names::TOKEN_NAMESPACE);
     secrets.delete(&token, &DeleteParams::default()).await.unwrap();
-    world.logs(&marooned, GuestEvent::TokenRefused).await;
+    env.logs(&marooned, GuestEvent::TokenRefused).await;
 
     api.delete(&marooned.name, &DeleteParams::default())
         .await
         .unwrap();
     gone(&api, &marooned.name, SOON).await.unwrap();
-    let launchers: Api<Pod> = Api::namespaced(world.admin.clone(), names::VM_NAMESPACE);
+    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
     assert!(
         launchers
             .list(&ListParams::default())
@@ -144,15 +144,15 @@ async fn a_vm_runs_its_pod(world: &World) {
             .items
             .is_empty()
     );
-    let csrs: Api<CertificateSigningRequest> = Api::all(world.admin.clone());
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.admin.clone());
     csrs.delete_collection(&DeleteParams::default(), &ListParams::default())
         .await
         .unwrap();
 }
 
-async fn a_lost_launcher_fails_the_vm(world: &World) {
-    let marooned = world.launch_ready(&json!({})).await;
-    let launchers: Api<Pod> = Api::namespaced(world.admin.clone(), names::VM_NAMESPACE);
+async fn a_lost_launcher_fails_the_vm(env: &TestEnv) {
+    let marooned = env.launch_ready(&json!({})).await;
+    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
     let launcher = launchers
         .list(&ListParams::default())
         .await
@@ -164,39 +164,39 @@ async fn a_lost_launcher_fails_the_vm(world: &World) {
         .delete(&launcher.name_any(), &DeleteParams::default())
         .await
         .unwrap();
-    let vmi = world.vmi_becomes(&marooned, "Failed").await;
+    let vmi = env.vmi_becomes(&marooned, "Failed").await;
     assert!(vmi.data["status"].get("reason").is_none());
     let let_go = |vmi: &DynamicObject| vmi.finalizers().is_empty();
-    becomes(&vmis(&world.admin), &marooned.name, "no finalizer", SOON, let_go)
+    becomes(&vmis(&env.admin), &marooned.name, "no finalizer", SOON, let_go)
         .await
         .unwrap();
-    vmis(&world.admin)
+    vmis(&env.admin)
         .delete(&marooned.name, &DeleteParams::default())
         .await
         .unwrap();
-    gone(&vmis(&world.admin), &marooned.name, SOON).await.unwrap();
+    gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
 }
 
-async fn a_vm_is_marked_for_evacuation(world: &World) {
-    let marooned = world.launch(&json!({"neverJoins": true, "slowDelete": 1})).await;
-    world.vmi_becomes(&marooned, "Running").await;
-    world.host.evict(&marooned.name).await.unwrap();
-    let vmi = vmis(&world.admin).get(&marooned.name).await.unwrap();
+async fn a_vm_is_marked_for_evacuation(env: &TestEnv) {
+    let marooned = env.launch(&json!({"neverJoins": true, "slowDelete": 1})).await;
+    env.vmi_becomes(&marooned, "Running").await;
+    env.host.evict(&marooned.name).await.unwrap();
+    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
     assert_eq!(
         vmi.data["status"]["evacuationNodeName"],
         vmi.data["status"]["nodeName"]
     );
-    vmis(&world.admin)
+    vmis(&env.admin)
         .delete(&marooned.name, &DeleteParams::default())
         .await
         .unwrap();
-    let vmi = vmis(&world.admin).get(&marooned.name).await.unwrap();
+    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
     assert_eq!(vmi.data["status"]["phase"], "Running", "it does not heed ACPI");
-    gone(&vmis(&world.admin), &marooned.name, SOON).await.unwrap();
+    gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
 }
 
-async fn a_script_is_followed(world: &World) {
-    let stuck = world.launch(&json!({"unschedulable": true})).await;
+async fn a_script_is_followed(env: &TestEnv) {
+    let stuck = env.launch(&json!({"unschedulable": true})).await;
     let blocked = |vmi: &DynamicObject| {
         let conditions = vmi.data["status"]["conditions"].as_array();
         conditions
@@ -204,52 +204,51 @@ async fn a_script_is_followed(world: &World) {
             .flatten()
             .any(|c| c["reason"] == "Unschedulable")
     };
-    let vmi = becomes(&vmis(&world.admin), &stuck.name, "Unschedulable", SOON, blocked)
+    let vmi = becomes(&vmis(&env.admin), &stuck.name, "Unschedulable", SOON, blocked)
         .await
         .unwrap();
     assert_eq!(vmi.data["status"]["phase"], "Scheduling");
-    vmis(&world.admin)
+    vmis(&env.admin)
         .delete(&stuck.name, &DeleteParams::default())
         .await
         .unwrap();
-    gone(&vmis(&world.admin), &stuck.name, SOON).await.unwrap();
+    gone(&vmis(&env.admin), &stuck.name, SOON).await.unwrap();
 
-    let denied = world
+    let denied = env
         .launch(&json!({"wrongNodeName": "host-1", "extraSans": ["192.0.2.1", "kubernetes"]}))
         .await;
-    world.judge("client-kubelet", "Denied").await;
-    world
-        .logs(&denied, GuestEvent::ClientRequestDenied("Test".to_owned()))
+    env.judge("client-kubelet", "Denied").await;
+    env.logs(&denied, GuestEvent::ClientRequestDenied("Test".to_owned()))
         .await;
-    vmis(&world.admin)
+    vmis(&env.admin)
         .delete(&denied.name, &DeleteParams::default())
         .await
         .unwrap();
-    gone(&vmis(&world.admin), &denied.name, SOON).await.unwrap();
-    let csrs: Api<CertificateSigningRequest> = Api::all(world.admin.clone());
+    gone(&vmis(&env.admin), &denied.name, SOON).await.unwrap();
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.admin.clone());
     csrs.delete_collection(&DeleteParams::default(), &ListParams::default())
         .await
         .unwrap();
 
-    let reboots = world.launch_ready(&json!({"rebootAt": 4, "notReadyAt": 7})).await;
+    let reboots = env.launch_ready(&json!({"rebootAt": 4, "notReadyAt": 7})).await;
     let boot_id = |node: &Node| node.status.clone().unwrap().node_info.unwrap().boot_id;
-    let nodes: Api<Node> = Api::all(world.admin.clone());
+    let nodes: Api<Node> = Api::all(env.admin.clone());
     let first = boot_id(&nodes.get(&reboots.name).await.unwrap());
     let rebooted = |node: &Node| boot_id(node) != first;
     becomes(&nodes, &reboots.name, "another boot id", SOON, rebooted)
         .await
         .unwrap();
     assert_eq!(
-        world.vmi_becomes(&reboots, "Running").await.name_any(),
+        env.vmi_becomes(&reboots, "Running").await.name_any(),
         reboots.name
     );
-    world.node_becomes(&reboots, "False").await;
+    env.node_becomes(&reboots, "False").await;
 
-    let dies = world.launch(&json!({"neverJoins": true, "diesAt": 0.5})).await;
-    world.vmi_becomes(&dies, "Failed").await;
+    let dies = env.launch(&json!({"neverJoins": true, "diesAt": 0.5})).await;
+    env.vmi_becomes(&dies, "Failed").await;
 
-    let mad = world.launch(&json!({"neverBoot": true})).await;
-    let vmi = world.vmi_becomes(&mad, "Failed").await;
+    let mad = env.launch(&json!({"neverBoot": true})).await;
+    let vmi = env.vmi_becomes(&mad, "Failed").await;
     assert!(
         vmi.data["status"]["reason"]
             .as_str()
@@ -258,8 +257,8 @@ async fn a_script_is_followed(world: &World) {
     );
 }
 
-async fn ordinary_pods_run(world: &World) {
-    let pods: Api<Pod> = Api::namespaced(world.admin.clone(), &world.namespace.name);
+async fn ordinary_pods_run(env: &TestEnv) {
+    let pods: Api<Pod> = Api::namespaced(env.admin.clone(), &env.namespace.name);
     let pod: Pod = from(json!({
         "metadata": {"name": "job"},
         "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "web"}]},
@@ -269,6 +268,6 @@ async fn ordinary_pods_run(world: &World) {
     becomes(&pods, "job", "Succeeded", SOON, over).await.unwrap();
     pods.delete("job", &DeleteParams::default()).await.unwrap();
     gone(&pods, "job", SOON).await.unwrap();
-    let namespaces: Api<Namespace> = Api::all(world.admin.clone());
-    assert!(namespaces.get_opt(&world.namespace.name).await.unwrap().is_some());
+    let namespaces: Api<Namespace> = Api::all(env.admin.clone());
+    assert!(namespaces.get_opt(&env.namespace.name).await.unwrap().is_some());
 }

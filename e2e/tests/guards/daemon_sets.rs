@@ -10,7 +10,7 @@ use maroonedpods_e2e::api::read::{node, runs};
 use maroonedpods_e2e::harness::fixtures::{marooned, spec};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::Tenant;
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
@@ -20,9 +20,9 @@ use crate::placement::binding_refused;
 async fn a_daemon_set_that_tolerates_everything_is_well_on_the_hosts() {
     logs();
     // Alone: the marooned nodes of other tests would be counted.
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     for name in ["one", "two"] {
         tenant.creates(&marooned(name)).await.unwrap();
         tenant.sees_running(name).await.unwrap();
@@ -69,5 +69,5 @@ async fn a_daemon_set_that_tolerates_everything_is_well_on_the_hosts() {
         .unwrap();
     tenant.sees(5, "running", runs).await.unwrap();
     drop(tenant);
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

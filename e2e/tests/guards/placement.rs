@@ -6,13 +6,13 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read::node;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use serde_json::{Value, json};
 
 use crate::fixtures::pod;
 use crate::table::Table;
 
-pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &Marooned) {
+pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &MaroonedPod) {
     let spec = json!({"schedulerName": "tenants-own", "tolerations": [{"operator": "Exists"}]});
     let intruder = pod(&json!({"name": "intruder"}), &spec);
     let intruder = pods.create(&PostParams::default(), &intruder).await.unwrap();

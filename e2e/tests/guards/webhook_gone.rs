@@ -10,7 +10,7 @@ use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::harness::fixtures::spec;
 use maroonedpods_e2e::harness::marooned_pod::SOON;
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ use crate::table::Table;
 #[tokio::test(flavor = "multi_thread")]
 async fn who_opted_in_is_refused_without_the_webhook() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
     configurations
         .delete("maroonedpods", &DeleteParams::default())
@@ -86,8 +86,8 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     table.print();
 
     // A host's own pods start without anybody's leave.
-    let host = world
-        .plane()
+    let host = env
+        .control_plane()
         .user("system:node:host-1", names::NODES_GROUP)
         .await
         .unwrap();
@@ -97,13 +97,13 @@ async fn who_opted_in_is_refused_without_the_webhook() {
         .await
         .unwrap();
 
-    daemon_sets(&world, &spaces[1].name).await;
-    world.stop().await.unwrap();
+    daemon_sets(&env, &spaces[1].name).await;
+    env.stop().await.unwrap();
 }
 
 /// A DaemonSet's pods are made where the namespace opted in; one that opts in by itself is told why it cannot.
-async fn daemon_sets(world: &World, namespace: &str) {
-    let admin = world.plane().admin().await.unwrap();
+async fn daemon_sets(env: &TestEnv, namespace: &str) {
+    let admin = env.control_plane().admin().await.unwrap();
     let sets: Api<DaemonSet> = Api::namespaced(admin.clone(), namespace);
     let events: Api<Event> = Api::namespaced(admin.clone(), namespace);
     let set = |name: &str, labels: &Value| -> DaemonSet {

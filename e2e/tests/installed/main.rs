@@ -22,7 +22,7 @@ use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, with_cluster};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::fixtures::marooned;
 use maroonedpods_e2e::harness::load::Load;
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use maroonedpods_e2e::install::dns::DNS_ADDRESS;
 use maroonedpods_e2e::install::policies::retry_pods;
 use maroonedpods_e2e::install::{RELEASE, chart};
@@ -64,7 +64,7 @@ async fn install(site: &Site<'_>) {
 
 async fn one_pod_has_a_node_of_its_own(site: &Site<'_>) {
     let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
-    let pod = Marooned::create(&site.admin, &namespace.name, "alone", &Script::default())
+    let pod = MaroonedPod::create(&site.admin, &namespace.name, "alone", &Script::default())
         .await
         .unwrap();
     pod.running().await.unwrap();
@@ -111,7 +111,7 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     let script = Script::default();
     let bare = names
         .iter()
-        .map(|name| Marooned::create(&site.admin, &namespace.name, name, &script));
+        .map(|name| MaroonedPod::create(&site.admin, &namespace.name, name, &script));
     for pod in join_all(bare).await {
         pod.unwrap().running_within(SOON).await.unwrap();
     }
@@ -158,7 +158,7 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     };
     let unguarded = pods.create(&dry_run, &marooned("unguarded")).await;
     assert!(gates(&unguarded.unwrap()).is_empty());
-    let release = cluster.plane().kubectl(&[
+    let release = cluster.control_plane().kubectl(&[
         "get",
         "validatingadmissionpolicies,mutatingwebhookconfigurations,clusterroles",
         "--selector",

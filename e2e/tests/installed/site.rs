@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
-use maroonedpods_e2e::fake_kubevirt::{Guests, VmHost, VmHostOptions, install_crd};
+use maroonedpods_e2e::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, install_crd};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::harness::writes::careless;
@@ -46,7 +46,7 @@ impl<'a> Site<'a> {
         for image in [&images.webhook, &images.reconciler] {
             cluster.import(&image.archive).await.unwrap();
         }
-        let admin = cluster.plane().admin().await.unwrap();
+        let admin = cluster.control_plane().admin().await.unwrap();
         install_crd(&admin).await.unwrap();
         dns::make_service(&admin).await.unwrap();
         let on_real_nodes = json!({"nodeSelector": {REAL_LABEL: "true"}});
@@ -55,9 +55,9 @@ impl<'a> Site<'a> {
             "webhook": on_real_nodes,
             "reconciler": on_real_nodes,
             // The least content, as docs/install.md has it.
-            "config": {"nodeImage": NODE_IMAGE, "join": {"serverURL": cluster.plane().server_url()}},
+            "config": {"nodeImage": NODE_IMAGE, "join": {"serverURL": cluster.control_plane().server_url()}},
         });
-        let file = cluster.plane().folder().join("values.json");
+        let file = cluster.control_plane().folder().join("values.json");
         fs::write(&file, values.to_string()).unwrap();
         Self {
             cluster,
@@ -68,7 +68,7 @@ impl<'a> Site<'a> {
     }
 
     /// Starts the played KubeVirt: its hosts are no real nodes, and its guests are simulated.
-    pub async fn kubevirt(&self) -> VmHost {
+    pub async fn kubevirt(&self) -> FakeKubeVirt {
         wait_for_default_account(&self.admin, names::VM_NAMESPACE)
             .await
             .unwrap();
@@ -78,13 +78,13 @@ impl<'a> Site<'a> {
             let user = format!("{}{name}", names::NODE_USER_PREFIX);
             let client = self
                 .cluster
-                .plane()
+                .control_plane()
                 .user(&user, names::NODES_GROUP)
                 .await
                 .unwrap();
             hosts.push((name, client));
         }
-        VmHost::start(VmHostOptions {
+        FakeKubeVirt::start(FakeKubeVirtOptions {
             client: self.admin.clone(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts,
@@ -97,7 +97,7 @@ impl<'a> Site<'a> {
 
     /// The chart as it was before: another version, and nothing else that pods depend on.
     pub fn former_chart(&self) -> PathBuf {
-        let copy = self.cluster.plane().folder().join("former-chart");
+        let copy = self.cluster.control_plane().folder().join("former-chart");
         let copied = Command::new("cp")
             .arg("-r")
             .args([&chart(), &copy])
@@ -119,7 +119,7 @@ impl<'a> Site<'a> {
 
     /// Runs helm. The error holds helm's standard error, hooks' output among it.
     pub async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let kubeconfig = self.cluster.plane().kubeconfig().display().to_string();
+        let kubeconfig = self.cluster.control_plane().kubeconfig().display().to_string();
         helm(&[arguments, &["--kubeconfig", &kubeconfig]].concat()).await
     }
 
@@ -151,7 +151,7 @@ impl<'a> Site<'a> {
 
     /// What administrators would look at when a namespace's pods are not as they should be.
     pub async fn pods(&self, namespace: &str) -> String {
-        let plane = self.cluster.plane();
+        let control_plane = self.cluster.control_plane();
         let mut seen = String::new();
         for arguments in [
             ["get", "pods,replicasets", "--output", "wide"].as_slice(),
@@ -164,7 +164,7 @@ impl<'a> Site<'a> {
             ],
         ] {
             let arguments = [&["--namespace", namespace], arguments].concat();
-            match plane.kubectl(&arguments).await {
+            match control_plane.kubectl(&arguments).await {
                 Ok(text) => seen += &text,
                 Err(error) => seen += &error.to_string(),
             }
@@ -199,14 +199,14 @@ impl<'a> Site<'a> {
     /// Checks the rights that only programs in the cluster have, those of hooks among them: each was used. The
     /// others' uses are seen on planes without nodes (`tests/rbac.rs`).
     pub async fn rights_are_least(&self) {
-        let plane = self.cluster.plane();
+        let control_plane = self.cluster.control_plane();
         let mut rights = granted(&render(&self.values).await.unwrap()).unwrap();
-        let outside = programs_outside("https://127.0.0.1:1", &plane.ca_pem());
+        let outside = programs_outside("https://127.0.0.1:1", &control_plane.ca_pem());
         let outside = granted(&render(&outside).await.unwrap()).unwrap();
         rights.retain(|right| !outside.contains(right));
         assert!(rights.len() > 10, "{rights:?}");
         eventually("a use of each right", SOON, || async {
-            all_used(&rights, &plane.audit()?)
+            all_used(&rights, &control_plane.audit()?)
         })
         .await
         .unwrap();
@@ -214,7 +214,7 @@ impl<'a> Site<'a> {
 
     /// Checks that no call of ours was denied, and no write careless. Ask before the end: helm removes roles while a reconciler still stops.
     pub fn nothing_was_denied(&self) {
-        let log = self.cluster.plane().audit().unwrap();
+        let log = self.cluster.control_plane().audit().unwrap();
         let denied = denied(&log);
         assert!(denied.is_empty(), "denied:\n{}", denied.join("\n"));
         let careless = careless(&log);

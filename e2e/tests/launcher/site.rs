@@ -17,7 +17,7 @@ use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
 use maroonedpods_e2e::fake_kubevirt::{
-    Guests, Kvm, RealVm, VmHost, VmHostOptions, install_crd, launcher_image,
+    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, RealVm, install_crd, launcher_image,
 };
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ pub struct Site<'a> {
     admin: Client,
     pub pods: Api<Pod>,
     vmis: Api<DynamicObject>,
-    _kubevirt: VmHost,
+    _kubevirt: FakeKubeVirt,
 }
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -80,13 +80,13 @@ impl<'a> Site<'a> {
         for archive in &images.archives {
             cluster.import(archive).await.unwrap();
         }
-        let admin = cluster.plane().admin().await.unwrap();
+        let admin = cluster.control_plane().admin().await.unwrap();
         apply_yaml(&admin, NAMESPACE).await.unwrap();
         install_crd(&admin).await.unwrap();
         wait_for_default_account(&admin, names::VM_NAMESPACE)
             .await
             .unwrap();
-        let kubevirt = VmHost::start(VmHostOptions {
+        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
             client: admin.clone(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts: Vec::new(),
@@ -132,7 +132,7 @@ impl<'a> Site<'a> {
 
     /// What administrators would look at when a VM hangs.
     async fn launchers(&self) -> String {
-        let plane = self.cluster.plane();
+        let control_plane = self.cluster.control_plane();
         let namespace = ["--namespace", names::VM_NAMESPACE];
         let selector = ["--selector", "kubevirt.io=virt-launcher"];
         let mut seen = String::new();
@@ -142,7 +142,10 @@ impl<'a> Site<'a> {
             &["logs", "--container", "disks"],
             &["logs", "--container", "compute"],
         ] {
-            match plane.kubectl(&[&namespace, arguments, &selector].concat()).await {
+            match control_plane
+                .kubectl(&[&namespace, arguments, &selector].concat())
+                .await
+            {
                 Ok(text) => seen += &text,
                 Err(error) => seen += &error.to_string(),
             }
@@ -151,7 +154,7 @@ impl<'a> Site<'a> {
     }
 
     pub async fn vm(&self, vmi: &str) -> RealVm<'a> {
-        RealVm::find(self.cluster.plane(), vmi).await.unwrap()
+        RealVm::find(self.cluster.control_plane(), vmi).await.unwrap()
     }
 
     /// Waits until the guest has said `line`, and returns its console.
@@ -183,7 +186,7 @@ impl<'a> Site<'a> {
 
     /// Asks for a pod's eviction, once: the usual client would repeat what is refused with 429, for minutes.
     pub async fn evict(&self, pod: &str) -> kube::Result<()> {
-        let kubeconfig = Kubeconfig::read_from(self.cluster.plane().kubeconfig()).unwrap();
+        let kubeconfig = Kubeconfig::read_from(self.cluster.control_plane().kubeconfig()).unwrap();
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .unwrap();
@@ -237,7 +240,7 @@ impl<'a> Site<'a> {
             "get",
             url,
         ];
-        self.cluster.plane().kubectl(&arguments).await
+        self.cluster.control_plane().kubectl(&arguments).await
     }
 
     pub async fn client_address(&self) -> String {

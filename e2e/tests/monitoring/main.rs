@@ -13,8 +13,8 @@ use std::process::Command;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
-use maroonedpods_e2e::harness::test_env::{Running, World};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
 use maroonedpods_e2e::system::tools::{self, Tool};
 use serde::Deserialize;
@@ -201,8 +201,8 @@ async fn value(program: &Running, sample: &str) -> f64 {
 
 #[tokio::test]
 async fn what_alerts_and_dashboard_name_is_exported() {
-    let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let (env, reconciler) = TestEnv::shared_with_reconciler().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     // Its first guest asks for a certificate of another node, its second is honest: everything happens once.
     let script = Script {
@@ -211,7 +211,7 @@ async fn what_alerts_and_dashboard_name_is_exported() {
         ..Script::default()
     };
     let refused = value(reconciler, r#"maroonedpods_writes_total{kind="deny_csr"}"#).await;
-    let pod = Marooned::create(&admin, &namespace.name, "pod", &script)
+    let pod = MaroonedPod::create(&admin, &namespace.name, "pod", &script)
         .await
         .unwrap();
     pod.running().await.unwrap();
@@ -219,7 +219,7 @@ async fn what_alerts_and_dashboard_name_is_exported() {
     assert!(denied > refused, "{denied} {refused}");
 
     let mut exported = String::new();
-    for program in [reconciler, world.webhook()] {
+    for program in [reconciler, env.webhook()] {
         exported += &program.scrape().await.unwrap();
     }
     let exported: BTreeSet<_> = samples(&exported).collect();
@@ -245,14 +245,14 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     const WAITS: &str = r#"maroonedpods_pods_gated{reason="WaitingForOtherGates"}"#;
     const RUNS: &str = r#"maroonedpods_vms{phase="Running"}"#;
     const TIMED: &str = r#"maroonedpods_stage_seconds_count{stage="lift"}"#;
-    let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let (env, reconciler) = TestEnv::shared_with_reconciler().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let mut waiting = maroonedpods_e2e::harness::marooned_pod::pod("waits", &Script::default()).unwrap();
     waiting.spec.as_mut().unwrap().scheduling_gates = Some(vec![
         serde_json::from_value(serde_json::json!({"name": "somebody.example/gate"})).unwrap(),
     ]);
-    let waiting = Marooned::create_pod(&admin, &namespace.name, &waiting)
+    let waiting = MaroonedPod::create_pod(&admin, &namespace.name, &waiting)
         .await
         .unwrap();
     waiting.reports("WaitingForOtherGates").await.unwrap();
@@ -264,7 +264,7 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     .unwrap();
 
     let timed = value(reconciler, TIMED).await;
-    let runs = Marooned::create(&admin, &namespace.name, "runs", &Script::default())
+    let runs = MaroonedPod::create(&admin, &namespace.name, "runs", &Script::default())
         .await
         .unwrap();
     runs.running().await.unwrap();

@@ -10,8 +10,8 @@ use kube::api::ListParams;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually};
 use maroonedpods_e2e::api::read;
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
-use maroonedpods_e2e::harness::site::RUNS;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -22,7 +22,7 @@ use crate::user::{Stage, User, container, restarts, shell};
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The pod outlives its VM's pause.
-pub async fn paused(user: &User<'_>, pod: &Marooned) {
+pub async fn paused(user: &User<'_>, pod: &MaroonedPod) {
     let before = pod.pods.get(&pod.name).await.unwrap();
     let vm = user.vm(pod).await;
     vm.pause().await.unwrap();
@@ -53,21 +53,21 @@ fn same_container(pod: &Pod) -> (Option<&String>, Option<i32>) {
 }
 
 /// QEMU is killed.
-pub async fn launcher_killed(user: &User<'_>, pod: &Marooned) {
+pub async fn launcher_killed(user: &User<'_>, pod: &MaroonedPod) {
     user.vm(pod).await.kill().await.unwrap();
     user.says("QEMU was killed");
     user.loses(pod).await;
 }
 
 /// Someone presses the machine's power button.
-pub async fn powered_off(user: &User<'_>, pod: &Marooned) {
+pub async fn powered_off(user: &User<'_>, pod: &MaroonedPod) {
     user.vm(pod).await.press_power_button().await.unwrap();
     user.says("the power button was pressed");
     user.loses(pod).await;
 }
 
 /// The kernel panics. The pod is privileged.
-pub async fn panicked(user: &User<'_>, pod: &Marooned) {
+pub async fn panicked(user: &User<'_>, pod: &MaroonedPod) {
     // Later, so that this answer still gets out.
     user.shell(
         &pod.name,
@@ -78,7 +78,7 @@ pub async fn panicked(user: &User<'_>, pod: &Marooned) {
 }
 
 /// The kubelet is killed, and started again by the boot program. The pod is privileged, and sees the guest's processes.
-pub async fn kubelet_killed(user: &User<'_>, pod: &Marooned) {
+pub async fn kubelet_killed(user: &User<'_>, pod: &MaroonedPod) {
     let before = pod.pods.get(&pod.name).await.unwrap();
     let old = user.shell(&pod.name, "pidof kubelet").await;
     let kill = format!("(sleep 1; kill -9 {}) > /dev/null 2>&1 &", old.trim());
@@ -165,25 +165,25 @@ pub async fn drained(stage: &Stage<'_>) {
 }
 
 /// Waits for the Deployment's pod that does not have this UID.
-async fn other_pod(user: &User<'_>, uid: Option<&str>) -> Marooned {
+async fn other_pod(user: &User<'_>, uid: Option<&str>) -> MaroonedPod {
     let pods = user.api::<Pod>();
     let found = eventually("the Deployment's pod", RUNS, || async {
         let found = pods.list(&ListParams::default()).await?;
         Ok(found.items.into_iter().find(|pod| pod.uid().as_deref() != uid))
     });
-    Marooned::of(&user.stage.site.admin, &found.await.unwrap()).unwrap()
+    MaroonedPod::of(&user.stage.env.admin, &found.await.unwrap()).unwrap()
 }
 
 /// The host node that the pod's VM is on.
-async fn host_of(pod: &Marooned) -> String {
+async fn host_of(pod: &MaroonedPod) -> String {
     let vmi = pod.vmi(1, "Running").await.unwrap();
     vmi.data["status"]["nodeName"].as_str().unwrap().to_owned()
 }
 
 /// Our reconciler asks for the pod's eviction, and its budget says no: it stays.
-async fn refused_by_its_budget(user: &User<'_>, pod: &Marooned) {
+async fn refused_by_its_budget(user: &User<'_>, pod: &MaroonedPod) {
     eventually("an eviction that the budget refuses", RUNS, || async {
-        let seen = user.stage.plane().audit()?;
+        let seen = user.stage.control_plane().audit()?;
         let refused = seen.iter().any(|event| {
             event.subresource == "eviction" && event.namespace == user.namespace && event.code == 429
         });

@@ -6,8 +6,8 @@ use kube::api::ListParams;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually, gone};
 use maroonedpods_e2e::api::read::phase;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
-use maroonedpods_e2e::harness::site::RUNS;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
 
 use crate::sizes::Size;
@@ -40,7 +40,7 @@ pub async fn completes(stage: &Stage<'_>) {
         let found = pods.list(&ListParams::default().labels("job-name=job")).await?;
         Ok(found.items.into_iter().next())
     });
-    let pod = Marooned::of(&stage.site.admin, &found.await.unwrap()).unwrap();
+    let pod = MaroonedPod::of(&stage.env.admin, &found.await.unwrap()).unwrap();
     user.sees_running(&pod).await;
     let succeeded = |job: &Job| job.status.as_ref().and_then(|status| status.succeeded) == Some(1);
     becomes(

@@ -22,8 +22,8 @@ use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::fake_kubevirt::Kvm;
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
-use maroonedpods_e2e::harness::site::{Archives, RUNS, Site, TOOLBOX};
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::{Archives, RUNS, RealEnv, TOOLBOX};
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
@@ -33,8 +33,8 @@ use self::user::Stage;
 
 #[test]
 fn a_pod_runs_in_a_real_virtual_machine() {
-    on_site(None, &json!({}), async |site| {
-        a_pod_is_on_another_kernel(site).await;
+    on_site(None, &json!({}), async |env| {
+        a_pod_is_on_another_kernel(env).await;
     });
 }
 
@@ -43,8 +43,8 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 #[ignore = "minutes of compiling: hack/test --real"]
 fn a_node_has_an_older_kubelet() {
     let kubelet = node_tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
-    on_site(Some(kubelet), &json!({}), async |site| {
-        let node = a_pod_is_on_another_kernel(site).await;
+    on_site(Some(kubelet), &json!({}), async |env| {
+        let node = a_pod_is_on_another_kernel(env).await;
         let info = node.status.unwrap().node_info.unwrap();
         assert_eq!(info.kubelet_version, node_tools::older_kubelet_version().unwrap());
         assert_ne!(
@@ -57,8 +57,8 @@ fn a_node_has_an_older_kubelet() {
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
-    on_site(None, &json!({}), async |site| {
-        network::pods_reach_each_other(site).await;
+    on_site(None, &json!({}), async |env| {
+        network::pods_reach_each_other(env).await;
     });
 }
 
@@ -70,8 +70,8 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
-    on_site(None, &config, async |site| {
-        let stage = Stage::new(site);
+    on_site(None, &config, async |env| {
+        let stage = Stage::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
             pods::everything(&stage),
@@ -91,23 +91,23 @@ fn pods_hostile_guests_and_faults() {
 
 /// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration, and
 /// guests have this kubelet, or the cluster's.
-fn on_site(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
+fn on_site(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, config)
+        let env = RealEnv::install(&cluster, archives, Kvm::Auto, config)
             .await
             .unwrap();
-        test(&site).await;
-        drop(site);
+        test(&env).await;
+        drop(env);
         cluster.stop().await.unwrap();
     })
     .unwrap();
 }
 
 /// Gives the pod's Node, as it was.
-async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
-    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+async fn a_pod_is_on_another_kernel(env: &RealEnv<'_>) -> Node {
+    let namespace = TestNamespace::new(&env.admin, &[]).await.unwrap();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
@@ -117,14 +117,14 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     }))
     .unwrap();
     let begun = std::time::Instant::now();
-    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod)
+    let pod = MaroonedPod::create_pod(&env.admin, &namespace.name, &pod)
         .await
         .unwrap();
     if let Err(error) = pod.running_within(RUNS).await {
-        panic!("{error:#}\n{}", site.state().await);
+        panic!("{error:#}\n{}", env.state().await);
     }
     println!("running after {:.1} s", begun.elapsed().as_secs_f64());
-    let plane = site.cluster().plane();
+    let control_plane = env.cluster().control_plane();
     for arguments in [
         vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
         vec!["-n", &namespace.name, "logs", "first"],
@@ -142,7 +142,7 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
         println!(
             "$ kubectl {}\n{}",
             arguments.join(" "),
-            plane
+            control_plane
                 .kubectl(&arguments)
                 .await
                 .unwrap_or_else(|e| format!("{e:#}"))
@@ -151,10 +151,10 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     let node = pod.nodes().get(&pod.node_name()).await.unwrap();
     // Now, for events in a namespace that is going are refused to all.
     let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
-    let mut refused = plane.audit().unwrap();
+    let mut refused = control_plane.audit().unwrap();
     refused.retain(|event| event.user == user && event.is_write() && matches!(event.code, 403 | 422));
     assert!(refused.is_empty(), "an honest kubelet was refused: {refused:#?}");
-    namespace.close(&site.admin).await.unwrap();
+    namespace.close(&env.admin).await.unwrap();
     node
 }
 

@@ -8,8 +8,8 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::ResourceExt;
 use maroonedpods_e2e::api::check::{becomes, eventually};
 use maroonedpods_e2e::api::read;
-use maroonedpods_e2e::harness::marooned_pod::{Marooned, SOON};
-use maroonedpods_e2e::harness::site::RUNS;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::real_env::RUNS;
 use maroonedpods_e2e::system::tools::{self, Tool};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -154,7 +154,7 @@ async fn says_what_it_does(user: &User<'_>) {
     assert!(beats.trim().parse::<u32>().unwrap() > 0, "{beats}");
 }
 
-async fn knows_itself(user: &User<'_>, pod: &Marooned, seen: &Pod) {
+async fn knows_itself(user: &User<'_>, pod: &MaroonedPod, seen: &Pod) {
     let env = user
         .shell(
             "everything",
@@ -178,7 +178,7 @@ async fn knows_itself(user: &User<'_>, pod: &Marooned, seen: &Pod) {
 async fn forwards_a_port(user: &User<'_>) {
     let mut kubectl = Command::new(tools::find(Tool::Kubectl).unwrap())
         .arg("--kubeconfig")
-        .arg(user.stage.plane().kubeconfig())
+        .arg(user.stage.control_plane().kubeconfig())
         .args([
             "--namespace",
             &user.namespace,
@@ -248,7 +248,7 @@ async fn sees_updates(user: &User<'_>) {
     user.shell("everything", read).await;
 }
 
-async fn has_passed_its_probes(pod: &Marooned) {
+async fn has_passed_its_probes(pod: &MaroonedPod) {
     let seen = pod.pods.get(&pod.name).await.unwrap();
     assert!(read::runs(&seen), "{:?}", seen.status);
     for name in ["main", "beats"] {
@@ -257,7 +257,7 @@ async fn has_passed_its_probes(pod: &Marooned) {
 }
 
 /// The hook first, then the container, then its sidecar: each reaches the API server while the pod is ending.
-async fn ends_in_order(user: &User<'_>, pod: &Marooned) {
+async fn ends_in_order(user: &User<'_>, pod: &MaroonedPod) {
     user.kubectl(&["delete", "pod", "everything"]).await;
     pod.leaves_nothing().await.unwrap();
     user.kubectl(&["get", "configmaps", "--sort-by", ".metadata.creationTimestamp"])

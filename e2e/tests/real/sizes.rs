@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::{quantity, sizing};
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use serde_json::{Value, json};
 
 /// Fewer pods of different sizes would show little.
@@ -29,7 +29,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// The pod runs, and its node must have what it asks for: the scheduler asks that of what the kubelet says.
-    pub async fn fits(&self, pod: &Marooned) {
+    pub async fn fits(&self, pod: &MaroonedPod) {
         let found: Pod = pod.pods.get(&pod.name).await.unwrap();
         let asked = sizing::effective_request(&found.spec.unwrap()).unwrap();
         let status = pod.nodes().get(&pod.node_name()).await.unwrap().status.unwrap();

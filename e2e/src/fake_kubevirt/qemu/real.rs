@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 
-use crate::control_plane::Plane;
+use crate::control_plane::ControlPlane;
 use maroonedpods_common::names::VM_NAMESPACE;
 
 /// The VM of one VMI, for as long as its launcher runs.
 pub struct RealVm<'a> {
-    plane: &'a Plane,
+    control_plane: &'a ControlPlane,
     launcher: String,
 }
 
@@ -16,7 +16,7 @@ impl<'a> RealVm<'a> {
     ///
     /// # Errors
     /// It has no launcher yet, or any more.
-    pub async fn find(plane: &'a Plane, vmi: &str) -> Result<Self> {
+    pub async fn find(control_plane: &'a ControlPlane, vmi: &str) -> Result<Self> {
         let path = format!(
             "jsonpath={{.items[?(@.metadata.annotations.kubevirt\\.io/domain==\"{vmi}\")].metadata.name}}"
         );
@@ -28,10 +28,13 @@ impl<'a> RealVm<'a> {
             "--output",
             &path,
         ];
-        let launcher = kubectl(plane, &arguments).await?;
+        let launcher = kubectl(control_plane, &arguments).await?;
         let launcher = launcher.split_whitespace().next().map(str::to_owned);
         let launcher = launcher.with_context(|| format!("{vmi} has no launcher"))?;
-        Ok(Self { plane, launcher })
+        Ok(Self {
+            control_plane,
+            launcher,
+        })
     }
 
     /// Name of the launcher pod.
@@ -42,7 +45,11 @@ impl<'a> RealVm<'a> {
 
     /// What the guest wrote to its serial console so far, as `kubectl logs` shows it.
     pub async fn console(&self) -> Result<String> {
-        kubectl(self.plane, &["logs", &self.launcher, "--container", "compute"]).await
+        kubectl(
+            self.control_plane,
+            &["logs", &self.launcher, "--container", "compute"],
+        )
+        .await
     }
 
     /// Stops the guest's processors. Its memory and its connections stay.
@@ -84,12 +91,12 @@ impl<'a> RealVm<'a> {
             "-c",
             script,
         ];
-        kubectl(self.plane, &arguments).await
+        kubectl(self.control_plane, &arguments).await
     }
 }
 
-async fn kubectl(plane: &Plane, arguments: &[&str]) -> Result<String> {
-    plane
+async fn kubectl(control_plane: &ControlPlane, arguments: &[&str]) -> Result<String> {
+    control_plane
         .kubectl(&[&["--namespace", VM_NAMESPACE], arguments].concat())
         .await
 }

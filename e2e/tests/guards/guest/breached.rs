@@ -7,24 +7,24 @@ use kube::{Api, Client, Resource};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::accepts;
 use maroonedpods_e2e::api::namespace::TestNamespace;
-use maroonedpods_e2e::fake_kubevirt::Loot;
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::fake_kubevirt::StolenCredentials;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::{Value, json};
 
 use crate::fixtures::{from, pod};
 
 /// A pod that mounts a Secret of its own, and what is found in its guest.
 pub struct Guest {
-    pub pod: Marooned,
+    pub pod: MaroonedPod,
     pub namespace: TestNamespace,
-    pub loot: Loot,
+    pub stolen: StolenCredentials,
     pub client: Client,
     pub uid: String,
 }
 
 impl Guest {
-    pub async fn breached(world: &World, admin: &Client) -> Self {
+    pub async fn breached(env: &TestEnv, admin: &Client) -> Self {
         let namespace = TestNamespace::new(admin, &[]).await.unwrap();
         let secrets: Api<Secret> = Api::namespaced(admin.clone(), &namespace.name);
         accepts(&secrets, &from(json!({"metadata": {"name": "own"}})))
@@ -32,17 +32,21 @@ impl Guest {
             .unwrap();
         let mounts = json!({"volumes": [{"name": "own", "secret": {"secretName": "own"}}]});
         let labels = json!({"name": "pod", "labels": {names::MAROON_LABEL: "true"}});
-        let pod = Marooned::create_pod(admin, &namespace.name, &pod(&labels, &mounts))
+        let pod = MaroonedPod::create_pod(admin, &namespace.name, &pod(&labels, &mounts))
             .await
             .unwrap();
         pod.running().await.unwrap();
-        let loot = world.vmhost().guests().loot(&pod.node_name()).unwrap();
-        let client = world.plane().certified(&loot.identity).await.unwrap();
+        let stolen = env
+            .kubevirt()
+            .guests()
+            .stolen_credentials(&pod.node_name())
+            .unwrap();
+        let client = env.control_plane().certified(&stolen.identity).await.unwrap();
         Self {
             uid: pod.uid.clone(),
             pod,
             namespace,
-            loot,
+            stolen,
             client,
         }
     }
@@ -80,7 +84,7 @@ impl Guest {
     }
 }
 
-pub async fn host(world: &World, name: &str) -> Client {
+pub async fn host(env: &TestEnv, name: &str) -> Client {
     let user = format!("{}{name}", names::NODE_USER_PREFIX);
-    world.plane().user(&user, names::NODES_GROUP).await.unwrap()
+    env.control_plane().user(&user, names::NODES_GROUP).await.unwrap()
 }

@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::marooned_pod::Marooned;
-use maroonedpods_e2e::harness::test_env::World;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
@@ -28,45 +28,45 @@ use pod::changes_its_pod;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_gets_nowhere() {
     logs();
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::shared().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let waits = Script {
         never_joins: true,
         ..Script::default()
     };
     let booting_in = TestNamespace::new(&admin, &[]).await.unwrap();
     let (first, second) = (
-        Guest::breached(world, &admin).await,
-        Guest::breached(world, &admin).await,
+        Guest::breached(env, &admin).await,
+        Guest::breached(env, &admin).await,
     );
-    let booting = Marooned::create(&admin, &booting_in.name, "booting", &waits)
+    let booting = MaroonedPod::create(&admin, &booting_in.name, "booting", &waits)
         .await
         .unwrap();
     booting.vmi(1, "Running").await.unwrap();
 
     let mut token = Table::of("a join token");
-    joins_twice(&mut token, &admin, world, &booting).await;
+    joins_twice(&mut token, &admin, env, &booting).await;
     token.print();
     let mut tables = [Table::of("root in a guest"), Table::of("root in the other guest")];
     for (table, (guest, other)) in tables.iter_mut().zip([(&first, &second), (&second, &first)]) {
         changes_its_node(table, &admin, guest).await;
         changes_its_pod(table, guest).await;
         marks_what_is_its_own(table, guest).await;
-        makes_pods(table, world, guest, other).await;
+        makes_pods(table, env, guest, other).await;
         spreads_news(table, guest, other).await;
         rewrites_news(table, &admin, guest).await;
         asks_for_certificates(table, &admin, guest, other).await;
         reads_secrets(table, guest, other, &booting).await;
-        reuses_its_token(table, world, guest).await;
+        reuses_its_token(table, env, guest).await;
     }
     booting.ends().await.unwrap();
     for (mut table, guest) in tables.into_iter().zip([first, second]) {
-        outlives_its_node(&mut table, world, guest).await;
+        outlives_its_node(&mut table, env, guest).await;
         table.print();
     }
 }
 
-async fn outlives_its_node(table: &mut Table, world: &World, guest: Guest) {
+async fn outlives_its_node(table: &mut Table, env: &TestEnv, guest: Guest) {
     let secrets = guest.api_in::<Secret>(&guest.namespace.name);
     let before = secrets.get("own").await;
     guest.pod.ends().await.unwrap();
@@ -80,7 +80,7 @@ async fn outlives_its_node(table: &mut Table, world: &World, guest: Guest) {
 
     let node = |name: &str| from::<Node>(json!({"metadata": {"name": name}}));
     let nodes: Api<Node> = Api::all(guest.client.clone());
-    let hosts: Api<Node> = Api::all(host(world, "host-9").await);
+    let hosts: Api<Node> = Api::all(host(env, "host-9").await);
     table
         .refuses(
             "create its Node again when it is gone",

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, REAL_LABEL};
-use crate::fake_kubevirt::{Guests, Kvm, VmHost, VmHostOptions, install_crd, launcher_image};
+use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, install_crd, launcher_image};
 use crate::harness::test_env::wait_for_default_account;
 use crate::install::dns;
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
@@ -102,14 +102,14 @@ fn toolbox(folder: &Path) -> Result<PathBuf> {
 }
 
 /// A release on a cluster, with KubeVirt played and its guests real. Dropping it cuts the guests' power.
-pub struct Site<'a> {
+pub struct RealEnv<'a> {
     cluster: &'a Cluster,
     /// May do anything.
     pub admin: Client,
-    _kubevirt: VmHost,
+    _kubevirt: FakeKubeVirt,
 }
 
-impl<'a> Site<'a> {
+impl<'a> RealEnv<'a> {
     /// Imports the images, installs the chart with helm, and starts the played KubeVirt. `more` is laid over the
     /// chart's configuration.
     ///
@@ -132,12 +132,12 @@ impl<'a> Site<'a> {
         ] {
             cluster.import(archive).await?;
         }
-        let admin = cluster.plane().admin().await?;
+        let admin = cluster.control_plane().admin().await?;
         install_crd(&admin).await?;
         dns::make_service(&admin).await?;
-        let values = cluster.plane().folder().join("values.json");
+        let values = cluster.control_plane().folder().join("values.json");
         fs::write(&values, values_of(cluster, node, more).to_string())?;
-        let kubeconfig = cluster.plane().kubeconfig().display().to_string();
+        let kubeconfig = cluster.control_plane().kubeconfig().display().to_string();
         let (chart, values) = (chart().display().to_string(), values.display().to_string());
         let arguments = [
             "install",
@@ -154,7 +154,7 @@ impl<'a> Site<'a> {
         ];
         helm(&arguments).await?;
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
-        let kubevirt = VmHost::start(VmHostOptions {
+        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
             client: admin.clone(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts: Vec::new(),
@@ -196,7 +196,7 @@ impl<'a> Site<'a> {
             ]
             .concat(),
         ] {
-            let shown = self.cluster.plane().kubectl(arguments).await;
+            let shown = self.cluster.control_plane().kubectl(arguments).await;
             seen += &shown.unwrap_or_else(|error| format!("{error:#}\n"));
         }
         seen
@@ -209,7 +209,7 @@ fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value
         "nodeImage": node.name,
         "enableKernelBoot": true,
         "baseVMResources": {"cpu": 1, "memoryMi": 512},
-        "join": {"serverURL": cluster.plane().server_url(), "clusterDomain": CLUSTER_DOMAIN},
+        "join": {"serverURL": cluster.control_plane().server_url(), "clusterDomain": CLUSTER_DOMAIN},
         "deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "5s"},
     });
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
