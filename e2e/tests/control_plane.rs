@@ -179,7 +179,7 @@ async fn stopping_leaves_no_process_and_no_folder() {
     assert!(!folder.exists());
 }
 
-/// Processes whose command line names `folder`, as those of a plane do.
+/// Processes whose command line names `folder`, as those of a control plane do.
 fn processes_of(folder: &Path) -> Vec<u32> {
     let folder = folder.to_string_lossy().into_owned();
     let process = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {

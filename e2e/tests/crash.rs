@@ -22,7 +22,7 @@ use serde_json::json;
 /// More than a pod's whole life takes, with a restart at each write.
 const LIFE: Duration = Duration::from_secs(180);
 
-/// A world of its own, in which no deadline passes while reconcilers come and go.
+/// An environment of its own, in which no deadline passes while reconcilers come and go.
 async fn patient_world() -> (TestEnv, Client, TestNamespace) {
     logs();
     let env = TestEnv::start(0).await.unwrap();
@@ -118,13 +118,13 @@ async fn lives(env: &TestEnv, writes: u32, goal: impl Future<Output = anyhow::Re
     let mut deaths = 0;
     let live = async {
         loop {
-            let line = CutProxy::open(identity.client.clone(), env.control_plane().folder(), writes)
+            let proxy = CutProxy::open(identity.client.clone(), env.control_plane().folder(), writes)
                 .await
                 .unwrap();
-            let reconciler = TestEnv::reconciler_with(line.kubeconfig.clone(), false)
+            let reconciler = TestEnv::reconciler_with(proxy.kubeconfig.clone(), false)
                 .await
                 .unwrap();
-            line.cut().await;
+            proxy.cut().await;
             drop(reconciler);
             deaths += 1;
         }

@@ -1,4 +1,4 @@
-//! A pod is deleted at each stage of the protocol; the played VM is held there by its script. Whatever the stage,
+//! A pod is deleted at each stage of the protocol; the simulated VM is held there by its script. Whatever the stage,
 //! nothing is left.
 
 #![allow(clippy::unwrap_used)]

@@ -26,7 +26,7 @@ const CONFIG: [&str; 2] = [
     "config.join.serverURL=https://10.0.0.1:6443",
 ];
 
-/// A plane of its own, and helm for it.
+/// A control plane of its own, and helm for it.
 struct Site {
     control_plane: ControlPlane,
     admin: Client,
@@ -124,7 +124,7 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
         .await
         .unwrap();
 
-    // Whoever makes the certificates writes caBundle; helm leaves alone what it does not render.
+    // The program that makes the certificates writes caBundle; helm leaves alone what it does not render.
     let mut configuration = site.configuration().await;
     for webhook in configuration.webhooks.iter_mut().flatten() {
         webhook.client_config.ca_bundle =
@@ -178,7 +178,7 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     let namespaces: Api<Namespace> = Api::all(site.admin.clone());
     let vms = namespaces.get(names::VM_NAMESPACE).await.unwrap();
     assert!(vms.metadata.deletion_timestamp.is_none());
-    // Guests' certificates outlive the release: what they may do stays guarded, and is no obstacle to the next release.
+    // Guests' certificates outlive the release: what they may do stays guarded, which does not hinder the next release.
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(site.admin.clone());
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(site.admin.clone());
     let kept = ["maroonedpods-guest-certificates", "maroonedpods-guest-node"];

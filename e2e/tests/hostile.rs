@@ -182,7 +182,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     claims_the_year_9999::<Node>(&admin, None, &node_name).await;
     claims_the_year_9999::<Pod>(&admin, Some(&namespace.name), "hostile").await;
 
-    // Who watches goes on, and who comes anew starts, sweeps and works.
+    // The reconciler that watches goes on, and a new one starts, sweeps and works.
     accepts(&pods, &marooned("other")).await.unwrap();
     eventually("a pod that came while it watched", SOON, || async {
         Ok(pods.get_opt("other").await?.filter(running))
@@ -215,7 +215,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
         "{said}"
     );
 
-    // Its VM and Node still go with the hostile pod, and it is no worse than another.
+    // Its VM and Node still go with the hostile pod, and it delays no other pod.
     for name in ["hostile", "other", "later"] {
         let at_once = DeleteParams::default().grace_period(0);
         let request = at::<Pod>(Some(&namespace.name)).delete(name, &at_once);

@@ -17,7 +17,7 @@ use maroonedpods_e2e::install::config;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// Makes objects nobody's, so that garbage collection does not take them before we can.
+/// Takes the owner off an object, so that garbage collection does not take them before we can.
 async fn disown<K>(api: &Api<K>, name: &str)
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
@@ -114,7 +114,7 @@ async fn orphans_go_and_look_alikes_stay() {
     assert_eq!(seeds.get(&other.name_any()).await.unwrap().uid(), other.uid());
 }
 
-/// A name proves nothing: whoever may create Secrets there may take one that we give.
+/// A name proves nothing: a client that may create Secrets there may use one of our names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_alike_of_a_credential_is_not_revoked() {
     let tenant = Tenant::shared(None).await.unwrap();

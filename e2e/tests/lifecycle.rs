@@ -306,8 +306,8 @@ async fn a_stateful_sets_pod_comes_back_by_its_name_on_another_node() {
         .await
         .unwrap();
     // The API has one object of a name: the new pod exists only once the old one is gone.
-    let anew = |pod: &Pod| pod.uid() != first.uid() && runs(pod);
-    let second = becomes(&tenant.pods, "db-0", "running anew", SOON, anew)
+    let restarted = |pod: &Pod| pod.uid() != first.uid() && runs(pod);
+    let second = becomes(&tenant.pods, "db-0", "a new pod that runs", SOON, restarted)
         .await
         .unwrap();
     assert_eq!(

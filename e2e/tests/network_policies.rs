@@ -1,4 +1,4 @@
-//! NetworkPolicies that select marooned pods: nobody enforces them, and the pods say so, or wait.
+//! NetworkPolicies that select marooned pods: nothing enforces them, and the pods say so, or wait.
 
 #![allow(clippy::unwrap_used)]
 

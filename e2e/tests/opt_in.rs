@@ -236,7 +236,7 @@ async fn a_daemon_sets_pods_stay_on_the_hosts() {
 async fn who_did_not_opt_in_is_never_touched() {
     let tenant = Tenant::shared(None).await.unwrap();
     let mut tolerant = ordinary("tolerant");
-    // Marooned nodes, of other tests, are no place for it, whatever it tolerates.
+    // Marooned nodes, of other tests, do not take it, whatever it tolerates.
     tolerant.spec.as_mut().unwrap().tolerations = Some(vec![Toleration {
         operator: Some("Exists".to_owned()),
         ..Toleration::default()

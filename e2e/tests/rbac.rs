@@ -1,7 +1,7 @@
 //! Rights are least: each is used by a call that the API server saw, and no call was denied. And no write is careless:
 //! each names its writer and carries a precondition.
 //!
-//! One plane, on which reconciler and guests do all that they can do; hooks and certificates are judged where they run
+//! One control plane, on which reconciler and guests do all that they can do; hooks and certificates are judged where they run
 //! for real, in the tests named `installed`. A right that a new scenario needs is granted in
 //! the chart; a scenario for a right that is reported as unused goes into [`everything`].
 
@@ -27,7 +27,7 @@ use maroonedpods_e2e::install::{programs_outside, render};
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
-/// A world and a namespace in it.
+/// An environment and a namespace in it.
 struct Stage {
     env: TestEnv,
     admin: Client,
@@ -173,9 +173,9 @@ async fn interruptions(stage: &Stage) -> Result<MaroonedPod> {
     let pod = stage.pod("interruptions", &Script::default()).await?;
     let lives = async {
         loop {
-            let line = CutProxy::open(identity.client.clone(), folder, 1).await?;
-            let reconciler = TestEnv::reconciler_with(line.kubeconfig.clone(), false).await?;
-            line.cut().await;
+            let proxy = CutProxy::open(identity.client.clone(), folder, 1).await?;
+            let reconciler = TestEnv::reconciler_with(proxy.kubeconfig.clone(), false).await?;
+            proxy.cut().await;
             drop(reconciler);
         }
     };

@@ -1,4 +1,4 @@
-//! The checks on the cluster, each broken and mended on a live one: what the configuration, `/readyz`, a waiting pod
+//! The checks on the cluster, each broken and repaired on a live one: what the configuration, `/readyz`, a waiting pod
 //! and `preflight` say, and that no credential is made meanwhile.
 //!
 //! The floor of Kubernetes itself and the absence of admission policies cannot be had on this control plane; their
@@ -32,7 +32,7 @@ use serde_json::json;
 const VMI_CRD: &str = "virtualmachineinstances.kubevirt.io";
 const KUBEVIRT_CRD: &str = "kubevirts.kubevirt.io";
 
-/// A world with a reconciler, and a tenant in it.
+/// An environment with a reconciler, and a tenant in it.
 struct Setting<'w> {
     tenant: Tenant<'w>,
     reconciler: Running,
@@ -114,8 +114,8 @@ impl<'w> Setting<'w> {
         assert_eq!(self.tenant.records().await.unwrap(), []);
     }
 
-    /// Once it is mended: everybody says so, and the pod that waited runs.
-    async fn is_mended(&self, pod: &str) {
+    /// Once the cluster is repaired: every report says so, and the pod that waited runs.
+    async fn is_repaired(&self, pod: &str) {
         self.says("True", "Checked").await;
         self.is_ready("200", "ok").await;
         assert!(self.preflight().await.passed());
@@ -134,9 +134,9 @@ fn cluster_ready(config: &MaroonedPodsConfig) -> Option<&Condition> {
     conditions.iter().find(|c| c.type_ == "ClusterReady")
 }
 
-/// One cluster and one configuration, and each step breaks and mends them: so they are steps, not tests of their own.
+/// One cluster and one configuration, and each step breaks and repairs them: so they are steps, not tests of their own.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_fault_holds_launches_until_it_is_mended() {
+async fn each_fault_holds_launches_until_it_is_repaired() {
     logs();
     let env = TestEnv::start(0).await.unwrap();
     let setting = Setting::new(&env).await;
@@ -172,7 +172,7 @@ async fn somebody_else_approves(setting: &Setting<'_>) {
         .delete("approves-all-bootstrappers", &DeleteParams::default())
         .await
         .unwrap();
-    setting.is_mended("leaky").await;
+    setting.is_repaired("leaky").await;
 }
 
 async fn kubevirt_is_too_old(setting: &Setting<'_>) {
@@ -182,7 +182,7 @@ async fn kubevirt_is_too_old(setting: &Setting<'_>) {
         .is_held("KubeVirtTooOld", "KubeVirt is v1.6.3: upgrade it to 1.7", "old")
         .await;
     say_version(&setting.tenant.admin, "v1.7.0").await.unwrap();
-    setting.is_mended("old").await;
+    setting.is_repaired("old").await;
 }
 
 /// As an older KubeVirt: without strict validation it would take the VM and drop the field.
@@ -210,7 +210,7 @@ async fn kubevirt_does_not_know_a_field(setting: &Setting<'_>) {
         )
         .await;
     install_crd(&setting.tenant.admin).await.unwrap();
-    setting.is_mended("strict").await;
+    setting.is_repaired("strict").await;
 }
 
 /// Worth a warning, and no more: the trial has passed.
@@ -232,7 +232,7 @@ async fn nobody_knows_which_kubevirt_it_is(setting: &Setting<'_>) {
     setting.is_ready("200", "warning: KubeVirt's version").await;
     setting.tenant.creates(&marooned("unknown")).await.unwrap();
     install_crd(&setting.tenant.admin).await.unwrap();
-    setting.is_mended("unknown").await;
+    setting.is_repaired("unknown").await;
 }
 
 /// The configuration names no name server. Worth a warning, on the pod too.
@@ -254,7 +254,7 @@ async fn names_are_not_resolved(setting: &Setting<'_>) {
         }
     };
     assert_eq!(told("resolves").await, (Some(DNS_ADDRESS.to_owned()), false));
-    setting.is_mended("resolves").await;
+    setting.is_repaired("resolves").await;
 
     services.delete(name, &DeleteParams::default()).await.unwrap();
     setting.touch().await;
@@ -267,7 +267,7 @@ async fn names_are_not_resolved(setting: &Setting<'_>) {
     assert!(shown.contains("warn  ClusterDNSUnknown: "), "{shown}");
     assert_eq!(told("nameless").await, (None, true));
     dns::make_service(&tenant.admin).await.unwrap();
-    setting.is_mended("nameless").await;
+    setting.is_repaired("nameless").await;
 }
 
 async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
@@ -320,7 +320,7 @@ async fn no_vm_is_started_without_node_restriction() {
     env.stop().await.unwrap();
 }
 
-/// KubeVirt's API is taken away under a VM that runs. That no VM can be found is no proof then that it is gone.
+/// KubeVirt's API is taken away under a VM that runs. That no VM can be found does not prove then that it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_not_gone_because_kubevirt_is() {
     logs();

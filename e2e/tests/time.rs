@@ -99,12 +99,12 @@ async fn a_slow_boot_does_not_evict_the_pod(env: &TestEnv) {
         .stolen_credentials(&brief.node_name())
         .unwrap();
     brief.ends().await.unwrap();
-    nobody_renews_what_is_over(env, &brief, &stolen.identity).await;
+    no_one_renews_what_is_over(env, &brief, &stolen.identity).await;
     tenant.leaves().await.unwrap();
 }
 
-/// A certificate outlives its Node, and with it the right to ask. Nobody else answers, and the request is taken away.
-async fn nobody_renews_what_is_over(
+/// A certificate outlives its Node, and with it the right to ask. No one else answers, and the request is deleted.
+async fn no_one_renews_what_is_over(
     env: &TestEnv,
     pod: &MaroonedPod,
     stolen: &maroonedpods_e2e::system::pki::Pair,

@@ -234,7 +234,7 @@ fn has_our_selector(pod: &Pod) -> bool {
     selector.is_some_and(|selector| selector.contains_key(names::CLASS_LABEL))
 }
 
-/// With nobody to release anything it says so and ends; with somebody again, it comes to its end.
+/// Without a reconciler to release anything it says so and stops; with a reconciler again it completes.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_reconciler_it_says_what_waits_for_it() {
     let env = env().await;
@@ -259,7 +259,7 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
         said.contains("does it run (deployment maroonedpods-reconciler)"),
         "{said}"
     );
-    // Gated pods need nobody.
+    // Gated pods do not need the reconciler.
     maroonedpods_e2e::api::check::gone(&tenant.pods, "new", SOON)
         .await
         .unwrap();
@@ -272,7 +272,7 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
     env.stop().await.unwrap();
 }
 
-/// Somebody else's finalizer and somebody else's policy hold their own pods, and nothing beside. A pod without a node
+/// Finalizers and policies of others hold their own pods, and nothing beside. A pod without a node
 /// that only a finalizer holds is ended by Kubernetes' own collector of pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_hold_holds_up_nothing_else() {
@@ -285,7 +285,7 @@ async fn what_others_hold_holds_up_nothing_else() {
     let mut held = labelled(with_spec("held", waits), names::MAROON_TRUE);
     held.finalizers_mut().push("example.org/hold".to_owned());
     tenant.creates(&held).await.unwrap();
-    // Listed before the one that nobody protects.
+    // Listed before the one that no policy protects.
     for name in ["a-protected", "free"] {
         tenant.creates(&marooned(name)).await.unwrap();
     }
@@ -329,7 +329,7 @@ async fn what_others_hold_holds_up_nothing_else() {
     env.stop().await.unwrap();
 }
 
-/// A policy that lets nobody delete the pod of this name.
+/// A policy that denies deletion of the pod of this name.
 fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding) {
     let name = "e2e-protection";
     let policy = json!({
@@ -350,7 +350,7 @@ fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolic
     )
 }
 
-/// A pod that is born as the uninstallation ends is gated by nobody: the reconciler goes next.
+/// A pod that is created as the uninstallation ends must not be gated: the reconciler, which would lift the gate, goes next.
 #[tokio::test(flavor = "multi_thread")]
 async fn gating_ends_before_the_reconciler_does() {
     let env = env().await;
@@ -363,7 +363,7 @@ async fn gating_ends_before_the_reconciler_does() {
         message.contains("the webhook did not prepare the pod"),
         "{message}"
     );
-    // One that brings what the webhook would have added is nobody's to refuse, and gets no VM.
+    // The API server accepts one that brings what the webhook would have added, and it gets no VM.
     let mut prepared = spec();
     prepared["schedulingGates"] = json!([{"name": names::GATE}]);
     let prepared = labelled(with_spec("prepared", prepared), names::MAROON_TRUE);

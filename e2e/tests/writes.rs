@@ -87,7 +87,7 @@ async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEven
     writes
 }
 
-/// Where guards do not refuse it, somebody may undo what we say as often as they like.
+/// Where guards do not refuse it, another client may undo what we report as often as it likes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_war_over_our_condition_is_left_to_the_other_side() {
     logs();

@@ -1,5 +1,5 @@
 //! What tests say about the cluster. Every helper returns an error that shows the object and its events; a test
-//! should `unwrap` it, because a panic is what keeps the plane's logs.
+//! should `unwrap` it, because a panic is what keeps the control plane's logs.
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -13,7 +13,7 @@ use super::check::{accepts, becomes, gone};
 
 const NAMESPACE_LIMIT: Duration = Duration::from_secs(90);
 
-/// A fresh namespace for one test. Close it at the end; after a panic it goes with the plane.
+/// A fresh namespace for one test. Close it at the end; after a panic it goes with the control plane.
 #[derive(Debug)]
 pub struct TestNamespace {
     /// Its name, chosen by the server.

@@ -1,4 +1,4 @@
-//! Wires the demo to its process.
+//! The program behind `hack/demo`: its arguments, output and exit code.
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@
 //! #[test]
 //! fn a_node_is_ready() {
 //!     with_cluster(ClusterOptions::default(), async |cluster| {
-//!         println!("{}", cluster.plane().kubectl(&["get", "nodes"]).await.unwrap());
+//!         println!("{}", cluster.control_plane().kubectl(&["get", "nodes"]).await.unwrap());
 //!         cluster.stop().await.unwrap();
 //!     })
 //!     .unwrap();
@@ -86,10 +86,10 @@ impl Cluster {
     /// Starts a cluster and waits until its nodes are ready. Call it on a runtime whose threads have a private network.
     async fn start(options: &ClusterOptions, programs: &Programs) -> Result<Self> {
         let nodes = options.nodes;
-        task::spawn_blocking(move || network::ip(&network::of_plane(nodes))).await??;
+        task::spawn_blocking(move || network::ip(&network::of_control_plane(nodes))).await??;
         let control_plane = ControlPlane::start(ControlPlaneOptions {
             controller_manager_flags: options.controller_manager_flags.clone(),
-            address: Some(network::PLANE),
+            address: Some(network::CONTROL_PLANE),
             ..ControlPlaneOptions::default()
         })
         .await?;
@@ -120,7 +120,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Writes what node `number` needs of the plane into a folder of its own.
+    /// Writes what node `number` needs of the control plane into a folder of its own.
     fn plan(&self, number: u8, nodes: u8, pause: &Path, programs: &Programs) -> Result<Plan> {
         let name = format!("node-{number}");
         let folder = self.control_plane.folder().join(&name);

@@ -18,7 +18,7 @@ use crate::system::tools::{self, Tool};
 /// A start of containerd that takes longer has failed. Usual is half a second.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-/// The label of real nodes, for pods that are not for the played ones: `e2e.maroonedpods.io/real: "true"`.
+/// The label of real nodes, for pods that must not run on simulated ones: `e2e.maroonedpods.io/real: "true"`.
 pub const REAL_LABEL: &str = "e2e.maroonedpods.io/real";
 /// Becomes the program that follows, in namespaces of its own; those of process ids are its parent's doing.
 const UNSHARE: [&str; 10] = [
@@ -93,13 +93,13 @@ impl Node {
         self.first_process
     }
 
-    /// Starts a node's programs; the plane must serve. Call it in the plane's network. Blocks.
+    /// Starts a node's programs; the control plane must serve. Call it in the control plane's network. Blocks.
     pub(super) fn start(plan: &Plan) -> Result<Self> {
         let groups = Groups::new(&plan.groups)?;
         let first = Processes::prepared(namespaces::new_process_ids)?;
         let first_process = start_first(&first, &groups, &plan.folder)?;
         groups.delegate()?;
-        network::ip(&network::cable(plan.number, first_process))?;
+        network::ip(&network::veth(plan.number, first_process))?;
 
         let inside = Namespaces::of(first_process)?;
         inside.run(|| {

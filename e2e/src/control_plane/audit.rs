@@ -32,13 +32,13 @@ pub struct AuditEvent {
     /// Who asked.
     pub user: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; an HTTP verb in lower
-    /// case for a path that is no resource.
+    /// case for a path that is not a resource.
     pub verb: String,
     /// User and groups that the request was made as, where it was made in another's name.
     pub impersonated: Vec<String>,
     /// API group, empty for the core group.
     pub group: String,
-    /// Resource, such as `pods`; empty for a path that is no resource.
+    /// Resource, such as `pods`; empty for a path that is not a resource.
     pub resource: String,
     /// Subresource, such as `status`; empty for the object itself.
     pub subresource: String,

@@ -1,4 +1,4 @@
-//! The components' command lines. `@` in a flag stands for the plane's folder.
+//! The components' command lines. `@` in a flag stands for the control plane's folder.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -12,7 +12,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Ports that nobody listens on at the moment.
+    /// Ports that no program listens on at the moment.
     pub(crate) fn free() -> Result<Self> {
         // Held together, so that the three differ, and released together.
         let listeners = [
@@ -40,7 +40,7 @@ pub(crate) fn etcd_flags(ports: &Ports) -> Vec<String> {
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=default={peer}"),
-        // The data is thrown away with the plane.
+        // The data is thrown away with the control plane.
         "--unsafe-no-fsync".to_owned(),
     ]
 }
@@ -56,7 +56,7 @@ pub(crate) fn apiserver_flags(
     ];
     match address {
         Some(address) => flags.push(format!("--bind-address={address}")),
-        // A loopback address is refused as an endpoint of the `kubernetes` Service, which nobody calls where there
+        // A loopback address is refused as an endpoint of the `kubernetes` Service, which no client calls where there
         // are no nodes.
         None => {
             flags.extend(["--bind-address=127.0.0.1", "--endpoint-reconciler-type=none"].map(str::to_owned));

@@ -36,7 +36,7 @@ const START_ATTEMPTS: u32 = 3;
 const MASTERS: &str = "system:masters";
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
-/// What differs from the usual plane.
+/// What differs from the usual control plane.
 #[derive(Clone, Debug, Default)]
 pub struct ControlPlaneOptions {
     /// Further flags of kube-controller-manager, such as `--node-monitor-grace-period=5s`.
@@ -61,17 +61,17 @@ pub struct ControlPlane {
     kubeconfig: PathBuf,
 }
 
-/// Somebody the API server knows.
+/// A user or service account that the API server knows.
 #[derive(Clone)]
 pub struct Identity {
     /// A client that speaks as this identity.
     pub client: Client,
-    /// The same for programs: a file in the plane's folder.
+    /// The same for programs: a file in the control plane's folder.
     pub kubeconfig: PathBuf,
 }
 
 impl ControlPlane {
-    /// Starts a plane and waits until it serves: API ready, and the default service accounts of `default` and
+    /// Starts a control plane and waits until it serves: API ready, and the default service accounts of `default` and
     /// `kube-system` made. The first start on a machine builds the programs, which takes minutes.
     pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
         // Fails when a provider is installed already, which serves as well.
@@ -91,7 +91,7 @@ impl ControlPlane {
         }
     }
 
-    /// The one plane of this process, started at the first call. It ends with the process.
+    /// The one control plane of this process, started at the first call. It ends with the process.
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
         SHARED
@@ -214,7 +214,7 @@ impl ControlPlane {
         audit::read(&self.folder.path().join("audit.log"))
     }
 
-    /// The plane's folder: logs, keys, kubeconfigs.
+    /// The control plane's folder: logs, keys, kubeconfigs.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -226,12 +226,12 @@ impl ControlPlane {
         self.processes.ids()
     }
 
-    /// Keeps the folder after the plane's end, and says on stderr where it is. A panic does so by itself.
+    /// Keeps the folder after the control plane's end, and says on stderr where it is. A panic does so by itself.
     pub fn keep_logs(&self) {
         self.folder.keep();
     }
 
-    /// Starts kube-controller-manager anew, with these flags beside the usual ones. Its log begins anew too.
+    /// Restarts kube-controller-manager with these flags beside the usual ones, and with an empty log.
     pub fn restart_controller_manager(&self, more: &[&str]) -> Result<()> {
         self.processes.end(Tool::KubeControllerManager.name())?;
         let more: Vec<String> = more.iter().map(ToString::to_string).collect();
@@ -244,7 +244,7 @@ impl ControlPlane {
         Ok(std::fs::read_to_string(self.folder.path().join(log))?)
     }
 
-    /// Stops the plane: when this returns, its processes and its folder are gone.
+    /// Stops the control plane: when this returns, its processes and its folder are gone.
     pub async fn stop(self) -> Result<()> {
         Ok(task::spawn_blocking(move || drop(self)).await?)
     }
@@ -310,7 +310,7 @@ impl ControlPlane {
         self.launch(Tool::KubeControllerManager, &flags)
     }
 
-    /// Starts a component. `@` in a flag stands for the plane's folder.
+    /// Starts a component. `@` in a flag stands for the control plane's folder.
     fn launch(&self, tool: Tool, flags: &[String]) -> Result<()> {
         let folder = self.folder.path().display().to_string();
         let flags: Vec<String> = flags.iter().map(|flag| flag.replace('@', &folder)).collect();

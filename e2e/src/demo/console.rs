@@ -60,7 +60,7 @@ async fn console(client: Client, screen: &Screen, launcher: &Pod) -> Result<()> 
     let uid = launcher
         .labels()
         .get(names::POD_UID_LABEL)
-        .context("a launcher of nobody's")?;
+        .context("a launcher without the label of a pod")?;
     let record = Api::<MaroonedNode>::all(client.clone())
         .get(&names::node_name(uid))
         .await?;

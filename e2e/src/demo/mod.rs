@@ -1,4 +1,4 @@
-//! The README's first command: the whole loop, live, for somebody who has never seen the project.
+//! The README's first command: the whole loop, live, for a user who has never seen the project.
 
 mod choice;
 mod console;
@@ -32,7 +32,7 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// Somebody pressed Ctrl-C.
+/// The user pressed Ctrl-C.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted;
 

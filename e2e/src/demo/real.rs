@@ -70,7 +70,7 @@ pub fn run(options: Options) -> Result<()> {
 
 async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
     screen.begin(
-        "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
+        "giving them the images, and `helm install` of the chart; KubeVirt is a fake, its guests are real",
     );
     let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "30s"}});
     let env = RealEnv::install(&cluster, archives, options.kvm, &settings).await?;

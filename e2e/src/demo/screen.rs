@@ -74,7 +74,7 @@ impl Screen {
         });
     }
 
-    /// Nothing is being done: silence is no wonder.
+    /// Nothing is being done: silence is expected.
     pub fn rest(&self) {
         self.shared.lock().doing = None;
     }

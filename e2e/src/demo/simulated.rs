@@ -1,4 +1,4 @@
-//! The demo without root: everything is real but KubeVirt and the guests, which the harness plays.
+//! The demo without root: everything is real but KubeVirt and the guests, which the harness simulates.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub fn run(options: Options) -> Result<()> {
 
 async fn show(options: Options) -> Result<()> {
     let screen = Arc::new(Screen::new());
-    screen.begin("starting a control plane, webhook, reconciler and a played KubeVirt with simulated VMs");
+    screen.begin("starting a control plane, webhook, reconciler and a fake KubeVirt with simulated VMs");
     let env = TestEnv::start(1).await?;
     let reconciler = env.reconciler(true).await?;
     screen.say("the cluster is up");

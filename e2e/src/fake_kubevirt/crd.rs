@@ -11,7 +11,7 @@ use crate::api::apply::apply_yaml;
 
 const CRD: &str = include_str!("vmi-crd.yaml");
 const KUBEVIRT: &str = include_str!("kubevirt.yaml");
-/// The release that the played KubeVirt says it is.
+/// The release that the fake KubeVirt says it is.
 const VERSION: &str = "v1.9.0";
 
 /// Installs the VMI CRD and a KubeVirt resource, and waits until they are served. `client` must be an admin's.

@@ -1,5 +1,5 @@
 //! virt-api's part in a drain: a launcher of a VMI with `evictionStrategy: External` is not evicted; its VMI is marked,
-//! and whoever made it must act.
+//! and the client that created it must act.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -60,7 +60,7 @@ pub(super) async fn interceptor(
     let judge = move |body: Bytes| {
         let (client, namespace) = (client.clone(), namespace.clone());
         async move {
-            // What is no review gets an answer that is none, and the API server says so.
+            // A request that is not a review gets an answer that is not one either, and the API server reports that.
             let review: Value = serde_json::from_slice(&body).unwrap_or_default();
             let request = &review["request"];
             let evacuated = evacuate(&client, &namespace, request)
@@ -84,7 +84,9 @@ pub(super) async fn interceptor(
 
 /// Marks the VMI whose launcher is to be evicted; its name, or none where that is nothing of ours.
 async fn evacuate(client: &Client, namespace: &str, request: &Value) -> Result<Option<String>> {
-    let name = request["name"].as_str().context("an eviction of nobody")?;
+    let name = request["name"]
+        .as_str()
+        .context("an eviction that names no pod")?;
     let pod = pods(client, namespace).get_opt(name).await?;
     let domain = pod.and_then(|pod| pod.annotations().get(DOMAIN).cloned());
     let Some(domain) = domain else { return Ok(None) };

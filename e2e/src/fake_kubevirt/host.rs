@@ -1,4 +1,4 @@
-//! The played KubeVirt as a whole: hosts, and one task per VMI.
+//! The fake KubeVirt as a whole: hosts, and one task per VMI.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -27,7 +27,7 @@ use crate::api::read::node_is_ready;
 
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the played KubeVirt is given.
+/// The options of the fake KubeVirt.
 pub struct FakeKubeVirtOptions {
     /// Speaks as KubeVirt. It gets and patches VMIs, gets Secrets, creates and deletes pods in the VM namespace, gets
     /// pods everywhere (for their scripts) and Nodes.
@@ -52,7 +52,7 @@ pub enum Guests {
     Qemu(Kvm),
 }
 
-/// The played KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
+/// The fake KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
 /// tidied up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
 pub struct FakeKubeVirt {
     client: Client,
@@ -128,8 +128,8 @@ impl FakeKubeVirt {
         &self.log
     }
 
-    /// Plays a drain of the VM's host. With `evictionStrategy: External`, the launcher's eviction is refused and the
-    /// VMI is marked for evacuation; whoever made it must act.
+    /// Acts out a drain of the VM's host. With `evictionStrategy: External`, the launcher's eviction is refused and the
+    /// VMI is marked for evacuation; the client that created it must act.
     pub async fn evict(&self, vmi: &str) -> Result<()> {
         eviction::mark(&vmis(&self.client, &self.namespace), vmi).await
     }

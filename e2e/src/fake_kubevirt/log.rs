@@ -99,7 +99,7 @@ impl GuestLog {
         events.entry(node.to_owned()).or_default().push(event);
     }
 
-    /// Notes a refusal for want of a right, once for each thing tried: whoever is refused tries again and again.
+    /// Notes a refusal for want of a right, once for each thing tried: a client that is refused tries again and again.
     pub(super) fn note_if_forbidden(&self, node: &str, what: &str, error: &kube::Error) {
         let kube::Error::Api(status) = error else { return };
         let event = GuestEvent::Forbidden {

@@ -95,7 +95,7 @@ impl Vm {
             seen.wait_for(|seen| seen.deleting).await?;
             self.power_off(&script).await
         };
-        // Whoever ends first, the guest ends here: it is part of the other future.
+        // Whichever future ends first, the guest ends here: it is part of the other future.
         let ending = tokio::select! {
             ending = self.power_on(&script) => ending?,
             ending = deleted => ending?,
@@ -131,7 +131,7 @@ impl Vm {
         }
     }
 
-    /// Asks the guest to power off, because its VMI is being deleted, and destroys it when it does not heed that.
+    /// Asks the guest to power off, because its VMI is being deleted, and destroys it when it does not react.
     async fn power_off(&self, script: &Script) -> Result<Ending> {
         match self.domains {
             Domains::Simulated { .. } if script.slow_delete > 0.0 => {

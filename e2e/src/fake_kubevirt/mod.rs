@@ -1,14 +1,15 @@
-//! KubeVirt and its guests, played honestly against a real API server.
+//! A fake KubeVirt and its guests, which keep to the real ones' behaviour against a real API server. It stays beside a
+//! real KubeVirt, for scale and for faults.
 //!
-//! Who plays whom, and with which rights:
+//! Which file acts for which component, and with which rights:
 //!
-//! | file | plays | speaks as |
+//! | file | acts as | client |
 //! |---|---|---|
 //! | [`host`], [`machine`], [`launcher`] | virt-api's mutator, virt-controller, virt-handler | KubeVirt |
 //! | [`eviction`] | virt-api's webhook on evictions, beside real guests | KubeVirt |
 //! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | KubeVirt |
 //! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
-//! | [`guest`], [`join`] | the node image's boot program | nobody, then its bootstrap token |
+//! | [`guest`], [`join`] | the node image's boot program | anonymous, then its bootstrap token |
 //! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
 //!
 //! A guest is given what a machine has, its seed and its hardware, and no client. [`script`] says what goes wrong.

@@ -28,7 +28,7 @@ pub(super) fn patch(pod: &Pod, place: Option<&Place>, containers: Containers) ->
         Containers::Exited(0) => ("Succeeded", "False"),
         Containers::Exited(_) => ("Failed", "False"),
     };
-    // A job that has completed is not ready for a reason that is nobody's fault.
+    // A completed pod is not ready, which is not a failure: the kubelet has a reason of its own for it.
     let reason = match containers {
         Containers::Running => None,
         Containers::Exited(0) => Some("PodCompleted"),

@@ -53,7 +53,7 @@ pub struct Script {
     pub renews_at: Option<f64>,
     /// Its kubelet rejects every pod, for this reason.
     pub rejects: Option<String>,
-    /// The guest does not heed ACPI: it lives on for so long after its VM's deletion was asked for.
+    /// The guest ignores ACPI: it lives on for so long after its VM's deletion was asked for.
     pub slow_delete: f64,
 }
 

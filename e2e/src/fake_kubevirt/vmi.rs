@@ -27,7 +27,7 @@ pub(super) enum Phase {
 pub(super) enum Ending {
     /// The guest powered itself off, or heeded ACPI when the VMI was deleted.
     PoweredOff,
-    /// The VMI was deleted and the guest did not heed ACPI within its grace.
+    /// The VMI was deleted and the guest ignored ACPI within its grace.
     Destroyed,
     /// The guest panicked, or QEMU did.
     Crashed,

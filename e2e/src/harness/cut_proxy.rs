@@ -1,4 +1,5 @@
-//! A line to the API server that is cut after so many writes, so that a program can be killed at each of them.
+//! A proxy to the API server that cuts the connection after a number of writes, so that a test can kill a program at each
+//! of them.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -18,15 +19,15 @@ use tokio::task::JoinHandle;
 
 const MAX_BODY: usize = 8 << 20;
 
-/// The line. Whoever speaks over it is the line's client to the API server.
+/// The proxy. To the API server, every program behind it is the proxy's own client.
 ///
-/// The last write reaches the API server and its answer reaches nobody; nothing passes after that. What the API
-/// server refuses is no write: a repeated one is answered "exists already" or "not found". Writes for people to read
+/// The last write reaches the API server and its answer does not reach the program; nothing passes after that. A request that
+/// the API server refuses does not count as a write: a repeated one is answered "exists already" or "not found". Writes for people to read
 /// (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
 pub struct CutProxy {
-    /// A kubeconfig that leads over the line.
+    /// A kubeconfig whose server is the proxy.
     pub kubeconfig: PathBuf,
-    wire: Arc<ProxyState>,
+    state: Arc<ProxyState>,
     serving: JoinHandle<()>,
 }
 
@@ -37,69 +38,69 @@ struct ProxyState {
 }
 
 impl CutProxy {
-    /// Opens a line that carries `writes` writes (at least 1), with its kubeconfig in `folder`.
+    /// Starts a proxy that passes `writes` writes (at least 1), with its kubeconfig in `folder`.
     pub async fn open(client: Client, folder: &Path, writes: u32) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let kubeconfig = folder.join(format!("line-{}.kubeconfig", address.port()));
+        let kubeconfig = folder.join(format!("proxy-{}.kubeconfig", address.port()));
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "line", "cluster": {"server": format!("http://{address}")}}],
-            "users": [{"name": "line", "user": {}}],
-            "contexts": [{"name": "line", "context": {"cluster": "line", "user": "line"}}],
-            "current-context": "line",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "proxy", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+            "current-context": "proxy",
         });
         std::fs::write(&kubeconfig, config.to_string())?;
-        let wire = Arc::new(ProxyState {
+        let state = Arc::new(ProxyState {
             client,
             writes_left: Mutex::new(writes),
             cut: watch::Sender::new(false),
         });
-        let app = Router::new().fallback(carry).with_state(wire.clone());
+        let app = Router::new().fallback(carry).with_state(state.clone());
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(%error, "a line failed");
+                tracing::error!(%error, "a proxy failed");
             }
         });
         Ok(Self {
             kubeconfig,
-            wire,
+            state,
             serving,
         })
     }
 
     /// Resolves when the last write was made.
     pub async fn cut(&self) {
-        // The sender lives as long as the line.
-        let _: Result<_, _> = self.wire.cut.subscribe().wait_for(|cut| *cut).await;
+        // The sender lives as long as the proxy.
+        let _: Result<_, _> = self.state.cut.subscribe().wait_for(|cut| *cut).await;
     }
 }
 
 impl Drop for CutProxy {
     fn drop(&mut self) {
-        self.wire.cut.send_replace(true);
+        self.state.cut.send_replace(true);
         self.serving.abort();
     }
 }
 
-async fn carry(State(wire): State<Arc<ProxyState>>, request: Request) -> Result<Response<Body>, Infallible> {
+async fn carry(State(state): State<Arc<ProxyState>>, request: Request) -> Result<Response<Body>, Infallible> {
     let answer = if is_write(&request) {
         // One at a time, and never let go by the last one: what comes later waits for ever.
-        let mut writes_left = wire.writes_left.lock().await;
-        let answer = forward(&wire.client, request).await;
+        let mut writes_left = state.writes_left.lock().await;
+        let answer = forward(&state.client, request).await;
         if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
             *writes_left -= 1;
         }
         if *writes_left == 0 {
-            wire.cut.send_replace(true);
+            state.cut.send_replace(true);
             return std::future::pending().await;
         }
         answer
     } else {
-        forward(&wire.client, request).await
+        forward(&state.client, request).await
     };
-    if *wire.cut.borrow() {
+    if *state.cut.borrow() {
         return std::future::pending().await;
     }
     Ok(answer.unwrap_or_else(|error| {

@@ -54,7 +54,7 @@ impl MaroonedPod {
         Self::of(admin, &accepts(&pods, pod).await?)
     }
 
-    /// A pod that somebody else created.
+    /// A pod that another client created.
     pub fn of(admin: &Client, pod: &Pod) -> Result<Self> {
         let namespace = pod.namespace().context("a pod has a namespace")?;
         Ok(Self {

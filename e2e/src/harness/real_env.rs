@@ -101,7 +101,7 @@ fn toolbox(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A release on a cluster, with KubeVirt played and its guests real. Dropping it cuts the guests' power.
+/// A release on a cluster, with a fake KubeVirt and real guests. Dropping it cuts the guests' power.
 pub struct RealEnv<'a> {
     cluster: &'a Cluster,
     /// May do anything.
@@ -110,7 +110,7 @@ pub struct RealEnv<'a> {
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images, installs the chart with helm, and starts the played KubeVirt. `more` is laid over the
+    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is laid over the
     /// chart's configuration.
     ///
     /// # Errors

@@ -18,9 +18,9 @@ use crate::api::read;
 use crate::harness::marooned_pod::{MaroonedPod, SOON};
 use crate::harness::test_env::TestEnv;
 
-/// A fresh namespace in a world, and its owner.
+/// A fresh namespace in an environment, and the user whose it is.
 pub struct Tenant<'w> {
-    /// The world.
+    /// The environment.
     pub env: &'w TestEnv,
     /// A client that may do everything, of the calling runtime.
     pub admin: Client,
@@ -30,14 +30,14 @@ pub struct Tenant<'w> {
 }
 
 impl Tenant<'static> {
-    /// A tenant of the one world of this process, in a namespace whose opt-in label is `opt_in`.
+    /// A tenant of the one environment of this process, in a namespace whose opt-in label is `opt_in`.
     pub async fn shared(opt_in: Option<&str>) -> Result<Self> {
         Self::new(TestEnv::shared().await?, opt_in).await
     }
 }
 
 impl<'w> Tenant<'w> {
-    /// A tenant of `world`, in a namespace whose opt-in label is `opt_in`.
+    /// A tenant of `env`, in a namespace whose opt-in label is `opt_in`.
     pub async fn new(env: &'w TestEnv, opt_in: Option<&str>) -> Result<Self> {
         let admin = env.control_plane().admin().await?;
         let labels: Vec<_> = opt_in

@@ -1,4 +1,4 @@
-//! Everything at once: a plane with the chart on it, KubeVirt played, our webhook and our reconcilers in this
+//! Everything at once: a control plane with the chart on it, a fake KubeVirt, our webhook and our reconcilers in this
 //! process, each under its own identity.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,7 +31,8 @@ use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, instal
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const HOSTS: u32 = 3;
-/// Short enough that a test sees the cluster mended, and the tenfold of it seen broken.
+/// Short enough for tests to wait for the check that finds a cluster repaired, and for the one, ten times later, that
+/// finds a healthy cluster broken.
 const RECHECK: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -45,9 +46,9 @@ pub fn quick_config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
     }))?)
 }
 
-/// A plane with everything but the reconciler, which tests start, stop and kill as they like.
+/// A control plane with everything but the reconciler, which tests start, stop and kill as they like.
 pub struct TestEnv {
-    // Fields drop in this order: the played KubeVirt goes before the API server that it speaks to.
+    // Fields drop in this order: the fake KubeVirt goes before the API server that it speaks to.
     kubevirt: FakeKubeVirt,
     webhook: Webhook,
     control_plane: ControlPlane,
@@ -61,7 +62,7 @@ struct Webhook {
 }
 
 impl TestEnv {
-    /// Starts plane, chart, webhook and played KubeVirt, with [`quick_config`].
+    /// Starts control plane, chart, webhook and fake KubeVirt, with [`quick_config`].
     pub async fn start(seed: u64) -> Result<Self> {
         Self::start_with(seed, quick_config).await
     }
@@ -74,7 +75,7 @@ impl TestEnv {
         Self::start_on(ControlPlaneOptions::default(), seed, config).await
     }
 
-    /// The same on another plane.
+    /// The same on a control plane with other options.
     pub async fn start_on(
         options: ControlPlaneOptions,
         seed: u64,
@@ -132,7 +133,7 @@ impl TestEnv {
         .await
     }
 
-    /// The one world of this process, with one reconciler at work, on a runtime that outlives each test's own.
+    /// The one environment of this process, with one reconciler at work, on a runtime that outlives each test's own.
     pub async fn shared() -> Result<&'static Self> {
         Ok(&Self::shared_with_reconciler().await?.0)
     }
@@ -160,7 +161,7 @@ impl TestEnv {
         &self.control_plane
     }
 
-    /// The played KubeVirt.
+    /// The fake KubeVirt.
     #[must_use]
     pub fn kubevirt(&self) -> &FakeKubeVirt {
         &self.kubevirt
@@ -225,7 +226,7 @@ impl TestEnv {
         }))
     }
 
-    /// Stops the webhook; the API server then finds nobody at its address.
+    /// Stops the webhook; nothing listens at its address then.
     pub async fn stop_webhook(&mut self) -> Result<()> {
         std::mem::replace(&mut self.webhook.serving, Running::nothing())
             .stop()
@@ -238,7 +239,7 @@ impl TestEnv {
         Ok(())
     }
 
-    /// Stops everything, the plane last.
+    /// Stops everything, the control plane last.
     pub async fn stop(self) -> Result<()> {
         drop(self.kubevirt);
         self.webhook.serving.stop().await?;
@@ -303,7 +304,7 @@ impl Running {
     {
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(run(Box::pin(async {
-            // A dropped sender is no order to stop in good order.
+            // A dropped sender is not a request for a graceful stop.
             if stopped.await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -54,8 +54,8 @@ impl InstallValues {
     }
 }
 
-/// The values of a chart whose programs run outside the cluster: the webhook at this URL, with certificates of somebody
-/// else's.
+/// The values of a chart whose programs run outside the cluster: the webhook at this URL, with certificates that
+/// the caller brings.
 #[must_use]
 pub fn programs_outside(webhook_url: &str, ca_bundle: &str) -> Value {
     json!({

@@ -1,6 +1,6 @@
 //! When admission policies that were just applied are in force.
 //!
-//! The API server tells nobody, and takes a second or two: it compiles what its watches have brought by then. Watches
+//! The API server does not report it, and takes a second or two: it compiles what its watches have brought by then. Watches
 //! keep the order of writes, so a policy written after the others is in force no sooner than they are.
 
 use std::fmt::Debug;
@@ -60,7 +60,7 @@ pub async fn policies_in_force(admin: &Client) -> Result<()> {
 
 /// Has the `ReplicaSet`s and Jobs of a namespace create their missing pods at once, after policies that refused these were
 /// deleted. Their controllers wait twice as long after each refusal, up to 1000 s (client-go's default rate limiter),
-/// and a change to the object ends the wait: but one more refusal begins it anew.
+/// and a change to the object ends the wait: but one more refusal starts it again.
 pub async fn retry_pods(admin: &Client, namespace: &str) -> Result<()> {
     policies_in_force(admin).await?;
     let change = Patch::Merge(json!({"metadata": {"annotations": {"e2e.maroonedpods.io/again": "now"}}}));

@@ -156,7 +156,7 @@ impl fmt::Display for Right {
 }
 
 /// Every right that the roles and bindings among `objects` grant. An error if a binding names a role that is not
-/// among them, or somebody who is not ours, or if a rule has a wildcard.
+/// among them, or a subject that is not ours, or if a rule has a wildcard.
 pub fn granted(objects: &[DynamicObject]) -> Result<Vec<Right>> {
     let mut roles = BTreeMap::new();
     for role in all::<ClusterRole>(objects)? {

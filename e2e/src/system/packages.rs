@@ -76,7 +76,7 @@ fn with_list(work: impl Fn() -> Result<()>) -> Result<()> {
 fn apt_get(folder: &Path, arguments: &[&str], packages: &[&str]) -> Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let status = Command::new("apt-get")
-        // Somebody else may be installing.
+        // Another process may be installing.
         .args(["-o", "DPkg::Lock::Timeout=300"])
         .args(arguments)
         .args(packages)

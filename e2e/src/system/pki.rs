@@ -1,4 +1,4 @@
-//! The plane's certificates and keys: all ECDSA P-256, all PEM.
+//! The control plane's certificates and keys: all ECDSA P-256, all PEM.
 
 use anyhow::{Context, Result};
 use rcgen::{

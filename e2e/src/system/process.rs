@@ -23,7 +23,7 @@ pub struct Processes {
     spawner: Option<JoinHandle<()>>,
 }
 
-/// A child that has ended although nobody asked it to.
+/// A child that has ended without being told to.
 #[derive(Debug)]
 pub struct Ended {
     /// Name given at start.
@@ -60,7 +60,7 @@ impl Processes {
         let spawner = thread::Builder::new()
             .name("process-spawner".to_owned())
             .spawn(move || {
-                // The requester waits for this and for each reply; were it gone, there is nobody to tell.
+                // The requester waits for this and for each reply; if it is gone, no one needs the answer.
                 let _ = report.send(prepare());
                 for Request { mut command, reply } in incoming {
                     let _ = reply.send(command.spawn());

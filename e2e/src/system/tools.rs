@@ -1,5 +1,5 @@
-//! Finds the programs of the control plane and of nodes, and builds them from `hack/tools` when nobody else provides
-//! them.
+//! Finds the programs of the control plane and of nodes, and builds them from `hack/tools` where they are not
+//! provided.
 //!
 //! Each is looked for in the folder named by `KUBEBUILDER_ASSETS`, then in our cache folder, then built into
 //! that cache with Go: once per machine and per content of `hack/tools`.

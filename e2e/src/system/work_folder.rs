@@ -1,5 +1,5 @@
-//! A plane's temporary folder: gone with the plane, kept when something went wrong. And what sees to that even
-//! when this process is killed.
+//! A control plane's temporary folder: removed with the control plane, kept when something went wrong. A helper process
+//! takes care of that even when this process is killed.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -51,7 +51,7 @@ impl Janitor {
 impl Drop for Janitor {
     fn drop(&mut self) {
         self.0.stdin.take();
-        // What cannot be removed is left behind: there is nobody to tell.
+        // What cannot be removed is left behind: a drop cannot report an error.
         let _ = self.0.wait();
     }
 }
@@ -60,7 +60,7 @@ impl WorkFolder {
     pub(crate) fn new() -> Result<Self> {
         keep_on_panic();
         let path = tempfile::Builder::new()
-            .prefix("maroonedpods-plane-")
+            .prefix("maroonedpods-control-plane-")
             .tempdir()?
             .keep();
         let janitor = Janitor::new(REMOVE, std::slice::from_ref(&path))?;

@@ -87,7 +87,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     let third = stage.rests_on_another(&second).await;
     lost_none(load, "garbage, then no Secret").await;
 
-    // A webhook that cannot be reached keeps the former CA trusted, until it is no endpoint any more.
+    // A webhook that cannot be reached keeps the former CA trusted, until it stops being an endpoint.
     drop(webhooks);
     stage.ask().await;
     stage
@@ -105,7 +105,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     stage.control_plane.stop().await.unwrap();
 }
 
-/// The clock is the real one: the certificate's life is short, and nobody renews it.
+/// The clock is the real one: the certificate's life is short, and no one renews it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_recovers_by_itself() {
     let stage = Stage::start().await;
@@ -170,7 +170,7 @@ async fn two_leaders_that_rotate_at_once_converge() {
     stage.control_plane.stop().await.unwrap();
 }
 
-/// cert-manager is played: its one write of the Secret (server-side apply, its own CA, its annotations), then its
+/// The test acts as cert-manager: its one write of the Secret (server-side apply, its own CA, its annotations), then its
 /// cainjector's of the bundle. What the real one does beside that is not seen here.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_hands_in_place() {
@@ -225,7 +225,7 @@ async fn certificates_change_hands_in_place() {
         .unwrap();
     }
     let switch = load.stop().await.unwrap();
-    // Nobody can hold both CAs in the bundle for cert-manager: until each pod has the new pair, it is refused.
+    // cert-manager cannot keep both CAs in the bundle: until a pod has the new pair, its answers are refused.
     println!(
         "builtin to cert-manager: {} of {} creates were refused",
         switch.failures.len(),

@@ -1,4 +1,4 @@
-//! A plane on which our webhooks are behind their Service, and reconcilers keep their certificate.
+//! A control plane on which our webhooks are behind their Service, and reconcilers keep their certificate.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ impl Stage {
             .unwrap();
     }
 
-    /// Has the API server connect to the webhooks anew: it keeps a client for each content of a `clientConfig`.
+    /// Has the API server open new connections to the webhooks: it keeps a client for each content of a `clientConfig`.
     pub async fn forget_connections(&self) {
         let mut registered = self.registrations().get("maroonedpods").await.unwrap();
         for entry in registered.webhooks.iter_mut().flatten() {

@@ -23,10 +23,10 @@ use serde_json::{Value, json};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const SOON: Duration = Duration::from_secs(30);
-/// Somebody's: the API server wants to see one.
+/// Any certificate: the API server wants to see one.
 const A_CERTIFICATE: &str = include_str!("certificate.pem");
 
-/// The shared plane with the chart on it.
+/// The shared control plane with the chart on it.
 async fn installed() -> (&'static ControlPlane, Client) {
     static INSTALLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     let control_plane = ControlPlane::shared().await.unwrap();
@@ -43,7 +43,7 @@ async fn installed() -> (&'static ControlPlane, Client) {
 
 fn values(control_plane: &ControlPlane, config: Option<MaroonedPodsConfigSpec>) -> InstallValues {
     InstallValues {
-        // Nobody listens there: an opted-in pod is refused.
+        // No program listens there: an opted-in pod is refused.
         webhook_url: "https://127.0.0.1:1".to_owned(),
         ca_bundle: control_plane.ca_pem(),
         config,

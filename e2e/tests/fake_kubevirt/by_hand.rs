@@ -1,4 +1,4 @@
-//! The reconciler's part, played by hand: what it writes for a VM, and nothing cleverer.
+//! The reconciler's part, done by hand: what it writes for a VM, and nothing cleverer.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A plane with a played KubeVirt on it.
+/// A control plane with a fake KubeVirt on it.
 pub struct TestEnv {
     pub control_plane: ControlPlane,
     pub admin: Client,
@@ -165,7 +165,7 @@ impl TestEnv {
         }
     }
 
-    /// Judges the next request for `signer` that nobody has judged yet.
+    /// Judges the next request for `signer` that has no verdict yet.
     pub async fn judge(&self, signer: &str, verdict: &str) -> String {
         let csrs: Api<CertificateSigningRequest> = Api::all(self.admin.clone());
         let waiting = |csr: &CertificateSigningRequest| {

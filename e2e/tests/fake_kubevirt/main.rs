@@ -1,5 +1,5 @@
-//! The played KubeVirt and its guests on a real control plane: do they keep to what was measured on the real ones?
-//! The test plays the reconciler, by hand.
+//! The fake KubeVirt and its guests on a real control plane: do they keep to what was measured on the real ones?
+//! The test does the reconciler's part by hand.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
@@ -191,7 +191,7 @@ async fn a_vm_is_marked_for_evacuation(env: &TestEnv) {
         .await
         .unwrap();
     let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
-    assert_eq!(vmi.data["status"]["phase"], "Running", "it does not heed ACPI");
+    assert_eq!(vmi.data["status"]["phase"], "Running", "it ignores ACPI");
     gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
 }
 

@@ -37,7 +37,7 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     }
     let [plain, opted_in, enforced] =
         [0, 1, 2].map(|i| Api::<Pod>::namespaced(admin.clone(), &spaces[i].name));
-    // An opted-in pod passes as soon as nobody is asked: such a pod as the webhook would have made of it.
+    // An opted-in pod passes once the API server asks no webhook, if it is as the webhook would have made it.
     let labels = |value: &str| json!({"labels": {names::MAROON_LABEL: value}});
     let prepared = || json!({"schedulingGates": [{"name": names::GATE}]});
     eventually("the webhook's end", SOON, || async {
@@ -64,14 +64,14 @@ async fn who_opted_in_is_refused_without_the_webhook() {
             json!({}),
         ),
         (
-            "create a pod where nobody may opt out",
+            "create a pod where no one may opt out",
             &enforced,
             json!({}),
             labels("true"),
             prepared(),
         ),
         (
-            "opt out where nobody may",
+            "opt out where no one may",
             &enforced,
             labels("false"),
             labels("true"),

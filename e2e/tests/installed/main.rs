@@ -1,5 +1,5 @@
 //! The life of a release, as an administrator sees it: the real helm, our images as containers on real nodes, the
-//! webhook reached through its Service. KubeVirt and its guests are played.
+//! webhook reached through its Service. KubeVirt and its guests are simulated.
 //!
 //! Needs root; what is left out without is said by name.
 
@@ -79,7 +79,7 @@ async fn helm_test_passes(site: &Site<'_>) {
     println!("$ helm test\n{}", tested.unwrap());
 }
 
-/// Every pod of both Deployments is replaced, and the CRDs are applied anew, while pods are created.
+/// Every pod of both Deployments is replaced, and the CRDs are applied again, while pods are created.
 async fn upgrade_under_load(site: &Site<'_>) {
     let load = Load::start(&site.admin, CREATES_PER_SECOND).await.unwrap();
     let replace = [

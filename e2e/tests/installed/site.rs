@@ -1,4 +1,4 @@
-//! A cluster of real nodes with the released chart on it, and KubeVirt played beside them.
+//! A cluster of real nodes with the released chart on it, and a fake KubeVirt beside them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const HOSTS: u32 = 3;
 const NODE_IMAGE: &str = "registry.example/marooned-node@sha256:0000";
 /// The kubelet looks at mounted Secrets once a minute or so.
 const ROTATION_LIMIT: Duration = Duration::from_secs(300);
-/// Of a release that somebody has installed before this one.
+/// Of a release that was installed before this one.
 const FORMER_VERSION: &str = "0.0.1";
 
 /// The cluster, and helm for it.
@@ -67,7 +67,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Starts the played KubeVirt: its hosts are no real nodes, and its guests are simulated.
+    /// Starts the fake KubeVirt: its hosts are not real nodes, and its guests are simulated.
     pub async fn kubevirt(&self) -> FakeKubeVirt {
         wait_for_default_account(&self.admin, names::VM_NAMESPACE)
             .await

@@ -1,4 +1,4 @@
-//! Launcher pods with real guests in them: does vmhost make of a VMI what KubeVirt would?
+//! Launcher pods with real guests in them: does the fake KubeVirt make of a VMI what KubeVirt would?
 //!
 //! Needs root and QEMU, and apt-get for the guest's kernel; what is left out without root is said by name.
 

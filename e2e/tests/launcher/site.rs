@@ -75,7 +75,7 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 impl<'a> Site<'a> {
-    /// Imports the images, starts the played KubeVirt, and a pod on node-2 to call guests from.
+    /// Imports the images, starts the fake KubeVirt, and a pod on node-2 to call guests from.
     pub async fn new(cluster: &'a Cluster, images: &Images) -> Self {
         for archive in &images.archives {
             cluster.import(archive).await.unwrap();

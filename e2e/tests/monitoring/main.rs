@@ -150,7 +150,7 @@ fn each_alert_fires_when_it_should_and_says_what_to_do() {
             let said = alert["annotations"][text].as_str().unwrap_or_default();
             assert!(
                 said.ends_with(['.', '?']),
-                "{name}: {text} is no sentence: {said:?}"
+                "{name}: {text} is not a sentence: {said:?}"
             );
         }
     }
@@ -207,7 +207,7 @@ async fn what_alerts_and_dashboard_name_is_exported() {
     // Its first guest asks for a certificate of another node, its second is honest: everything happens once.
     let script = Script {
         attempts: 1,
-        wrong_node_name: Some("somebody-else".to_owned()),
+        wrong_node_name: Some("another-node".to_owned()),
         ..Script::default()
     };
     let refused = value(reconciler, r#"maroonedpods_writes_total{kind="deny_csr"}"#).await;
@@ -250,7 +250,7 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let mut waiting = maroonedpods_e2e::harness::marooned_pod::pod("waits", &Script::default()).unwrap();
     waiting.spec.as_mut().unwrap().scheduling_gates = Some(vec![
-        serde_json::from_value(serde_json::json!({"name": "somebody.example/gate"})).unwrap(),
+        serde_json::from_value(serde_json::json!({"name": "other.example/gate"})).unwrap(),
     ]);
     let waiting = MaroonedPod::create_pod(&admin, &namespace.name, &waiting)
         .await

@@ -72,7 +72,7 @@ fn machine() -> BTreeMap<&'static str, BTreeSet<String>> {
     ])
 }
 
-/// Processes and control groups of the cluster whose plane is in `folder`.
+/// Processes and control groups of the cluster whose control plane is in `folder`.
 fn traces_of(folder: &Path) -> Vec<String> {
     let name = folder.file_name().unwrap().to_str().unwrap();
     let mut traces: Vec<String> = fs::read_dir("/proc")

@@ -195,7 +195,7 @@ fn a_pod_reaches_the_api_server_through_its_service() {
     on_cluster(async |cluster, client, namespace| {
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         runs(&pods, &pod("client", &["serve"], &json!({}))).await;
-        // HTTP on its port for HTTPS: it says so, and nobody else would.
+        // HTTP on its port for HTTPS: it says so, and no other server would.
         let answer = exec(cluster, namespace, "client", &["get", "http://10.96.0.1:443/"]).await;
         assert_eq!(
             answer.unwrap().trim(),

@@ -251,7 +251,7 @@ async fn the_guest_is_closed(pods: &Pods<'_>) {
     let url = format!("https://{target}:{kubelet}/pods");
     let stranger = pods.test("plain-2", &["ask", &url]).await.unwrap();
     assert!(stranger.starts_with("401 Unauthorized"), "{stranger}");
-    // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, where nobody listens.
+    // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, in which no program listens.
     for port in [22, 10248, 10250, 10255] {
         let found = pods
             .test("plain-2", &["connect", &format!("{target}:{port}")])
@@ -283,7 +283,7 @@ async fn many_short_connections_succeed(pods: &Pods<'_>) {
     println!("plain-2 to marooned-a: {said}");
 }
 
-/// The VM of one of two pods behind a Service dies: its address may be somebody else's in a moment.
+/// The VM of one of two pods behind a Service dies: its address may belong to another pod in a moment.
 async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
     let services: Api<Service> = Api::namespaced(pods.env.admin.clone(), &pods.namespace);
     let service = json!({

@@ -239,8 +239,8 @@ impl Source {
 fn cargo(folder: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(folder);
-    // `cargo test` says of which package we are. Build scripts that look at such variables (ring's) would be run anew,
-    // and all that needs them compiled anew, by each program that builds images.
+    // `cargo test` says of which package we are. Build scripts that look at such variables (ring's) would run again,
+    // and all that needs them be compiled again, by each program that builds images.
     for (variable, _) in env::vars_os() {
         let name = variable.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

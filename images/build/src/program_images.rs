@@ -11,7 +11,7 @@ use crate::command::put;
 use crate::oci::{Files, Image};
 use crate::sbom;
 
-/// Nobody's, on any distribution: the user that small base images run as.
+/// An ID that no distribution gives to a user: small base images run as it.
 const USER: &str = "65532:65532";
 const WEBHOOK: &str = "maroonedpods-webhook";
 const RECONCILER: &str = "maroonedpods-reconciler";
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_runs_its_program_as_nobody() {
+    fn an_image_runs_its_program_as_an_unprivileged_user() {
         let source = Source {
             time: "2026-01-02T03:04:05Z".parse().unwrap(),
             revision: Some("abc".to_owned()),

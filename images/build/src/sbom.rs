@@ -256,7 +256,7 @@ fn line_of_tree(line: &str) -> Option<(usize, Component)> {
         hashes: Vec::new(),
         licenses: some(license)
             .map(|license| License {
-                // The spelling of old manifests, which is no SPDX expression.
+                // The spelling of old manifests, which is not an SPDX expression.
                 expression: license.split('/').map(str::trim).collect::<Vec<_>>().join(" OR "),
             })
             .into_iter()

@@ -1,4 +1,4 @@
-//! The container images: what is in them runs by itself, as nobody.
+//! The container images: what is in them runs by itself, as an unprivileged user.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]

@@ -1,7 +1,7 @@
 //! What ours is compared with: a Debian system such as its cloud images hold, with systemd and cloud-init, around the
 //! same kernel release, kubelet, containerd and boot program.
 //!
-//! It is no image of Debian's: those are not packages. It is made here from Debian's packages, with fewer services than
+//! It is not one of Debian's images: those are not packages. It is made here from Debian's packages, with fewer services than
 //! theirs, and is given kernel and initrd, where theirs has a boot loader read them: both favour it.
 
 use std::collections::BTreeMap;
@@ -152,8 +152,8 @@ fn bootstrap(ours: &Path, root: &Path, log: &Path) -> Result<()> {
     let options = log.with_file_name("apt.conf");
     fs::write(&options, acquire.stdout)?;
     let release = fs::read_to_string(RELEASE_FILE)?;
-    let release =
-        codename(&release).context("this machine is no Debian, so its release says none to install")?;
+    let release = codename(&release)
+        .context("this machine does not run Debian, so it does not say which release to install")?;
     let hook = |what: String| format!("--customize-hook={what}");
     let enable = "systemd-networkd systemd-resolved marooned-node-boot";
     let mut command = Command::new(program("mmdebstrap").context("mmdebstrap is missing")?);

@@ -1,4 +1,4 @@
-//! Pods' lives on a real control plane, the reconciler a process of its own, VMs played and booting at once.
+//! Pods' lives on a real control plane, the reconciler a process of its own, with simulated VMs that boot at once.
 
 mod tables;
 
@@ -251,7 +251,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Processor time of everything that runs here, in milliseconds. The played KubeVirt, the webhook and what
+    /// Processor time of everything that runs here, in milliseconds. The fake KubeVirt, the webhook and what
     /// makes the pods are this process.
     fn cpu(&self) -> Result<BTreeMap<String, f64>> {
         let mut processes = self.env.control_plane().process_ids();
@@ -321,7 +321,7 @@ where
     let mut events = std::pin::pin!(watcher(api.clone(), watcher::Config::default()));
     let follow = async {
         while let Some(event) = events.next().await {
-            // The watcher begins anew by itself after an error.
+            // The watcher lists and watches again by itself after an error.
             let Ok(event) = event else { continue };
             match event {
                 Event::Init => {

@@ -80,7 +80,7 @@ fn file(volume: &Value) -> Result<String> {
     } else if volume.get("cloudInitNoCloud").is_some() {
         "file=/run/vm/seed.iso,readonly=on".to_owned()
     } else {
-        bail!("volume {name} is of a kind that this KubeVirt does not play")
+        bail!("volume {name} is of a kind that the fake KubeVirt does not have")
     })
 }
 

@@ -1,6 +1,6 @@
 //! Real guests: each VMI's launcher is a real pod, in which QEMU runs.
 //!
-//! | file | plays |
+//! | file | acts as |
 //! |---|---|
 //! | [`pod`], [`arguments`] | virt-controller and virt-launcher: what a VMI becomes |
 //! | `network.sh` | virt-handler: the masquerade network, with root's rights |

@@ -20,7 +20,7 @@ impl Guest {
             .await
     }
 
-    /// What every kubelet tells of its pod, and each time its own conditions anew. As it is sent: two versions' difference.
+    /// What every kubelet tells of its pod, and each time all of its own conditions again. As it is sent: two versions' difference.
     async fn reports(&self) -> kube::Result<Pod> {
         let pods = self.api_in::<Pod>(&self.namespace.name);
         let (seen, address) = (pods.get("pod").await?, self.address().await);

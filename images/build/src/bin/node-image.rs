@@ -1,4 +1,4 @@
-//! Wires the node image builder to its process.
+//! The program behind `hack/node-image`: its arguments, output and exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -61,7 +61,7 @@ pub(super) fn rust(machine: &Apt, image: &Apt, arch: Arch, work: &Path) -> Resul
     linker.args(c.start());
     Ok(Rust {
         rustc: script(&folder.join("rustc"), &rustc, &[])?,
-        // By this name rustc knows that it is no C compiler.
+        // By this name rustc knows that it is not a C compiler.
         linker: script(&folder.join("ld"), &linker, &c.end())?,
         target: folder.join("target"),
         glibc: c.version,

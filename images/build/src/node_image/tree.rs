@@ -79,7 +79,7 @@ impl Tree {
     fn add(&mut self, part: &str, path: &str, mode: u32, kind: Kind) -> Result<()> {
         ensure!(
             path.starts_with('/') && !path.ends_with('/') && !path.contains("//"),
-            "{path:?} is no absolute path"
+            "{path:?} is not an absolute path"
         );
         for (end, _) in path.match_indices('/').skip(1) {
             let parent = self.0.entry(path[..end].to_owned()).or_insert_with(|| Entry {

@@ -149,7 +149,7 @@ impl Programs<'_> {
         }
     }
 
-    /// What it means that a process is no more; nothing, where it is an orphan that fell to us.
+    /// What the end of a process means; nothing, where it is an orphan that the kernel gave us as its parent.
     fn reaped(&mut self, pid: Pid, status: WaitStatus) -> Option<Event> {
         let unit = self
             .children

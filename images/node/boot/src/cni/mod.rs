@@ -132,7 +132,7 @@ fn gc(valid: &[String]) -> Result<()> {
 fn check(attachment: &Attachment) -> Result<(), Failure> {
     let owner = owner::current().map_err(Failure::of)?;
     if owner.as_ref() != Some(&attachment.container) {
-        let owner = owner.as_deref().unwrap_or("nobody");
+        let owner = owner.as_deref().unwrap_or("no pod");
         let message = format!("the pod network belongs to {owner}, not to this pod");
         return Err(Failure::new(code::BROKEN, message));
     }

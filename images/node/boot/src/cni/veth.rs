@@ -1,4 +1,4 @@
-//! The pod's cable: a pair of links between guest and pod, routes on both sides, and the nft rules that give the pod
+//! The pod's veth pair, a link in the guest and one in the pod, routes on both sides, and the nft rules that give the pod
 //! the launcher's address.
 
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use crate::nft::{self, PodRules};
 
 /// The guest's end.
 pub(super) const GUEST_LINK: &str = "mp0";
-/// The pod's neighbour, through which it reaches everything: an address that means nothing beyond the cable.
+/// The pod's neighbour, through which it reaches everything: an address that means nothing beyond the veth pair.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// Fixed, for nobody else is on the cable.
+/// Fixed, for only these two ends are on the link.
 const POD_MAC: [u8; 6] = [0x02, 0x4d, 0x50, 0, 0, 2];
 
 /// The hardware address of the pod's end, as text.
@@ -23,7 +23,7 @@ pub(super) fn pod_mac() -> String {
     POD_MAC.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Lays the cable, in place of what a failed attempt may have left.
+/// Makes the veth pair, in place of what a failed attempt may have left.
 pub(super) fn build(attachment: &Attachment, config: &Config, pod: Ipv4Addr) -> Result<()> {
     let mut guest_side = Netlink::open()?;
     let uplink = guest_side
@@ -66,13 +66,13 @@ pub(super) fn build(attachment: &Attachment, config: &Config, pod: Ipv4Addr) -> 
     }))
 }
 
-/// Takes the cable away, as much of it as there is.
+/// Removes the veth pair and its rules, as much of them as there is.
 pub(super) fn remove() -> Result<()> {
     nft::apply(nft::NO_POD)?;
     remove_link(&mut Netlink::open()?)
 }
 
-/// Whether the cable is as it was laid; if not, what is amiss.
+/// Whether the veth pair is as it was made; if not, what is wrong with it.
 pub(super) fn check(attachment: &Attachment, pod: Ipv4Addr) -> Result<()> {
     let link = Netlink::open()?
         .link(GUEST_LINK)?

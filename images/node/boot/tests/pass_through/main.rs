@@ -1,4 +1,4 @@
-//! The CNI plugin on real packets: private networks play launcher, guest and pod, with the machine's own nft.
+//! The CNI plugin on real packets: private networks stand for launcher, guest and pod, with the machine's own nft.
 //!
 //! Needs root, ip(8) and nft(8); what is left out without is said by name.
 
@@ -96,17 +96,17 @@ fn assert_nobody_came(listener: &TcpListener) {
 }
 
 #[test]
-fn the_pod_reaches_the_world_and_nothing_of_the_guest() {
-    in_a_place("the_pod_reaches_the_world_and_nothing_of_the_guest", |place| {
+fn the_pod_reaches_the_outside_and_nothing_of_the_guest() {
+    in_a_place("the_pod_reaches_the_outside_and_nothing_of_the_guest", |place| {
         let everywhere = TcpListener::bind;
         let kubelet = place.guest(|| everywhere("[::]:65250").unwrap());
         let other = place.guest(|| everywhere("0.0.0.0:10248").unwrap());
         place.cni("ADD", "c1").unwrap();
 
-        let world = place.outside(|| everywhere("0.0.0.0:9000").unwrap());
+        let outside = place.outside(|| everywhere("0.0.0.0:9000").unwrap());
         let _stream = place.pod(|| connect(GATEWAY, 9000));
         assert_eq!(
-            world.accept().unwrap().1.ip(),
+            outside.accept().unwrap().1.ip(),
             GUEST,
             "the launcher translates what has this source"
         );
@@ -156,7 +156,7 @@ fn a_second_pod_is_refused_and_only_the_owner_undoes() {
 #[test]
 fn a_failure_in_the_middle_is_undone() {
     in_a_place("a_failure_in_the_middle_is_undone", |place| {
-        // The pod's default route is laid when nearly all else is done.
+        // The pod's default route is added when nearly all else is done.
         place.ip_in_pod("route add blackhole default");
         let (code, message) = place.cni("ADD", "c1").unwrap_err();
         assert!(code == 100 && message.contains("route"), "{code}: {message}");
@@ -169,8 +169,8 @@ fn a_failure_in_the_middle_is_undone() {
 }
 
 #[test]
-fn the_owner_of_a_half_laid_cable_may_lay_it_again() {
-    in_a_place("the_owner_of_a_half_laid_cable_may_lay_it_again", |place| {
+fn the_owner_of_a_half_made_veth_pair_may_make_it_again() {
+    in_a_place("the_owner_of_a_half_made_veth_pair_may_make_it_again", |place| {
         place.cni("ADD", "c1").unwrap();
         place.guest(|| marooned_node_boot::nft::apply(marooned_node_boot::nft::NO_POD).unwrap());
         let (code, message) = place.cni("CHECK", "c1").unwrap_err();
