@@ -1,4 +1,5 @@
-//! Others than the API server reach the webhook: no creation fails by it, and with a client CA they are not served.
+//! Clients other than the API server reach the webhook: they make no creation fail, and with a client CA they are not
+//! served.
 
 #![allow(clippy::unwrap_used)]
 

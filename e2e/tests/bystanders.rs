@@ -1,4 +1,4 @@
-//! What other people's pods, and other controllers, notice of marooned Nodes: as little as can be.
+//! Pods of other users, and other controllers, notice as little as possible of marooned Nodes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -134,7 +134,7 @@ async fn zone_becomes(nodes: &Api<Node>, name: &str, zone: Option<&str>) {
         .unwrap();
 }
 
-/// One story after the other: each changes what the whole cluster does.
+/// One scenario after the other: each changes what the whole cluster does.
 #[tokio::test(flavor = "multi_thread")]
 async fn controllers_of_the_whole_cluster_go_on() {
     logs();

@@ -1,4 +1,4 @@
-//! What goes wrong with a VM, its guest, its host, or by a person's hand, and what becomes of the pod.
+//! What goes wrong with a VM, its guest, its host, or through a person's mistake, and what becomes of the pod.
 
 #![allow(clippy::unwrap_used)]
 
@@ -412,7 +412,7 @@ async fn a_pod_whose_gate_a_person_removes_is_let_go() {
     let pod = test.pod(&never_joins()).await;
     pod.vmi(1, "Running").await.unwrap();
     let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
-    // The guards refuse it to everybody else: this person borrowed the reconciler's identity.
+    // The guards refuse it to every other user: this one uses the reconciler's identity.
     let borrowed = test.env.reconciler_identity().await.unwrap().client;
     Api::<Pod>::namespaced(borrowed, &test.namespace.name)
         .patch(&pod.name, &PatchParams::default(), &ungated)

@@ -1,7 +1,7 @@
 //! The node image in bare QEMU: does it boot both ways, does it say what is wrong?
 //!
 //! Guests here are emulated and have no API server: they get as far as a kubelet that looks for one. What is missing on
-//! the machine (QEMU) is installed by apt-get, which needs root; without root and QEMU the boots are left out by name.
+//! the machine (QEMU) is installed by apt-get, which needs root; without root and QEMU the tests are reported as skipped.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]

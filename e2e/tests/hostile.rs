@@ -66,7 +66,7 @@ async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
     let own_pods = Api::namespaced_with(guest, &namespace.name, &ApiResource::erase::<Pod>(&()));
     poison(own_pods, "hostile", json!({"startTime": TOO_LATE})).await;
 
-    // Other pods get their nodes; they are watched one by one, for a list of pods is what the poison spoils.
+    // Other pods get their nodes; they are watched one by one, for the hostile object makes lists of pods fail.
     accepts(&pods, &marooned("other")).await.unwrap();
     eventually("the other pod runs", SOON, || async {
         Ok(pods.get_opt("other").await?.filter(running))
@@ -136,7 +136,8 @@ fn at<K: Resource<DynamicType = ()>>(namespace: Option<&str>) -> Request {
     Request::new(K::url_path(&(), namespace))
 }
 
-/// Anybody who may write an object may write who wrote it, and when. (A time alone is not taken for a change.)
+/// A client that may write an object may also write its managed fields: who wrote it, and when. (A time alone is not
+/// taken for a change.)
 async fn claims_the_year_9999<K>(client: &Client, namespace: Option<&str>, name: &str)
 where
     K: Resource<DynamicType = ()>,

@@ -33,13 +33,13 @@ const VMI_CRD: &str = "virtualmachineinstances.kubevirt.io";
 const KUBEVIRT_CRD: &str = "kubevirts.kubevirt.io";
 
 /// An environment with a reconciler, and a tenant in it.
-struct Setting<'w> {
+struct Setup<'w> {
     tenant: Tenant<'w>,
     reconciler: Running,
     cluster: Cluster,
 }
 
-impl<'w> Setting<'w> {
+impl<'w> Setup<'w> {
     async fn new(env: &'w TestEnv) -> Self {
         let tenant = Tenant::new(env, None).await.unwrap();
         let cluster = Cluster {
@@ -93,7 +93,7 @@ impl<'w> Setting<'w> {
         preflight(&self.cluster, None).await.unwrap()
     }
 
-    /// While `reason` keeps VMs from being started: everybody says so, with this text, and a pod waits in vain.
+    /// While `reason` keeps VMs from being started: every report says so, with this text, and a pod waits without end.
     async fn is_held(&self, reason: &str, text: &str, pod: &str) {
         let message = self.says("False", reason).await;
         assert!(message.contains(text), "{message}");
@@ -139,23 +139,23 @@ fn cluster_ready(config: &MaroonedPodsConfig) -> Option<&Condition> {
 async fn each_fault_holds_launches_until_it_is_repaired() {
     logs();
     let env = TestEnv::start(0).await.unwrap();
-    let setting = Setting::new(&env).await;
-    setting.says("True", "Checked").await;
-    setting.is_ready("200", "ok").await;
+    let setup = Setup::new(&env).await;
+    setup.says("True", "Checked").await;
+    setup.is_ready("200", "ok").await;
 
-    somebody_else_approves(&setting).await;
-    kubevirt_is_too_old(&setting).await;
-    kubevirt_does_not_know_a_field(&setting).await;
-    nobody_knows_which_kubevirt_it_is(&setting).await;
-    names_are_not_resolved(&setting).await;
-    a_daemon_set_follows_us(&setting).await;
-    setting.tenant.leaves().await.unwrap();
-    setting.reconciler.stop().await.unwrap();
+    somebody_else_approves(&setup).await;
+    kubevirt_is_too_old(&setup).await;
+    kubevirt_does_not_know_a_field(&setup).await;
+    nobody_knows_which_kubevirt_it_is(&setup).await;
+    names_are_not_resolved(&setup).await;
+    a_daemon_set_follows_us(&setup).await;
+    setup.tenant.leaves().await.unwrap();
+    setup.reconciler.stop().await.unwrap();
     env.stop().await.unwrap();
 }
 
-async fn somebody_else_approves(setting: &Setting<'_>) {
-    let bindings: Api<ClusterRoleBinding> = Api::all(setting.tenant.admin.clone());
+async fn somebody_else_approves(setup: &Setup<'_>) {
+    let bindings: Api<ClusterRoleBinding> = Api::all(setup.tenant.admin.clone());
     let binding = serde_json::from_value(json!({
         "metadata": {"name": "approves-all-bootstrappers"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
@@ -164,30 +164,30 @@ async fn somebody_else_approves(setting: &Setting<'_>) {
     }))
     .unwrap();
     accepts(&bindings, &binding).await.unwrap();
-    setting.touch().await;
-    setting
+    setup.touch().await;
+    setup
         .is_held("AutoApproval", "\"approves-all-bootstrappers\"", "leaky")
         .await;
     bindings
         .delete("approves-all-bootstrappers", &DeleteParams::default())
         .await
         .unwrap();
-    setting.is_repaired("leaky").await;
+    setup.is_repaired("leaky").await;
 }
 
-async fn kubevirt_is_too_old(setting: &Setting<'_>) {
-    say_version(&setting.tenant.admin, "v1.6.3").await.unwrap();
-    setting.touch().await;
-    setting
+async fn kubevirt_is_too_old(setup: &Setup<'_>) {
+    say_version(&setup.tenant.admin, "v1.6.3").await.unwrap();
+    setup.touch().await;
+    setup
         .is_held("KubeVirtTooOld", "KubeVirt is v1.6.3: upgrade it to 1.7", "old")
         .await;
-    say_version(&setting.tenant.admin, "v1.7.0").await.unwrap();
-    setting.is_repaired("old").await;
+    say_version(&setup.tenant.admin, "v1.7.0").await.unwrap();
+    setup.is_repaired("old").await;
 }
 
 /// As an older KubeVirt: without strict validation it would take the VM and drop the field.
-async fn kubevirt_does_not_know_a_field(setting: &Setting<'_>) {
-    let crds: Api<CustomResourceDefinition> = Api::all(setting.tenant.admin.clone());
+async fn kubevirt_does_not_know_a_field(setup: &Setup<'_>) {
+    let crds: Api<CustomResourceDefinition> = Api::all(setup.tenant.admin.clone());
     let devices =
         "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/domain/properties/devices";
     let path = format!("{devices}/properties/logSerialConsole");
@@ -196,48 +196,48 @@ async fn kubevirt_does_not_know_a_field(setting: &Setting<'_>) {
         .await
         .unwrap();
     eventually("the field to be unknown", SOON, || async {
-        let report = preflight(&setting.cluster, None).await?;
+        let report = preflight(&setup.cluster, None).await?;
         Ok((!report.passed()).then_some(()))
     })
     .await
     .unwrap();
-    setting.touch().await;
-    setting
+    setup.touch().await;
+    setup
         .is_held(
             "VMRefused",
             "unknown field \"spec.domain.devices.logSerialConsole\"",
             "strict",
         )
         .await;
-    install_crd(&setting.tenant.admin).await.unwrap();
-    setting.is_repaired("strict").await;
+    install_crd(&setup.tenant.admin).await.unwrap();
+    setup.is_repaired("strict").await;
 }
 
 /// Worth a warning, and no more: the trial has passed.
-async fn nobody_knows_which_kubevirt_it_is(setting: &Setting<'_>) {
-    let crds: Api<CustomResourceDefinition> = Api::all(setting.tenant.admin.clone());
+async fn nobody_knows_which_kubevirt_it_is(setup: &Setup<'_>) {
+    let crds: Api<CustomResourceDefinition> = Api::all(setup.tenant.admin.clone());
     crds.delete(KUBEVIRT_CRD, &DeleteParams::default()).await.unwrap();
     eventually("no KubeVirt resource", SOON, || async {
-        let report = preflight(&setting.cluster, None).await?.to_string();
+        let report = preflight(&setup.cluster, None).await?.to_string();
         Ok(report.contains("warn  KubeVirtVersionUnknown").then_some(()))
     })
     .await
     .unwrap();
-    setting.touch().await;
-    let message = setting.says("True", "KubeVirtVersionUnknown").await;
+    setup.touch().await;
+    let message = setup.says("True", "KubeVirtVersionUnknown").await;
     assert!(
         message.contains("the cluster has no KubeVirt resource"),
         "{message}"
     );
-    setting.is_ready("200", "warning: KubeVirt's version").await;
-    setting.tenant.creates(&marooned("unknown")).await.unwrap();
-    install_crd(&setting.tenant.admin).await.unwrap();
-    setting.is_repaired("unknown").await;
+    setup.is_ready("200", "warning: KubeVirt's version").await;
+    setup.tenant.creates(&marooned("unknown")).await.unwrap();
+    install_crd(&setup.tenant.admin).await.unwrap();
+    setup.is_repaired("unknown").await;
 }
 
 /// The configuration names no name server. Worth a warning, on the pod too.
-async fn names_are_not_resolved(setting: &Setting<'_>) {
-    let tenant = &setting.tenant;
+async fn names_are_not_resolved(setup: &Setup<'_>) {
+    let tenant = &setup.tenant;
     let (namespace, name) = names::CLUSTER_DNS;
     let services: Api<Service> = Api::namespaced(tenant.admin.clone(), namespace);
     let told = |pod: &str| {
@@ -254,24 +254,24 @@ async fn names_are_not_resolved(setting: &Setting<'_>) {
         }
     };
     assert_eq!(told("resolves").await, (Some(DNS_ADDRESS.to_owned()), false));
-    setting.is_repaired("resolves").await;
+    setup.is_repaired("resolves").await;
 
     services.delete(name, &DeleteParams::default()).await.unwrap();
-    setting.touch().await;
-    let message = setting.says("True", "ClusterDNSUnknown").await;
+    setup.touch().await;
+    let message = setup.says("True", "ClusterDNSUnknown").await;
     assert!(
         message.contains("kube-system/kube-dns") && message.contains("set join.clusterDNS"),
         "{message}"
     );
-    let shown = setting.preflight().await.to_string();
+    let shown = setup.preflight().await.to_string();
     assert!(shown.contains("warn  ClusterDNSUnknown: "), "{shown}");
     assert_eq!(told("nameless").await, (None, true));
     dns::make_service(&tenant.admin).await.unwrap();
-    setting.is_repaired("nameless").await;
+    setup.is_repaired("nameless").await;
 }
 
-async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
-    let sets: Api<DaemonSet> = setting.tenant.api();
+async fn a_daemon_set_follows_us(setup: &Setup<'_>) {
+    let sets: Api<DaemonSet> = setup.tenant.api();
     let set = serde_json::from_value(json!({"metadata": {"name": "agent"}, "spec": {
         "selector": {"matchLabels": {"app": "agent"}},
         "template": {"metadata": {"labels": {"app": "agent"}},
@@ -280,8 +280,8 @@ async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
     }}))
     .unwrap();
     accepts(&sets, &set).await.unwrap();
-    let name = format!("{}/agent", setting.tenant.namespace());
-    let report = setting.preflight().await;
+    let name = format!("{}/agent", setup.tenant.namespace());
+    let report = setup.preflight().await;
     let shown = report.to_string();
     assert!(report.passed() && shown.contains(&name), "{shown}");
     // The remedy, as it is printed.
@@ -294,7 +294,7 @@ async fn a_daemon_set_follows_us(setting: &Setting<'_>) {
     sets.patch("agent", &PatchParams::default(), &Patch::Merge(patch))
         .await
         .unwrap();
-    let shown = setting.preflight().await.to_string();
+    let shown = setup.preflight().await.to_string();
     assert!(!shown.contains(&name), "{shown}");
     sets.delete("agent", &DeleteParams::default()).await.unwrap();
 }
@@ -308,15 +308,15 @@ async fn no_vm_is_started_without_node_restriction() {
         ..ControlPlaneOptions::default()
     };
     let env = TestEnv::start_on(options, 0, quick_config).await.unwrap();
-    let setting = Setting::new(&env).await;
+    let setup = Setup::new(&env).await;
     let text = "enable the admission plugin NodeRestriction";
-    setting
+    setup
         .is_held("NodeRestrictionMissing", text, "unrestricted")
         .await;
-    let asked: Api<Node> = Api::all(setting.tenant.admin.clone());
+    let asked: Api<Node> = Api::all(setup.tenant.admin.clone());
     assert_eq!(asked.get_opt(names::PREFLIGHT_NODE).await.unwrap(), None);
-    setting.tenant.leaves().await.unwrap();
-    setting.reconciler.stop().await.unwrap();
+    setup.tenant.leaves().await.unwrap();
+    setup.reconciler.stop().await.unwrap();
     env.stop().await.unwrap();
 }
 
@@ -325,8 +325,8 @@ async fn no_vm_is_started_without_node_restriction() {
 async fn a_vm_is_not_gone_because_kubevirt_is() {
     logs();
     let env = TestEnv::start(0).await.unwrap();
-    let setting = Setting::new(&env).await;
-    let tenant = &setting.tenant;
+    let setup = Setup::new(&env).await;
+    let tenant = &setup.tenant;
     tenant.creates(&marooned("survivor")).await.unwrap();
     let pod = tenant.sees_running("survivor").await.unwrap();
     let survivor = MaroonedPod::of(&tenant.admin, &pod).unwrap();
@@ -362,9 +362,9 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
     survivor.leaves_nothing().await.unwrap();
     waiting.running().await.unwrap();
     waiting.ends().await.unwrap();
-    setting.says("True", "Checked").await;
-    setting.tenant.leaves().await.unwrap();
-    setting.reconciler.stop().await.unwrap();
+    setup.says("True", "Checked").await;
+    setup.tenant.leaves().await.unwrap();
+    setup.reconciler.stop().await.unwrap();
     env.stop().await.unwrap();
 }
 

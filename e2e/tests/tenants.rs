@@ -1,4 +1,4 @@
-//! What tenants take from one another: nothing. Starts take turns between namespaces, and a namespace may have so many
+//! Tenants take nothing from one another. Starts take turns between namespaces, and a namespace may have so many
 //! VMs and no more.
 
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! What takes longer than a controller or a certificate has patience for.
+//! Delays that are longer than a controller waits or a certificate lasts.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -350,7 +350,8 @@ fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolic
     )
 }
 
-/// A pod that is created as the uninstallation ends must not be gated: the reconciler, which would lift the gate, goes next.
+/// A pod that is created as the uninstallation ends must not be gated: the reconciler, which would lift the gate, goes
+/// next.
 #[tokio::test(flavor = "multi_thread")]
 async fn gating_ends_before_the_reconciler_does() {
     let env = env().await;

@@ -1,4 +1,4 @@
-//! While the webhook is away, who opted in is refused and everybody else goes on.
+//! While the webhook is away, pods that opted in are refused and all others are created.
 
 #![allow(clippy::unwrap_used)]
 

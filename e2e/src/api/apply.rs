@@ -1,4 +1,4 @@
-//! Applies YAML of any kind.
+//! Applies objects of any kind, from YAML or as they are.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time;
 
 use super::check::eventually;
 
-/// Whose fields are those that [`apply`] applies.
+/// The field manager that [`apply`] writes as.
 pub const FIELD_MANAGER: &str = "maroonedpods-e2e";
 const ESTABLISHED_LIMIT: Duration = Duration::from_secs(30);
 
@@ -72,13 +72,13 @@ pub async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<(
     Ok(())
 }
 
-/// The object's kind, empty where it says none.
+/// The object's kind; empty if it has none.
 #[must_use]
 pub fn kind(object: &DynamicObject) -> &str {
     object.types.as_ref().map_or("", |types| &types.kind)
 }
 
-/// Where the object belongs.
+/// The API that serves the object's kind, in the object's namespace.
 pub async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>> {
     let (resource, scope) = resource_of(client, object).await?;
     Ok(match (&scope, &object.metadata.namespace) {
@@ -88,7 +88,7 @@ pub async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<Dynam
     })
 }
 
-/// A new CRD appears in discovery shortly after it is established, hence the patience.
+/// A new CRD appears in discovery shortly after it is established, so this waits.
 async fn resource_of(client: &Client, object: &DynamicObject) -> Result<(ApiResource, Scope)> {
     let types = object
         .types

@@ -1,4 +1,4 @@
-//! What tests say about the cluster. Every helper returns an error that shows the object and its events; a test
+//! Assertions about the cluster, for tests. Every helper returns an error that shows the object and its events; a test
 //! should `unwrap` it, because a panic is what keeps the control plane's logs.
 
 use std::fmt::Debug;
@@ -46,7 +46,7 @@ pub fn refused<T: Serialize>(answer: kube::Result<T>) -> Result<String> {
     }
 }
 
-/// Asks `probe` again and again until it gives a value. `None` and errors both mean "not yet"; the last error is
+/// Calls `probe` again and again until it returns a value. `None` and errors both mean "not yet"; the last error is
 /// part of what is reported when `limit` has passed.
 pub async fn eventually<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> Result<T>
 where

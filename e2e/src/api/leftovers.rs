@@ -1,4 +1,4 @@
-//! What is still there of marooned pods.
+//! Objects that are left of marooned pods.
 
 use std::fmt::Debug;
 
@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use super::read::vmis;
 
-/// What is still there of any marooned pod, one line each: records, Nodes, VMs, join Secrets, bootstrap tokens and
-/// certificate requests, by live lists. Empty when nothing is.
+/// Objects that are left of any marooned pod, one line each: records, Nodes, VMs, join Secrets, bootstrap tokens and
+/// certificate requests, by live lists. Empty when nothing is left.
 pub async fn nothing_left(client: &Client) -> Result<Vec<String>> {
     Ok(leftovers(client)
         .await?
@@ -35,7 +35,7 @@ pub async fn nothing_left_of(client: &Client, pod_uid: &str) -> Result<Vec<Strin
         .collect())
 }
 
-/// Something of ours that exists.
+/// An object of ours that exists.
 struct Leftover {
     line: String,
     pod_uid: Option<String>,
@@ -97,7 +97,7 @@ async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
     Ok(left)
 }
 
-/// Filed with one of our join tokens, or by a marooned node.
+/// Whether the request was filed with one of our join tokens, or by a marooned node.
 fn is_ours(request: &CertificateSigningRequest) -> bool {
     let groups = request.spec.groups.as_deref().unwrap_or_default();
     let node = request
@@ -108,7 +108,7 @@ fn is_ours(request: &CertificateSigningRequest) -> bool {
     groups.iter().any(|group| group == names::BOOTSTRAP_GROUP) || node.and_then(names::pod_uid_of).is_some()
 }
 
-/// The pod whose node's name a request asks for: a token says nothing of its pod, the name in the PKCS#10 does.
+/// The pod whose node's name a request asks for: a token does not name its pod, the subject in the PKCS#10 does.
 fn asked_for(request: &CertificateSigningRequest) -> Option<String> {
     let pem = String::from_utf8_lossy(&request.spec.request.0);
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -122,7 +122,7 @@ fn asked_for(request: &CertificateSigningRequest) -> Option<String> {
     names::pod_uid_of(&node).map(str::to_owned)
 }
 
-/// Nothing of a kind is left when the kind itself is not there.
+/// Lists the objects of a kind; none if the API server does not serve the kind.
 async fn list_if_served<K>(api: &Api<K>) -> Result<Vec<K>>
 where
     K: Resource + Clone + Debug + DeserializeOwned,

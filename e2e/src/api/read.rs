@@ -1,4 +1,4 @@
-//! What can be read off pods and Nodes.
+//! Reads what tests look for in pods and Nodes.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ApiResource, DynamicObject};
@@ -7,7 +7,7 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use serde_json::json;
 
-/// The pod's phase, empty while there is none.
+/// The pod's phase; empty while it has none.
 #[must_use]
 pub fn phase(pod: &Pod) -> &str {
     pod.status
@@ -32,7 +32,7 @@ pub fn runs(pod: &Pod) -> bool {
     phase(pod) == "Running" && condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
 }
 
-/// The node that the pod is bound to; empty for none.
+/// The node that the pod is bound to; empty if it is not bound.
 #[must_use]
 pub fn node(pod: &Pod) -> &str {
     let spec = pod.spec.as_ref();
@@ -53,7 +53,7 @@ pub fn gates(pod: &Pod) -> Vec<&str> {
     gates.map(|gate| gate.name.as_str()).collect()
 }
 
-/// Whether the pod bears any mark of ours in spec, status or annotations: gate, selector, toleration, condition.
+/// Whether the pod has anything of ours in spec, status or annotations: gate, selector, toleration, condition.
 #[must_use]
 pub fn bears_our_mark(pod: &Pod) -> bool {
     json!([pod.spec, pod.status, pod.annotations()])
@@ -69,7 +69,7 @@ pub fn node_is_ready(node: &Node) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The VMIs in our namespace; ours are nowhere else.
+/// The VMIs in our VM namespace, which is the only one with VMIs of ours.
 #[must_use]
 pub fn vmis(client: &Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstance");

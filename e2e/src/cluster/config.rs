@@ -59,7 +59,7 @@ disabled_plugins = [
 }
 
 /// The specification that containers of [`DEVICES_HANDLER`] begin with: containerd's own, `default`, and device nodes
-/// that everybody in the container may use. Where the kernel lacks one, opening it says so.
+/// that every user in the container may use. Where the kernel lacks one, opening it fails.
 pub(super) fn with_devices(mut default: Value) -> Value {
     let linux = &mut default["linux"];
     // Numbers that Linux has given to them: Documentation/admin-guide/devices.txt.
@@ -123,7 +123,7 @@ pub(super) fn kubelet(folder: &Path, address: Ipv4Addr) -> Value {
         "volumePluginDir": folder.join("volume-plugins"),
         // There is no cluster DNS, and the machine's servers cannot be reached.
         "resolvConf": "",
-        // How full the machine is, is not the node's business.
+        // Pods must not be evicted because the machine's disk is full.
         "evictionHard": {
             "imagefs.available": "0%", "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
         },

@@ -14,7 +14,7 @@
 //! }
 //! ```
 //!
-//! Such a test needs root and is left out without, see [`with_cluster`]. It touches nothing of the machine's:
+//! Such a test needs root and is skipped without, see [`with_cluster`]. It touches nothing of the machine's:
 //! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
 
 mod cgroup;

@@ -20,7 +20,7 @@ const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// The label of real nodes, for pods that must not run on simulated ones: `e2e.maroonedpods.io/real: "true"`.
 pub const REAL_LABEL: &str = "e2e.maroonedpods.io/real";
-/// Becomes the program that follows, in namespaces of its own; those of process ids are its parent's doing.
+/// Becomes the program that follows, in namespaces of its own; its parent makes the one of process ids.
 const UNSHARE: [&str; 10] = [
     "unshare",
     "--cgroup",
@@ -87,7 +87,7 @@ impl Node {
         &self.folder
     }
 
-    /// Id of the process whose end is the node's.
+    /// Id of the process with which the node ends.
     #[must_use]
     pub fn first_process(&self) -> u32 {
         self.first_process
@@ -234,7 +234,7 @@ impl Node {
     }
 }
 
-/// Whether an image's name says no registry. (Kubernetes also names each by its digest.)
+/// Whether an image's name has no registry in it. (Kubernetes also names each by its digest.)
 fn is_bare(name: &str) -> bool {
     !name.contains('/') && !name.starts_with("sha256:")
 }

@@ -1,4 +1,4 @@
-//! Runs tests on clusters, or says that it did not.
+//! Runs tests on clusters, or reports them as skipped.
 
 use std::any;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::system::skipped::leave_out;
 /// Runs `test` with a cluster of its own, on a runtime whose threads are on the cluster's network; threads and
 /// programs that it starts are there, too. A panic in it is a panic here.
 ///
-/// Without the right to make namespaces the test is left out: its name and the reason are said on stderr, and in
+/// Without the right to make namespaces the test is skipped: its name and the reason are printed on stderr, and in
 /// the last line of `hack/test`. Blocks.
 ///
 /// # Errors
@@ -82,8 +82,8 @@ where
     })
 }
 
-/// Installs and builds what nodes need, so that who looks at the machine before a cluster starts sees it with that.
-/// Whether there is the right to run nodes: without, nothing is done. Blocks.
+/// Installs and builds what nodes need, so that a test can take the machine's state before a cluster starts. Returns
+/// false, and does nothing, without the right to run nodes. Blocks.
 ///
 /// # Errors
 /// When a program is missing and cannot be installed.
@@ -103,7 +103,7 @@ struct Shared {
 
 fn shared() -> Result<&'static Shared> {
     static SHARED: Mutex<Option<&'static Shared>> = Mutex::new(None);
-    // Holds either nothing or something whole.
+    // A panic of another test leaves this either empty or complete.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(shared) = *shared {
         return Ok(shared);

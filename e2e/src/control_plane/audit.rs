@@ -1,4 +1,4 @@
-//! The API server's audit log: what was asked of it, by whom, as the server saw it.
+//! The API server's audit log: every request with its user, as the server saw it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,12 +29,12 @@ const DECISION: &str = "authorization.k8s.io/decision";
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// Who asked.
+    /// Name of the user who made the request.
     pub user: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; an HTTP verb in lower
     /// case for a path that is not a resource.
     pub verb: String,
-    /// User and groups that the request was made as, where it was made in another's name.
+    /// User and groups that the request was made as, where it impersonates another user.
     pub impersonated: Vec<String>,
     /// API group, empty for the core group.
     pub group: String,
@@ -56,7 +56,7 @@ pub struct AuditEvent {
     pub field_manager: String,
     /// The body, of requests whose bodies are kept; else null.
     pub body: Value,
-    /// Whether it was only tried (`dryRun=All`).
+    /// Whether the request was a dry run (`dryRun=All`).
     pub dry_run: bool,
     /// When the server received the request.
     pub received: Timestamp,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Result;
 
-/// Where the components listen.
+/// The ports that the components listen on.
 pub(crate) struct Ports {
     etcd: u16,
     etcd_peer: u16,

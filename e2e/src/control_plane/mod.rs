@@ -31,7 +31,7 @@ use crate::system::work_folder::WorkFolder;
 /// A start that takes longer has failed. Usual are 3 to 5 s.
 const START_LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
-/// Another program may take a free port between our look and the component's own bind.
+/// Another program may take a free port between our check and the component's own bind.
 const START_ATTEMPTS: u32 = 3;
 const MASTERS: &str = "system:masters";
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;

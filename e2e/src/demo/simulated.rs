@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::screen::Screen;
-use super::tour::{Stand, Tour};
+use super::tour::{DemoEnv, Tour};
 use super::{Options, tools};
 use crate::harness::test_env::TestEnv;
 
@@ -26,13 +26,13 @@ async fn show(options: Options) -> Result<()> {
     let reconciler = env.reconciler(true).await?;
     screen.say("the cluster is up");
     screen.show("");
-    let stand = Stand {
+    let demo = DemoEnv {
         control_plane: env.control_plane(),
         admin: env.control_plane().admin().await?,
         screen: Arc::clone(&screen),
         limit: LIMIT,
     };
-    let tour = Tour::start(stand, options.replicas).await?;
+    let tour = Tour::start(demo, options.replicas).await?;
     tour.up().await?;
     tour.show().await?;
     screen.begin("waiting for the finished Job's VM to go by itself");

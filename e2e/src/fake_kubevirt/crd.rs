@@ -1,4 +1,4 @@
-//! The VMI's API as KubeVirt serves it: the CRD's schema, and the part of virt-api's verdicts that CEL can speak.
+//! The VMI's API as KubeVirt serves it: the CRD's schema, and the part of virt-api's validation that CEL can express.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -11,7 +11,7 @@ use crate::api::apply::apply_yaml;
 
 const CRD: &str = include_str!("vmi-crd.yaml");
 const KUBEVIRT: &str = include_str!("kubevirt.yaml");
-/// The release that the fake KubeVirt says it is.
+/// The release that the fake KubeVirt reports.
 const VERSION: &str = "v1.9.0";
 
 /// Installs the VMI CRD and a KubeVirt resource, and waits until they are served. `client` must be an admin's.
@@ -23,7 +23,7 @@ pub async fn install_crd(client: &Client) -> Result<()> {
     say_version(client, VERSION).await
 }
 
-/// Lets KubeVirt's operator say that this version is at work.
+/// Has the KubeVirt resource report this version, as KubeVirt's operator does.
 pub async fn say_version(client: &Client, version: &str) -> Result<()> {
     let kind = ApiResource {
         kind: "KubeVirt".to_owned(),

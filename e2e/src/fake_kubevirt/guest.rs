@@ -1,4 +1,4 @@
-//! A guest: it has its machine, its seed and the network, and no other right than those it is given by them.
+//! A simulated guest: it has its machine, its seed and the network, and only the rights that these give it.
 
 use std::time::Duration;
 
@@ -238,7 +238,7 @@ impl Guest {
         &self.hardware.hostname
     }
 
-    /// Random to everybody else: a name-based UUID of the machine and the moment.
+    /// Looks random to the API server: a name-based UUID of the machine and the moment.
     fn new_boot_id(&self) -> String {
         let moment = jiff::Timestamp::now().as_nanosecond();
         let name = format!("{}/{moment}", self.hardware.firmware_uuid);

@@ -48,12 +48,12 @@ pub enum Guests {
     /// Nothing; the guests are simulated here, as scripts say. Launchers go to the simulated hosts.
     Simulated,
     /// QEMU. Launchers go to the cluster's real nodes, which need [`super::launcher_image`]; there must be no
-    /// simulated hosts. Of a [`super::script::Script`], only `unschedulable` is heeded.
+    /// simulated hosts. Of a [`super::script::Script`], only `unschedulable` takes effect.
     Qemu(Kvm),
 }
 
 /// The fake KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
-/// tidied up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
+/// cleaned up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
 pub struct FakeKubeVirt {
     client: Client,
     namespace: String,

@@ -32,7 +32,7 @@ const SEED_RETRY: Duration = Duration::from_millis(200);
 const GONE: u16 = 404;
 const GONE_POLL: Duration = Duration::from_millis(250);
 
-/// What virt-controller's informers tell of one VMI.
+/// What virt-controller's informers know of one VMI.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Seen {
     pub(super) deleting: bool,
@@ -70,7 +70,7 @@ impl Vm {
     /// Lives until the VMI is final and its finalizer is off.
     pub(super) async fn run(self) {
         match Box::pin(self.live()).await {
-            // It vanished under our hands: it was deleted before it had a finalizer.
+            // It was deleted before it had a finalizer.
             Err(error) if code(&error) == Some(GONE) => {}
             Err(error) => tracing::warn!(vmi = self.name(), error = format!("{error:#}"), "a VM failed"),
             Ok(()) => {}

@@ -1,4 +1,4 @@
-//! What a VM is told to do wrong: JSON in the pod's annotation `fake-kubevirt.test/script`.
+//! The faults that a simulated VM has: JSON in the pod's annotation `fake-kubevirt.test/script`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub const EXIT_AFTER_ANNOTATION: &str = "fake-kubevirt.test/exit-after";
 /// without it.
 pub const STOP_AFTER_ANNOTATION: &str = "fake-kubevirt.test/stop-after";
 
-/// How a VM and its guest behave. The default is well, and fast. Times are seconds.
+/// How a VM and its guest behave. By default they work, and fast. Times are in seconds.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 // Each is a fault of its own: any two may be asked for at once.

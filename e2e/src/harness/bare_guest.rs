@@ -1,4 +1,4 @@
-//! The node image in bare QEMU, without a cluster around it: as far as a guest gets without an API server.
+//! Boots the node image in bare QEMU, without a cluster: as far as a guest gets without an API server.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,11 +24,11 @@ use crate::system::skipped::leave_out;
 const QEMU: &str = "qemu-system-x86_64";
 /// The constants of KubeVirt's masquerade, as the reconciler writes them.
 const NETWORK_CONFIG: &str = "version: 2\nethernets: {eth0: {match: {name: \"e*\"}, set-name: eth0, addresses: [10.0.2.2/24], gateway4: 10.0.2.1}}\n";
-/// What is typed on the kernel's command line without a boot loader: the configuration's default.
+/// The kernel's command line where there is no boot loader: the configuration's default.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 root=/dev/disk/by-id/virtio-root ro panic=5 no_timer_check";
 const SCRATCH_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_millis(100);
-/// A monitor that takes longer to do as it is told does not answer.
+/// A monitor that takes longer to run a command does not answer.
 const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a guest starts.
@@ -56,8 +56,8 @@ pub struct Phase {
     pub elapsed: f64,
 }
 
-/// Whether guests can be run: their programs are here, or there is the right to install them. If not, the running test
-/// is said to be left out.
+/// Whether guests can be run: their programs are here, or there is the right to install them. If not, the running
+/// test is reported as skipped.
 #[must_use]
 pub fn is_possible() -> bool {
     let missing = missing();
@@ -72,7 +72,7 @@ pub fn is_possible() -> bool {
     possible
 }
 
-/// The packages that bring what is not here.
+/// The packages of the programs that are missing here.
 fn missing() -> Vec<&'static str> {
     [("genisoimage", "genisoimage"), (QEMU, "qemu-system-x86")]
         .into_iter()
@@ -143,7 +143,7 @@ impl Guest {
         Ok(Self { processes, folder })
     }
 
-    /// What the guest said.
+    /// Everything that the guest has written to its console.
     pub fn console(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(self.console_path())?).into_owned())
     }
@@ -151,11 +151,11 @@ impl Guest {
     /// Waits until `found` finds something on the console. Blocks.
     ///
     /// # Errors
-    /// The guest ends before, or it takes longer than `limit`: with its last words.
+    /// The guest ends before, or it takes longer than `limit`: with the last lines of the console.
     pub fn until<T>(&self, limit: Duration, found: impl Fn(&str) -> Option<T>) -> Result<T> {
         let start = Instant::now();
         loop {
-            // In this order: what a guest says before it ends is found.
+            // In this order, so that the last lines of a guest that ends are searched too.
             let ended = self.processes.ended()?;
             if let Some(found) = found(&self.console()?) {
                 return Ok(found);
@@ -199,7 +199,8 @@ impl Guest {
         let mut monitor = UnixStream::connect(self.folder.path().join("monitor"))?;
         monitor.set_read_timeout(Some(MONITOR_LIMIT))?;
         monitor.write_all(b"system_powerdown\n")?;
-        // The monitor prompts, and again when it has done as told; it forgets who hangs up before.
+        // The monitor prompts, and prompts again when the command is done; it drops the command of a client that hangs up
+        // before.
         let mut said = Vec::new();
         let mut part = [0; 256];
         while String::from_utf8_lossy(&said).matches("(qemu)").count() < 2 {

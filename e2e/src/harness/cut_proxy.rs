@@ -21,9 +21,9 @@ const MAX_BODY: usize = 8 << 20;
 
 /// The proxy. To the API server, every program behind it is the proxy's own client.
 ///
-/// The last write reaches the API server and its answer does not reach the program; nothing passes after that. A request that
-/// the API server refuses does not count as a write: a repeated one is answered "exists already" or "not found". Writes for people to read
-/// (events, counts on the configuration) pass uncounted: there is nothing to lose by a crash after them.
+/// The last write reaches the API server and its answer does not reach the program; nothing passes after that. A request
+/// that the API server refuses does not count as a write: a repeated one is answered "exists already" or "not found".
+/// Writes for people to read (events, counts on the configuration) pass uncounted: a crash after them loses nothing.
 pub struct CutProxy {
     /// A kubeconfig whose server is the proxy.
     pub kubeconfig: PathBuf,
@@ -86,7 +86,7 @@ impl Drop for CutProxy {
 
 async fn carry(State(state): State<Arc<ProxyState>>, request: Request) -> Result<Response<Body>, Infallible> {
     let answer = if is_write(&request) {
-        // One at a time, and never let go by the last one: what comes later waits for ever.
+        // One write at a time. The last one never releases the lock, so later writes wait for ever.
         let mut writes_left = state.writes_left.lock().await;
         let answer = forward(&state.client, request).await;
         if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
@@ -134,7 +134,7 @@ async fn forward(client: &Client, request: Request) -> Result<Response<Body>> {
     Ok(Response::from_parts(parts, Body::new(body)))
 }
 
-/// Without what belongs to one connection, or to the message's form on it.
+/// The headers without those that belong to one connection, or to the message's form on it.
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
     for hop in [
         header::HOST,

@@ -1,4 +1,4 @@
-//! Drafts of pods, opted in or not, and what can be read off the pods that they become.
+//! Pods for tests to create, opted in or not.
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;

@@ -1,4 +1,4 @@
-//! Creates of opted-in pods at a steady rate, all dry runs: they go through the webhook and leave nothing behind.
+//! Creates opted-in pods at a steady rate, all as dry runs: they go through the webhook and leave nothing behind.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::api::namespace::TestNamespace;
 use crate::api::read::gates;
 use crate::harness::fixtures::{marooned, ordinary};
 
-/// Creates under way at a time. Past it the rate falls, which the tally shows.
+/// Most creates under way at a time. Where it is reached the rate falls, which the tally shows.
 const IN_FLIGHT: u32 = 64;
 const SHOWN: usize = 5;
 
@@ -36,12 +36,12 @@ struct Tally {
     failures: Mutex<Vec<String>>,
 }
 
-/// What became of a load.
+/// The result of a load.
 #[derive(Debug)]
 pub struct Outcome {
     /// How many creates were answered.
     pub creates: u64,
-    /// What was said of each that failed, or came back without the gate.
+    /// An error for each that failed, or came back without the gate.
     pub failures: Vec<String>,
     /// How long it went on.
     pub lasted: Duration,

@@ -16,7 +16,7 @@ use crate::api::leftovers::nothing_left_of;
 use crate::api::read::{condition, phase, vmis};
 use crate::fake_kubevirt::script::{SCRIPT_ANNOTATION, Script};
 
-/// How long tests wait for what should take a few seconds: a bound for giving up, never a measure.
+/// How long tests wait for what should take a few seconds: a bound for giving up, not a measurement.
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// An opted-in pod whose VM behaves by `script`.
@@ -48,7 +48,7 @@ impl MaroonedPod {
         Self::create_pod(admin, namespace, &pod(name, script)?).await
     }
 
-    /// Creates this very pod.
+    /// Creates the given pod.
     pub async fn create_pod(admin: &Client, namespace: &str, pod: &Pod) -> Result<Self> {
         let pods = Api::namespaced(admin.clone(), namespace);
         Self::of(admin, &accepts(&pods, pod).await?)
@@ -111,7 +111,7 @@ impl MaroonedPod {
         self.running_within(SOON).await
     }
 
-    /// The same with another limit.
+    /// [`Self::running`] with another limit.
     pub async fn running_within(&self, limit: Duration) -> Result<Pod> {
         let pod = self
             .becomes_within(limit, "Running", |pod| phase(pod) == "Running")

@@ -25,9 +25,9 @@ use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
 use crate::system::packages;
 use crate::system::tools::{self, Tool};
 
-/// What pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it without a registry.
+/// The image that pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it preloaded.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
-/// Domain of the cluster's names, as guests are told: not the usual one.
+/// The cluster's DNS domain that guests are configured with: not the usual one.
 pub const CLUSTER_DOMAIN: &str = "corp.test";
 /// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
 pub const RUNS: Duration = Duration::from_secs(240);
@@ -104,17 +104,17 @@ fn toolbox(folder: &Path) -> Result<PathBuf> {
 /// A release on a cluster, with a fake KubeVirt and real guests. Dropping it cuts the guests' power.
 pub struct RealEnv<'a> {
     cluster: &'a Cluster,
-    /// May do anything.
+    /// A client that may do everything.
     pub admin: Client,
     _kubevirt: FakeKubeVirt,
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is laid over the
-    /// chart's configuration.
+    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is merged into
+    /// the chart's configuration.
     ///
     /// # Errors
-    /// helm's own words, or what did not come up.
+    /// helm's own message, or what did not come up.
     pub async fn install(cluster: &'a Cluster, archives: &Archives, kvm: Kvm, more: &Value) -> Result<Self> {
         let Archives {
             ours,
@@ -175,7 +175,8 @@ impl<'a> RealEnv<'a> {
         self.cluster
     }
 
-    /// What administrators would look at when a pod does not come up: our programs' words, and the guests' consoles.
+    /// What administrators would look at when a pod does not come up: objects, events, our programs' logs, and the guests'
+    /// consoles.
     pub async fn state(&self) -> String {
         let ours = ["--selector", "app.kubernetes.io/name=maroonedpods", "--prefix"];
         let launchers = [

@@ -67,7 +67,7 @@ impl TestEnv {
         Self::start_with(seed, quick_config).await
     }
 
-    /// The same with another configuration, made from the API server's URL.
+    /// [`Self::start`] with another configuration, made from the API server's URL.
     pub async fn start_with(
         seed: u64,
         config: impl FnOnce(&str) -> Result<MaroonedPodsConfigSpec>,
@@ -75,7 +75,7 @@ impl TestEnv {
         Self::start_on(ControlPlaneOptions::default(), seed, config).await
     }
 
-    /// The same on a control plane with other options.
+    /// [`Self::start_with`] on a control plane with other options.
     pub async fn start_on(
         options: ControlPlaneOptions,
         seed: u64,
@@ -204,7 +204,7 @@ impl TestEnv {
         Self::reconciler_that_keeps(kubeconfig, leader_elect, hands_off).await
     }
 
-    /// The same for one that keeps the webhook's certificate.
+    /// [`Self::reconciler_with`] for a reconciler that manages the webhook's certificate.
     pub async fn reconciler_that_keeps(
         kubeconfig: PathBuf,
         leader_elect: bool,
@@ -233,7 +233,7 @@ impl TestEnv {
             .await
     }
 
-    /// Starts the webhook again, where it was.
+    /// Starts the webhook again, at the same address.
     pub async fn restart_webhook(&mut self) -> Result<()> {
         self.webhook = Webhook::start(&self.control_plane, self.webhook.address).await?;
         Ok(())

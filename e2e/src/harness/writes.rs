@@ -1,15 +1,15 @@
-//! How our programs write, as the API server saw it: under which name, and what each write demands.
+//! How our programs write, as the API server saw it: the field manager and the precondition of each write.
 
 use serde_json::Value;
 
 use crate::control_plane::audit::AuditEvent;
 use crate::install::SYSTEM_NAMESPACE;
 
-/// The name under which every program of ours writes.
+/// The field manager and user agent of every program of ours.
 pub const MANAGER: &str = "maroonedpods-reconciler";
 
-/// Requests of the release's accounts that do not say who makes them, and writes that are done whatever has become of
-/// what they are for; one line each.
+/// Requests of the release's accounts that do not name their program, and writes without a precondition, which succeed
+/// whatever has become of the object; one line each.
 #[must_use]
 pub fn careless(log: &[AuditEvent]) -> Vec<String> {
     let ours = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:");
@@ -32,7 +32,7 @@ fn flaw(event: &AuditEvent) -> Option<&'static str> {
     (!is_conditional(event)).then_some("no precondition")
 }
 
-/// A create needs the name to be free. A declaration (server-side apply) is whole and means the same whenever it comes.
+/// A create needs the name to be free. A server-side apply of a whole object means the same whenever it comes.
 fn is_conditional(event: &AuditEvent) -> bool {
     let body = &event.body;
     let names = |object: &Value, field: &str| object[field].as_str().is_some_and(|text| !text.is_empty());

@@ -1,4 +1,4 @@
-//! The one configuration of a release that is running.
+//! The one MaroonedPodsConfig of a running release.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub fn configs(admin: &Client) -> Api<MaroonedPodsConfig> {
     Api::all(admin.clone())
 }
 
-/// Lays `spec` over the configuration, and gives what it became.
+/// Merges `spec` into the configuration, and returns the result.
 ///
 /// # Errors
 /// The API server's refusal.
@@ -30,7 +30,7 @@ pub async fn change(admin: &Client, spec: &Value) -> kube::Result<MaroonedPodsCo
         .await
 }
 
-/// Waits until the reconciler has seen what [`change`] gave.
+/// Waits until the reconciler has seen the result of [`change`].
 ///
 /// # Errors
 /// It did not, for half a minute.

@@ -10,7 +10,7 @@ use crate::api::apply::apply_yaml;
 /// Its address.
 pub const DNS_ADDRESS: &str = "10.96.0.10";
 
-/// Makes the Service as kubeadm does. Its pods, if names are to be resolved, are the test's to make.
+/// Makes the Service as kubeadm does. A test that resolves names makes the pods behind it.
 pub async fn make_service(admin: &Client) -> Result<()> {
     let (namespace, name) = names::CLUSTER_DNS;
     let service = json!({

@@ -1,4 +1,4 @@
-//! Installs the chart the way a cluster's owner does, with helm's own rendering, and applies further YAML.
+//! Installs the chart the way a cluster's owner does, with helm's own rendering.
 
 pub mod config;
 pub mod dns;
@@ -64,7 +64,7 @@ pub fn programs_outside(webhook_url: &str, ca_bundle: &str) -> Value {
     })
 }
 
-/// Lays `more` over `base`, object by object, as helm lays one values file over another.
+/// Merges `more` into `base`, object by object, as helm merges values files.
 fn merge(base: &mut Value, more: &Value) {
     match (base, more) {
         (_, Value::Null) => {}
@@ -101,8 +101,8 @@ pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/maroonedpods")
 }
 
-/// The chart's objects, CRDs and hooks among them, as helm renders them without a look at a cluster. The error is
-/// helm's own words.
+/// The chart's objects, CRDs and hooks among them, as helm renders them without access to a cluster. The
+/// error is helm's own message.
 pub async fn render(values: &Value) -> Result<Vec<DynamicObject>> {
     let file = tempfile::NamedTempFile::new()?;
     serde_json::to_writer(&file, values)?;

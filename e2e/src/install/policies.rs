@@ -1,7 +1,7 @@
-//! When admission policies that were just applied are in force.
+//! Waits until admission policies that were just applied are in force.
 //!
-//! The API server does not report it, and takes a second or two: it compiles what its watches have brought by then. Watches
-//! keep the order of writes, so a policy written after the others is in force no sooner than they are.
+//! The API server does not report it, and takes a second or two: it compiles what its watches have brought by then.
+//! Watches keep the order of writes, so a policy written after the others is in force no sooner than they are.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -91,8 +91,8 @@ impl Right {
 /// Checks that each right was needed by a request in the log.
 ///
 /// # Errors
-/// Names those that were not: [`crate::api::check::eventually`] may ask again, for the server writes an event shortly after its
-/// answer.
+/// Names those that were not: [`crate::api::check::eventually`] may ask again, for the server writes an event shortly
+/// after its answer.
 pub fn all_used(rights: &[Right], log: &[AuditEvent]) -> Result<Option<()>> {
     let idle: Vec<_> = rights
         .iter()

@@ -11,6 +11,6 @@ pub fn logs() {
         )
         .with_test_writer()
         .try_init();
-    // An earlier test of this process has done it.
+    // Fails if an earlier test of this process has set the logger, which is fine.
     drop(shown);
 }

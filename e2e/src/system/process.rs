@@ -143,7 +143,7 @@ impl Processes {
     }
 
     fn children(&self) -> MutexGuard<'_, Vec<Running>> {
-        // A list of children is whole at every moment: a panic elsewhere does not make it wrong.
+        // Every change of the list is complete at once, so a panic elsewhere does not leave it inconsistent.
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Tests that are left out, because this machine lacks what they need.
+//! Reports tests that are skipped because this machine lacks what they need.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -6,11 +6,11 @@ use std::io::Write;
 
 use maroonedpods_image_build::command::say;
 
-/// Names a file to which each test that was left out is added, a line with its name, a tab and the reason: `hack/test`
-/// sums them up.
+/// Environment variable with the path of a file to which each skipped test is added, as a line with its name, a tab and
+/// the reason. `hack/test` sums them up.
 const NOT_RUN: &str = "MAROONEDPODS_NOT_RUN";
 
-/// Says that a test was left out, and why: on stderr, and in the last line of `hack/test`.
+/// Reports that a test was skipped, and why: on stderr, and in the last line of `hack/test`.
 pub(crate) fn leave_out(test: &str, reason: &str) {
     say(&format!("not run: {test}: {reason}"));
     if let Some(list) = env::var_os(NOT_RUN) {

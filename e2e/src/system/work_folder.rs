@@ -10,7 +10,7 @@ use std::{fs, panic};
 
 use anyhow::{Context, Result};
 
-/// In the folder when it is to stay.
+/// Name of a file in the folder that says to keep the folder.
 const KEEP: &str = "keep";
 const REMOVE: &str = r#"[ -e "$1/keep" ] || until rm -rf "$1"; do sleep 0.1; done"#;
 
@@ -40,7 +40,7 @@ impl Janitor {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C at a terminal is not for it.
+            // In a process group of its own, so that Ctrl-C at a terminal does not reach it.
             .process_group(0)
             .spawn()
             .context("starting sh")?;

@@ -148,7 +148,7 @@ async fn only_opted_in_pods_need_the_webhook() {
             .await
             .unwrap();
     }
-    // Nothing of ours stands in the way of the cluster's own parts, whatever their labels say.
+    // Nothing of ours hinders the cluster's own components, whatever their labels say.
     for namespace in ["kube-system", names::VM_NAMESPACE, SYSTEM_NAMESPACE] {
         let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
         let made = eventually("the pod", SOON, || async {

@@ -1,4 +1,4 @@
-//! What the chart renders: taken by a real API server, and fit to be run by strangers.
+//! What the chart renders: accepted by a real API server, and secure enough for other people's clusters.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What those may do that the chart gives rights to, as the API server itself says.
+//! The rights that the chart grants, as the API server itself reports them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::{SOON, UID, from, installed};
 
-/// Whether `client` may do `verb` on `resource`, by the API server's own word.
+/// Whether `client` may do `verb` on `resource`, as the API server answers.
 async fn may(client: &Client, verb: &str, group: &str, resource: &str, namespace: Option<&str>) -> bool {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let attributes = ResourceAttributes {

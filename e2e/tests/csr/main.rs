@@ -145,7 +145,7 @@ async fn foreign_names_are_refused_in_either_kind_of_request() {
     test.never_lifted(&joins).await;
     let denied = denials(&test.log(&joins), "ForeignName");
     assert!(denied > 0);
-    // The kubelet that serves asks again after each refusal, and has had its say by now.
+    // The kubelet that serves asks again after each refusal, and has asked again by now.
     test.counts("ForeignName", denied + denials(&test.log(&serves), "ForeignName"))
         .await;
     assert!(!test.log(&serves).contains(&GuestEvent::ServingCertificate));
@@ -156,7 +156,7 @@ async fn foreign_names_are_refused_in_either_kind_of_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_gets_one_certificate() {
     let test = Test::new().await;
-    // Which of two requests made at once is the first is not ours to say: the other one is refused.
+    // Which of two requests made at once is the first is not known: the other one is refused.
     let second = Script {
         attempts: 1,
         second_csr: true,
@@ -238,7 +238,7 @@ async fn requests_of_strangers_are_left_alone() {
     };
     let pod = test.pod("pod", &held).await;
     pod.vmi(1, "Running").await.unwrap();
-    // Both ask to be our Node, which does not make them ours to judge.
+    // Both ask to be our Node, which does not make us responsible for them.
     let signers = [
         (&kubeadm, "kubernetes.io/kube-apiserver-client-kubelet"),
         (&test.admin, "kubernetes.io/kube-apiserver-client"),

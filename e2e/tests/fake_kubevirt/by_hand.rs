@@ -1,4 +1,4 @@
-//! The reconciler's part, done by hand: what it writes for a VM, and nothing cleverer.
+//! The reconciler's part, done by hand: what it writes for a VM, and nothing more.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The fake KubeVirt and its guests on a real control plane: do they keep to what was measured on the real ones?
+//! The fake KubeVirt and its guests on a real control plane: do they behave as was measured on the real ones?
 //! The test does the reconciler's part by hand.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use by_hand::{SOON, TestEnv, from, vmi};
 
-/// Several VMs at a time would take each other's certificate requests: one test, one story after the other.
+/// Several VMs at a time would take each other's certificate requests: one test, one scenario after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn vms_live_and_die_as_kubevirts_do() {
     let env = TestEnv::new().await;
@@ -124,7 +124,7 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
     pods.delete("bound", &DeleteParams::default()).await.unwrap();
     gone(&pods, "bound", SOON).await.unwrap();
 
-    // The token outlived the join, and so did the guest's appetite.
+    // The token still works after the join, and the guest still uses it.
     env.logs(&marooned, GuestEvent::TokenStillGood).await;
     let token = names::token_secret_name(&marooned.name["marooned-".len()..][..6]);
     let secrets: Api<Secret> = Api::namespaced(env.admin.clone(), names::TOKEN_NAMESPACE);

@@ -1,4 +1,4 @@
-//! A DaemonSet that tolerates every taint takes marooned nodes for its own. They are not: its other pods are well.
+//! A DaemonSet that tolerates every taint counts marooned nodes as its own. They are not, and its other pods are fine.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Event;

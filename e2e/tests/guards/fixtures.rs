@@ -1,4 +1,4 @@
-//! What the attempts are made with.
+//! Pods and parameters for the attempts.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PostParams;
@@ -19,7 +19,7 @@ pub fn dry_run() -> PostParams {
     }
 }
 
-/// A pod of `spec`, laid over the usual one, with this metadata.
+/// A pod with `spec` merged into the usual one, and this metadata.
 pub fn pod(metadata: &Value, more: &Value) -> Pod {
     let mut spec = fixtures::spec();
     for (key, value) in more.as_object().unwrap() {

@@ -131,8 +131,8 @@ pub async fn tolerates_everything(table: &mut Table, pods: &Api<Pod>, events: &A
         })
     };
     for (name, node) in [("wildcard", marooned), ("twin", "host-1")] {
-        let draft = pod(&json!({"name": name}), &of_node(node));
-        pods.create(&PostParams::default(), &draft).await.unwrap();
+        let pinned = pod(&json!({"name": name}), &of_node(node));
+        pods.create(&PostParams::default(), &pinned).await.unwrap();
     }
     let message = binding_refused(events, "wildcard").await;
     table.fails(

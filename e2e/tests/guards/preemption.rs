@@ -1,4 +1,4 @@
-//! Pods of higher priority make no room for themselves on a marooned node, where they could never run.
+//! Pods of higher priority preempt no pod on a marooned node, where they could never run.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The webhook's configuration is deleted: what it would have done is missed, and who opted in is refused.
+//! The webhook's configuration is deleted: its additions are missing, and a pod that opted in is refused.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -85,7 +85,7 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     }
     table.print();
 
-    // A host's own pods start without anybody's leave.
+    // A host's own pods need no permission to start.
     let host = env
         .control_plane()
         .user("system:node:host-1", names::NODES_GROUP)

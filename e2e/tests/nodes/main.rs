@@ -1,6 +1,6 @@
 //! Real nodes: do they run pods as a cluster's nodes do, and leave the machine as it was?
 //!
-//! Needs root; what is left out without is said by name.
+//! Needs root; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell};
+use crate::user::{Setup, User, container, restarts, shell};
 
 /// Long enough for the Node to be given up as unreachable, and less than its pod tolerates that.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -99,9 +99,9 @@ pub async fn kubelet_killed(user: &User<'_>, pod: &MaroonedPod) {
 }
 
 /// A host node is drained: the pod is evicted when its budget allows, and its controller makes another one elsewhere.
-pub async fn drained(stage: &Stage<'_>) {
-    let _room = stage.room_for(2).await;
-    let user = User::new(stage, "drain").await;
+pub async fn drained(setup: &Setup<'_>) {
+    let _room = setup.room_for(2).await;
+    let user = User::new(setup, "drain").await;
     let mut spec = json!({
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": false,
@@ -171,7 +171,7 @@ async fn other_pod(user: &User<'_>, uid: Option<&str>) -> MaroonedPod {
         let found = pods.list(&ListParams::default()).await?;
         Ok(found.items.into_iter().find(|pod| pod.uid().as_deref() != uid))
     });
-    MaroonedPod::of(&user.stage.env.admin, &found.await.unwrap()).unwrap()
+    MaroonedPod::of(&user.setup.env.admin, &found.await.unwrap()).unwrap()
 }
 
 /// The host node that the pod's VM is on.
@@ -183,7 +183,7 @@ async fn host_of(pod: &MaroonedPod) -> String {
 /// Our reconciler asks for the pod's eviction, and its budget says no: it stays.
 async fn refused_by_its_budget(user: &User<'_>, pod: &MaroonedPod) {
     eventually("an eviction that the budget refuses", RUNS, || async {
-        let seen = user.stage.control_plane().audit()?;
+        let seen = user.setup.control_plane().audit()?;
         let refused = seen.iter().any(|event| {
             event.subresource == "eviction" && event.namespace == user.namespace && event.code == 429
         });

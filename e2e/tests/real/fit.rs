@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use crate::sizes::Size;
-use crate::user::{Stage, User, shell};
+use crate::user::{Setup, User, shell};
 
 /// Pods that do nothing but ask for more than the other tests' pods.
-pub async fn a_pod_fits(stage: &Stage<'_>, size: Size) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "sizes").await;
+pub async fn a_pod_fits(setup: &Setup<'_>, size: Size) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "sizes").await;
     let spec = json!({
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": false,

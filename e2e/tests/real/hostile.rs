@@ -15,15 +15,15 @@ use serde_json::{Value, json};
 
 use crate::faults;
 use crate::sizes::Size;
-use crate::user::{Stage, User, shell_with};
+use crate::user::{Setup, User, shell_with};
 
 /// The guest's own root file system, for a container that is privileged and sees the guest's processes.
 const ROOT: &str = "/proc/1/root";
 
 /// Two guests: one that is broken into, and another one.
-pub async fn breached(stage: &Stage<'_>) {
-    let _room = stage.room_for(2).await;
-    let (attacker, other) = tokio::join!(User::new(stage, "attacker"), User::new(stage, "other"));
+pub async fn breached(setup: &Setup<'_>) {
+    let _room = setup.room_for(2).await;
+    let (attacker, other) = tokio::join!(User::new(setup, "attacker"), User::new(setup, "other"));
     let ((own, pod), (victim, foreign)) = tokio::join!(
         makes(&attacker, "root", Size("400m", "300Mi")),
         makes(&other, "victim", Size("200m", "150Mi")),
@@ -158,7 +158,7 @@ async fn takes_the_certificate(user: &User<'_>) -> Client {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
     };
-    user.stage.control_plane().certified(&pair).await.unwrap()
+    user.setup.control_plane().certified(&pair).await.unwrap()
 }
 
 /// Who holds a guest's certificate.

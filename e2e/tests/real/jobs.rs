@@ -11,12 +11,12 @@ use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
 
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell, shell_with};
+use crate::user::{Setup, User, container, restarts, shell, shell_with};
 
 /// A Job whose container fails once (restartPolicy `OnFailure`), completes, and is gone by itself with its VM.
-pub async fn completes(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "job").await;
+pub async fn completes(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "job").await;
     let script = "[ -e /seen/it ] || { touch /seen/it; sleep 5; exit 1; }; sleep 5; echo done";
     let mut spec = json!({
         "restartPolicy": "OnFailure",
@@ -40,7 +40,7 @@ pub async fn completes(stage: &Stage<'_>) {
         let found = pods.list(&ListParams::default().labels("job-name=job")).await?;
         Ok(found.items.into_iter().next())
     });
-    let pod = MaroonedPod::of(&stage.env.admin, &found.await.unwrap()).unwrap();
+    let pod = MaroonedPod::of(&setup.env.admin, &found.await.unwrap()).unwrap();
     user.sees_running(&pod).await;
     let succeeded = |job: &Job| job.status.as_ref().and_then(|status| status.succeeded) == Some(1);
     becomes(
@@ -63,9 +63,9 @@ pub async fn completes(stage: &Stage<'_>) {
 }
 
 /// restartPolicy `Never`: the pod has failed with its container's exit code, and its VM goes.
-pub async fn is_not_restarted(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "no-restart").await;
+pub async fn is_not_restarted(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "no-restart").await;
     let spec = json!({
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,

@@ -1,6 +1,6 @@
 //! Marooned pods in real virtual machines, as their users see them.
 //!
-//! Needs root and QEMU; what is left out without root is said by name.
+//! Needs root and QEMU; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -29,11 +29,11 @@ use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
 
 use self::sizes::Size;
-use self::user::Stage;
+use self::user::Setup;
 
 #[test]
 fn a_pod_runs_in_a_real_virtual_machine() {
-    on_site(None, &json!({}), async |env| {
+    with_real_env(None, &json!({}), async |env| {
         a_pod_is_on_another_kernel(env).await;
     });
 }
@@ -43,7 +43,7 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 #[ignore = "minutes of compiling: hack/test --real"]
 fn a_node_has_an_older_kubelet() {
     let kubelet = node_tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
-    on_site(Some(kubelet), &json!({}), async |env| {
+    with_real_env(Some(kubelet), &json!({}), async |env| {
         let node = a_pod_is_on_another_kernel(env).await;
         let info = node.status.unwrap().node_info.unwrap();
         assert_eq!(info.kubelet_version, node_tools::older_kubelet_version().unwrap());
@@ -57,7 +57,7 @@ fn a_node_has_an_older_kubelet() {
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
-    on_site(None, &json!({}), async |env| {
+    with_real_env(None, &json!({}), async |env| {
         network::pods_reach_each_other(env).await;
     });
 }
@@ -70,28 +70,28 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
-    on_site(None, &config, async |env| {
-        let stage = Stage::new(env);
+    with_real_env(None, &config, async |env| {
+        let setup = Setup::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
-            pods::everything(&stage),
-            pods::failing_containers(&stage),
-            jobs::completes(&stage),
-            hostile::breached(&stage),
-            jobs::is_not_restarted(&stage),
-            fit::a_pod_fits(&stage, Size("600m", "1Gi")),
-            fit::a_pod_fits(&stage, Size("700m", "2Gi")),
-            fit::a_pod_fits(&stage, Size("800m", "3Gi")),
+            pods::everything(&setup),
+            pods::failing_containers(&setup),
+            jobs::completes(&setup),
+            hostile::breached(&setup),
+            jobs::is_not_restarted(&setup),
+            fit::a_pod_fits(&setup, Size("600m", "1Gi")),
+            fit::a_pod_fits(&setup, Size("700m", "2Gi")),
+            fit::a_pod_fits(&setup, Size("800m", "3Gi")),
         );
         // Alone: the other host node must have room.
-        faults::drained(&stage).await;
-        stage.sizes.print();
+        faults::drained(&setup).await;
+        setup.sizes.print();
     });
 }
 
 /// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration, and
 /// guests have this kubelet, or the cluster's.
-fn on_site(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
+fn with_real_env(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();

@@ -244,7 +244,7 @@ async fn kubectl_reaches_a_pod_in_a_vm(pods: &Pods<'_>) {
     }
 }
 
-/// Nothing of the guest itself is reachable but its kubelet, and that asks who is there.
+/// Nothing of the guest itself is reachable but its kubelet, and that asks for credentials.
 async fn the_guest_is_closed(pods: &Pods<'_>) {
     let target = pods.address("marooned-a");
     let kubelet = names::KUBELET_PORT;

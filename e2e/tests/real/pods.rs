@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::faults;
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell, shell_with};
+use crate::user::{Setup, User, container, restarts, shell, shell_with};
 
 /// Defines `tell NAME` for shell scripts: makes a `ConfigMap` of that name at the API server.
 const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/$POD_NAMESPACE/configmaps" \
@@ -27,9 +27,9 @@ const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST
 "#;
 
 /// One pod that uses all that a pod can use.
-pub async fn everything(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "everything").await;
+pub async fn everything(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "everything").await;
     let _: Secret = user
         .applies(json!({"metadata": {"name": "keys"}, "stringData": {"password": "first"}}))
         .await;
@@ -178,7 +178,7 @@ async fn knows_itself(user: &User<'_>, pod: &MaroonedPod, seen: &Pod) {
 async fn forwards_a_port(user: &User<'_>) {
     let mut kubectl = Command::new(tools::find(Tool::Kubectl).unwrap())
         .arg("--kubeconfig")
-        .arg(user.stage.control_plane().kubeconfig())
+        .arg(user.setup.control_plane().kubeconfig())
         .args([
             "--namespace",
             &user.namespace,
@@ -277,9 +277,9 @@ async fn ends_in_order(user: &User<'_>, pod: &MaroonedPod) {
 }
 
 /// Containers that end by themselves, for their memory, or for a probe's sake.
-pub async fn failing_containers(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "failing").await;
+pub async fn failing_containers(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "failing").await;
     let failing = |name: &str, check: Value| {
         let mut probe = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10, "terminationGracePeriodSeconds": 1});
         probe[name] = check;

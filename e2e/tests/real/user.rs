@@ -1,4 +1,4 @@
-//! Who uses the site: a namespace with kubectl, and pods that each ask for a size of their own.
+//! A user of the cluster: a namespace with kubectl, and pods that each ask for a size of their own.
 
 use std::fmt::Debug;
 use std::time::Instant;
@@ -25,14 +25,14 @@ use crate::sizes::{Size, Sizes};
 /// room for more.
 const GUESTS: u32 = 2;
 
-/// Where all users are.
-pub struct Stage<'a> {
+/// The environment that all users share.
+pub struct Setup<'a> {
     pub env: &'a RealEnv<'a>,
     pub sizes: Sizes,
     room: Semaphore,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Setup<'a> {
     pub fn new(env: &'a RealEnv<'a>) -> Self {
         Self {
             env,
@@ -52,7 +52,7 @@ impl<'a> Stage<'a> {
 }
 
 pub struct User<'a> {
-    pub stage: &'a Stage<'a>,
+    pub setup: &'a Setup<'a>,
     pub namespace: String,
     /// In front of everything that is printed: users act at the same time.
     who: &'static str,
@@ -60,10 +60,10 @@ pub struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    pub async fn new(stage: &'a Stage<'a>, who: &'static str) -> Self {
-        let own = TestNamespace::new(&stage.env.admin, &[]).await.unwrap();
+    pub async fn new(setup: &'a Setup<'a>, who: &'static str) -> Self {
+        let own = TestNamespace::new(&setup.env.admin, &[]).await.unwrap();
         Self {
-            stage,
+            setup,
             namespace: own.name.clone(),
             who,
             own,
@@ -72,7 +72,7 @@ impl<'a> User<'a> {
 
     /// Deletes the namespace, and waits until it is gone.
     pub async fn leaves(self) {
-        self.own.close(&self.stage.env.admin).await.unwrap();
+        self.own.close(&self.setup.env.admin).await.unwrap();
     }
 
     pub fn says(&self, what: &str) {
@@ -83,7 +83,7 @@ impl<'a> User<'a> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.stage.env.admin.clone(), &self.namespace)
+        Api::namespaced(self.setup.env.admin.clone(), &self.namespace)
     }
 
     pub async fn applies<K>(&self, object: Value) -> K
@@ -101,7 +101,7 @@ impl<'a> User<'a> {
     /// Runs kubectl in the namespace, and prints nothing.
     pub async fn tries(&self, arguments: &[&str]) -> Result<String> {
         let namespace = ["--namespace", &self.namespace];
-        self.stage
+        self.setup
             .control_plane()
             .kubectl(&[&namespace, arguments].concat())
             .await
@@ -138,7 +138,7 @@ impl<'a> User<'a> {
             "spec": spec,
         }))
         .unwrap();
-        let admin = &self.stage.env.admin;
+        let admin = &self.setup.env.admin;
         let pod = MaroonedPod::create_pod(admin, &self.namespace, &pod)
             .await
             .unwrap();
@@ -150,17 +150,17 @@ impl<'a> User<'a> {
     pub async fn sees_running(&self, pod: &MaroonedPod) {
         let begun = Instant::now();
         if let Err(error) = pod.running_within(RUNS).await {
-            panic!("[{}] {error:#}\n{}", self.who, self.stage.env.state().await);
+            panic!("[{}] {error:#}\n{}", self.who, self.setup.env.state().await);
         }
         let waited = begun.elapsed().as_secs_f64();
         self.says(&format!("pod {} runs after {waited:.1} s", pod.name));
-        self.stage.sizes.fits(pod).await;
+        self.setup.sizes.fits(pod).await;
     }
 
     /// The VM that the pod is in.
     pub async fn vm(&self, pod: &MaroonedPod) -> RealVm<'a> {
         let vmi = names::vmi_name(&pod.uid, 1);
-        RealVm::find(self.stage.control_plane(), &vmi).await.unwrap()
+        RealVm::find(self.setup.control_plane(), &vmi).await.unwrap()
     }
 
     /// Waits until the pod has failed because its VM ended, and nothing but the pod is left.

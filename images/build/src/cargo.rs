@@ -1,4 +1,4 @@
-//! What cargo and git are asked for the images: static programs, what they are made of, which commit it is.
+//! Asks cargo and git for what images need: static programs, the crates in them, and the commit.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::sbom::{Linked, TREE_ARGUMENTS};
 
-/// glibc, linked in. Our programs in a cluster look no names up (the API server's address comes by environment),
+/// glibc, linked in. Our programs in a cluster resolve no names (the API server's address comes by environment),
 /// which is the one thing that a static glibc is bad at.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -177,7 +177,7 @@ impl Workspace {
                 .context("set CARGO_HOME or HOME: cargo keeps crates' sources there")?
                 .join(".cargo"),
         };
-        // Parted by the unit separator, as cargo asks: a folder's name may have spaces.
+        // Separated by the unit separator, as cargo asks: a folder's name may have spaces.
         let mut flags = OsString::from("-C\u{1f}target-feature=+crt-static");
         if self.rust.is_some() {
             flags.push("\u{1f}-C\u{1f}relocation-model=static");

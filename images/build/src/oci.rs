@@ -145,7 +145,7 @@ impl Image {
         });
         let mut manifest = blobs.add(MANIFEST, serde_json::to_vec(&manifest)?);
         let digest = manifest["digest"].as_str().unwrap_or_default().to_owned();
-        // containerd names an imported image by the first, everybody else by the second.
+        // containerd names an imported image by the first, other programs by the second.
         manifest["annotations"] = json!({
             "io.containerd.image.name": self.name,
             "org.opencontainers.image.ref.name": self.name,

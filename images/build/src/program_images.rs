@@ -51,9 +51,9 @@ pub struct Built {
     pub size: usize,
 }
 
-/// The images that tests run: quickly compiled, and below `localhost`, for Kubernetes would take a bare name for a
-/// registry's. cargo builds what is not built yet, which takes minutes
-/// the first time, and lets only one process build at a time. Blocks.
+/// The images that tests run: quickly compiled, and named below `localhost`, because Kubernetes looks up a bare name in a
+/// registry. cargo builds what is not built yet, which takes minutes the first time, and lets only one process build at a
+/// time. Blocks.
 pub fn images() -> Result<Images> {
     build(&Options {
         registry: "localhost".to_owned(),

@@ -18,7 +18,7 @@ pub(crate) const TREE_ARGUMENTS: [&str; 6] = [
     "{p}\t{l}\t{r}",
 ];
 
-/// What is linked in and no crate, such as the C library.
+/// A part that is linked in and is not a crate, such as the C library.
 #[derive(Clone, Debug)]
 pub(crate) struct Linked {
     pub(crate) name: &'static str,
@@ -132,7 +132,7 @@ pub(crate) fn document(tree: &str, linked: &[Linked], sha256: &str, timestamp: T
     Ok(bom(program, components, edges, sha256, timestamp))
 }
 
-/// What is in an image and no crate, such as a package of its distribution.
+/// A part of an image that is not a crate, such as a package of its distribution.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Part {
     pub(crate) name: String,

@@ -1,8 +1,8 @@
 //! What ours is compared with: a Debian system such as its cloud images hold, with systemd and cloud-init, around the
 //! same kernel release, kubelet, containerd and boot program.
 //!
-//! It is not one of Debian's images: those are not packages. It is made here from Debian's packages, with fewer services than
-//! theirs, and is given kernel and initrd, where theirs has a boot loader read them: both favour it.
+//! It is not one of Debian's images: those are not packages. It is made here from Debian's packages, with fewer
+//! services than theirs, and is given kernel and initrd, where theirs has a boot loader read them: both favour it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};

@@ -107,12 +107,12 @@ pub struct Batch {
 pub async fn run(effort: &Effort) -> Result<Report<Vec<Batch>>> {
     eprintln!("starting the control plane");
     let env = TestEnv::start_with(0, config).await?;
-    let stage = Stage::new(&env).await?;
+    let setup = Setup::new(&env).await?;
     let mut batches = Vec::new();
     for &pods in &effort.batches {
-        batches.push(stage.batch(pods, effort.idle_at == Some(pods)).await?);
+        batches.push(setup.batch(pods, effort.idle_at == Some(pods)).await?);
     }
-    drop(stage);
+    drop(setup);
     env.stop().await?;
     let goals = tables::goals(&batches);
     let tables = vec![
@@ -132,7 +132,7 @@ fn config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
     }))?)
 }
 
-struct Stage<'a> {
+struct Setup<'a> {
     env: &'a TestEnv,
     admin: Client,
     reconciler: u32,
@@ -141,7 +141,7 @@ struct Stage<'a> {
     _logs: TempDir,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Setup<'a> {
     async fn new(env: &'a TestEnv) -> Result<Self> {
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let kubeconfig = env.reconciler_identity().await?.kubeconfig;

@@ -1,4 +1,4 @@
-//! What QEMU is told, as a function of the VMI.
+//! QEMU's arguments, as a function of the VMI.
 
 use anyhow::{Context, Result, bail};
 use maroonedpods_common::quantity;

@@ -1,4 +1,4 @@
-//! Whether KVM works here: found out by using it.
+//! Finds out whether KVM works here, by using it.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub enum Kvm {
     Auto,
 }
 
-/// What runs a guest's instructions.
+/// The accelerator that runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Accelerator {
     Kvm,

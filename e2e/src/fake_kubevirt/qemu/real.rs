@@ -1,4 +1,4 @@
-//! A real guest's VM in the hands of a test: its console, and what a person at the machine could do.
+//! A real guest's VM, as a test controls it: its console, and what a person at the machine could do.
 
 use anyhow::{Context, Result};
 

@@ -20,7 +20,7 @@ impl Guest {
             .await
     }
 
-    /// What every kubelet tells of its pod, and each time all of its own conditions again. As it is sent: two versions' difference.
+    /// The status patch that every kubelet sends for its pod: the difference of two versions, with all of its own conditions.
     async fn reports(&self) -> kube::Result<Pod> {
         let pods = self.api_in::<Pod>(&self.namespace.name);
         let (seen, address) = (pods.get("pod").await?, self.address().await);

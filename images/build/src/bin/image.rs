@@ -9,8 +9,8 @@ use maroonedpods_image_build::program_images::{self, Options};
 
 /// Builds the container images of the webhook and the reconciler, as OCI archives.
 ///
-/// Each image is one static program that runs as an unprivileged user (65532), and its bill of materials (CycloneDX), which also
-/// lies beside the archive. They are written to images/ in cargo's target folder. The same commit gives the same
+/// Each image is one static program that runs as an unprivileged user (65532), and its bill of materials (CycloneDX),
+/// which also lies beside the archive. They are written to images/ in cargo's target folder. The same commit gives the same
 /// digests: files are dated by the commit, or by `SOURCE_DATE_EPOCH`. Needs Rust and a C compiler, no root, no
 /// container runtime, no registry.
 ///

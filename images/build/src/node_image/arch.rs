@@ -1,4 +1,4 @@
-//! What the two processor architectures are called by everybody who is asked for something.
+//! The two processor architectures, and the name that each tool has for them.
 
 use std::env::consts::ARCH;
 

@@ -1,4 +1,4 @@
-//! What the bill of materials says of the image's parts that are not ours.
+//! The node image's bill of materials.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

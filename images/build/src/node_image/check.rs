@@ -1,4 +1,4 @@
-//! Whether an image is whole: read from its files alone, so that an image for another architecture than this machine's
+//! Checks that an image is complete, from its files alone, so that an image for another architecture than this machine's
 //! is checked as well as one that can be booted here.
 
 use super::arch::Arch;

@@ -1,4 +1,4 @@
-//! What is how large.
+//! The sizes of the image's parts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

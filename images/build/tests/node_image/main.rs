@@ -1,4 +1,4 @@
-//! The node image: is it whole, and the same each time? `e2e/tests/guest_boot.rs` boots it.
+//! The node image: is it complete, and the same each time? `e2e/tests/guest_boot.rs` boots it.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]

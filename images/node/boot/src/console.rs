@@ -68,7 +68,8 @@ fn error_line(error: &Error) -> String {
     format!("marooned: error {}\n", words.join(" "))
 }
 
-/// One write per line, so that no other program's output gets in between. A console that is gone must not stop the guest.
+/// One write per line, so that no other program's output gets in between. A console that is gone must not stop the
+/// guest.
 fn say(line: &str) {
     let mut out = io::stderr().lock();
     let _ = out.write_all(line.as_bytes());

@@ -161,7 +161,7 @@ impl Programs<'_> {
     }
 }
 
-/// Takes leave of every process that ends: ours, and those whose parents are gone.
+/// Reaps every process that ends: ours, and those whose parents are gone.
 fn reap(sender: &Sender<Message>) {
     loop {
         let message = match wait() {

@@ -1,4 +1,4 @@
-//! Whose the one pod network is: a file with the container's id, there or not there.
+//! The owner of the one pod network: a file with the container's id, or none.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -28,7 +28,7 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// The load needs the machine for itself: a settling time is real time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-pub struct Stage {
+pub struct Setup {
     pub control_plane: ControlPlane,
     pub admin: Client,
     _turn: MutexGuard<'static, ()>,
@@ -44,7 +44,7 @@ pub fn usual() -> CertsArgs {
     }
 }
 
-impl Stage {
+impl Setup {
     pub async fn start() -> Self {
         logs();
         let turn = ONE_AT_A_TIME.lock().await;

@@ -62,7 +62,7 @@ impl Images {
     }
 }
 
-pub struct Site<'a> {
+pub struct Setup<'a> {
     cluster: &'a Cluster,
     admin: Client,
     pub pods: Api<Pod>,
@@ -74,7 +74,7 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-impl<'a> Site<'a> {
+impl<'a> Setup<'a> {
     /// Imports the images, starts the fake KubeVirt, and a pod on node-2 to call guests from.
     pub async fn new(cluster: &'a Cluster, images: &Images) -> Self {
         for archive in &images.archives {

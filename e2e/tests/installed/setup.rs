@@ -32,14 +32,14 @@ const ROTATION_LIMIT: Duration = Duration::from_secs(300);
 const FORMER_VERSION: &str = "0.0.1";
 
 /// The cluster, and helm for it.
-pub struct Site<'a> {
+pub struct Setup<'a> {
     cluster: &'a Cluster,
     pub admin: Client,
     values: Value,
     values_file: PathBuf,
 }
 
-impl<'a> Site<'a> {
+impl<'a> Setup<'a> {
     /// Imports our images, and makes what KubeVirt's installation makes.
     pub async fn new(cluster: &'a Cluster) -> Self {
         let images = tokio::task::spawn_blocking(images).await.unwrap().unwrap();
@@ -197,7 +197,7 @@ impl<'a> Site<'a> {
     }
 
     /// Checks the rights that only programs in the cluster have, those of hooks among them: each was used. The
-    /// others' uses are seen on planes without nodes (`tests/rbac.rs`).
+    /// others' uses are seen on control planes without nodes (`tests/rbac.rs`).
     pub async fn rights_are_least(&self) {
         let control_plane = self.cluster.control_plane();
         let mut rights = granted(&render(&self.values).await.unwrap()).unwrap();
@@ -212,7 +212,8 @@ impl<'a> Site<'a> {
         .unwrap();
     }
 
-    /// Checks that no call of ours was denied, and no write careless. Ask before the end: helm removes roles while a reconciler still stops.
+    /// Checks that no call of ours was denied, and no write lacked a precondition. Call it before the end: helm removes roles
+    /// while a reconciler still stops.
     pub fn nothing_was_denied(&self) {
         let log = self.cluster.control_plane().audit().unwrap();
         let denied = denied(&log);
