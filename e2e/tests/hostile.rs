@@ -47,7 +47,7 @@ async fn poison(api: Api<DynamicObject>, name: &str, status: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
+async fn a_status_that_cannot_be_decoded_costs_only_its_own_pod() {
     let env = TestEnv::start(0).await.unwrap();
     let _reconciler = env.reconciler(false).await.unwrap();
     let admin: Client = env.control_plane().admin().await.unwrap();

@@ -3,6 +3,7 @@
 
 pub mod audit;
 mod components;
+mod keys;
 pub(crate) mod kubeconfig;
 
 use std::future::Future;
@@ -23,7 +24,7 @@ use tokio::{task, time};
 use self::audit::AuditEvent;
 use self::components::Ports;
 use self::kubeconfig::Credentials;
-use crate::system::pki::{self, Authority, Pair};
+use crate::system::pki::{Authority, Pair};
 use crate::system::process::Processes;
 use crate::system::tools::{self, Tool};
 use crate::system::work_folder::WorkFolder;
@@ -33,7 +34,6 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
 /// Another program may take a free port between our check and the component's own bind.
 const START_ATTEMPTS: u32 = 3;
-const MASTERS: &str = "system:masters";
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
 /// What differs from the usual control plane.
@@ -185,7 +185,7 @@ impl ControlPlane {
 
     /// The same for programs: the text of a kubeconfig.
     pub fn user_kubeconfig(&self, user: &str, group: &str) -> Result<String> {
-        component_kubeconfig(&self.authority, &self.server_url, user, group)
+        keys::kubeconfig(&self.authority, &self.server_url, user, group)
     }
 
     /// A client with this client certificate.
@@ -264,9 +264,9 @@ impl ControlPlane {
         let ports = Ports::free()?;
         let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
         let server_url = format!("https://{address}:{}", ports.apiserver);
-        let admin = component_kubeconfig(&authority, &server_url, "admin", MASTERS)?;
+        let admin = keys::kubeconfig(&authority, &server_url, "admin", keys::MASTERS)?;
         let kubeconfig = folder.write("admin.kubeconfig", &admin)?;
-        write_keys(&folder, &authority, &server_url, address)?;
+        keys::write(&folder, &authority, &server_url, address)?;
         let processes = Processes::new()?;
         Ok((
             Self {
@@ -351,51 +351,6 @@ impl ControlPlane {
         let ended = self.processes.ended().ok().flatten();
         ended.is_some_and(|ended| last_lines(&ended.log, 50).contains("address already in use"))
     }
-}
-
-fn write_keys(folder: &WorkFolder, authority: &Authority, server_url: &str, address: Ipv4Addr) -> Result<()> {
-    let (tokens_public, tokens_private) = pki::key_pair()?;
-    let root = authority.pair();
-    let address = address.to_string();
-    let names = [
-        address.as_str(),
-        "10.96.0.1",
-        "localhost",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-    ];
-    let server = authority.server(&names)?;
-    let kubelet_client = authority.client("kube-apiserver-kubelet-client", MASTERS)?;
-    for (name, content) in [
-        ("ca.crt", root.certificate.as_str()),
-        ("ca.key", &root.key),
-        ("apiserver.crt", &server.certificate),
-        ("apiserver.key", &server.key),
-        ("kubelet-client.crt", &kubelet_client.certificate),
-        ("kubelet-client.key", &kubelet_client.key),
-        ("tokens.pub", &tokens_public),
-        ("tokens.key", &tokens_private),
-        ("audit-policy.yaml", audit::POLICY),
-    ] {
-        folder.write(name, content)?;
-    }
-    for (name, user) in [
-        ("controller-manager.kubeconfig", "system:kube-controller-manager"),
-        ("scheduler.kubeconfig", "system:kube-scheduler"),
-    ] {
-        folder.write(name, &component_kubeconfig(authority, server_url, user, user)?)?;
-    }
-    Ok(())
-}
-
-fn component_kubeconfig(authority: &Authority, server_url: &str, user: &str, group: &str) -> Result<String> {
-    let pair = authority.client(user, group)?;
-    Ok(kubeconfig::render(
-        server_url,
-        &authority.pem(),
-        &Credentials::Certificate(&pair),
-    ))
 }
 
 async fn is_ready(client: Client) -> Result<bool> {

@@ -47,7 +47,7 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     .unwrap();
 
     let says = "the webhook did not prepare the pod";
-    let mut table = Table::of("anybody, without the webhook");
+    let mut table = Table::of("any user, without the webhook");
     for (attempt, pods, metadata, twin, twin_spec) in [
         (
             "create a labelled pod without the gate",

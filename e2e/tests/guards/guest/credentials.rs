@@ -145,7 +145,7 @@ pub async fn reuses_its_token(table: &mut Table, env: &TestEnv, guest: &Guest) {
     let client = env.control_plane().bearer(&guest.stolen.token).await.unwrap();
     let csrs: Api<CertificateSigningRequest> = Api::all(client);
     let ask = Ask::client(&guest.node(), &[]);
-    // The API server remembers a token for 10 s; meanwhile what it files is refused (tests/csr.rs).
+    // The API server remembers a token for 10 s; meanwhile what it files is refused (tests/csr).
     eventually("the token to be forgotten", SOON, || async {
         let answer = file(&csrs, &ask, None).await;
         Ok(matches!(answer, Err(kube::Error::Api(status)) if status.code == 401).then_some(()))

@@ -86,11 +86,11 @@ fn what_comes_in_is_the_pods_but_the_kubelets_port() {
             ErrorKind::ConnectionRefused,
             "by the pod, which does not listen"
         );
-        assert_nobody_came(&shell);
+        assert_no_connection(&shell);
     });
 }
 
-fn assert_nobody_came(listener: &TcpListener) {
+fn assert_no_connection(listener: &TcpListener) {
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
@@ -117,8 +117,8 @@ fn the_pod_reaches_the_outside_and_nothing_of_the_guest() {
                 assert!(reached.is_err(), "the pod reached {address}:{port}");
             }
         }
-        assert_nobody_came(&kubelet);
-        assert_nobody_came(&other);
+        assert_no_connection(&kubelet);
+        assert_no_connection(&other);
         // The rules above are IPv4's.
         assert_eq!(place.shown_in_guest(&["-6", "address", "show", "dev", "mp0"]), "");
 
@@ -205,7 +205,7 @@ fn before_the_pod_nothing_but_the_kubelets_port_is_open() {
         let shell = place.guest(|| TcpListener::bind("0.0.0.0:22").unwrap());
         let reached = place.outside(|| TcpStream::connect_timeout(&at(GUEST, 22), FUTILE));
         assert!(reached.is_err());
-        assert_nobody_came(&shell);
+        assert_no_connection(&shell);
         let kubelet = place.guest(|| TcpListener::bind(at(GUEST, KUBELET_PORT)).unwrap());
         let _client = place.outside(|| connect(GUEST, KUBELET_PORT));
         assert_eq!(kubelet.accept().unwrap().1.ip(), CLIENT);

@@ -1,55 +1,21 @@
-//! What goes wrong with a VM, its guest, its host, or through a person's mistake, and what becomes of the pod.
-
-#![allow(clippy::unwrap_used)]
+//! VMs and guests that fail, before and under their pods.
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::api::{DeleteParams, ListParams, WatchEvent, WatchParams};
+use kube::{Api, ResourceExt};
 use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::leftovers::nothing_left_of;
-use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::{condition, phase};
 use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
-use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::json;
 
-struct Test {
-    env: &'static TestEnv,
-    admin: Client,
-    namespace: TestNamespace,
-}
-
-impl Test {
-    async fn new() -> Self {
-        let env = TestEnv::shared().await.unwrap();
-        let admin = env.control_plane().admin().await.unwrap();
-        let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-        Self {
-            env,
-            admin,
-            namespace,
-        }
-    }
-
-    async fn pod(&self, script: &Script) -> MaroonedPod {
-        MaroonedPod::create(&self.admin, &self.namespace.name, "pod", script)
-            .await
-            .unwrap()
-    }
-
-    async fn running_pod(&self) -> MaroonedPod {
-        let pod = self.pod(&Script::default()).await;
-        pod.running().await.unwrap();
-        pod
-    }
-}
+use crate::setup::{Test, never_joins};
 
 /// Both attempts fail: the pod says why and stays gated, of the attempts only the record is left.
 async fn all_attempts_fail(script: &Script, why: &str) {
@@ -106,13 +72,6 @@ fn lifted(record: &maroonedpods_common::api::MaroonedNode) -> bool {
 fn never_boots() -> Script {
     Script {
         never_boots: true,
-        ..Script::default()
-    }
-}
-
-fn never_joins() -> Script {
-    Script {
-        never_joins: true,
         ..Script::default()
     }
 }
@@ -259,168 +218,5 @@ async fn a_pod_that_its_silent_kubelet_does_not_stop_is_deleted_with_its_vm() {
     })
     .await
     .unwrap();
-    pod.ends().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn node_and_record_stay_until_the_vm_is_proven_gone() {
-    let test = Test::new().await;
-    let pod = test
-        .pod(&Script {
-            slow_delete: 3.0,
-            ..Script::default()
-        })
-        .await;
-    pod.running().await.unwrap();
-    pod.delete().await.unwrap();
-    pod.gone().await.unwrap();
-    let mut seen_dying = false;
-    loop {
-        let record = pod.records().get_opt(&pod.node_name()).await.unwrap();
-        let node = pod.nodes().get_opt(&pod.node_name()).await.unwrap();
-        let Some(vmi) = pod.vmis().get_opt(&pod.node_name()).await.unwrap() else {
-            break;
-        };
-        assert!(record.is_some() && node.is_some(), "a VM without node or record");
-        seen_dying |= vmi.metadata.deletion_timestamp.is_some();
-    }
-    assert!(seen_dying);
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_drain_evicts_the_pod() {
-    let test = Test::new().await;
-    let pod = test.running_pod().await;
-    test.env.kubevirt().evict(&pod.node_name()).await.unwrap();
-    pod.gone().await.unwrap();
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_drain_waits_for_the_pods_disruption_budget() {
-    let test = Test::new().await;
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(test.admin.clone(), &test.namespace.name);
-    let budget = serde_json::from_value(json!({
-        "metadata": {"name": "keep"},
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "pod"}}},
-    }));
-    accepts(&budgets, &budget.unwrap()).await.unwrap();
-    let pod = test.running_pod().await;
-    test.env.kubevirt().evict(&pod.node_name()).await.unwrap();
-    eventually("an eviction that the budget refuses", SOON, || async {
-        let refused = test.env.control_plane().audit()?.into_iter().any(|event| {
-            event.subresource == "eviction"
-                && event.namespace == test.namespace.name
-                && event.name == pod.name
-                && event.code == 429
-        });
-        Ok(refused.then_some(()))
-    })
-    .await
-    .unwrap();
-    let kept = pod.running().await.unwrap();
-    assert!(kept.metadata.deletion_timestamp.is_none());
-    let vmi = pod.vmis().get(&pod.node_name()).await.unwrap();
-    assert!(vmi.metadata.deletion_timestamp.is_none());
-    budgets.delete("keep", &DeleteParams::default()).await.unwrap();
-    pod.gone().await.unwrap();
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_person_deletes_the_record_of_a_running_pod() {
-    let test = Test::new().await;
-    let pod = test.running_pod().await;
-    pod.records()
-        .delete(&pod.node_name(), &DeleteParams::default())
-        .await
-        .unwrap();
-    pod.fails().await.unwrap();
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_person_deletes_the_record_of_a_gated_pod() {
-    let test = Test::new().await;
-    let pod = test
-        .pod(&Script {
-            join_delay: 2.0,
-            ..Script::default()
-        })
-        .await;
-    pod.vmi(1, "Running").await.unwrap();
-    let first = pod.record("there", |_| true).await.unwrap().uid();
-    pod.records()
-        .delete(&pod.node_name(), &DeleteParams::default())
-        .await
-        .unwrap();
-    pod.running().await.unwrap();
-    assert_ne!(pod.record("there", |_| true).await.unwrap().uid(), first);
-    pod.ends().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_person_deletes_the_node_before_the_lift() {
-    let test = Test::new().await;
-    let pod = test
-        .pod(&Script {
-            join_delay: 2.0,
-            ..Script::default()
-        })
-        .await;
-    pod.vmi(1, "Running").await.unwrap();
-    let first = pod.nodes().get(&pod.node_name()).await.unwrap().uid();
-    pod.nodes()
-        .delete(&pod.node_name(), &DeleteParams::default())
-        .await
-        .unwrap();
-    pod.running().await.unwrap();
-    assert_ne!(pod.nodes().get(&pod.node_name()).await.unwrap().uid(), first);
-    pod.ends().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_person_deletes_the_vm_of_a_running_pod() {
-    let test = Test::new().await;
-    let pod = test.running_pod().await;
-    pod.vmis()
-        .delete(&pod.node_name(), &DeleteParams::default())
-        .await
-        .unwrap();
-    pod.fails().await.unwrap();
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_goes_while_a_vm_boots_for_it() {
-    let test = Test::new().await;
-    let pod = test
-        .pod(&Script {
-            boot_delay: 3.0,
-            ..Script::default()
-        })
-        .await;
-    pod.vmi(1, "Scheduled").await.unwrap();
-    test.namespace.close(&test.admin).await.unwrap();
-    pod.leaves_nothing().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_whose_gate_a_person_removes_is_let_go() {
-    let test = Test::new().await;
-    let pod = test.pod(&never_joins()).await;
-    pod.vmi(1, "Running").await.unwrap();
-    let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
-    // The guards refuse it to every other user: this one uses the reconciler's identity.
-    let borrowed = test.env.reconciler_identity().await.unwrap().client;
-    Api::<Pod>::namespaced(borrowed, &test.namespace.name)
-        .patch(&pod.name, &PatchParams::default(), &ungated)
-        .await
-        .unwrap();
-    pod.leaves_nothing().await.unwrap();
-    let stays = pod.pods.get(&pod.name).await.unwrap();
-    assert_eq!(stays.spec.unwrap().node_name, None);
-    assert_eq!(phase(&pod.pods.get(&pod.name).await.unwrap()), "Pending");
     pod.ends().await.unwrap();
 }
