@@ -1,4 +1,4 @@
-# The scripts of hack/, by name: `just`, `just demo`, `just test --real`.
+# Runs the scripts of hack/: `just`, `just demo`, `just test --real`.
 
 _default:
     @just --list
@@ -27,6 +27,6 @@ node-image *options:
 docs:
     hack/docs
 
-# Write the CRDs from the types
+# Write the CRDs and the page of the chart's values
 generate *options:
     hack/generate {{ options }}

@@ -18,9 +18,9 @@ use maroonedpods_e2e::api::leftovers::nothing_left;
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::args::UninstallArgs;
-use maroonedpods_reconciler::uninstall::uninstall;
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::UninstallArgs;
+use maroonedpods_reconciler::uninstall;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);

@@ -31,9 +31,9 @@ use maroonedpods_e2e::harness::writes::careless;
 use maroonedpods_e2e::install::policies::{policies_in_force, retry_pods};
 use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, render};
 use maroonedpods_e2e::system::logs::logs;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::args::UninstallArgs;
-use maroonedpods_reconciler::uninstall::uninstall;
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::UninstallArgs;
+use maroonedpods_reconciler::uninstall;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::answer::Answer;
+use crate::objects::vmi;
 use crate::params;
 use crate::read;
-use crate::vmi;
 
 /// Longest wait for one answer. kube sets none by itself: a request that is never answered would hold its pod's
 /// worker for ever.

@@ -9,7 +9,7 @@ const LONGEST_MESSAGE: usize = 4 * text::LONGEST;
 
 /// What a condition is to say.
 #[derive(Clone, Copy, Debug)]
-pub struct Says<'a> {
+pub struct ConditionUpdate<'a> {
     /// True or False; we know which.
     pub holds: bool,
     /// Machine-readable reason.
@@ -28,7 +28,7 @@ pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditio
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
-    says: Says<'_>,
+    says: ConditionUpdate<'_>,
     generation: Option<i64>,
     now: Timestamp,
 ) {
@@ -59,7 +59,7 @@ mod tests {
         let first: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let later: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let mut conditions = Vec::new();
-        let says = |holds, reason| Says {
+        let says = |holds, reason| ConditionUpdate {
             holds,
             reason,
             message: "",

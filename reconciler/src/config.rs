@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call, find};
-use crate::conditions::{self, Says};
+use crate::conditions::{self, ConditionUpdate};
 use crate::metrics::Metrics;
 use crate::params;
 use crate::read::watch::{News, Watch};
@@ -138,7 +138,7 @@ async fn take(
         if stored.metadata.generation == generation {
             status.observed_generation = generation;
             let (holds, reason, message) = (verdict.0, verdict.1, verdict.2.as_str());
-            let says = Says {
+            let says = ConditionUpdate {
                 holds,
                 reason,
                 message,

@@ -10,7 +10,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::preflight::{Finding, Verdict};
+use crate::preflight::{self, Finding};
 
 /// What the endpoints speak of.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub struct Health {
     /// What still keeps this replica from its work; `None` when nothing does.
     pub waiting_for: watch::Receiver<Option<String>>,
     /// What the cluster lacks, as far as this replica has looked: only the leader does.
-    pub verdict: watch::Receiver<Verdict>,
+    pub cluster_check: watch::Receiver<preflight::Decision>,
 }
 
 /// The routes. `/livez` answers as long as the runtime turns; `/readyz` names what is waited for, and what is wrong
@@ -36,7 +36,7 @@ pub fn router(health: Health) -> Router {
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     answer(
         health.waiting_for.borrow().as_deref(),
-        health.verdict.borrow().findings(),
+        health.cluster_check.borrow().findings(),
     )
 }
 

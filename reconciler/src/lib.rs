@@ -1,55 +1,49 @@
-//! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away again.
+//! The reconciler: gives each marooned pod a virtual machine of its own as its node, and takes it away with the pod.
 //!
-//! [`observe`] reads, [`plan`] decides (pure), [`act`] writes; [`workers`] runs the three in a loop per pod.
-//! [`watches`] wake the workers, [`sweep`] finds what they missed. [`preflight`] says whether VMs may
-//! be started at all. Of the program's other subcommands, [`uninstall`] and [`crds`] do one thing and end.
+//! Where to start reading: [`run`] wires tasks together; `watches` fill caches and wake the worker of a pod; a worker
+//! (`workers`) repeats one pass: `observe` reads, `plan` decides (a pure function, the heart of it), `act` writes. What
+//! is written is rendered in `objects`. `sweep` finds what the workers missed, `preflight` decides whether VMs may be
+//! started at all, `certs` and `lease` stand beside. The steps that the code cites are in `docs/architecture.md`.
 
-pub mod act;
-pub mod answer;
-pub mod api;
-pub mod args;
-pub mod binding;
-pub mod certs;
-pub mod conditions;
-pub mod config;
-pub mod crds;
-pub mod csr;
-mod disown;
-pub mod events;
-pub mod http;
-pub mod identity;
-pub mod lease;
-pub mod lift;
-pub mod logs;
-pub mod metrics;
-pub mod node;
-pub mod observe;
-pub mod packed;
-pub mod places;
-pub mod plan;
-pub mod policies;
-pub mod preflight;
-pub mod read;
-pub mod record;
-pub mod rejections;
-pub mod seed;
-pub mod seen;
-pub mod settings;
-pub mod sightings;
-pub mod sweep;
-pub mod token;
-pub mod topology;
-pub mod turns;
-pub mod uninstall;
-pub mod view;
-pub mod vmi;
-pub mod watches;
-pub mod workers;
-
-mod pace;
+mod act;
+mod answer;
+mod api;
+mod args;
+mod binding;
+mod certs;
+mod conditions;
+mod config;
+mod crds;
+mod csr;
+mod events;
+mod http;
+mod lease;
+mod logs;
+mod metrics;
+mod network_policies;
+mod objects;
+mod observe;
+mod own_writes;
 mod params;
+mod plan;
+mod preflight;
+mod read;
 mod run;
-mod tolerations;
+mod settings;
+mod sightings;
+mod sweep;
+mod uninstall;
+mod view;
+mod watches;
+mod workers;
 
-pub use args::Args;
+pub use api::{Cluster, ConnectError};
+pub use args::{Args, Cli, Command, LogFormat, PreflightArgs, UninstallArgs};
+pub use certs::args::{CertsArgs, Mode as CertsMode};
+pub use certs::secret::{NAME as CERTS_SECRET, ROTATE_ANNOTATION};
+pub use crds::apply as apply_crds;
+pub use logs::without_bodies;
+pub use objects::identity::token_id;
+pub use preflight::command::{Report, preflight};
 pub use run::{Error, Reconciler, run};
+pub use uninstall::uninstall;

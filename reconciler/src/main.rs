@@ -5,9 +5,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::args::{Cli, Command, LogFormat};
-use maroonedpods_reconciler::{crds, logs, preflight, run, uninstall};
+use maroonedpods_reconciler::{
+    Cli, Cluster, Command, LogFormat, apply_crds, preflight, run, uninstall, without_bodies,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -35,15 +35,15 @@ async fn perform(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     match cli.command {
         Command::Run(args) => run(cluster, args, terminated()).await?,
         Command::Preflight(args) => {
-            let report = preflight::command::preflight(&cluster, args.config.as_deref()).await?;
+            let report = preflight(&cluster, args.config.as_deref()).await?;
             print!("{report}");
             return Ok(exit(report.passed()));
         }
         Command::Uninstall(args) => {
             let say = |line: &str| println!("{line}");
-            return Ok(exit(uninstall::uninstall(&cluster, &args, say).await?));
+            return Ok(exit(uninstall(&cluster, &args, say).await?));
         }
-        Command::ApplyCrds => crds::apply(&cluster).await?,
+        Command::ApplyCrds => apply_crds(&cluster).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -58,7 +58,7 @@ fn exit(is_well: bool) -> ExitCode {
 
 fn start_logs(cli: &Cli) {
     // The command line's parser has tried it already.
-    let filter = logs::without_bodies(EnvFilter::new(&cli.log_level));
+    let filter = without_bodies(EnvFilter::new(&cli.log_level));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

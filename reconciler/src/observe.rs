@@ -1,4 +1,4 @@
-//! Reads the world of one pod into a [`View`]: from the watch caches, or live where the decision asks for it.
+//! Reads a pod and all that belongs to it into [`Observed`]: from the watch caches, or live where the decision asks for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use maroonedpods_common::{names, sizing};
 
 use crate::api::{CallError, Cluster};
 use crate::csr::Filed;
-use crate::packed::Packed;
-use crate::plan::View;
-use crate::policies::{self, PolicyView};
+use crate::network_policies::{self, PolicyView};
+use crate::objects::record;
+use crate::objects::vmi;
+use crate::own_writes::OwnWrites;
 use crate::read::{self, Cache, Cached, Keep, Mark};
-use crate::record;
-use crate::seen::Seen;
 use crate::settings::Settings;
 use crate::sightings::Ages;
-use crate::topology::Host;
+use crate::view::Observed;
+use crate::view::Packed;
+use crate::view::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
-use crate::vmi;
 
 /// The watch caches. All of them are filled before the first decision.
 #[derive(Clone, Default)]
@@ -59,8 +59,8 @@ pub fn cached(
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
-    seen: &Seen,
-) -> Option<View> {
+    own_writes: &OwnWrites,
+) -> Option<Observed> {
     let name = names::node_name(pod_uid);
     let record = caches.records.get("", &name);
     let vmi_name = record.as_ref().map_or_else(
@@ -73,27 +73,32 @@ pub fn cached(
     let recorded = record.as_ref().map(|r| r.spec.pod_ref.name.as_str());
     let named = || pod.as_ref().map(|pod| pod.name.as_str());
     let pod_name = recorded.or_else(named).unwrap_or_default();
-    let behind = seen.distrusts_caches()
-        || is_behind(seen, &MaroonedNode::kind(&()), &name, record.as_ref())
-        || is_behind(seen, &Node::kind(&()), &name, node.as_ref())
-        || is_behind(seen, &Pod::kind(&()), pod_name, pod.as_ref())
-        || is_behind(seen, &vmi::api_resource().kind, &vmi_name, vmi.as_ref());
+    let behind = own_writes.distrusts_caches()
+        || is_behind(own_writes, &MaroonedNode::kind(&()), &name, record.as_ref())
+        || is_behind(own_writes, &Node::kind(&()), &name, node.as_ref())
+        || is_behind(own_writes, &Pod::kind(&()), pod_name, pod.as_ref())
+        || is_behind(own_writes, &vmi::api_resource().kind, &vmi_name, vmi.as_ref());
     let mut csrs = csrs_of_node(pod_uid, caches);
     csrs.extend(csrs_of_tokens(caches, record.as_ref().map(|r| r.view.as_ref())));
-    let csrs_behind = csrs
-        .iter()
-        .any(|csr| is_behind(seen, &CertificateSigningRequest::kind(&()), csr.name(), Some(csr)));
+    let csrs_behind = csrs.iter().any(|csr| {
+        is_behind(
+            own_writes,
+            &CertificateSigningRequest::kind(&()),
+            csr.name(),
+            Some(csr),
+        )
+    });
     let objects = Objects {
         pod: pod.map(|pod| pod.view),
         record: record.map(|record| record.view),
         node: node.map(|node| node.view),
         vmi: vmi.map(|vmi| vmi.view),
     };
-    (!behind && !csrs_behind).then(|| view(pod_uid, objects, csrs, caches, settings))
+    (!behind && !csrs_behind).then(|| view(objects, csrs, caches, settings))
 }
 
-fn is_behind<V>(seen: &Seen, kind: &str, name: &str, cached: Option<&Cached<V>>) -> bool {
-    seen.is_behind(kind, name, cached.map(|cached| cached.version))
+fn is_behind<V>(own_writes: &OwnWrites, kind: &str, name: &str, cached: Option<&Cached<V>>) -> bool {
+    own_writes.is_behind(kind, name, cached.map(|cached| cached.version))
 }
 
 /// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
@@ -107,7 +112,7 @@ pub async fn live(
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
-) -> Result<View, CallError> {
+) -> Result<Observed, CallError> {
     let name = names::node_name(pod_uid);
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
     // Before the record: one that was filed by now and has no record then is nobody's.
@@ -125,7 +130,6 @@ pub async fn live(
     )?;
     csrs.extend(csrs_of_tokens(caches, record.as_deref()));
     let view = view(
-        pod_uid,
         Objects {
             pod,
             record,
@@ -136,8 +140,7 @@ pub async fn live(
         caches,
         settings,
     );
-    Ok(View {
-        live: true,
+    Ok(Observed {
         claims_bound: claims_bound(cluster, view.pod.as_ref()).await?,
         ..view
     })
@@ -152,24 +155,22 @@ async fn read_now<V: read::View, K: Clone + Resource>(
 }
 
 fn view(
-    pod_uid: &str,
     objects: Objects,
     csrs: Vec<Cached<Filed>>,
     caches: &Caches,
     settings: Option<&Arc<Settings>>,
-) -> View {
+) -> Observed {
     // A record has its size already.
     let size = match (&objects.record, &objects.pod, settings) {
         (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
         _ => None,
     };
-    View {
-        pod_uid: pod_uid.to_owned(),
+    Observed {
         settings: settings.cloned(),
         policies: objects
             .pod
             .as_deref()
-            .map(|pod| policies::selecting(pod, &caches.policies))
+            .map(|pod| network_policies::selecting(pod, &caches.policies))
             .unwrap_or_default(),
         cluster_dns: None,
         namespace_records: namespace_records(&objects, caches, settings),
@@ -184,7 +185,6 @@ fn view(
         hold: None,
         ages: Ages::default(),
         backing_off: None,
-        live: false,
     }
 }
 

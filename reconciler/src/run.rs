@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -19,15 +19,16 @@ use crate::certs::args::RulesError;
 use crate::certs::decide::Rules;
 use crate::events::Events;
 use crate::http::{self, Health};
-use crate::lease::{self, Held, Loss, Timings};
+use crate::lease::{self, Leadership, LostLease, Timings};
 use crate::metrics::Metrics;
 use crate::observe::Caches;
-use crate::preflight::{self, Verdict};
+use crate::preflight;
 use crate::settings::Settings;
+use crate::watches::{self, Outcomes};
 use crate::workers::{Shared, Workers};
-use crate::{config, sweep, watches};
+use crate::{config, sweep};
 
-/// How long work waits for the first verdict on the cluster.
+/// How long work waits for the first check of the cluster.
 const FIRST_VERDICT: Duration = Duration::from_secs(5);
 /// How long a connection may take for a request's headers, from its beginning or the last answer. Scrapers keep theirs,
 /// and ask again within a minute.
@@ -54,7 +55,7 @@ pub enum Error {
     },
     /// Another replica acts now; this process must end.
     #[error("{0}")]
-    LeaseLost(Loss),
+    LeaseLost(LostLease),
     /// A task panicked.
     #[error("a task failed: {0}")]
     Task(#[from] JoinError),
@@ -127,11 +128,11 @@ impl Reconciler {
             metrics,
         } = self;
         let (waiting, waiting_for) = watch::channel(None);
-        let (verdict, said) = watch::channel(Verdict::default());
+        let (cluster_check, said) = watch::channel(preflight::Decision::default());
         let routes = http::router(Health {
             metrics: metrics.clone(),
             waiting_for,
-            verdict: said,
+            cluster_check: said,
         });
         let port = Port {
             listener,
@@ -143,9 +144,9 @@ impl Reconciler {
         let mut tasks = JoinSet::new();
         tasks.spawn(port.serve(pending()));
         let mut stop = std::pin::pin!(stop);
-        let held = tokio::select! {
+        let leadership = tokio::select! {
             () = &mut stop => return Ok(()),
-            held = elect(&args, &cluster.client) => held,
+            leadership = elect(&args, &cluster.client) => leadership,
             ended = tasks.join_next() => return Err(why_ended(ended)),
         };
         metrics.set_leader(true);
@@ -160,19 +161,22 @@ impl Reconciler {
             settings,
             &args,
             metrics.clone(),
-            Tells { waiting, verdict },
+            Tells {
+                waiting,
+                cluster_check,
+            },
             &mut tasks,
         );
         let outcome = tokio::select! {
             () = &mut stop => Ok(()),
-            loss = lost(held.as_ref()) => Err(Error::LeaseLost(loss)),
+            lost_lease = lost(leadership.as_ref()) => Err(Error::LeaseLost(lost_lease)),
             error = work => Err(error),
         };
         // What acts is stopped before the lease is given up; a request under way may still arrive, and is safe.
         tasks.shutdown().await;
         metrics.set_leader(false);
-        if let (Ok(()), Some(held)) = (&outcome, held)
-            && let Err(error) = held.release().await
+        if let (Ok(()), Some(leadership)) = (&outcome, leadership)
+            && let Err(error) = leadership.release().await
         {
             tracing::warn!(%error, "the lease was not given up; the next leader waits for its expiry");
         }
@@ -180,7 +184,7 @@ impl Reconciler {
     }
 }
 
-async fn elect(args: &Args, client: &Client) -> Option<Held> {
+async fn elect(args: &Args, client: &Client) -> Option<Leadership> {
     if !args.leader_elect {
         return None;
     }
@@ -197,9 +201,9 @@ async fn elect(args: &Args, client: &Client) -> Option<Held> {
     )
 }
 
-async fn lost(held: Option<&Held>) -> Loss {
-    match held {
-        Some(held) => held.lost().await,
+async fn lost(leadership: Option<&Leadership>) -> LostLease {
+    match leadership {
+        Some(leadership) => leadership.lost().await,
         None => std::future::pending().await,
     }
 }
@@ -209,7 +213,7 @@ struct Tells {
     /// What still keeps this replica from its work.
     waiting: watch::Sender<Option<String>>,
     /// Whether VMs may be started.
-    verdict: watch::Sender<Verdict>,
+    cluster_check: watch::Sender<preflight::Decision>,
 }
 
 /// Everything that acts. Returns only if it fails.
@@ -218,18 +222,26 @@ async fn work(
     settings: watch::Sender<Option<Arc<Settings>>>,
     args: &Args,
     metrics: Arc<Metrics>,
-    Tells { waiting, verdict }: Tells,
+    Tells {
+        waiting,
+        cluster_check,
+    }: Tells,
     tasks: &mut JoinSet<()>,
 ) -> Error {
     let workers = Workers::default();
-    let caches = watches::start(&cluster, &workers, &metrics, tasks);
+    let (begun, rejections) = (Instant::now(), Arc::default());
+    let outcomes = Outcomes {
+        rejections: Arc::clone(&rejections),
+        begun,
+    };
+    let caches = watches::start(&cluster, &workers, outcomes, &metrics, tasks);
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
     let in_force = settings.subscribe();
     if args.config.is_none() {
         let (cluster, workers, metrics) = (cluster.clone(), workers.clone(), metrics.clone());
         tasks.spawn(async move {
-            config::follow(&cluster, &settings, metrics, || workers.poke_all()).await;
+            config::follow(&cluster, &settings, metrics, || workers.enqueue_all()).await;
         });
     }
     tokio::select! {
@@ -237,15 +249,18 @@ async fn work(
         ended = tasks.join_next() => return why_ended(ended),
     }
     metrics.count_from(&caches);
-    let mut checked = verdict.subscribe();
+    let mut checked = cluster_check.subscribe();
     let (asked, in_doubt, recheck) = (cluster.clone(), in_force.clone(), args.recheck);
-    let poke = {
+    let enqueue_all = {
         let workers = workers.clone();
-        move || workers.poke_all()
+        move || workers.enqueue_all()
     };
-    tasks.spawn(async move { preflight::follow(&asked, in_doubt, &verdict, recheck, poke).await });
-    // Launches are held until the first verdict. Mostly it takes moments, and saves each waiting pod a word.
-    let first = checked.wait_for(|verdict| *verdict != Verdict::Unchecked);
+    tasks.spawn(
+        async move { preflight::follow(&asked, in_doubt, &cluster_check, recheck, enqueue_all).await },
+    );
+    // No VM is started before the first check of the cluster. Waiting for it here, mostly moments, saves a report on each
+    // waiting pod.
+    let first = checked.wait_for(|cluster_check| *cluster_check != preflight::Decision::Unchecked);
     let _: Result<_, _> = tokio::time::timeout(FIRST_VERDICT, first).await;
     let (provider, provider_ready) = watch::channel(false);
     tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
@@ -255,12 +270,12 @@ async fn work(
         cluster,
         caches,
         settings: in_force,
-        verdict: checked,
+        cluster_check: checked,
         provider_ready,
         events,
         metrics,
-        rejections: Mutex::default(),
-        begun: Instant::now(),
+        rejections,
+        begun,
         admission: tokio::sync::Mutex::default(),
     });
     tokio::select! {
@@ -308,7 +323,7 @@ async fn await_provider(
     caches.vmis.filled().await;
     waiting.send_replace(None);
     provider.send_replace(true);
-    workers.poke_all();
+    workers.enqueue_all();
     tracing::info!("all caches are filled; working");
     std::future::pending::<()>().await;
 }

@@ -5,14 +5,21 @@
 //! nobody has seen finish. The price: a process that takes over gives each stage that is under way its whole time
 //! once more. That only ever keeps things longer, by one deadline for each take-over.
 
+use std::time::Instant;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::plan::View;
-use crate::view::PodView;
+use crate::view::Observed;
 
 /// Time since this process began to work.
 pub type Uptime = SignedDuration;
+
+/// Time since then.
+#[must_use]
+pub fn uptime(begun: Instant) -> Uptime {
+    Uptime::try_from(begun.elapsed()).unwrap_or(Uptime::MAX)
+}
 
 /// For how long each thing has been seen; zero where it is seen for the first time, or is not so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,16 +48,6 @@ pub struct Sightings {
     deletion: Option<(Timestamp, Uptime)>,
     lifted: Option<Uptime>,
     finished: Option<Uptime>,
-    told: bool,
-}
-
-/// What has become of a pod on its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
-    /// It is ready.
-    Ready,
-    /// Its kubelet would not have it, for this reason.
-    Rejected(&'a str),
 }
 
 /// When a VM was first seen at each stage.
@@ -63,13 +60,13 @@ struct Stages {
 
 impl Sightings {
     /// Takes a view in, and tells how long each thing in it has been seen.
-    pub fn see(&mut self, view: &View, uptime: Uptime) -> Ages {
+    pub fn see(&mut self, observed: &Observed, uptime: Uptime) -> Ages {
         let since =
             |seen: Option<Uptime>| seen.map_or(SignedDuration::ZERO, |seen| uptime.saturating_sub(seen));
-        let stages = self.see_vm(view, uptime);
-        let pod = view.pod.as_ref();
+        let stages = self.see_vm(observed, uptime);
+        let pod = observed.pod.as_ref();
         let (lifted, over) = pod.map_or((false, false), |pod| (pod.lifted(), pod.terminal));
-        let status = view.record.as_ref().and_then(|record| record.status.as_ref());
+        let status = observed.record.as_ref().and_then(|record| record.status.as_ref());
         let until = status.and_then(|status| status.not_before.as_ref());
         Ages {
             launched: since(stages.map(|seen| seen.launched)),
@@ -86,15 +83,8 @@ impl Sightings {
         }
     }
 
-    /// What has become of the pod, once: when it is first seen.
-    pub fn outcome<'a>(&mut self, pod: &'a PodView) -> Option<Outcome<'a>> {
-        let rejected = pod.rejected.as_deref().map(Outcome::Rejected);
-        let outcome = rejected.or(pod.ready.then_some(Outcome::Ready));
-        outcome.filter(|_| pod.lifted() && !std::mem::replace(&mut self.told, true))
-    }
-
-    fn see_vm(&mut self, view: &View, uptime: Uptime) -> Option<Stages> {
-        let vmi = view.vmi.as_ref()?;
+    fn see_vm(&mut self, observed: &Observed, uptime: Uptime) -> Option<Stages> {
+        let vmi = observed.vmi.as_ref()?;
         let known = self.vm.take().filter(|(uid, _)| *uid == vmi.uid);
         let mut stages = known.map_or(
             Stages {
@@ -107,7 +97,7 @@ impl Sightings {
         first(&mut stages.running, vmi.running(), uptime);
         first(
             &mut stages.ready,
-            view.node.as_ref().is_some_and(|node| node.ready),
+            observed.node.as_ref().is_some_and(|node| node.ready),
             uptime,
         );
         self.vm = Some((vmi.uid.clone(), stages));

@@ -1,6 +1,7 @@
-//! The watches: each fills a cache and pokes the worker of the pod that a change belongs to.
+//! The watches: each fills a cache and wakes the worker of the pod that a change belongs to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,19 +14,29 @@ use tokio::task::JoinSet;
 use crate::api::Cluster;
 use crate::csr::{Filed, Requester};
 use crate::metrics::Metrics;
+use crate::network_policies::PolicyView;
 use crate::observe::Caches;
-use crate::policies::PolicyView;
 use crate::read::watch::{News, Watch};
 use crate::read::{Cache, Mark, View};
-use crate::topology::Host;
+use crate::sightings::uptime;
+use crate::view::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
-use crate::workers::Workers;
+use crate::workers::{Rejections, Workers};
+
+/// Where the watch of pods takes in what has become of them on their nodes, and since when it counts time.
+pub struct Outcomes {
+    /// The makers whose pods were rejected.
+    pub rejections: Arc<Mutex<Rejections>>,
+    /// When this process began to work.
+    pub begun: Instant,
+}
 
 /// Starts all watches in `tasks` and gives the caches that they fill.
 #[must_use]
 pub fn start(
     cluster: &Cluster,
     workers: &Workers,
+    outcomes: Outcomes,
     metrics: &Arc<Metrics>,
     tasks: &mut JoinSet<()>,
 ) -> Caches {
@@ -41,30 +52,30 @@ pub fn start(
     let (known, neighbours) = (caches.records.clone(), caches.pods.clone());
 
     let pods = watch(Api::<Pod>::all(client.clone()), marooned, &caches.pods, metrics);
-    tasks.spawn(pods.run(pokes(workers.clone(), |pod: &PodView| [pod.uid.clone()])));
+    tasks.spawn(pods.run(takes_in_outcomes(workers.clone(), outcomes, caches.pods.clone())));
     let records = watch(
         cluster.all::<MaroonedNode>(),
         everything.clone(),
         &caches.records,
         metrics,
     );
-    tasks.spawn(records.run(pokes(workers.clone(), |record: &MaroonedNode| {
+    tasks.spawn(records.run(enqueues(workers.clone(), |record: &MaroonedNode| {
         [record.spec.pod_ref.uid.clone()]
     })));
     let nodes = watch(cluster.nodes(), class, &caches.nodes, metrics);
-    tasks.spawn(nodes.run(pokes(workers.clone(), |node: &NodeView| of_name(&node.name))));
+    tasks.spawn(nodes.run(enqueues(workers.clone(), |node: &NodeView| of_name(&node.name))));
     let others = everything.clone().labels(&format!("!{}", names::CLASS_LABEL));
     let hosts = watch(cluster.nodes(), others, &caches.hosts, metrics);
-    tasks.spawn(hosts.run(pokes_guests(workers.clone(), caches.vmis.clone())));
+    tasks.spawn(hosts.run(enqueues_guests(workers.clone(), caches.vmis.clone())));
     let vmis = watch(cluster.vmis(), everything.clone(), &caches.vmis, metrics);
-    tasks.spawn(vmis.run(pokes(workers.clone(), |vmi: &VmiView| of_name(&vmi.name))));
+    tasks.spawn(vmis.run(enqueues(workers.clone(), |vmi: &VmiView| of_name(&vmi.name))));
     let csrs = watch(
         cluster.all::<CertificateSigningRequest>(),
         everything.clone(),
         &caches.csrs,
         metrics,
     );
-    tasks.spawn(csrs.run(pokes(workers.clone(), move |csr: &Filed| {
+    tasks.spawn(csrs.run(enqueues(workers.clone(), move |csr: &Filed| {
         of_requester(csr, &known)
     })));
     let policies = watch(
@@ -73,7 +84,7 @@ pub fn start(
         &caches.policies,
         metrics,
     );
-    tasks.spawn(policies.run(pokes_neighbours(workers.clone(), neighbours)));
+    tasks.spawn(policies.run(enqueues_neighbours(workers.clone(), neighbours)));
     caches
 }
 
@@ -91,45 +102,76 @@ fn watch<V: View, K>(
     }
 }
 
-/// Pokes the pods that an object belongs to. Objects that vanished unseen have no news: then all are poked.
-fn pokes<V, P: IntoIterator<Item = String>>(
+/// Enqueues the pods that an object belongs to. Objects that vanished unseen have no news: then all are enqueued.
+fn enqueues<V, P: IntoIterator<Item = String>>(
     workers: Workers,
     pod_uids: impl Fn(&V) -> P,
 ) -> impl FnMut(News<'_, V>) {
     move |news| match news {
         News::Found(view) | News::Changed(view) | News::Gone(view) => {
-            pod_uids(view).into_iter().for_each(|uid| workers.poke(&uid));
+            pod_uids(view).into_iter().for_each(|uid| workers.enqueue(&uid));
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 
-/// Pokes the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
-/// listed all pods are poked, not each for each policy.
-fn pokes_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
+/// Enqueues pods, once it is known what has become of those before them: a replacement's worker must not begin before the
+/// rejection that it replaces is counted. A list has no such order, so all of it is taken in first.
+fn takes_in_outcomes(
+    workers: Workers,
+    outcomes: Outcomes,
+    pods: Cache<PodView>,
+) -> impl FnMut(News<'_, PodView>) {
+    move |news| {
+        let mut rejections = outcomes.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        match news {
+            News::Found(pod) => rejections.see(pod, uptime(outcomes.begun)),
+            News::Changed(pod) => {
+                rejections.see(pod, uptime(outcomes.begun));
+                workers.enqueue(&pod.uid);
+            }
+            News::Gone(pod) => {
+                rejections.forget(&pod.uid);
+                workers.enqueue(&pod.uid);
+            }
+            News::Listed => {
+                let pods = pods.all();
+                rejections.retain(&pods);
+                for pod in &pods {
+                    workers.enqueue(&pod.uid);
+                }
+                workers.enqueue_all();
+            }
+        }
+    }
+}
+
+/// Enqueues the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
+/// listed all pods are enqueued, not each for each policy.
+fn enqueues_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
     move |news| match news {
         News::Found(_) => {}
         News::Changed(policy) | News::Gone(policy) => {
             for pod in pods.marked(&Mark::Namespace(policy.namespace.clone())) {
-                workers.poke(&pod.uid);
+                workers.enqueue(&pod.uid);
             }
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 
-/// Pokes the pods whose VMs a host runs. It is written to all the time, and only its zone and region are kept: news of it
+/// Enqueues the pods whose VMs a host runs. It is written to all the time, and only its zone and region are kept: news of it
 /// is that these changed.
-fn pokes_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_, Host>) {
+fn enqueues_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_, Host>) {
     move |news| match news {
         News::Found(_) => {}
         News::Changed(host) | News::Gone(host) => {
             let here = vmis.marked(&Mark::Host(host.name.clone()));
             for uid in here.iter().filter_map(|vmi| of_name(&vmi.name)) {
-                workers.poke(&uid);
+                workers.enqueue(&uid);
             }
         }
-        News::Listed => workers.poke_all(),
+        News::Listed => workers.enqueue_all(),
     }
 }
 
@@ -146,5 +188,80 @@ fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<String> {
             let minted_for = records.marked(&Mark::User(user)).pop()?;
             Some(minted_for.spec.pod_ref.uid.clone())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::view_of;
+    use crate::sightings::Uptime;
+    use serde_json::{Value, json};
+
+    fn pod(uid: &str, lifted: bool, status: &Value) -> PodView {
+        let spec = if lifted {
+            json!({"nodeSelector": {names::IDENTITY_LABEL: uid}})
+        } else {
+            json!({"schedulingGates": [{"name": names::GATE}]})
+        };
+        view_of(
+            &json!({"metadata": {"namespace": "shop", "name": format!("web-{uid}"), "uid": uid,
+            "ownerReferences": [{"uid": "web", "controller": true}]}, "spec": spec, "status": status}),
+        )
+        .unwrap()
+    }
+
+    fn takes_in() -> (Arc<Mutex<Rejections>>, impl FnMut(News<'_, PodView>)) {
+        let rejections = Arc::<Mutex<Rejections>>::default();
+        let outcomes = Outcomes {
+            rejections: rejections.clone(),
+            begun: Instant::now(),
+        };
+        (
+            rejections,
+            takes_in_outcomes(Workers::default(), outcomes, Cache::default()),
+        )
+    }
+
+    fn waits(rejections: &Mutex<Rejections>, pod: &PodView) -> bool {
+        let held = rejections
+            .lock()
+            .unwrap()
+            .holds(&pod.maker, &pod.uid, Uptime::ZERO);
+        held.is_some()
+    }
+
+    fn refused() -> PodView {
+        pod(
+            "a",
+            true,
+            &json!({"phase": "Failed", "reason": "SysctlForbidden"}),
+        )
+    }
+
+    #[test]
+    fn a_replacement_waits_whether_or_not_the_rejected_pods_worker_has_had_its_pass() {
+        let next = pod("b", false, &json!({}));
+        let (rejections, mut tell) = takes_in();
+        tell(News::Changed(&refused()));
+        tell(News::Changed(&next));
+        assert!(waits(&rejections, &next));
+
+        let (rejections, mut tell) = takes_in();
+        tell(News::Found(&next));
+        tell(News::Found(&refused()));
+        tell(News::Listed);
+        assert!(waits(&rejections, &next));
+    }
+
+    #[test]
+    fn one_outcome_of_a_pod_counts() {
+        let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        let (rejections, mut tell) = takes_in();
+        tell(News::Changed(&refused()));
+        tell(News::Changed(&pod("a", true, &ready)));
+        assert!(waits(&rejections, &pod("b", false, &json!({}))));
+        tell(News::Changed(&pod("c", true, &ready)));
+        assert!(!waits(&rejections, &pod("b", false, &json!({}))));
     }
 }

@@ -112,8 +112,8 @@ pub fn refuse(prefix: &[u8], code: StatusCode, message: &str) -> Answer {
 #[must_use]
 pub fn no_preemption(body: &[u8]) -> Answer {
     let message = format!(
-        "a marooned pod is not preempted, for no other pod can run on its node: keep the other pod off by a required \
-         node affinity, {CLASS_LABEL} DoesNotExist"
+        "a marooned pod is not preempted, because no other pod can run on its node: keep the other pod off by a \
+         required node affinity, {CLASS_LABEL} DoesNotExist"
     );
     let Some(uid) = salvage(body).uid else {
         return no_uid("the review has no request.uid");

@@ -1,6 +1,6 @@
-{{- /* DaemonSets that would get a pod for each marooned node, as a JSON array of {namespace, name, terms}: they
-tolerate every taint of both effects that such a node carries, and no node affinity of theirs speaks of our label.
-Empty where helm does not ask the cluster (helm template). */ -}}
+{{- /* DaemonSets that would create a pod for each marooned node, as a JSON array of {namespace, name, terms}: they
+tolerate every taint of both effects that such a node carries, and no node affinity of theirs names the label of
+marooned nodes. Empty if helm does not query the cluster (helm template). */ -}}
 {{- define "maroonedpods.everywhereDaemonSets" -}}
 {{- $found := list }}
 {{- range (lookup "apps/v1" "DaemonSet" "" "").items }}

@@ -9,8 +9,8 @@
 {{- end }}
 
 {{- /* Egress to the API server. A policy is evaluated before or after the Service's address is translated,
-depending on the network engine, hence addresses and ports of both. Not looked up from the cluster: a control
-plane whose addresses change later would be cut off by a policy that nobody remembers writing. */ -}}
+depending on the network engine, hence addresses and ports of both. The chart does not look the addresses up: if
+the control plane's addresses changed later, such a policy would cut it off without a visible cause. */ -}}
 {{- define "maroonedpods.toApiServer" -}}
 - ports:
     {{- range .Values.networkPolicies.apiServer.ports }}

@@ -1,4 +1,4 @@
-{{- /* What every pod of ours has in common. */ -}}
+{{- /* What all pods of the chart have in common. */ -}}
 
 {{- /* Pod-level settings. Takes (dict "root" $ "program" .Values.webhook). */ -}}
 {{- define "maroonedpods.pod" -}}
@@ -12,7 +12,7 @@ nodeSelector: {{ toJson . }}
 {{- with .program.tolerations }}
 tolerations: {{ toJson . }}
 {{- end }}
-# No user or group id: the images name an unprivileged one, and OpenShift gives one of its own choice.
+# No user or group id: the images name an unprivileged one, and OpenShift assigns its own.
 securityContext:
   runAsNonRoot: true
   seccompProfile:
@@ -31,8 +31,8 @@ securityContext:
   readOnlyRootFilesystem: true
 {{- end }}
 
-{{- /* What pods of a Deployment add: they go before ordinary workloads (a hook's pod cannot: before an upgrade, the
-class may not be there yet), and keep apart where the cluster has room. Takes (dict "root" $ "component" "webhook"
+{{- /* What pods of a Deployment add: they take precedence over ordinary workloads (a hook's pod cannot: before an
+upgrade, the PriorityClass may not exist yet), and spread over nodes and zones if the cluster has room. Takes (dict "root" $ "component" "webhook"
 "program" .Values.webhook). */ -}}
 {{- define "maroonedpods.replica" -}}
 {{- with .root.Values.priorityClass.name -}}
@@ -55,15 +55,15 @@ topologySpreadConstraints:
   - topologyKey: topology.kubernetes.io/zone
     maxSkew: 1
     whenUnsatisfiable: ScheduleAnyway
-    # Of one rollout each, or the pods that are on their way out would count.
+    # Separately for each rollout: otherwise pods that are about to be deleted would count.
     matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
         {{- include "maroonedpods.selectorLabels" . | nindent 8 }}
 {{- end }}
 
-{{- /* Annotations of a helm hook. Takes (dict "on" "pre-delete" "weight" 0). A hook that failed stays for a look
-at it until the next run; its output is shown by helm itself (4.0 and later). */ -}}
+{{- /* Annotations of a helm hook. Takes (dict "on" "pre-delete" "weight" 0). A failed hook stays until the
+next run, so that users can inspect it; helm itself shows its output (4.0 and later). */ -}}
 {{- define "maroonedpods.hook" -}}
 helm.sh/hook: {{ .on }}
 helm.sh/hook-weight: {{ .weight | quote }}

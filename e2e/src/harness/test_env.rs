@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
+use maroonedpods_reconciler::Cluster;
 use maroonedpods_reconciler::Reconciler;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
+use maroonedpods_reconciler::{CertsArgs, CertsMode};
 use maroonedpods_webhook::Server;
 use serde_json::json;
 use tempfile::TempDir;
@@ -196,7 +196,7 @@ impl TestEnv {
     /// Starts a reconciler that reaches the API server by this kubeconfig.
     pub async fn reconciler_with(kubeconfig: PathBuf, leader_elect: bool) -> Result<Running> {
         let hands_off = CertsArgs {
-            mode: Mode::None,
+            mode: CertsMode::None,
             lifetime: Duration::ZERO,
             renew_before: Duration::ZERO,
             settle: Duration::ZERO,

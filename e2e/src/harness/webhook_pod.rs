@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use maroonedpods_reconciler::certs::secret;
+use maroonedpods_reconciler::CERTS_SECRET;
 use serde_json::json;
 
 use crate::harness::secret_volume::SecretVolume;
@@ -31,7 +31,7 @@ impl WebhookPod {
     /// later.
     pub async fn start(client: &Client, name: &str, lag: Duration) -> Result<Self> {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        let volume = SecretVolume::mount(secrets, secret::NAME, lag).await?;
+        let volume = SecretVolume::mount(secrets, CERTS_SECRET, lag).await?;
         let bind = SocketAddr::new(own_address()?, 0);
         let (address, serving) = Running::webhook(bind, volume.path(), Duration::from_millis(50)).await?;
         join_service(client, name, address).await?;

@@ -16,8 +16,8 @@ use maroonedpods_e2e::harness::fixtures::marooned;
 use maroonedpods_e2e::harness::load::Load;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
 use maroonedpods_e2e::system::pki::Authority;
-use maroonedpods_reconciler::certs::args::CertsArgs;
-use maroonedpods_reconciler::certs::secret;
+use maroonedpods_reconciler::CERTS_SECRET;
+use maroonedpods_reconciler::CertsArgs;
 use serde_json::{Value, json};
 
 use setup::{SOON, Setup, usual};
@@ -81,7 +81,7 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
 
     setup
         .secrets()
-        .delete(secret::NAME, &DeleteParams::default())
+        .delete(CERTS_SECRET, &DeleteParams::default())
         .await
         .unwrap();
     let third = setup.rests_on_another(&second).await;
@@ -189,7 +189,7 @@ async fn certificates_change_hands_in_place() {
     let issued = json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": secret::NAME, "annotations": {
+        "metadata": {"name": CERTS_SECRET, "annotations": {
             "cert-manager.io/certificate-name": "maroonedpods-webhook",
             "cert-manager.io/issuer-name": "maroonedpods-ca",
             "cert-manager.io/issuer-kind": "Issuer",
@@ -201,7 +201,7 @@ async fn certificates_change_hands_in_place() {
     let params = PatchParams::apply("cert-manager-certificates-issuing").force();
     setup
         .secrets()
-        .patch(secret::NAME, &params, &Patch::Apply(issued))
+        .patch(CERTS_SECRET, &params, &Patch::Apply(issued))
         .await
         .unwrap();
     let registered = setup.registrations().get("maroonedpods").await.unwrap();
@@ -241,7 +241,7 @@ async fn certificates_change_hands_in_place() {
     let ours = setup.rests_on_another(&theirs).await;
     lost_none(load, "cert-manager to builtin").await;
     assert_ne!(ours, theirs);
-    let secret = setup.secrets().get(secret::NAME).await.unwrap();
+    let secret = setup.secrets().get(CERTS_SECRET).await.unwrap();
     assert!(
         !secret
             .annotations()

@@ -14,8 +14,8 @@ use maroonedpods_e2e::harness::test_env::{Running, TestEnv, quick_config};
 use maroonedpods_e2e::harness::webhook_pod::WebhookPod;
 use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use maroonedpods_e2e::system::logs::logs;
-use maroonedpods_reconciler::certs::args::{CertsArgs, Mode};
-use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
+use maroonedpods_reconciler::{CERTS_SECRET, ROTATE_ANNOTATION};
+use maroonedpods_reconciler::{CertsArgs, CertsMode};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -37,7 +37,7 @@ pub struct Setup {
 /// Seldom due, quick to settle.
 pub fn usual() -> CertsArgs {
     CertsArgs {
-        mode: Mode::Builtin,
+        mode: CertsMode::Builtin,
         lifetime: Duration::from_secs(3600),
         renew_before: Duration::from_secs(600),
         settle: Duration::from_millis(500),
@@ -95,7 +95,7 @@ impl Setup {
 
     /// The file of the Secret that has this name.
     pub async fn file(&self, name: &str) -> String {
-        let secret = self.secrets().get(secret::NAME).await.unwrap();
+        let secret = self.secrets().get(CERTS_SECRET).await.unwrap();
         let content = secret.data.unwrap_or_default().remove(name).unwrap_or_default();
         String::from_utf8(content.0).unwrap()
     }
@@ -103,7 +103,7 @@ impl Setup {
     /// Waits until a pair other than `former` is served and alone trusted; gives its certificate.
     pub async fn rests_on_another(&self, former: &str) -> String {
         eventually("a rotation to be over", SOON, || async {
-            let Some(secret) = self.secrets().get_opt(secret::NAME).await? else {
+            let Some(secret) = self.secrets().get_opt(CERTS_SECRET).await? else {
                 return Ok(None);
             };
             let rotate = secret.annotations().contains_key(ROTATE_ANNOTATION);
@@ -136,7 +136,7 @@ impl Setup {
 
     pub async fn change_secret(&self, change: Value) {
         self.secrets()
-            .patch(secret::NAME, &PatchParams::default(), &Patch::Merge(change))
+            .patch(CERTS_SECRET, &PatchParams::default(), &Patch::Merge(change))
             .await
             .unwrap();
     }

@@ -18,7 +18,7 @@ use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
-use maroonedpods_reconciler::identity::token_id;
+use maroonedpods_reconciler::token_id;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::json;
 

@@ -83,19 +83,19 @@ pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {
         ),
         (
             "create a pod with a label of ours",
-            "are for what MaroonedPods makes",
+            "are reserved for MaroonedPods",
             json!({"labels": {names::POD_UID_LABEL: "u"}}),
             json!({"labels": {"example.com/pod-uid": "u"}}),
         ),
         (
             "create a pod with an annotation of ours",
-            "are for what MaroonedPods makes",
+            "are reserved for MaroonedPods",
             json!({"annotations": {names::POD_ANNOTATION: "x/y"}}),
             json!({"annotations": {"example.com/pod": "x/y"}}),
         ),
         (
             "create a pod with an address",
-            "are for what MaroonedPods makes",
+            "are reserved for MaroonedPods",
             json!({"annotations": {names::ADDRESS_ANNOTATION: "10.96.0.1"}}),
             json!({"annotations": {"example.com/address": "10.96.0.1"}}),
         ),
@@ -186,7 +186,7 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
     table
         .refuses(
             "annotate a pod in our name",
-            "annotations of MaroonedPods are not for others to set",
+            "only the reconciler sets annotations of MaroonedPods",
             change(pods, waiting, note(names::POD_ANNOTATION)),
             change(pods, waiting, note("example.com/pod")),
         )
@@ -194,7 +194,7 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
     table
         .refuses(
             "give a pod an address",
-            "annotations of MaroonedPods are not for others to set",
+            "only the reconciler sets annotations of MaroonedPods",
             change(pods, waiting, note(names::ADDRESS_ANNOTATION)),
             change(pods, waiting, note("example.com/address")),
         )

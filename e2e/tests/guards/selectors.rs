@@ -45,7 +45,7 @@ async fn no_controller_selects_its_pods_by_the_absence_of_our_label() {
     let named = json!({"serviceName": "blind"});
 
     let mut table = Table::of("controllers");
-    let says = "spec.selector asks that pods lack the label";
+    let says = "spec.selector requires that pods lack the label";
     let asks = dry_run();
     for (attempt, attack, twin) in [
         (

@@ -21,7 +21,7 @@ use maroonedpods_e2e::install::dns;
 use maroonedpods_e2e::install::rights::{all_used, denied, granted};
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm, programs_outside, render};
 use maroonedpods_image_build::program_images::images;
-use maroonedpods_reconciler::certs::secret::{self, ROTATE_ANNOTATION};
+use maroonedpods_reconciler::{CERTS_SECRET, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
 
 const HOSTS: u32 = 3;
@@ -177,12 +177,12 @@ impl<'a> Setup<'a> {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
         let asked = Patch::Merge(json!({"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}));
         secrets
-            .patch(secret::NAME, &PatchParams::default(), &asked)
+            .patch(CERTS_SECRET, &PatchParams::default(), &asked)
             .await
             .unwrap();
         let registrations: Api<MutatingWebhookConfiguration> = Api::all(self.admin.clone());
         eventually("the rotation to be over", ROTATION_LIMIT, || async {
-            let secret = secrets.get(secret::NAME).await?;
+            let secret = secrets.get(CERTS_SECRET).await?;
             let asked = secret.annotations().contains_key(ROTATE_ANNOTATION);
             let data = secret.data.unwrap_or_default();
             let ca = data.get("ca.crt");

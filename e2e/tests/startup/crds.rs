@@ -7,8 +7,8 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::system::logs::logs;
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::crds;
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::apply_crds;
 use serde_json::json;
 
 /// What helm installs once is upgraded by this, as often as one likes.
@@ -27,10 +27,10 @@ async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
     let column = json!([{"op": "replace", "path": "/spec/versions/0/additionalPrinterColumns", "value": []}]);
     let patch = Patch::<()>::Json(serde_json::from_value(column).unwrap());
     all.patch(name, &PatchParams::default(), &patch).await.unwrap();
-    crds::apply(&cluster).await.unwrap();
+    apply_crds(&cluster).await.unwrap();
     let once = all.get(name).await.unwrap();
     assert!(once.spec.versions[0].additional_printer_columns.is_some());
-    crds::apply(&cluster).await.unwrap();
+    apply_crds(&cluster).await.unwrap();
     assert_eq!(
         all.get(name).await.unwrap().resource_version(),
         once.resource_version()
@@ -46,7 +46,7 @@ async fn crds_are_applied_again_and_a_stored_version_is_not_dropped() {
     newer["kind"] = json!("CustomResourceDefinition");
     newer["metadata"] = json!({"name": name});
     apply_yaml(&admin, &newer.to_string()).await.unwrap();
-    let refused = crds::apply(&cluster).await.unwrap_err().to_string();
+    let refused = apply_crds(&cluster).await.unwrap_err().to_string();
     assert!(
         refused.contains(name) && refused.contains("status.storedVersions"),
         "{refused}"

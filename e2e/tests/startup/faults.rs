@@ -14,7 +14,7 @@ use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::{TestEnv, quick_config};
 use maroonedpods_e2e::install::dns::{self, DNS_ADDRESS};
 use maroonedpods_e2e::system::logs::logs;
-use maroonedpods_reconciler::preflight::command::preflight;
+use maroonedpods_reconciler::preflight;
 use serde_json::json;
 
 use crate::setup::{Setup, VMI_CRD};

@@ -9,8 +9,8 @@ use maroonedpods_e2e::harness::fixtures::marooned;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
-use maroonedpods_reconciler::api::Cluster;
-use maroonedpods_reconciler::preflight::command::{Report, preflight};
+use maroonedpods_reconciler::Cluster;
+use maroonedpods_reconciler::{Report, preflight};
 use serde_json::json;
 
 pub const VMI_CRD: &str = "virtualmachineinstances.kubevirt.io";

@@ -10,8 +10,9 @@ use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
 
 use crate::api::{CallError, Cluster, call, get};
-use crate::seen::Seen;
-use crate::{identity, params, seed, token, vmi};
+use crate::objects::{identity, seed, token, vmi};
+use crate::own_writes::OwnWrites;
+use crate::params;
 
 /// ConfigMap that kube-controller-manager publishes in every namespace, and the key of the CA in it.
 const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
@@ -21,7 +22,7 @@ pub(super) async fn record(
     cluster: &Cluster,
     new: &MaroonedNode,
     at_most: Option<u32>,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     is_gating(cluster).await?;
     let records = cluster.all::<MaroonedNode>();
@@ -37,11 +38,11 @@ pub(super) async fn record(
                 let message = format!("MaroonedNode {} belongs to another pod", new.name_any());
                 return Err(CallError::Unexpected(message));
             }
-            seen.note(&found);
+            own_writes.note(&found);
             Ok(())
         }
         created => {
-            seen.note(&created?);
+            own_writes.note(&created?);
             Ok(())
         }
     }
@@ -149,7 +150,11 @@ async fn server_ca(cluster: &Cluster, record: &MaroonedNode) -> Result<String, C
         })
 }
 
-pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Result<(), CallError> {
+pub(super) async fn node(
+    cluster: &Cluster,
+    node: &Node,
+    own_writes: &mut OwnWrites,
+) -> Result<(), CallError> {
     match call(cluster.all::<Node>().create(&params::create(), node)).await {
         Err(error) if error.is_conflict() => {
             let found = get(&cluster.nodes(), &node.name_any()).await?;
@@ -157,11 +162,11 @@ pub(super) async fn node(cluster: &Cluster, node: &Node, seen: &mut Seen) -> Res
                 let message = format!("Node {} belongs to somebody else: delete it", node.name_any());
                 return Err(CallError::Unexpected(message));
             }
-            seen.note(&found);
+            own_writes.note(&found);
             Ok(())
         }
         created => {
-            seen.note(&created?);
+            own_writes.note(&created?);
             Ok(())
         }
     }
@@ -179,12 +184,12 @@ pub(super) async fn vmi(
     cluster: &Cluster,
     record: &MaroonedNode,
     attempt: u32,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     match post_vmi(cluster, record, attempt, &params::create()).await {
         Err(error) if error.is_conflict() => Ok(()),
         created => {
-            seen.note_dynamic(&created?);
+            own_writes.note_dynamic(&created?);
             Ok(())
         }
     }

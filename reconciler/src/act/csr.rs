@@ -1,4 +1,4 @@
-//! Steps 4 and 6: verdicts on certificate signing requests.
+//! Steps 4 and 6: decisions on certificate signing requests.
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::json;
@@ -6,15 +6,15 @@ use serde_json::json;
 use super::{json_patch, now};
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
+use crate::own_writes::OwnWrites;
 use crate::params;
-use crate::seen::Seen;
 
 pub(super) async fn decide(
     cluster: &Cluster,
     name: &str,
     resource_version: &str,
     deny: Option<&(&'static str, String)>,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let (type_, reason, message) = match deny {
         None => (
@@ -33,6 +33,6 @@ pub(super) async fn decide(
     let csrs = cluster.all::<Answer<CertificateSigningRequest>>();
     let patched =
         call(csrs.patch_subresource("approval", name, &params::patch(), &json_patch(&patch)?)).await?;
-    seen.note(&patched);
+    own_writes.note(&patched);
     Ok(())
 }

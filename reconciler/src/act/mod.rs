@@ -22,60 +22,62 @@ pub(crate) use create::post_vmi;
 
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
+use crate::objects::record;
+use crate::own_writes::OwnWrites;
 use crate::params;
 use crate::plan::Write;
-use crate::record;
-use crate::seen::Seen;
 
 /// Performs one write. What it wrote is noted in `seen`, so that an older cache is not believed.
 ///
 /// # Errors
 /// The API server's refusal, a precondition that does not hold any more included.
-pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Result<(), CallError> {
+pub async fn perform(cluster: &Cluster, write: &Write, own_writes: &mut OwnWrites) -> Result<(), CallError> {
     match write {
-        Write::CreateRecord { record, at_most } => create::record(cluster, record, *at_most, seen).await,
+        Write::CreateRecord { record, at_most } => {
+            create::record(cluster, record, *at_most, own_writes).await
+        }
         Write::IssueCredentials {
             record,
             attempt,
             lifetime_seconds,
         } => create::credentials(cluster, record, *attempt, *lifetime_seconds).await,
-        Write::CreateNode(new) => create::node(cluster, new, seen).await,
+        Write::CreateNode(new) => create::node(cluster, new, own_writes).await,
         Write::TryVmi { record, attempt } => create::try_vmi(cluster, record, *attempt).await,
-        Write::CreateVmi { record, attempt } => create::vmi(cluster, record, *attempt, seen).await,
+        Write::CreateVmi { record, attempt } => create::vmi(cluster, record, *attempt, own_writes).await,
         Write::RecordStatus {
             name,
             resource_version,
             status,
-        } => record_status(cluster, name, resource_version, status, seen).await,
-        Write::PodReport(report) => pod::report(cluster, report, seen).await,
+        } => record_status(cluster, name, resource_version, status, own_writes).await,
+        Write::PodReport(report) => pod::report(cluster, report, own_writes).await,
         Write::DecideCsr {
             name,
             resource_version,
             deny,
-        } => csr::decide(cluster, name, resource_version, deny.as_ref(), seen).await,
+        } => csr::decide(cluster, name, resource_version, deny.as_ref(), own_writes).await,
         Write::PlaceNode {
             name,
             uid,
             address,
             labels,
-        } => node::place(cluster, (name, uid), address.as_deref(), labels, seen).await,
+        } => node::place(cluster, (name, uid), address.as_deref(), labels, own_writes).await,
         Write::RevokeCredentials {
             record_uid,
             token_secret,
             join_secret,
         } => revoke(cluster, record_uid, [token_secret, join_secret]).await,
         Write::RemoveStartupTaint { name, uid, index } => {
-            node::open(cluster, (name, uid), *index, seen).await
+            node::open(cluster, (name, uid), *index, own_writes).await
         }
         Write::LiftGate {
             namespace,
             name,
             patch,
             ..
-        } => pod::lift(cluster, (namespace, name), patch, seen).await,
+        } => pod::lift(cluster, (namespace, name), patch, own_writes).await,
         Write::BindPod { namespace, name, uid } => pod::bind(cluster, namespace, name, uid).await,
         Write::PodNotReady { namespace, name, uid } => {
-            pod::not_ready(cluster, (namespace, name, uid), seen).await
+            pod::not_ready(cluster, (namespace, name, uid), own_writes).await
         }
         Write::EvictPod { namespace, name, uid } => pod::evict(cluster, namespace, name, uid).await,
         Write::FailPod {
@@ -83,7 +85,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
             name,
             uid,
             message,
-        } => pod::fail(cluster, (namespace, name, uid), message, seen).await,
+        } => pod::fail(cluster, (namespace, name, uid), message, own_writes).await,
         Write::DeletePod { namespace, name, uid } => {
             let at_once = params::delete(uid).grace_period(0);
             delete_with(&cluster.pods(namespace), name, &at_once).await
@@ -94,9 +96,11 @@ pub async fn perform(cluster: &Cluster, write: &Write, seen: &mut Seen) -> Resul
         Write::DeleteCsr { name, uid } => {
             delete(&cluster.all::<CertificateSigningRequest>(), name, uid).await
         }
-        Write::StripNodeFinalizers { name, uid } => node::strip_finalizers(cluster, name, uid, seen).await,
+        Write::StripNodeFinalizers { name, uid } => {
+            node::strip_finalizers(cluster, name, uid, own_writes).await
+        }
         Write::RemoveFinalizer { name, uid, index } => {
-            remove_finalizer(cluster, name, uid, *index, seen).await
+            remove_finalizer(cluster, name, uid, *index, own_writes).await
         }
     }
 }
@@ -106,11 +110,11 @@ async fn record_status(
     name: &str,
     resource_version: &str,
     status: &MaroonedNodeStatus,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let patch = Patch::Merge(record::status_patch(resource_version, status));
     let records = cluster.all::<Answer<MaroonedNode>>();
-    seen.note(&call(records.patch_status(name, &params::patch(), &patch)).await?);
+    own_writes.note(&call(records.patch_status(name, &params::patch(), &patch)).await?);
     Ok(())
 }
 
@@ -148,7 +152,7 @@ async fn remove_finalizer(
     name: &str,
     uid: &str,
     index: usize,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let path = format!("/metadata/finalizers/{index}");
     let patch = [
@@ -161,7 +165,7 @@ async fn remove_finalizer(
             &cluster.all::<Answer<MaroonedNode>>(),
             name,
             &json_patch(&patch)?,
-            seen,
+            own_writes,
         )
         .await,
     )
@@ -171,13 +175,13 @@ async fn patch_object<K, P>(
     api: &Api<K>,
     name: &str,
     patch: &Patch<P>,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     P: Serialize + Debug,
 {
-    seen.note(&call(api.patch(name, &params::patch(), patch)).await?);
+    own_writes.note(&call(api.patch(name, &params::patch(), patch)).await?);
     Ok(())
 }
 

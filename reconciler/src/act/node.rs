@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::{gone_is_fine, json_patch, patch_object, test_uid};
 use crate::api::{CallError, Cluster, call};
+use crate::objects::{lift, node};
+use crate::own_writes::OwnWrites;
 use crate::params;
-use crate::seen::Seen;
-use crate::{lift, node};
 
 /// One patch of the status: the API server takes labels with it, as kubelets send theirs. A Node that is gone says nothing
 /// wrong.
@@ -18,7 +18,7 @@ pub(super) async fn place(
     (name, uid): (&str, &str),
     address: Option<&str>,
     labels: &BTreeMap<String, Option<String>>,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let mut patch = vec![test_uid(uid)];
     if let Some(address) = address {
@@ -36,7 +36,7 @@ pub(super) async fn place(
     match call(nodes.patch_status(name, &params::patch(), &json_patch(&patch)?)).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
-            seen.note(&patched?);
+            own_writes.note(&patched?);
             Ok(())
         }
     }
@@ -46,7 +46,7 @@ pub(super) async fn open(
     cluster: &Cluster,
     (name, uid): (&str, &str),
     index: usize,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let path = format!("/spec/taints/{index}");
     let patch = [
@@ -54,18 +54,18 @@ pub(super) async fn open(
         json!({"op": "test", "path": format!("{path}/key"), "value": names::STARTUP_TAINT}),
         json!({"op": "remove", "path": path}),
     ];
-    patch_object(&cluster.nodes(), name, &json_patch(&patch)?, seen).await
+    patch_object(&cluster.nodes(), name, &json_patch(&patch)?, own_writes).await
 }
 
 pub(super) async fn strip_finalizers(
     cluster: &Cluster,
     name: &str,
     uid: &str,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let patch = [
         test_uid(uid),
         json!({"op": "remove", "path": "/metadata/finalizers"}),
     ];
-    gone_is_fine(patch_object(&cluster.nodes(), name, &json_patch(&patch)?, seen).await)
+    gone_is_fine(patch_object(&cluster.nodes(), name, &json_patch(&patch)?, own_writes).await)
 }

@@ -9,17 +9,21 @@ use serde_json::{Value, json};
 
 use super::now;
 use crate::api::{CallError, Cluster, call};
-use crate::disown::{self, Owners};
+use crate::objects::disown::{self, Owners};
+use crate::own_writes::OwnWrites;
 use crate::params;
 use crate::plan::PodReport;
 use crate::read;
-use crate::seen::Seen;
 use crate::view::VM_GONE;
 
 /// The scheduler and the kubelet write to a pod that was just lifted.
 const DISOWN_ATTEMPTS: u32 = 3;
 
-pub(super) async fn report(cluster: &Cluster, report: &PodReport, seen: &mut Seen) -> Result<(), CallError> {
+pub(super) async fn report(
+    cluster: &Cluster,
+    report: &PodReport,
+    own_writes: &mut OwnWrites,
+) -> Result<(), CallError> {
     let mut condition = json!({
         "type": names::NODE_READY_CONDITION,
         "status": if report.ready { "True" } else { "False" },
@@ -30,19 +34,19 @@ pub(super) async fn report(cluster: &Cluster, report: &PodReport, seen: &mut See
         condition["lastTransitionTime"] = json!(now());
     }
     let body = json!({"metadata": {"uid": report.uid}, "status": {"conditions": [condition]}});
-    patch_status(cluster, &report.namespace, &report.name, body, seen).await
+    patch_status(cluster, &report.namespace, &report.name, body, own_writes).await
 }
 
 pub(super) async fn lift(
     cluster: &Cluster,
     (namespace, name): (&str, &str),
     patch: &json_patch::Patch,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let pods = cluster.pods(namespace);
     let patch = Patch::Json::<()>(patch.clone());
     let (written, mut owners) = read::patch::<Owners, _>(&pods, name, &params::patch(), &patch).await?;
-    seen.note(&written);
+    own_writes.note(&written);
     // The pod is lifted, whatever becomes of this: without it, a server-side apply must force conflicts.
     for _ in 0..DISOWN_ATTEMPTS {
         let Some(patch) = owners.as_ref().and_then(disown::patch) else {
@@ -51,7 +55,7 @@ pub(super) async fn lift(
         let patch = Patch::Json::<()>(patch);
         match call(pods.patch(name, &params::patch(), &patch)).await {
             Ok(disowned) => {
-                seen.note(&disowned);
+                own_writes.note(&disowned);
                 break;
             }
             // Another writer came between.
@@ -72,26 +76,26 @@ pub(super) async fn lift(
 pub(super) async fn not_ready(
     cluster: &Cluster,
     (namespace, name, uid): (&str, &str, &str),
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let conditions = ["Ready", "ContainersReady"].map(
         |type_| json!({"type": type_, "status": "False", "reason": VM_GONE, "lastTransitionTime": now()}),
     );
     let body = json!({"metadata": {"uid": uid}, "status": {"conditions": conditions}});
-    patch_status(cluster, namespace, name, body, seen).await
+    patch_status(cluster, namespace, name, body, own_writes).await
 }
 
 pub(super) async fn fail(
     cluster: &Cluster,
     (namespace, name, uid): (&str, &str, &str),
     message: &str,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": VM_GONE,
         "message": message, "lastTransitionTime": now()});
     let body = json!({"metadata": {"uid": uid}, "status": {
         "phase": "Failed", "reason": VM_GONE, "message": message, "conditions": [disrupted]}});
-    patch_status(cluster, namespace, name, body, seen).await
+    patch_status(cluster, namespace, name, body, own_writes).await
 }
 
 /// The UID is a precondition. A pod that is bound already, and to where but here, is what this wants.
@@ -156,13 +160,13 @@ async fn patch_status(
     namespace: &str,
     name: &str,
     body: Value,
-    seen: &mut Seen,
+    own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let pods = cluster.pods(namespace);
     match call(pods.patch_status(name, &params::patch(), &Patch::Strategic(body))).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
-            seen.note(&patched?);
+            own_writes.note(&patched?);
             Ok(())
         }
     }

@@ -42,7 +42,7 @@ pub struct Observed {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Decision {
     /// Make a pair: beside the current one, or in its place where nobody's trust can be lost.
     Issue {
         /// Beside it.
@@ -62,7 +62,7 @@ pub enum Step {
 
 /// The next step.
 #[must_use]
-pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Step {
+pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Decision {
     let next = match &seen.next {
         Some(Ok(next)) => Some(next),
         // What was begun and cannot be finished is begun anew.
@@ -80,29 +80,29 @@ pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Step {
     }
     if seen.bundles.iter().any(|bundle| !bundle.contains(&needed)) {
         seen.bundles.iter().for_each(|bundle| needed.extend(bundle));
-        return Step::Publish(needed);
+        return Decision::Publish(needed);
     }
     if next.is_some() {
         return if seen.unchanged_for < rules.settle {
-            Step::Settle
+            Decision::Settle
         } else {
-            Step::Promote
+            Decision::Promote
         };
     }
     if seen.bundles.iter().all(|bundle| *bundle == needed) {
-        return Step::Rest;
+        return Decision::Rest;
     }
     // A pod that was just starting when the others were asked has been found by now.
     match seen.served_for {
-        Some(so_long) if so_long >= rules.settle => Step::Publish(needed),
-        _ => Step::Probe,
+        Some(so_long) if so_long >= rules.settle => Decision::Publish(needed),
+        _ => Decision::Probe,
     }
 }
 
 /// Whatever an API server trusts may be what a pod still serves, even if the Secret does not say so: garbage
 /// leaves the last good pair in service. Only where nothing is trusted there is nothing to overlap with.
-fn issue(seen: &Observed) -> Step {
-    Step::Issue {
+fn issue(seen: &Observed) -> Decision {
+    Decision::Issue {
         overlap: seen.bundles.iter().any(|bundle| !bundle.is_empty()),
     }
 }

@@ -42,7 +42,7 @@ use crate::api::{CallError, Cluster, call, find};
 use crate::metrics::Metrics;
 use crate::params;
 use crate::read::{self, Keep, View, sieve};
-use decide::{Observed, Rules, Step, Unchanged, decide};
+use decide::{Decision, Observed, Rules, Unchanged, decide};
 use pair::{Bundle, CURRENT, NEXT, Pair};
 pub use status::forget;
 use status::{Report, Reporter};
@@ -112,14 +112,14 @@ impl Keeper {
             self.metrics.set_certificate_end(pair.not_after);
         }
         match decide(&seen, now, &self.rules) {
-            Step::Issue { overlap } => self.issue(stored.as_ref(), &seen, overlap, now).await,
-            Step::Publish(bundle) => self.publish(&webhooks, &bundle).await,
-            Step::Settle => Ok(Report::Rotating(
+            Decision::Issue { overlap } => self.issue(stored.as_ref(), &seen, overlap, now).await,
+            Decision::Publish(bundle) => self.publish(&webhooks, &bundle).await,
+            Decision::Settle => Ok(Report::Rotating(
                 "waiting until every API server knows the new CA".to_owned(),
             )),
-            Step::Promote => self.promote(stored.as_ref()).await,
-            Step::Probe => self.probe(stored.as_ref(), &seen, memory).await,
-            Step::Rest => Ok(Report::Resting {
+            Decision::Promote => self.promote(stored.as_ref()).await,
+            Decision::Probe => self.probe(stored.as_ref(), &seen, memory).await,
+            Decision::Rest => Ok(Report::Resting {
                 until: seen.current.map(|pair| pair.not_after).ok(),
             }),
         }

@@ -1,11 +1,11 @@
-//! Says how the certificate is: in the log when that changes, and on the configuration.
+//! Reports how the certificate is: in the log when that changes, and on the configuration.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, Says};
+use crate::conditions::{self, ConditionUpdate};
 use crate::config;
 
 /// Condition of the configuration: the webhook has a certificate, and nothing keeps it from being renewed.
@@ -34,7 +34,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Says it, unless it was said a moment ago.
+    /// Reports it, unless it was said a moment ago.
     pub(super) async fn say(&mut self, cluster: &Cluster, report: &Report) {
         let news = self.said.as_ref().is_none_or(|(said, _)| said != report);
         if news && let Report::Failed(error) = report {
@@ -62,7 +62,7 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
         Report::Rotating(message) => (true, "Rotating", message.clone()),
         Report::Failed(error) => (false, "Failed", format!("{error}; it is tried again")),
     };
-    let says = Says {
+    let says = ConditionUpdate {
         holds,
         reason,
         message: &message,

@@ -1,5 +1,5 @@
 //! Requests as the cache keeps them. Whoever holds a certificate of ours may file them without end, also long after its
-//! record is gone, so what one requester costs is bounded: of a few requests all is kept that a verdict needs, of the
+//! record is gone, so what one requester costs is bounded: of a few requests all is kept that a decision needs, of the
 //! rest what their deletion needs.
 
 use k8s_openapi::ByteString;
@@ -9,9 +9,9 @@ use maroonedpods_common::names;
 use super::{Requester, is_pending, requester, requester_of};
 use crate::read::{Keep, Mark, View};
 
-/// Pending requests of one requester that are judged, and kept for that. A kubelet has two, and a few more where nobody
+/// Pending requests of one requester that are decided, and kept for that. A kubelet has two, and a few more where nobody
 /// was there to answer; a requester with more than these loses what is beyond them, and may ask again.
-pub const MOST_JUDGED: usize = 30;
+pub const MOST_DECIDED: usize = 30;
 
 /// Bytes of the longest request that is kept; a kubelet's has 2 KiB at most. What is longer counts as malformed.
 const LONGEST_REQUEST: usize = 4 << 10;
@@ -19,7 +19,7 @@ const LONGEST_REQUEST: usize = 4 << 10;
 /// A request, as much of it as is kept. Of requests that are certainly none of ours there is none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filed {
-    /// As it was filed, but for what no verdict needs. Of one that is decided the PKCS#10 part is not kept.
+    /// As it was filed, but for what no decision needs. Of one that is decided the PKCS#10 part is not kept.
     Whole(Box<CertificateSigningRequest>),
     /// One of a crowd.
     Named(Named),
@@ -52,7 +52,7 @@ impl Filed {
         }
     }
 
-    /// All that a verdict needs, if that is kept.
+    /// All that a decision needs, if that is kept.
     #[must_use]
     pub fn whole(&self) -> Option<&CertificateSigningRequest> {
         match self {
@@ -117,7 +117,7 @@ impl View for Filed {
             ]),
         ),
     ]);
-    const MOST: usize = MOST_JUDGED;
+    const MOST: usize = MOST_DECIDED;
     type Object = CertificateSigningRequest;
 
     fn read(mut csr: CertificateSigningRequest) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! Reads a certificate signing request (PKCS#10, RFC 2986) into the few facts that a verdict needs.
+//! Reads a certificate signing request (PKCS#10, RFC 2986) into the few facts that a decision needs.
 
 use std::net::IpAddr;
 

@@ -125,12 +125,12 @@ fn edited(
 
 #[track_caller]
 fn refused(csr: &CertificateSigningRequest, refusal: Refusal) {
-    assert_eq!(verdict(csr, Some(&expectation())), Verdict::Refuse(refusal));
+    assert_eq!(decide(csr, Some(&expectation())), Decision::Refuse(refusal));
 }
 
 #[track_caller]
 fn approved(csr: &CertificateSigningRequest) {
-    assert_eq!(verdict(csr, Some(&expectation())), Verdict::Approve);
+    assert_eq!(decide(csr, Some(&expectation())), Decision::Approve);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn decided_requests_are_ignored() {
             conditions: Some(vec![condition]),
             ..Default::default()
         });
-        assert_eq!(verdict(&csr, Some(&expectation())), Verdict::Ignore, "{type_}");
+        assert_eq!(decide(&csr, Some(&expectation())), Decision::Ignore, "{type_}");
         assert_eq!(is_approved(&csr), type_ == "Approved");
     }
     let mut signed = good_client();
@@ -164,7 +164,7 @@ fn decided_requests_are_ignored() {
         certificate,
         ..Default::default()
     });
-    assert_eq!(verdict(&signed, Some(&expectation())), Verdict::Ignore);
+    assert_eq!(decide(&signed, Some(&expectation())), Decision::Ignore);
     assert!(is_pending(&good_client()) && !is_approved(&good_client()));
 }
 
@@ -178,16 +178,16 @@ fn strangers_are_ignored() {
     ] {
         let csr = edited(good_client(), |spec| spec.username = Some(user.to_owned()));
         assert_eq!(requester(&csr), None, "{user}");
-        assert_eq!(verdict(&csr, Some(&expectation())), Verdict::Ignore, "{user}");
+        assert_eq!(decide(&csr, Some(&expectation())), Decision::Ignore, "{user}");
     }
     assert_eq!(
-        verdict(&edited(good_client(), |spec| spec.username = None), None),
-        Verdict::Ignore
+        decide(&edited(good_client(), |spec| spec.username = None), None),
+        Decision::Ignore
     );
     let kubeadm = edited(good_client(), |spec| {
         spec.groups = Some(strings(&["system:bootstrappers:kubeadm:default-node-token"]));
     });
-    assert_eq!(verdict(&kubeadm, None), Verdict::Ignore);
+    assert_eq!(decide(&kubeadm, None), Decision::Ignore);
 }
 
 #[test]
@@ -198,8 +198,8 @@ fn requesters_lead_to_their_record() {
 
 #[test]
 fn our_identities_without_a_record() {
-    assert_eq!(verdict(&good_client(), None), Verdict::Refuse(Refusal::NoRecord));
-    assert_eq!(verdict(&good_serving(), None), Verdict::Refuse(Refusal::NoRecord));
+    assert_eq!(decide(&good_client(), None), Decision::Refuse(Refusal::NoRecord));
+    assert_eq!(decide(&good_serving(), None), Decision::Refuse(Refusal::NoRecord));
 }
 
 #[test]
@@ -274,16 +274,16 @@ fn one_client_certificate_while_the_record_waits() {
         ..expectation()
     };
     assert_eq!(
-        verdict(&good_client(), Some(&late)),
-        Verdict::Refuse(Refusal::NotWaiting)
+        decide(&good_client(), Some(&late)),
+        Decision::Refuse(Refusal::NotWaiting)
     );
     let second = Expectation {
         approved_client: true,
         ..expectation()
     };
     assert_eq!(
-        verdict(&good_client(), Some(&second)),
-        Verdict::Refuse(Refusal::SecondClient)
+        decide(&good_client(), Some(&second)),
+        Decision::Refuse(Refusal::SecondClient)
     );
     // Serving certificates come after the join.
     let joined = Expectation {
@@ -291,7 +291,7 @@ fn one_client_certificate_while_the_record_waits() {
         approved_client: true,
         ..expectation()
     };
-    assert_eq!(verdict(&good_serving(), Some(&joined)), Verdict::Approve);
+    assert_eq!(decide(&good_serving(), Some(&joined)), Decision::Approve);
 }
 
 #[test]
@@ -332,15 +332,15 @@ fn nothing_is_renewed_before_the_join_or_after_the_pod() {
         accepts_renewal: false,
         ..expectation()
     };
-    assert_eq!(verdict(&good_renewal(), Some(&over)), Verdict::Wait);
-    assert_eq!(verdict(&good_renewal(), None), Verdict::Refuse(Refusal::NoRecord));
+    assert_eq!(decide(&good_renewal(), Some(&over)), Decision::Wait);
+    assert_eq!(decide(&good_renewal(), None), Decision::Refuse(Refusal::NoRecord));
     let full = Expectation {
         approved_renewals: MAX_RENEWALS,
         ..expectation()
     };
     assert_eq!(
-        verdict(&good_renewal(), Some(&full)),
-        Verdict::Refuse(Refusal::TooManyRenewals)
+        decide(&good_renewal(), Some(&full)),
+        Decision::Refuse(Refusal::TooManyRenewals)
     );
 }
 
@@ -350,14 +350,14 @@ fn a_bounded_number_of_serving_certificates() {
         approved_serving: MAX_SERVING - 1,
         ..expectation()
     };
-    assert_eq!(verdict(&good_serving(), Some(&last)), Verdict::Approve);
+    assert_eq!(decide(&good_serving(), Some(&last)), Decision::Approve);
     let full = Expectation {
         approved_serving: MAX_SERVING,
         ..expectation()
     };
     assert_eq!(
-        verdict(&good_serving(), Some(&full)),
-        Verdict::Refuse(Refusal::TooManyServing)
+        decide(&good_serving(), Some(&full)),
+        Decision::Refuse(Refusal::TooManyServing)
     );
 }
 
@@ -367,13 +367,13 @@ fn serving_waits_for_the_address() {
         address: None,
         ..expectation()
     };
-    assert_eq!(verdict(&good_serving(), Some(&unknown)), Verdict::Wait);
+    assert_eq!(decide(&good_serving(), Some(&unknown)), Decision::Wait);
     // What no address can make good is refused at once.
     let foreign = serving(pem(&params(&[SanType::DnsName(
         "kubernetes.default.svc".try_into().unwrap(),
     )])));
     assert_eq!(
-        verdict(&foreign, Some(&unknown)),
-        Verdict::Refuse(Refusal::ForeignName)
+        decide(&foreign, Some(&unknown)),
+        Decision::Refuse(Refusal::ForeignName)
     );
 }

@@ -13,12 +13,12 @@ use super::timings::Timings;
 /// Only our own monotonic clock counts: a lease expires when *we* have seen no change for its whole duration.
 /// The times written in it come from other machines' clocks and are for people.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Observation {
+pub(super) struct Observed {
     spec: LeaseSpec,
     since: Instant,
 }
 
-impl Observation {
+impl Observed {
     /// Adds what was just read, `None` if there is no lease.
     pub(super) fn update(previous: Option<Self>, spec: Option<LeaseSpec>, now: Instant) -> Option<Self> {
         let spec = spec?;
@@ -52,7 +52,7 @@ pub(super) enum Standing {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Decision {
     /// There is no lease: create it.
     Create,
     /// It is ours: renew it.
@@ -67,23 +67,23 @@ pub(super) enum Step {
 /// since somebody else may have led in between.
 pub(super) fn decide(
     standing: Standing,
-    observed: Option<&Observation>,
+    observed: Option<&Observed>,
     now: Instant,
     identity: &str,
-) -> Step {
+) -> Decision {
     match (observed, standing) {
-        (None, _) => Step::Create,
-        (Some(lease), _) if lease.holder() == identity => Step::Renew,
+        (None, _) => Decision::Create,
+        (Some(lease), _) if lease.holder() == identity => Decision::Renew,
         (Some(lease), Standing::Candidate) if lease.holder().is_empty() || lease.is_expired(now) => {
-            Step::TakeOver
+            Decision::TakeOver
         }
-        (Some(_), _) => Step::StandBack,
+        (Some(_), _) => Decision::StandBack,
     }
 }
 
 /// The lease that `step` writes over `current`; `wall` is for people. `None` if it writes nothing.
 pub(super) fn claim(
-    step: Step,
+    decision: Decision,
     current: Option<LeaseSpec>,
     identity: &str,
     timings: &Timings,
@@ -91,11 +91,11 @@ pub(super) fn claim(
 ) -> Option<LeaseSpec> {
     let current = current.unwrap_or_default();
     let transitions = current.lease_transitions.unwrap_or_default();
-    let (acquire_time, lease_transitions) = match step {
-        Step::Create => (Some(MicroTime(wall)), 0),
-        Step::TakeOver => (Some(MicroTime(wall)), transitions.saturating_add(1)),
-        Step::Renew => (current.acquire_time.clone(), transitions),
-        Step::StandBack => return None,
+    let (acquire_time, lease_transitions) = match decision {
+        Decision::Create => (Some(MicroTime(wall)), 0),
+        Decision::TakeOver => (Some(MicroTime(wall)), transitions.saturating_add(1)),
+        Decision::Renew => (current.acquire_time.clone(), transitions),
+        Decision::StandBack => return None,
     };
     Some(LeaseSpec {
         holder_identity: Some(identity.to_owned()),
@@ -157,23 +157,23 @@ mod tests {
             ..lease("", 15, 0)
         };
         for (standing, spec, age, expected) in [
-            (Candidate, None, 0, Step::Create),
-            (Holder, None, 0, Step::Create),
-            (Candidate, Some(lease(ME, 15, 0)), 0, Step::Renew),
-            (Holder, Some(lease(ME, 15, 0)), 99, Step::Renew),
-            (Candidate, Some(lease("other", 15, 0)), 0, Step::StandBack),
-            (Candidate, Some(lease("other", 15, 0)), 14, Step::StandBack),
-            (Candidate, Some(lease("other", 15, 0)), 15, Step::TakeOver),
-            (Candidate, Some(lease("", 15, 0)), 0, Step::TakeOver),
-            (Candidate, Some(nobody), 0, Step::TakeOver),
-            (Candidate, Some(no_duration), 0, Step::TakeOver),
-            (Candidate, Some(lease("other", -1, 0)), 0, Step::TakeOver),
+            (Candidate, None, 0, Decision::Create),
+            (Holder, None, 0, Decision::Create),
+            (Candidate, Some(lease(ME, 15, 0)), 0, Decision::Renew),
+            (Holder, Some(lease(ME, 15, 0)), 99, Decision::Renew),
+            (Candidate, Some(lease("other", 15, 0)), 0, Decision::StandBack),
+            (Candidate, Some(lease("other", 15, 0)), 14, Decision::StandBack),
+            (Candidate, Some(lease("other", 15, 0)), 15, Decision::TakeOver),
+            (Candidate, Some(lease("", 15, 0)), 0, Decision::TakeOver),
+            (Candidate, Some(nobody), 0, Decision::TakeOver),
+            (Candidate, Some(no_duration), 0, Decision::TakeOver),
+            (Candidate, Some(lease("other", -1, 0)), 0, Decision::TakeOver),
             // A holder that finds another name, or none, has lost.
-            (Holder, Some(lease("other", 15, 0)), 0, Step::StandBack),
-            (Holder, Some(lease("other", 15, 0)), 99, Step::StandBack),
-            (Holder, Some(lease("", 1, 0)), 99, Step::StandBack),
+            (Holder, Some(lease("other", 15, 0)), 0, Decision::StandBack),
+            (Holder, Some(lease("other", 15, 0)), 99, Decision::StandBack),
+            (Holder, Some(lease("", 1, 0)), 99, Decision::StandBack),
         ] {
-            let observed = Observation::update(None, spec, start);
+            let observed = Observed::update(None, spec, start);
             let step = decide(standing, observed.as_ref(), start + secs(age), ME);
             assert_eq!(step, expected, "{standing:?} {observed:?} after {age} s");
         }
@@ -183,34 +183,33 @@ mod tests {
     fn every_change_starts_the_wait_anew() {
         let start = Instant::now();
         let read = |observed, renewed, after| {
-            let observed =
-                Observation::update(observed, Some(lease("other", 15, renewed)), start + secs(after));
+            let observed = Observed::update(observed, Some(lease("other", 15, renewed)), start + secs(after));
             let step = decide(Standing::Candidate, observed.as_ref(), start + secs(after), ME);
             (observed, step)
         };
         let (observed, step) = read(None, 1, 0);
-        assert_eq!(step, Step::StandBack);
+        assert_eq!(step, Decision::StandBack);
         let (observed, step) = read(observed, 2, 14);
-        assert_eq!(step, Step::StandBack);
+        assert_eq!(step, Decision::StandBack);
         let (observed, step) = read(observed, 2, 28);
-        assert_eq!(step, Step::StandBack);
+        assert_eq!(step, Decision::StandBack);
         let (observed, step) = read(observed, 2, 29);
-        assert_eq!(step, Step::TakeOver);
+        assert_eq!(step, Decision::TakeOver);
         // Even a renewal whose wall clock runs backwards is one.
         let (_, step) = read(observed, 0, 30);
-        assert_eq!(step, Step::StandBack);
+        assert_eq!(step, Decision::StandBack);
     }
 
     #[test]
     fn a_deleted_lease_is_forgotten() {
         let start = Instant::now();
-        let seen = Observation::update(None, Some(lease("other", 15, 0)), start);
-        let gone = Observation::update(seen, None, start + secs(20));
+        let seen = Observed::update(None, Some(lease("other", 15, 0)), start);
+        let gone = Observed::update(seen, None, start + secs(20));
         assert_eq!(gone, None);
-        let back = Observation::update(gone, Some(lease("other", 15, 0)), start + secs(21));
+        let back = Observed::update(gone, Some(lease("other", 15, 0)), start + secs(21));
         assert_eq!(
             decide(Standing::Candidate, back.as_ref(), start + secs(35), ME),
-            Step::StandBack,
+            Decision::StandBack,
             "seen again 14 s ago"
         );
     }
@@ -224,18 +223,21 @@ mod tests {
             acquire_time: Some(MicroTime(at(500))),
             ..lease(ME, 15, 500)
         };
-        assert_eq!(write(Step::Create, None), Some(created));
+        assert_eq!(write(Decision::Create, None), Some(created));
         let taken = LeaseSpec {
             lease_transitions: Some(5),
             acquire_time: Some(MicroTime(at(500))),
             ..lease(ME, 15, 500)
         };
-        assert_eq!(write(Step::TakeOver, Some(lease("other", 30, 200))), Some(taken));
         assert_eq!(
-            write(Step::Renew, Some(lease(ME, 30, 200))),
+            write(Decision::TakeOver, Some(lease("other", 30, 200))),
+            Some(taken)
+        );
+        assert_eq!(
+            write(Decision::Renew, Some(lease(ME, 30, 200))),
             Some(lease(ME, 15, 500))
         );
-        assert_eq!(write(Step::StandBack, Some(lease("other", 30, 200))), None);
+        assert_eq!(write(Decision::StandBack, Some(lease("other", 30, 200))), None);
     }
 
     #[test]
@@ -249,10 +251,10 @@ mod tests {
             }
         );
         let now = Instant::now();
-        let observed = Observation::update(None, Some(left), now);
+        let observed = Observed::update(None, Some(left), now);
         assert_eq!(
             decide(Standing::Candidate, observed.as_ref(), now, "other"),
-            Step::TakeOver
+            Decision::TakeOver
         );
     }
 }

@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn what_a_namespace_has_is_summed_up() {
         let record = |namespace: &str, cpu: u32| {
-            let mut record = crate::record::tests::record().spec;
+            let mut record = crate::objects::record::tests::record().spec;
             namespace.clone_into(&mut record.pod_ref.namespace);
             record.resources.cpu = cpu;
             record

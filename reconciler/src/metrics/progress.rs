@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, condition};
 
-use crate::record;
+use crate::objects::record;
 
 /// What came to pass between two statuses of a record.
 #[derive(Debug, Default, PartialEq)]

@@ -3,67 +3,67 @@
 use jiff::Timestamp;
 
 use super::report::{reason, report};
-use super::{Note, Plan, View, Write, after, policies, release};
-use crate::record;
-use crate::view::PodView;
+use super::{Decision, Note, Write, after, network_policies, release};
+use crate::objects::record;
+use crate::view::{Observed, PodView};
 
 const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
                       address, and the MaroonedPodsConfig has no join.clusterDNS";
 
-pub(super) fn plan(view: &View, now: Timestamp) -> Plan {
-    match &view.pod {
+pub(super) fn decide(observed: &Observed, now: Timestamp) -> Decision {
+    match &observed.pod {
         Some(pod)
             if pod.gate_index.is_some()
                 && !pod.exempt
                 && !pod.terminal
                 && pod.deletion_deadline.is_none() =>
         {
-            waiting(view, pod, now)
+            waiting(observed, pod, now)
         }
         // Not ours, or over: without our gate the pod never waited for us.
-        Some(_) => Plan::wait(),
-        None => Plan {
+        Some(_) => Decision::wait(),
+        None => Decision {
             done: true,
-            ..Plan::wait()
+            ..Decision::wait()
         },
     }
 }
 
-fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
+fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
     if pod.names_nodes {
-        return Plan::wait().writes(release::names_nodes(pod));
+        return Decision::wait().writes(release::names_nodes(pod));
     }
-    let Some(settings) = &view.settings else {
+    let Some(settings) = &observed.settings else {
         let message =
             "there is no valid MaroonedPodsConfig named \"default\": create one, or see its conditions";
-        return Plan::wait().writes(report(pod, false, reason::NO_CONFIG, message));
+        return Decision::wait().writes(report(pod, false, reason::NO_CONFIG, message));
     };
     if !pod.foreign_gates.is_empty() && !settings.spec.provision_while_gated {
         let message = format!(
             "no VM is started while other scheduling gates hold: {}",
             pod.foreign_gates.join(", ")
         );
-        return Plan::wait().writes(report(pod, false, reason::WAITING_FOR_GATES, message));
+        return Decision::wait().writes(report(pod, false, reason::WAITING_FOR_GATES, message));
     }
-    if let Some(why) = &view.hold {
-        return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+    if let Some(why) = &observed.hold {
+        return Decision::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
     }
-    if let Some(plan) = policies::wait(view, pod) {
-        return plan;
+    if let Some(decision) = network_policies::wait(observed, pod) {
+        return decision;
     }
-    if let Some(plan) = backing_off(view, pod, now) {
-        return plan;
+    if let Some(decision) = backing_off(observed, pod, now) {
+        return decision;
     }
-    let size = match &view.size {
+    let size = match &observed.size {
         Some(Ok(size)) => *size,
-        Some(Err(why)) => return Plan::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
-        None => return Plan::wait(),
+        Some(Err(why)) => return Decision::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
+        None => return Decision::wait(),
     };
     let at_most = settings.spec.limits.vms_per_namespace;
-    if let Some(limit) = at_most.filter(|limit| view.namespace_records >= *limit) {
-        return Plan {
+    if let Some(limit) = at_most.filter(|limit| observed.namespace_records >= *limit) {
+        return Decision {
             waits_for_place: true,
-            ..Plan::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
+            ..Decision::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
         };
     }
     let record = record::new(
@@ -72,14 +72,14 @@ fn waiting(view: &View, pod: &PodView, now: Timestamp) -> Plan {
         &pod.priority_class,
         size,
         settings,
-        view.cluster_dns.as_deref(),
+        observed.cluster_dns.as_deref(),
     );
-    let plan = if record::needs_dns(&record.spec.vm.join) {
-        Plan::wait().note(Note::warning("NoClusterDNS", NO_DNS))
+    let decision = if record::needs_dns(&record.spec.vm.join) {
+        Decision::wait().note(Note::warning("NoClusterDNS", NO_DNS))
     } else {
-        Plan::wait()
+        Decision::wait()
     };
-    plan.write(Write::CreateRecord {
+    decision.write(Write::CreateRecord {
         record: Box::new(record),
         at_most,
     })
@@ -99,8 +99,8 @@ fn no_place(pod: &PodView, limit: u32) -> String {
 }
 
 /// Each rejected pod costs a VM, and its maker makes the next one at once.
-fn backing_off(view: &View, pod: &PodView, now: Timestamp) -> Option<Plan> {
-    let wait = view.backing_off.as_ref()?;
+fn backing_off(observed: &Observed, pod: &PodView, now: Timestamp) -> Option<Decision> {
+    let wait = observed.backing_off.as_ref()?;
     let until = after(now, wait.remaining);
     let (rejections, why) = (wait.rejections, &wait.reason);
     let message = format!(
@@ -109,7 +109,7 @@ fn backing_off(view: &View, pod: &PodView, now: Timestamp) -> Option<Plan> {
         wait.remaining
     );
     Some(
-        Plan::wait()
+        Decision::wait()
             .writes(report(pod, false, reason::BACKING_OFF, message))
             .wake_at(until),
     )

@@ -1,4 +1,4 @@
-//! Steps 4 and 6: verdicts on the CSRs of one VM.
+//! Steps 4 and 6: decisions on the CSRs of one VM.
 //!
 //! A hostile guest can file them without end, also with a certificate or token of a former attempt. So a pass looks into
 //! few of each requester, and whoever files more than that loses them unread; a kubelet that was among them asks again.
@@ -12,8 +12,8 @@ use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 
 use super::{Context, Write};
-use crate::csr::{self, Expectation, Filed, Requester, Verdict};
-use crate::identity;
+use crate::csr::{self, Expectation, Filed, Requester};
+use crate::objects::identity;
 
 /// Denials written while a record's earlier ones still exist. Past this, requests stay pending, unsigned.
 const MAX_DENIALS: usize = 3;
@@ -23,18 +23,18 @@ const MAX_IDLE: usize = 5;
 /// Requests deleted in one pass; the next follows at once, for each deletion is news.
 pub(super) const MAX_DELETIONS: usize = 50;
 
-/// Verdicts on what is pending, oldest request first, and what there is too much of.
+/// Decisions on what is pending, oldest request first, and what there is too much of.
 pub(super) fn decide(c: &Context) -> Vec<Write> {
-    sort_out(&c.view.csrs, expectation(c), |csr, expected| {
-        csr::verdict(csr, Some(expected))
+    sort_out(&c.observed.csrs, expectation(c), |csr, expected| {
+        csr::decide(csr, Some(expected))
     })
 }
 
-/// The same by a verdict that tests can count: each is a look inside, and a signature to verify.
+/// The same by a decision that tests can count: each is a look inside, and a signature to verify.
 pub(super) fn sort_out(
     csrs: &[Arc<Filed>],
     mut expected: Expectation,
-    mut verdict: impl FnMut(&CertificateSigningRequest, &Expectation) -> Verdict,
+    mut decide: impl FnMut(&CertificateSigningRequest, &Expectation) -> csr::Decision,
 ) -> Vec<Write> {
     let wholes = || csrs.iter().filter_map(|filed| Some((filed, filed.whole()?)));
     let mut denials = wholes().filter(|(_, csr)| denied(csr)).count();
@@ -50,13 +50,13 @@ pub(super) fn sort_out(
     for (filed, csr) in pending {
         let of_requester = judged.entry(filed.requester()).or_default();
         let is_full = denials >= MAX_DENIALS && idle >= MAX_IDLE;
-        if *of_requester >= csr::MOST_JUDGED || is_full && csr::is_hopeless(csr, &expected) {
+        if *of_requester >= csr::MOST_DECIDED || is_full && csr::is_hopeless(csr, &expected) {
             surplus.push(filed);
             continue;
         }
         *of_requester += 1;
-        match verdict(csr, &expected) {
-            Verdict::Approve => {
+        match decide(csr, &expected) {
+            csr::Decision::Approve => {
                 match csr::requester(csr) {
                     Some(Requester::Token(_)) => expected.approved_client = true,
                     _ if csr::asks_for_client(csr) => expected.approved_renewals += 1,
@@ -64,18 +64,18 @@ pub(super) fn sort_out(
                 }
                 writes.extend(decision(csr, None));
             }
-            Verdict::Refuse(refusal) if denials < MAX_DENIALS => {
+            csr::Decision::Refuse(refusal) if denials < MAX_DENIALS => {
                 denials += 1;
                 writes.extend(decision(
                     csr,
                     Some((refusal.as_str(), refusal.message().to_owned())),
                 ));
             }
-            Verdict::Refuse(_) if idle < MAX_IDLE => idle += 1,
+            csr::Decision::Refuse(_) if idle < MAX_IDLE => idle += 1,
             // What is refused takes no place of what only waits.
-            Verdict::Wait if waiting < MAX_IDLE => waiting += 1,
-            Verdict::Refuse(_) | Verdict::Wait => surplus.push(filed),
-            Verdict::Ignore => {}
+            csr::Decision::Wait if waiting < MAX_IDLE => waiting += 1,
+            csr::Decision::Refuse(_) | csr::Decision::Wait => surplus.push(filed),
+            csr::Decision::Ignore => {}
         }
     }
     let unread = csrs.iter().filter(|filed| filed.whole().is_none());
@@ -98,7 +98,7 @@ fn deletion(csr: &Filed) -> Write {
 
 fn expectation(c: &Context) -> Expectation {
     let token_id = identity::token_id(c.record_uid(), c.attempt());
-    let wholes = c.view.csrs.iter().filter_map(|filed| filed.whole());
+    let wholes = c.observed.csrs.iter().filter_map(|filed| filed.whole());
     let approved = wholes.filter(|csr| csr::is_approved(csr));
     let (for_clients, for_servers): (Vec<_>, Vec<_>) = approved.partition(|csr| csr::asks_for_client(csr));
     let by = |wanted: &Requester| {
@@ -115,12 +115,12 @@ fn expectation(c: &Context) -> Expectation {
         .address
         .as_ref()
         .filter(|_| c.status.phase == Phase::Lifted);
-    let on_node = c.view.node.as_ref().and_then(|node| node.address.as_ref());
+    let on_node = c.observed.node.as_ref().and_then(|node| node.address.as_ref());
     Expectation {
         accepts_client: c.status.phase == Phase::Launched,
         // A former attempt's request may still be there; its approval says nothing of this one.
         approved_client: by(&Requester::Token(&token_id)) > 0,
-        accepts_renewal: joined && c.view.pod.as_ref().is_some_and(|pod| !pod.terminal),
+        accepts_renewal: joined && c.observed.pod.as_ref().is_some_and(|pod| !pod.terminal),
         approved_renewals: by(&Requester::Node(&node_name)),
         address: noted.or(on_node).and_then(|address| address.parse().ok()),
         approved_serving: for_servers.len(),

@@ -3,8 +3,8 @@
 use maroonedpods_common::names;
 
 use super::{Context, Write};
-use crate::node::{self, Place};
-use crate::topology;
+use crate::objects::node::{self, Place};
+use crate::view::topology;
 use crate::view::{NodeView, VmiView};
 
 /// The Node, once its VM has an address. Not before: a Node that waits for its VM to boot counts in what other
@@ -12,7 +12,7 @@ use crate::view::{NodeView, VmiView};
 pub(super) fn create(c: &Context, vmi: &VmiView) -> Option<Write> {
     let place = Place {
         address: vmi.address.clone()?,
-        topology: c.view.topology.clone().unwrap_or_default(),
+        topology: c.observed.topology.clone().unwrap_or_default(),
     };
     Some(Write::CreateNode(Box::new(node::new(
         &c.record,
@@ -30,11 +30,11 @@ pub(super) fn correct(c: &Context, vmi: &VmiView, node: &NodeView) -> Option<Wri
 /// What is not so any more from then on. A pod keeps its address, so the address is left alone; a host may be relabelled,
 /// or go before its VM is known to be gone, and its zone must not live on in our Node.
 pub(super) fn follow(c: &Context) -> Option<Write> {
-    write(c, c.view.node.as_ref()?, None)
+    write(c, c.observed.node.as_ref()?, None)
 }
 
 fn write(c: &Context, node: &NodeView, address: Option<String>) -> Option<Write> {
-    let topology = c.view.topology.as_ref();
+    let topology = c.observed.topology.as_ref();
     let labels = topology.map(|host| topology::difference(&node.topology, host));
     let labels = labels.unwrap_or_default();
     (address.is_some() || !labels.is_empty()).then(|| Write::PlaceNode {

@@ -4,9 +4,9 @@ use jiff::SignedDuration;
 use maroonedpods_common::names;
 
 use super::report::{reason, report};
-use super::{Context, Note, Plan, Write, attempt, csrs, place};
-use crate::identity;
-use crate::record;
+use super::{Context, Decision, Note, Write, attempt, csrs, place};
+use crate::objects::identity;
+use crate::objects::record;
 use crate::view::{NodeView, PodView};
 
 /// What a pod gets beyond its grace period before its VM is taken away.
@@ -41,7 +41,7 @@ pub(super) fn due(c: &Context) -> Option<Why> {
     if c.record.metadata.deletion_timestamp.is_some() {
         return Some(Why::RecordGoing);
     }
-    let Some(pod) = &c.view.pod else {
+    let Some(pod) = &c.observed.pod else {
         return Some(Why::PodGone);
     };
     if pod.lifted() {
@@ -57,7 +57,7 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
-    let ages = &c.view.ages;
+    let ages = &c.observed.ages;
     if pod.terminal && ages.finished >= finished_pod_ttl(c) {
         return Some(Why::Finished);
     }
@@ -67,7 +67,7 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
     if attempt::has_failed(c) {
         return Some(Why::LiftedTooSoon);
     }
-    match &c.view.vmi {
+    match &c.observed.vmi {
         None => return Some(Why::VmLost),
         Some(vmi) if vmi.ended() || Some(&vmi.uid) != c.status.vmi_uid.as_ref() => return Some(Why::VmLost),
         Some(_) => {}
@@ -79,7 +79,7 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
 pub(super) fn rebooted(c: &Context) -> bool {
     let booted_as = c.status.boot_id.as_ref().filter(|id| !id.is_empty());
     let boots_as = c
-        .view
+        .observed
         .node
         .as_ref()
         .map(|n| &n.boot_id)
@@ -93,38 +93,39 @@ pub(super) fn stop_deadline(pod: &PodView) -> SignedDuration {
 }
 
 pub(super) fn finished_pod_ttl(c: &Context) -> SignedDuration {
-    c.view
+    c.observed
         .settings
         .as_ref()
         .map_or(DEFAULT_FINISHED_POD_TTL, |s| s.finished_pod_ttl)
 }
 
-pub(super) fn plan(c: &Context, why: Why) -> Plan {
-    let mut plan = Plan::wait().insist_on_live_view();
-    let losing = c.view.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
+pub(super) fn decide(c: &Context, why: Why) -> Decision {
+    let mut decision = Decision::wait().insist_on_live_view();
+    let losing = c.observed.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
     if let Some(pod) = losing {
-        plan = plan
-            .writes(tell_endpoints(pod))
-            .writes(report(pod, false, reason::NODE_LOST, explain(why)));
+        decision =
+            decision
+                .writes(mark_not_ready(pod))
+                .writes(report(pod, false, reason::NODE_LOST, explain(why)));
     }
-    if let Some(pod) = c.view.pod.as_ref().filter(|_| why == Why::GateRemoved) {
-        plan = plan.writes(report(pod, false, reason::GATE_REMOVED, explain(why)));
+    if let Some(pod) = c.observed.pod.as_ref().filter(|_| why == Why::GateRemoved) {
+        decision = decision.writes(report(pod, false, reason::GATE_REMOVED, explain(why)));
     }
     if why != Why::RecordGoing {
-        plan = plan.write(delete_record(c));
+        decision = decision.write(delete_record(c));
         if let Some(note) = note(c, why) {
-            plan = plan.note(note);
+            decision = decision.note(note);
         }
     }
-    if let Some(vmi) = &c.view.vmi {
+    if let Some(vmi) = &c.observed.vmi {
         let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
             name: vmi.name.clone(),
             uid: vmi.uid.clone(),
         });
-        return plan.writes(delete).writes(place::follow(c));
+        return decision.writes(delete).writes(place::follow(c));
     }
     if let Some(pod) = losing {
-        plan = plan.write(Write::FailPod {
+        decision = decision.write(Write::FailPod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
@@ -132,24 +133,24 @@ pub(super) fn plan(c: &Context, why: Why) -> Plan {
         });
     }
     if let Some(pod) = c
-        .view
+        .observed
         .pod
         .as_ref()
         .filter(|p| p.lifted() && p.deletion_deadline.is_some())
     {
-        plan = plan.write(Write::DeletePod {
+        decision = decision.write(Write::DeletePod {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
         });
     }
-    plan = plan.writes(credentials(c));
-    match &c.view.node {
-        Some(node) => plan.writes(node_writes(c, node)),
+    decision = decision.writes(credentials(c));
+    match &c.observed.node {
+        Some(node) => decision.writes(node_writes(c, node)),
         // A flood of requests must not hold the record up. What is left of it goes without one.
-        None => plan
+        None => decision
             .writes(remove_finalizer(c))
-            .writes(csrs::deletions(&c.view.csrs)),
+            .writes(csrs::deletions(&c.observed.csrs)),
     }
 }
 
@@ -179,7 +180,7 @@ pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
     match (node.deleting, node.finalizers) {
         (false, _) => [Write::DeleteNode { name, uid }]
             .into_iter()
-            .chain(csrs::deletions(&c.view.csrs))
+            .chain(csrs::deletions(&c.observed.csrs))
             .collect(),
         (true, true) => vec![Write::StripNodeFinalizers { name, uid }],
         (true, false) => Vec::new(),
@@ -205,7 +206,7 @@ pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
     report(pod, false, reason::NAMES_NODES, explain(Why::NamesNodes))
 }
 
-fn tell_endpoints(pod: &PodView) -> Option<Write> {
+fn mark_not_ready(pod: &PodView) -> Option<Write> {
     pod.ready.then(|| Write::PodNotReady {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
@@ -232,7 +233,7 @@ fn explain(why: Why) -> &'static str {
 }
 
 fn note(c: &Context, why: Why) -> Option<Note> {
-    c.view.pod.as_ref()?;
+    c.observed.pod.as_ref()?;
     match why {
         Why::VmLost | Why::Rebooted | Why::GraceOver | Why::LiftedTooSoon => {
             Some(Note::warning(reason::NODE_LOST, explain(why)))

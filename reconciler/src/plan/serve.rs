@@ -7,9 +7,9 @@ use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
-use super::{Context, Plan, Write, after, csrs, place, policies};
+use super::{Context, Decision, Write, after, csrs, network_policies, place};
 use crate::binding::Demands;
-use crate::record::set_condition;
+use crate::objects::record::set_condition;
 use crate::view::PodView;
 
 /// What is read one after the other may belong to different moments of another leader's lift; not for so long.
@@ -19,38 +19,40 @@ const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// How soon to look again whether a pod's claims have their volumes: they are not watched.
 const CLAIMS_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
-pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
+pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if !lifted_by_its_attempt(c) {
-        let judged_at = c.due(c.view.ages.lifted, RECORD_WITHIN);
+        let judged_at = c.due(c.observed.ages.lifted, RECORD_WITHIN);
         return if c.now < judged_at {
-            Plan::wait().wake_at(judged_at)
+            Decision::wait().wake_at(judged_at)
         } else {
-            attempt::fail(c, c.view.vmi.as_ref(), &lifted_too_soon())
+            attempt::fail(c, c.observed.vmi.as_ref(), &lifted_too_soon())
         };
     }
-    let mut plan = bind(c, pod)
+    let mut decision = bind(c, pod)
         .and(lifted(c, pod))
         .writes(csrs::decide(c))
         .writes(place::follow(c));
     if pod.terminal {
-        return plan.wake_at(c.due(c.view.ages.finished, finished_pod_ttl(c)));
+        return decision.wake_at(c.due(c.observed.ages.finished, finished_pod_ttl(c)));
     }
     if pod.deletion_deadline.is_some() {
-        return plan.wake_at(c.due(c.view.ages.deleting, stop_deadline(pod)));
+        return decision.wake_at(c.due(c.observed.ages.deleting, stop_deadline(pod)));
     }
-    if c.view.vmi.as_ref().is_some_and(|v| v.evacuating) {
-        plan = plan.wake_at(after(c.now, EVICTION_RETRY)).write(Write::EvictPod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        });
+    if c.observed.vmi.as_ref().is_some_and(|v| v.evacuating) {
+        decision = decision
+            .wake_at(after(c.now, EVICTION_RETRY))
+            .write(Write::EvictPod {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            });
     }
-    plan
+    decision
 }
 
 /// Whether the record is where a lift leaves it: on record, or about to be.
 fn lifted_by_its_attempt(c: &Context) -> bool {
-    let mut taints = c.view.node.iter().flat_map(|node| &node.taints);
+    let mut taints = c.observed.node.iter().flat_map(|node| &node.taints);
     match c.status.phase {
         Phase::Lifted => true,
         Phase::Registered => taints.all(|taint| taint.key != names::STARTUP_TAINT),
@@ -68,16 +70,16 @@ fn lifted_too_soon() -> Failure {
 }
 
 /// Step 9, for a pod that the scheduler cannot place.
-fn bind(c: &Context, pod: &PodView) -> Plan {
-    let (Some(packed), Some(node)) = (&pod.demands, &c.view.node) else {
-        return Plan::wait();
+fn bind(c: &Context, pod: &PodView) -> Decision {
+    let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
+        return Decision::wait();
     };
     if pod.bound || pod.terminal || pod.deletion_deadline.is_some() {
-        return Plan::wait();
+        return Decision::wait();
     }
     let met = |demands: &Demands| demands.met_by(&names::node_name(&pod.uid), node);
     let Some(demands) = packed.unpacked().filter(met) else {
-        return Plan::wait();
+        return Decision::wait();
     };
     let write = Write::BindPod {
         namespace: pod.namespace.clone(),
@@ -85,22 +87,22 @@ fn bind(c: &Context, pod: &PodView) -> Plan {
         uid: pod.uid.clone(),
     };
     if demands.claims.is_empty() {
-        return Plan::wait().write(write);
+        return Decision::wait().write(write);
     }
-    let plan = Plan::wait().insist_on_live_view();
-    if c.view.claims_bound {
-        plan.write(write)
+    let decision = Decision::wait().insist_on_live_view();
+    if c.observed.claims_bound {
+        decision.write(write)
     } else {
-        plan.wake_at(after(c.now, CLAIMS_RETRY))
+        decision.wake_at(after(c.now, CLAIMS_RETRY))
     }
 }
 
 /// What pod and record say once the gate is lifted; nothing where they say it already.
-pub(super) fn lifted(c: &Context, pod: &PodView) -> Plan {
+pub(super) fn lifted(c: &Context, pod: &PodView) -> Decision {
     let said = if pod.terminal || pod.deletion_deadline.is_some() {
-        Plan::wait()
+        Decision::wait()
     } else {
-        policies::ready(c.view, pod)
+        network_policies::ready(c.observed, pod)
     };
     said.writes(lifted_status(c))
 }
@@ -112,7 +114,7 @@ fn lifted_status(c: &Context) -> Option<Write> {
     let mut status = c.status.clone();
     status.phase = Phase::Lifted;
     // It may have changed since the kubelet joined; from now on it is the pod's and stays.
-    if let Some(node) = &c.view.node {
+    if let Some(node) = &c.observed.node {
         status.address.clone_from(&node.address);
     }
     status.stages.ready = Some(Time(c.now));

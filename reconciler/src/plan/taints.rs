@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 use maroonedpods_common::names;
 
 use super::Context;
+use crate::binding::tolerations;
+use crate::objects::node;
 use crate::view::{NodeView, PodView};
-use crate::{node, tolerations};
 
 /// The taints that must go before the pod may come, as people write them.
 ///

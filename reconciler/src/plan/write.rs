@@ -33,7 +33,7 @@ pub enum Write {
         /// Which attempt it is.
         attempt: u32,
     },
-    /// Step 2c, last of step 2: a VMI that exists proves the Secrets. Rendered by [`crate::vmi`].
+    /// Step 2c, last of step 2: a VMI that exists proves the Secrets. Rendered by [`crate::objects::vmi`].
     CreateVmi {
         /// The record, owner of the VMI.
         record: Box<MaroonedNode>,
@@ -57,7 +57,7 @@ pub enum Write {
     DecideCsr {
         /// Name of the CSR.
         name: String,
-        /// The version that the verdict was computed from.
+        /// The version that the decision was computed from.
         resource_version: String,
         /// Approve, or deny with this reason and message.
         deny: Option<(&'static str, String)>,
@@ -100,7 +100,7 @@ pub enum Write {
         name: String,
         /// UID of the pod.
         uid: String,
-        /// The patch, see [`crate::lift`].
+        /// The patch, see [`crate::objects::lift`].
         patch: json_patch::Patch,
     },
     /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.

@@ -9,7 +9,7 @@ use maroonedpods_common::names;
 use thiserror::Error;
 
 use super::daemon_sets::{Follower, followers};
-use super::judge::checks;
+use super::decide::checks;
 use super::{Finding, observe};
 use crate::api::{CallError, Cluster, find};
 use crate::config;

@@ -9,9 +9,9 @@ use maroonedpods_common::api::MaroonedPodsConfigStatus;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Finding, Verdict, cluster_dns, judge, observe};
+use super::{Decision, Finding, decide, observe};
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, Says};
+use crate::conditions::{self, ConditionUpdate};
 use crate::config;
 use crate::settings::Settings;
 
@@ -21,13 +21,13 @@ const CLUSTER_READY: &str = "ClusterReady";
 const RARER_WHEN_GOOD: u32 = 10;
 
 /// Checks for ever: at once, when the configuration changes, `recheck` after anything was found or could not be
-/// asked, and ten times as long after nothing was. `changed` is called after each change of the verdict.
+/// asked, and ten times as long after nothing was. `changed` is called after each change of the decision.
 ///
-/// A check that the API server could not be asked for leaves the verdict as it was.
+/// A check that the API server could not be asked for leaves the decision as it was.
 pub async fn follow(
     cluster: &Cluster,
     mut settings: watch::Receiver<Option<Arc<Settings>>>,
-    verdict: &watch::Sender<Verdict>,
+    cluster_check: &watch::Sender<Decision>,
     recheck: Duration,
     changed: impl Fn(),
 ) {
@@ -35,13 +35,10 @@ pub async fn follow(
         let in_force = settings.borrow_and_update().clone();
         let is_good = match observe(cluster, in_force.as_deref()).await {
             Ok(observed) => {
-                let new = Verdict::Checked {
-                    findings: judge(&observed),
-                    cluster_dns: cluster_dns(&observed),
-                };
-                if *verdict.borrow() != new {
+                let new = decide(&observed);
+                if *cluster_check.borrow() != new {
                     log(new.findings());
-                    verdict.send_replace(new.clone());
+                    cluster_check.send_replace(new.clone());
                     changed();
                 }
                 // Every time: the configuration may have been created since.
@@ -100,7 +97,7 @@ fn say(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], now: Timesta
     } else {
         sentences.join("; ")
     };
-    let says = Says {
+    let says = ConditionUpdate {
         holds: !findings.iter().any(|finding| finding.blocks),
         reason: findings.first().map_or("Checked", |finding| finding.reason),
         message: &message,

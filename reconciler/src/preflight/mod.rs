@@ -1,18 +1,18 @@
 //! What the cluster must be like before a VM is started, checked at start-up and ever again.
 //!
-//! [`observe`] reads, [`judge`] decides (pure), [`follow`] repeats both beside the running reconciler, [`command`] does
+//! [`observe`] reads, [`decide`] decides (pure), [`follow`] repeats both beside the running reconciler, [`command`] does
 //! it once for people. What blocks holds launches and nothing else: VMs that run are served and released as ever.
 
 pub mod command;
 mod daemon_sets;
+mod decide;
 mod follow;
-mod judge;
 mod observe;
 mod version;
 
+use decide::decide;
 pub use follow::follow;
-pub use judge::{cluster_dns, judge};
-pub use observe::observe;
+use observe::observe;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Finding {
 
 /// What the last check said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// No check has come to an end yet.
     #[default]
     Unchecked,
@@ -40,7 +40,7 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl Decision {
     /// What was found.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
@@ -82,11 +82,11 @@ mod tests {
             blocks,
             message: message.to_owned(),
         };
-        let checked = |findings| Verdict::Checked {
+        let checked = |findings| Decision::Checked {
             findings,
             cluster_dns: None,
         };
-        assert!(Verdict::Unchecked.hold().is_some());
+        assert!(Decision::Unchecked.hold().is_some());
         assert_eq!(checked(Vec::new()).hold(), None);
         assert_eq!(checked(vec![finding(false, "a warning")]).hold(), None);
         let all = vec![

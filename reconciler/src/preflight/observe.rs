@@ -1,4 +1,4 @@
-//! Reads what [`super::judge`] needs.
+//! Reads what [`super::decide`] needs.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Node, PodSpec, Service};
@@ -10,11 +10,12 @@ use maroonedpods_common::{names, sizing};
 
 use serde_json::Value;
 
-use super::judge::{Approver, Observed, Trial};
+use super::decide::{Approver, Observed, Trial};
 use crate::api::{CallError, Cluster, call, find};
+use crate::objects::{record, vmi};
 use crate::read::{self, Keep, View};
 use crate::settings::Settings;
-use crate::{act, params, record, vmi};
+use crate::{act, params};
 
 /// The rights by which kube-controller-manager's approver knows whose requests to approve.
 const APPROVED_BY: [&str; 2] = ["nodeclient", "selfnodeclient"];

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::csr::{Filed, MOST_JUDGED};
-use crate::packed::Packed;
-use crate::policies::PolicyView;
-use crate::record::tests::{POD_UID, record};
+use crate::csr::{Filed, MOST_DECIDED};
+use crate::network_policies::PolicyView;
+use crate::objects::record::tests::{POD_UID, record};
+use crate::view::Packed;
 use crate::view::{NodeView, PodView, VmiView};
 
 /// The last second that the API server takes; our types end a day before it.
@@ -426,7 +426,7 @@ fn of(cache: &Cache<Filed>, user: &str) -> (usize, usize) {
 
 #[test]
 fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
-    let (most, number) = (MOST_JUDGED, 25_000);
+    let (most, number) = (MOST_DECIDED, 25_000);
     let mut draft = Draft::default();
     draft.take_in(flood("flooder", number));
     let cache = Cache::default();
@@ -443,11 +443,11 @@ fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
 #[test]
 fn a_crowd_that_goes_makes_room() {
     let cache = Cache::default();
-    let filed = flood("flooder", MOST_JUDGED + 2);
+    let filed = flood("flooder", MOST_DECIDED + 2);
     for (identity, filed) in filed.clone() {
         cache.apply(&identity, filed);
     }
-    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 2));
+    assert_eq!(of(&cache, "flooder"), (MOST_DECIDED, 2));
     let (last, again) = filed.last().unwrap();
     assert!(
         cache.apply(last, again.clone()).is_none(),
@@ -455,7 +455,7 @@ fn a_crowd_that_goes_makes_room() {
     );
     assert!(cache.remove(&filed[0].0).is_some());
     assert!(cache.apply(last, again.clone()).is_some(), "it is whole now");
-    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED, 1));
+    assert_eq!(of(&cache, "flooder"), (MOST_DECIDED, 1));
     // One that is decided takes no place.
     let Filed::Whole(mut decided) = filed[1].1.clone() else {
         panic!()
@@ -464,7 +464,7 @@ fn a_crowd_that_goes_makes_room() {
     let decided = <Filed as View>::read(*decided).unwrap();
     assert!(decided.whole().unwrap().spec.request.0.is_empty());
     cache.apply(&filed[1].0, decided);
-    let (identity, one) = filed[MOST_JUDGED].clone();
+    let (identity, one) = filed[MOST_DECIDED].clone();
     cache.apply(&identity, one);
-    assert_eq!(of(&cache, "flooder"), (MOST_JUDGED + 1, 0));
+    assert_eq!(of(&cache, "flooder"), (MOST_DECIDED + 1, 0));
 }

@@ -118,9 +118,9 @@ async fn delete(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::record::tests::{POD_UID, RECORD_UID, record};
+    use crate::objects::{identity, record};
     use crate::read::{Listed, view_of};
-    use crate::record::tests::{POD_UID, RECORD_UID, record};
-    use crate::{identity, record};
     use maroonedpods_common::names;
     use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::kept;
+use super::bounded;
 
 /// Who makes a pod anew once it has failed, as far as its metadata tells.
 ///
@@ -11,11 +11,11 @@ use super::kept;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Maker {
     namespace: String,
-    by: By,
+    by: Identity,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum By {
+enum Identity {
     /// A controller of this UID.
     Controller(String),
     /// Somebody who lets the API server find names that begin so.
@@ -35,9 +35,9 @@ impl Maker {
         Self {
             namespace: namespace.to_owned(),
             by: match (controller, prefix) {
-                (Some(controller), _) => By::Controller(kept(&controller.uid)),
-                (None, Some(prefix)) => By::Prefix(kept(prefix)),
-                (None, None) => By::Name(name.to_owned()),
+                (Some(controller), _) => Identity::Controller(bounded(&controller.uid)),
+                (None, Some(prefix)) => Identity::Prefix(bounded(prefix)),
+                (None, None) => Identity::Name(name.to_owned()),
             },
         }
     }

@@ -7,17 +7,18 @@ use jiff::Timestamp;
 use maroonedpods_common::api::MaroonedNode;
 use tokio::sync::Notify;
 
+use super::lanes::Lanes;
+use super::pace::Pace;
+use super::places::Waiter;
 use super::{Shared, Workers};
 use crate::act;
 use crate::api::CallError;
 use crate::observe;
-use crate::pace::Pace;
-use crate::places::Waiter;
-use crate::plan::{self, Plan, View, Write};
-use crate::seen::Seen;
+use crate::own_writes::OwnWrites;
+use crate::plan::{self, Decision, Write};
 use crate::settings::Settings;
-use crate::sightings::{Outcome, Sightings};
-use crate::turns::Turns;
+use crate::sightings::Sightings;
+use crate::view::Observed;
 
 /// A pass that takes longer is given up and begun again.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
@@ -33,9 +34,9 @@ pub(super) struct Worker {
     pub(super) uid: String,
     /// The pod's namespace, and what it waits for a place as, once they are known; neither ever changes.
     pub(super) origin: OnceLock<(String, Waiter)>,
-    pub(super) poke: Arc<Notify>,
+    pub(super) wakeup: Arc<Notify>,
     pub(super) shared: Arc<Shared>,
-    pub(super) turns: Arc<Turns>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) workers: Workers,
     pub(super) pace: Mutex<Pace>,
 }
@@ -50,22 +51,22 @@ enum Pass {
 impl Worker {
     /// Works until nothing is left to do for the pod, ever; its UID.
     pub(super) async fn run(self) -> String {
-        let mut seen = Seen::default();
+        let mut own_writes = OwnWrites::default();
         let mut sightings = Sightings::default();
         let mut failures = 0;
         let mut had_record = false;
-        self.poke.notified().await;
+        self.wakeup.notified().await;
         loop {
             let pass = {
-                let line = self.turns.line(&self.outlook(&seen, &mut sightings));
+                let lane = self.lanes.lane(&self.peek(&own_writes, &mut sightings));
                 let namespace = self.origin().map_or("", |(namespace, _)| namespace);
-                let Some(_turn) = line.turn(namespace).await else {
+                let Some(_permit) = lane.enter(namespace).await else {
                     return self.uid;
                 };
                 self.may_need_place();
                 let begun = Instant::now();
                 // Boxed, for a worker mostly sleeps, and what a pass needs is far more than what a sleeper does.
-                let pass = Box::pin(self.pass(&mut seen, &mut sightings, failures));
+                let pass = Box::pin(self.pass(&mut own_writes, &mut sightings, failures));
                 let pass = tokio::time::timeout(PASS_DEADLINE, pass)
                     .await
                     .unwrap_or(Err(CallError::Deadline));
@@ -98,7 +99,7 @@ impl Worker {
                     self.shared.metrics.failed_pass(&error);
                     log(&self.uid, &error, failures);
                     // A failed precondition means that the cache was behind: the next look is a live one.
-                    seen.distrust();
+                    own_writes.distrust();
                     tokio::time::sleep(backoff(failures)).await;
                 }
             }
@@ -108,17 +109,17 @@ impl Worker {
     /// Until something may have changed, and for `sleep` at most.
     async fn sleep(&self, sleep: Duration) {
         let sleep = sleep.min(LONGEST_SLEEP);
-        let _: Result<(), _> = tokio::time::timeout(sleep, self.poke.notified()).await;
+        let _: Result<(), _> = tokio::time::timeout(sleep, self.wakeup.notified()).await;
     }
 
-    /// Leaves the table, unless somebody poked since the last look.
+    /// Leaves the table of workers, unless it was woken since the last look.
     fn retire(&self) -> bool {
-        let mut pokes = self.workers.lock();
-        // The permit of a poke that came in the meantime is taken here, or kept for the next pass.
-        if futures::FutureExt::now_or_never(self.poke.notified()).is_some() {
+        let mut wakeups = self.workers.lock();
+        // The permit of a wake-up that came in the meantime is taken here, or kept for the next pass.
+        if futures::FutureExt::now_or_never(self.wakeup.notified()).is_some() {
             return false;
         }
-        pokes.remove(&self.uid);
+        wakeups.remove(&self.uid);
         true
     }
 
@@ -159,33 +160,34 @@ impl Worker {
     }
 
     /// What the next pass would write, as far as the caches tell.
-    fn outlook(&self, seen: &Seen, sightings: &mut Sightings) -> Vec<Write> {
+    fn peek(&self, own_writes: &OwnWrites, sightings: &mut Sightings) -> Vec<Write> {
         let settings = self.shared.settings.borrow().clone();
         let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
-        let view = observe::cached(&self.uid, caches, cluster, settings.as_ref(), seen);
-        view.map(|view| plan::plan(&self.judged(view, sightings), Timestamp::now()).writes)
+        let observed = observe::cached(&self.uid, caches, cluster, settings.as_ref(), own_writes);
+        observed
+            .map(|observed| plan::decide(&self.judged(observed, sightings), Timestamp::now()).writes)
             .unwrap_or_default()
     }
 
     async fn pass(
         &self,
-        seen: &mut Seen,
+        own_writes: &mut OwnWrites,
         sightings: &mut Sightings,
         failures: u32,
     ) -> Result<Pass, CallError> {
         if !*self.shared.provider_ready.borrow() {
-            return self.report_missing_provider(seen).await;
+            return self.report_missing_provider(own_writes).await;
         }
-        let (plan, record) = match self.decide(seen, sightings).await {
+        let (decision, record) = match self.decide(own_writes, sightings).await {
             // KubeVirt was there and is not any more: what became of its VMs cannot be known.
             Err(error) if error.is_unserved() => {
-                self.report_missing_provider(seen).await?;
+                self.report_missing_provider(own_writes).await?;
                 return Err(error);
             }
             decided => decided?,
         };
         let mut held = None;
-        for write in &plan.writes {
+        for write in &decision.writes {
             if let Some(later) = self.too_soon(write) {
                 held = Some(later);
                 continue;
@@ -199,33 +201,34 @@ impl Worker {
                 Write::CreateRecord { at_most: Some(_), .. } => Some(self.shared.admission.lock().await),
                 _ => None,
             };
-            if let Err(error) = act::perform(&self.shared.cluster, write, seen).await {
+            if let Err(error) = act::perform(&self.shared.cluster, write, own_writes).await {
                 if error.is_unserved() {
-                    self.report_missing_provider(seen).await?;
-                } else if must_be_told(write, &error, failures) {
-                    self.report_refusal(&plan, &error, seen).await?;
+                    self.report_missing_provider(own_writes).await?;
+                } else if should_report(write, &error, failures) {
+                    self.report_refusal(&decision, &error, own_writes).await?;
                 }
                 if let (Write::CreateVmi { .. }, Some(back), true) =
-                    (write, &plan.take_back, error.is_refusal())
+                    (write, &decision.take_back, error.is_refusal())
                 {
-                    act::perform(&self.shared.cluster, back, seen).await?;
+                    act::perform(&self.shared.cluster, back, own_writes).await?;
                 }
                 return Err(error);
             }
             tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");
-            self.count(&plan, record.as_deref(), write);
+            self.count(&decision, record.as_deref(), write);
         }
-        if let Some(pod) = &plan.pod {
-            plan.notes
+        if let Some(pod) = &decision.pod {
+            decision
+                .notes
                 .iter()
                 .for_each(|note| self.shared.events.publish(pod, note));
         }
-        Ok(if plan.done {
+        Ok(if decision.done {
             Pass::Done
-        } else if plan.waits_for_place {
+        } else if decision.waits_for_place {
             Pass::WaitForPlace
         } else {
-            Pass::SleepUntil(plan.wake.into_iter().chain(held).min())
+            Pass::SleepUntil(decision.wake.into_iter().chain(held).min())
         })
     }
 
@@ -244,9 +247,9 @@ impl Worker {
         Timestamp::now().checked_add(wait).ok()
     }
 
-    fn count(&self, plan: &Plan, record: Option<&MaroonedNode>, write: &Write) {
+    fn count(&self, decision: &Decision, record: Option<&MaroonedNode>, write: &Write) {
         self.shared.metrics.written(write, record);
-        let created = plan.pod.as_ref().and_then(|pod| pod.created);
+        let created = decision.pod.as_ref().and_then(|pod| pod.created);
         if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
             self.shared
                 .metrics
@@ -256,53 +259,55 @@ impl Worker {
 
     /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and
     /// whether pods of the same maker must wait.
-    fn judged(&self, view: View, sightings: &mut Sightings) -> View {
+    fn judged(&self, observed: Observed, sightings: &mut Sightings) -> Observed {
         let uptime = self.shared.uptime();
-        let ages = sightings.see(&view, uptime);
-        let backing_off = view.pod.as_ref().and_then(|pod| {
-            let mut rejections = self
-                .shared
-                .rejections
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            match sightings.outcome(pod) {
-                Some(Outcome::Ready) => rejections.succeeded(&pod.maker),
-                Some(Outcome::Rejected(why)) => rejections.rejected(&pod.maker, &pod.uid, why, uptime),
-                None => {}
-            }
-            let asks = view.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
-            asks.then(|| rejections.holds(&pod.maker, &pod.uid, uptime))
-                .flatten()
+        let ages = sightings.see(&observed, uptime);
+        let backing_off = observed.pod.as_ref().and_then(|pod| {
+            let asks = observed.record.is_none() && pod.gate_index.is_some() && !pod.exempt;
+            asks.then(|| {
+                let mut rejections = self
+                    .shared
+                    .rejections
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                rejections.holds(&pod.maker, &pod.uid, uptime)
+            })
+            .flatten()
         });
-        let verdict = self.shared.verdict.borrow();
-        View {
-            hold: verdict.hold(),
-            cluster_dns: verdict.cluster_dns(),
+        let cluster_check = self.shared.cluster_check.borrow();
+        Observed {
+            hold: cluster_check.hold(),
+            cluster_dns: cluster_check.cluster_dns(),
             ages,
             backing_off,
-            ..view
+            ..observed
         }
     }
 
-    async fn report_missing_provider(&self, seen: &mut Seen) -> Result<Pass, CallError> {
+    async fn report_missing_provider(&self, own_writes: &mut OwnWrites) -> Result<Pass, CallError> {
         let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
         let report = pod.and_then(|pod| plan::provider_missing(&pod));
         let later = report.as_ref().and_then(|report| self.too_soon(report));
         if let Some(report) = report.filter(|_| later.is_none()) {
-            act::perform(&self.shared.cluster, &report, seen).await?;
+            act::perform(&self.shared.cluster, &report, own_writes).await?;
         }
         Ok(Pass::SleepUntil(later))
     }
 
     /// Rights, quota and policies are for people to mend: the pod says what was refused.
-    async fn report_refusal(&self, plan: &Plan, error: &CallError, seen: &mut Seen) -> Result<(), CallError> {
-        let report = plan
+    async fn report_refusal(
+        &self,
+        decision: &Decision,
+        error: &CallError,
+        own_writes: &mut OwnWrites,
+    ) -> Result<(), CallError> {
+        let report = decision
             .pod
             .as_ref()
             .and_then(|pod| plan::refused(pod, &error.to_string()));
         match report {
             Some(report) if self.too_soon(&report).is_none() => {
-                act::perform(&self.shared.cluster, &report, seen).await
+                act::perform(&self.shared.cluster, &report, own_writes).await
             }
             _ => Ok(()),
         }
@@ -311,9 +316,9 @@ impl Worker {
     /// The plan, and the record that it was made from.
     async fn decide(
         &self,
-        seen: &mut Seen,
+        own_writes: &mut OwnWrites,
         sightings: &mut Sightings,
-    ) -> Result<(Plan, Option<Arc<MaroonedNode>>), CallError> {
+    ) -> Result<(Decision, Option<Arc<MaroonedNode>>), CallError> {
         let shared = &self.shared;
         let settings = shared.settings.borrow().clone();
         let cached = observe::cached(
@@ -321,24 +326,24 @@ impl Worker {
             &shared.caches,
             &shared.cluster,
             settings.as_ref(),
-            seen,
+            own_writes,
         );
-        if let Some(view) = cached.map(|view| self.judged(view, sightings)) {
-            let plan = plan::plan(&view, Timestamp::now());
-            if !plan.needs_live_view() {
-                return Ok((plan, view.record));
+        if let Some(observed) = cached.map(|observed| self.judged(observed, sightings)) {
+            let decision = plan::decide(&observed, Timestamp::now());
+            if !decision.needs_live_view() {
+                return Ok((decision, observed.record));
             }
         }
-        let view = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
-        seen.clear();
-        let view = self.judged(view, sightings);
-        Ok((plan::plan(&view, Timestamp::now()), view.record))
+        let observed = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
+        own_writes.clear();
+        let observed = self.judged(observed, sightings);
+        Ok((plan::decide(&observed, Timestamp::now()), observed.record))
     }
 }
 
 /// Whether a failed write keeps the pod waiting for somebody else: it was refused, or fails again and again. A lost
 /// race is neither, and a failed `test` of the lift patch is one.
-fn must_be_told(write: &Write, error: &CallError, failures: u32) -> bool {
+fn should_report(write: &Write, error: &CallError, failures: u32) -> bool {
     if error.is_conflict() {
         return false;
     }

@@ -1,4 +1,4 @@
-{{- /* What puts a policy in force. Takes (dict "root" $ "name" "maroonedpods-binding"), and "keep" for a policy that
+{{- /* The binding that puts a policy in force. Takes (dict "root" $ "name" "maroonedpods-binding"), and "keep" for a policy that
 outlives the release. */ -}}
 {{- define "maroonedpods.guardBinding" -}}
 apiVersion: admissionregistration.k8s.io/v1
@@ -16,13 +16,13 @@ spec:
   validationActions: {{ splitList "," .root.Values.guards.mode | toJson }}
 {{- end }}
 
-{{- /* The one user who lifts gates and makes VMs. Not an administrator: whoever must break the glass deletes the
+{{- /* The one user who lifts gates and creates VMs. Administrators are not exempt: in an emergency they delete the
 policy's binding, which the audit log shows. */ -}}
 {{- define "maroonedpods.reconcilerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:maroonedpods-reconciler
 {{- end }}
 
-{{- /* A marooned node's name, exactly: the prefix alone may be another node's. */ -}}
+{{- /* A marooned node's exact name: other nodes' names may have the same prefix. */ -}}
 {{- define "maroonedpods.nodeName" -}}
 marooned-[0-9a-f-]{36}
 {{- end }}
@@ -43,12 +43,12 @@ object.status.?conditions.orValue([]).exists(c, {{ include "maroonedpods.isPreem
 !oldObject.status.?conditions.orValue([]).exists(c, {{ include "maroonedpods.isPreemption" . }})
 {{- end }}
 
-{{- /* The request is by the kubelet of a marooned node, which is to say by whoever is root in that guest. */ -}}
+{{- /* The kubelet of a marooned node made the request, that is: whoever is root in that guest. */ -}}
 {{- define "maroonedpods.byAGuest" -}}
 request.userInfo.username.matches('^system:node:{{ include "maroonedpods.nodeName" . }}$')
 {{- end }}
 
-{{- /* No finalizers and labels but those that others have put there. An updating kubelet sends them along. */ -}}
+{{- /* No finalizers and labels except those that other clients set: a kubelet sends these along when it updates an object. */ -}}
 {{- define "maroonedpods.unmarked" -}}
 object.metadata.?finalizers.orValue([]) ==
 (request.operation == 'UPDATE' ? oldObject.metadata.?finalizers.orValue([]) : []) &&
@@ -56,7 +56,7 @@ object.metadata.?labels.orValue({}) ==
 (request.operation == 'UPDATE' ? oldObject.metadata.?labels.orValue({}) : {})
 {{- end }}
 
-{{- /* Owned by the guest's Node, or not at all. */ -}}
+{{- /* The guest's Node is the only owner, or there is none. */ -}}
 {{- define "maroonedpods.ofItsNode" -}}
 object.metadata.?ownerReferences.orValue([])
 .all(o, o.kind == 'Node' && request.userInfo.username == 'system:node:' + o.name)

@@ -1,5 +1,5 @@
-{{- /* The pod of a hook: the reconciler's image, once. Takes (dict "root" $ "account" … "args" list), and
-"env", YAML, if it needs more than its namespace. */ -}}
+{{- /* The pod of a hook, which runs the reconciler's image once. Takes (dict "root" $ "account" … "args" list), and
+"env", YAML, if the hook needs more than its namespace. */ -}}
 {{- define "maroonedpods.hookPod" -}}
 {{- $context := dict "root" .root "program" .root.Values.reconciler -}}
 serviceAccountName: {{ .account }}
@@ -11,7 +11,7 @@ containers:
     {{- include "maroonedpods.container" $context | nindent 4 }}
     args:
       {{- toYaml .args | nindent 6 }}
-      # What people read in helm's output.
+      # Users read the log in helm's output.
       - --log-format=text
       - --log-level={{ .root.Values.log.level }}
     env:
@@ -24,8 +24,8 @@ containers:
       {{- end }}
 {{- end }}
 
-{{- /* The Job of a hook. Takes (dict "root" $ "on" "pre-delete" "account" … "args" list). It is named after its
-account, and is not repeated: the program itself waits for an API server that is away, and a refusal is final. */ -}}
+{{- /* The Job of a hook. Takes (dict "root" $ "on" "pre-delete" "account" … "args" list). It has its account's name, and
+Kubernetes does not retry it: the program itself waits while the API server is unreachable, and a refusal is final. */ -}}
 {{- define "maroonedpods.hookJob" -}}
 apiVersion: batch/v1
 kind: Job
@@ -46,7 +46,7 @@ spec:
       {{- include "maroonedpods.hookPod" . | nindent 6 }}
 {{- end }}
 
-{{- /* Account, role and binding of a hook, which come before its Job and go after it. Takes (dict "root" $ "on"
+{{- /* Account, role and binding of a hook; helm creates them before its Job and deletes them after it. Takes (dict "root" $ "on"
 "pre-delete" "account" … "rules" "YAML"). */ -}}
 {{- define "maroonedpods.hookRights" -}}
 {{- $labels := include "maroonedpods.labels" (dict "root" .root "component" "hook") }}

@@ -42,19 +42,19 @@ fn resting() -> Observed {
     }
 }
 
-fn step(seen: &Observed) -> Step {
+fn step(seen: &Observed) -> Decision {
     decide(seen, at(0), &RULES)
 }
 
 #[test]
 fn nothing_is_done_without_need() {
-    assert_eq!(step(&resting()), Step::Rest);
+    assert_eq!(step(&resting()), Decision::Rest);
 }
 
 #[test]
 fn a_pair_is_made_when_it_is_due_asked_for_or_unusable() {
-    let overlapping = Step::Issue { overlap: true };
-    assert_eq!(decide(&resting(), at(899), &RULES), Step::Rest);
+    let overlapping = Decision::Issue { overlap: true };
+    assert_eq!(decide(&resting(), at(899), &RULES), Decision::Rest);
     assert_eq!(decide(&resting(), at(900), &RULES), overlapping);
     assert_eq!(
         step(&Observed {
@@ -77,7 +77,7 @@ fn a_pair_is_made_when_it_is_due_asked_for_or_unusable() {
         bundles: vec![Bundle::default(); 3],
         ..garbage
     };
-    assert_eq!(step(&nothing), Step::Issue { overlap: false });
+    assert_eq!(step(&nothing), Decision::Issue { overlap: false });
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_pair_in_the_making_is_not_made_twice() {
         asked: true,
         ..resting()
     };
-    assert_eq!(step(&seen), Step::Publish(bundle(&[1, 2])));
+    assert_eq!(step(&seen), Decision::Publish(bundle(&[1, 2])));
 }
 
 #[test]
@@ -99,11 +99,11 @@ fn trust_is_added_to_every_entry_before_a_pair_is_served() {
         unchanged_for: RULES.settle,
         ..resting()
     };
-    assert_eq!(step(&seen), Step::Publish(bundle(&[1, 2, 7])));
+    assert_eq!(step(&seen), Decision::Publish(bundle(&[1, 2, 7])));
     seen.bundles = vec![bundle(&[1, 2, 7]); 3];
-    assert_eq!(step(&seen), Step::Promote);
+    assert_eq!(step(&seen), Decision::Promote);
     seen.unchanged_for = RULES.settle.checked_sub(Duration::from_millis(1)).unwrap();
-    assert_eq!(step(&seen), Step::Settle);
+    assert_eq!(step(&seen), Decision::Settle);
 }
 
 #[test]
@@ -112,11 +112,11 @@ fn trust_is_taken_back_when_every_pod_has_served_the_new_pair_for_a_while() {
         bundles: vec![bundle(&[0, 1]), bundle(&[1]), bundle(&[0, 1])],
         ..resting()
     };
-    assert_eq!(step(&seen), Step::Probe);
+    assert_eq!(step(&seen), Decision::Probe);
     seen.served_for = Some(Duration::ZERO);
-    assert_eq!(step(&seen), Step::Probe);
+    assert_eq!(step(&seen), Decision::Probe);
     seen.served_for = Some(RULES.settle);
-    assert_eq!(step(&seen), Step::Publish(bundle(&[1])));
+    assert_eq!(step(&seen), Decision::Publish(bundle(&[1])));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_lost_bundle_is_written_again() {
         bundles: vec![Bundle::default(), bundle(&[1]), bundle(&[1])],
         ..resting()
     };
-    assert_eq!(step(&seen), Step::Publish(bundle(&[1])));
+    assert_eq!(step(&seen), Decision::Publish(bundle(&[1])));
 }
 
 #[test]

@@ -82,8 +82,8 @@ fn malformed_requests() {
         armored(truncated),
     ] {
         let shown = String::from_utf8_lossy(&bad).into_owned();
-        let verdict = verdict(&client(bad), Some(&expectation()));
-        assert_eq!(verdict, Verdict::Refuse(Refusal::Malformed), "{shown}");
+        let decision = decide(&client(bad), Some(&expectation()));
+        assert_eq!(decision, Decision::Refuse(Refusal::Malformed), "{shown}");
     }
     approved(&client(armored(&der)));
 }
@@ -156,8 +156,8 @@ fn serving_for_other_names() {
     ] {
         let mut names = own_names();
         names.push(foreign.clone());
-        let verdict = verdict(&serving(pem(&params(&names))), Some(&expectation()));
-        assert_eq!(verdict, Verdict::Refuse(Refusal::ForeignName), "{foreign:?}");
+        let decision = decide(&serving(pem(&params(&names))), Some(&expectation()));
+        assert_eq!(decision, Decision::Refuse(Refusal::ForeignName), "{foreign:?}");
     }
 }
 

@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{MaroonedNodeStatus, Phase, condition};
 
-use crate::identity;
+use crate::objects::identity;
+use crate::objects::record::set_condition;
 use crate::plan::report::{reason, report};
-use crate::plan::{Context, Note, Plan, Write, after, release};
-use crate::record::set_condition;
+use crate::plan::{Context, Decision, Note, Write, after, release};
 use crate::view::{PodView, VmiView};
 
 /// Deadlines of a stage while no configuration is there to ask.
@@ -45,7 +45,7 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
         );
         return failure("NoIPv4", message);
     }
-    let node = c.view.node.as_ref();
+    let node = c.observed.node.as_ref();
     if let Some(node) =
         node.filter(|n| !n.system_uuid.is_empty() && !n.system_uuid.eq_ignore_ascii_case(&firmware(c)))
     {
@@ -83,10 +83,10 @@ pub(super) struct Deadline {
 pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     let (age, allowed, reason, what) = if vmi.running() {
         let what = "the VM's node was not ready";
-        (c.view.ages.running, join_deadline(c), "JoinDeadline", what)
+        (c.observed.ages.running, join_deadline(c), "JoinDeadline", what)
     } else {
         let what = "the VM did not run";
-        (c.view.ages.launched, boot_deadline(c), "BootDeadline", what)
+        (c.observed.ages.launched, boot_deadline(c), "BootDeadline", what)
     };
     Deadline {
         at: c.due(age, allowed),
@@ -97,7 +97,7 @@ pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
 }
 
 /// Marks the attempt as failed, for good: what follows reads the mark, whatever the clock says later.
-pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Plan {
+pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Decision {
     let mut status = c.status.clone();
     status.message.clone_from(&failure.message);
     set_condition(
@@ -108,7 +108,7 @@ pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failur
         &failure.message,
         c.now,
     );
-    Plan::wait()
+    Decision::wait()
         .insist_on_live_view()
         .writes(c.record_status(status))
         .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi {
@@ -122,7 +122,7 @@ pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failur
 }
 
 /// After a failed attempt: everything of it goes, then the next one is due after a pause.
-pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
+pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
     let attempt = c.attempt();
     let allowed = max_attempts(c);
     let why = &c.status.message;
@@ -133,19 +133,19 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
         reason::RETRYING,
         format!("{failed}; what is left of it goes first"),
     );
-    let plan = Plan::wait().insist_on_live_view();
-    if let Some(vmi) = &c.view.vmi {
+    let decision = Decision::wait().insist_on_live_view();
+    if let Some(vmi) = &c.observed.vmi {
         let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
             name: vmi.name.clone(),
             uid: vmi.uid.clone(),
         });
-        return plan.writes(delete).writes(going);
+        return decision.writes(delete).writes(going);
     }
-    if let Some(node) = &c.view.node {
-        return plan.writes(release::node_writes(c, node)).writes(going);
+    if let Some(node) = &c.observed.node {
+        return decision.writes(release::node_writes(c, node)).writes(going);
     }
     // Only the status below forgets the attempt: until then its Secrets can be named.
-    let plan = plan.writes(release::credentials(c));
+    let decision = decision.writes(release::credentials(c));
     if attempt.is_multiple_of(allowed) {
         let pause = long_pause(c, attempt);
         let until = after(c.now, pause);
@@ -162,7 +162,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
         };
         let exhausted = report(pod, false, reason::ATTEMPTS_EXHAUSTED, status.message.clone());
         let note = Note::warning(reason::ATTEMPTS_EXHAUSTED, status.message.clone());
-        return plan
+        return decision
             .writes(c.record_status(status))
             .writes(exhausted)
             .note(note)
@@ -177,27 +177,28 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Plan {
         ..MaroonedNodeStatus::default()
     };
     let retrying = report(pod, false, reason::RETRYING, status.message.clone());
-    plan.writes(c.record_status(status))
+    decision
+        .writes(c.record_status(status))
         .writes(retrying)
         .wake_at(until)
 }
 
 /// All attempts of a round have failed: a long pause, and then another round. What may have ended the cause ends the
 /// pause: another configuration, or a cluster that was not as it must be, and is again.
-pub(super) fn exhausted(c: &Context, pod: &PodView) -> Plan {
-    let configured = c.view.settings.as_ref();
+pub(super) fn exhausted(c: &Context, pod: &PodView) -> Decision {
+    let configured = c.observed.settings.as_ref();
     if configured.is_some_and(|now| now.hash != c.record.spec.config_hash) {
         // A record keeps what its VMs are built from, so another one takes its place.
-        return Plan::wait().write(release::delete_record(c));
+        return Decision::wait().write(release::delete_record(c));
     }
-    if c.view.hold.is_none()
+    if c.observed.hold.is_none()
         && let Some(at) = pause_ends(c)
     {
         let said = report(pod, false, reason::ATTEMPTS_EXHAUSTED, c.status.message.clone());
-        return Plan::wait().writes(said).wake_at(at);
+        return Decision::wait().writes(said).wake_at(at);
     }
     // A launch that is held up goes on as soon as it may.
-    Plan::wait().writes(c.record_status(MaroonedNodeStatus {
+    Decision::wait().writes(c.record_status(MaroonedNodeStatus {
         attempts: c.attempt().saturating_add(1),
         ..MaroonedNodeStatus::default()
     }))
@@ -213,11 +214,11 @@ pub(super) fn pause_ends(c: &Context) -> Option<Timestamp> {
     } else {
         backoff(c, attempt.saturating_sub(1))
     };
-    Some((*recorded).min(c.due(c.view.ages.pausing, pause))).filter(|at| *at > c.now)
+    Some((*recorded).min(c.due(c.observed.ages.pausing, pause))).filter(|at| *at > c.now)
 }
 
 fn max_attempts(c: &Context) -> u32 {
-    let configured = c.view.settings.as_ref().map(|s| s.spec.max_attempts);
+    let configured = c.observed.settings.as_ref().map(|s| s.spec.max_attempts);
     configured.unwrap_or(DEFAULT_MAX_ATTEMPTS).max(1)
 }
 
@@ -247,9 +248,9 @@ fn firmware(c: &Context) -> String {
 }
 
 pub(super) fn boot_deadline(c: &Context) -> SignedDuration {
-    c.view.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.boot)
+    c.observed.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.boot)
 }
 
 pub(super) fn join_deadline(c: &Context) -> SignedDuration {
-    c.view.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.join)
+    c.observed.settings.as_ref().map_or(DEFAULT_DEADLINE, |s| s.join)
 }

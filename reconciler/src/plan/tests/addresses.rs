@@ -13,8 +13,8 @@ fn running() -> World {
 }
 
 fn verdicts(world: &mut World) -> Vec<&'static str> {
-    let plan = world.pass();
-    kinds(&plan)
+    let decision = world.pass();
+    kinds(&decision)
         .into_iter()
         .filter(|kind| kind.ends_with("_csr"))
         .collect()
@@ -25,7 +25,7 @@ fn a_guest_that_moves_its_vm_serves_under_no_other_address() {
     let mut world = running();
     assert!(world.guest_moves());
     assert!(
-        !kinds(&world.plan()).contains(&"place_node"),
+        !kinds(&world.decide()).contains(&"place_node"),
         "the Node stays where it is"
     );
     assert!(world.guest_asks(Asks::Elsewhere));
@@ -55,10 +55,10 @@ fn an_address_that_changes_before_the_lift_is_the_nodes_the_pods_and_the_records
     let mut world = about_to_lift();
     assert_eq!(world.status().address.as_deref(), Some(ADDRESS));
     world.vm_moves();
-    let plan = world.plan();
-    assert!(!kinds(&plan).contains(&"lift_gate"));
+    let decision = world.decide();
+    assert!(!kinds(&decision).contains(&"lift_gate"));
     let moves = |write: &&Write| matches!(write, Write::PlaceNode { address: Some(_), .. });
-    let moved = plan.writes.iter().find(moves).unwrap();
+    let moved = decision.writes.iter().find(moves).unwrap();
     assert!(
         moved.needs_live_view(),
         "by an old cache the pod may wait though it runs"

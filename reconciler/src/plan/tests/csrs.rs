@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use super::model::{Asks, Outcome, POD_UID, World, kinds};
 use super::steps::{launched, until};
 use crate::csr::tests::expectation;
-use crate::csr::{self, Expectation, Filed, MOST_JUDGED, Verdict};
-use crate::identity;
+use crate::csr::{self, Expectation, Filed, MOST_DECIDED};
+use crate::objects::identity;
 use crate::plan::csrs::{MAX_DELETIONS, sort_out};
-use crate::plan::{Plan, Write};
+use crate::plan::{Decision, Write};
 use crate::read::View as _;
 
 /// A request as the API server stores it, `age` seconds old.
@@ -41,8 +41,8 @@ fn flood(world: &mut World, asks: Asks, token: &str, number: usize) {
     }
 }
 
-fn count(plan: &Plan, kind: &str) -> usize {
-    kinds(plan).iter().filter(|k| **k == kind).count()
+fn count(decision: &Decision, kind: &str) -> usize {
+    kinds(decision).iter().filter(|k| **k == kind).count()
 }
 
 /// The VM runs, its Node is there, and nobody has asked for anything.
@@ -61,8 +61,8 @@ fn requests_without_end_are_denied_left_or_deleted() {
     let token = world.token_id();
     flood(&mut world, Asks::Foreign, &token, 29);
     assert!(world.guest_asks(Asks::Client));
-    let plan = world.pass();
-    let verdicts = ["approve_csr", "deny_csr", "delete_csr"].map(|kind| count(&plan, kind));
+    let decision = world.pass();
+    let verdicts = ["approve_csr", "deny_csr", "delete_csr"].map(|kind| count(&decision, kind));
     assert_eq!(
         verdicts,
         [1, 3, 29 - 3 - 5],
@@ -89,11 +89,11 @@ fn floods_of_former_attempts_hold_up_nothing_of_this_one() {
     let token = world.token_id();
     let own = filed(Asks::Client, &token, "own", 0);
     world.objects.csrs.insert("own".to_owned(), own);
-    let plan = world.plan();
+    let decision = world.decide();
     let approved =
         |write: &Write| matches!(write, Write::DecideCsr { name, deny: None, .. } if name == "own");
-    assert!(plan.writes.iter().any(approved), "{:?}", kinds(&plan));
-    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
+    assert!(decision.writes.iter().any(approved), "{:?}", kinds(&decision));
+    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
 }
 
 #[test]
@@ -103,13 +103,13 @@ fn a_flood_holds_up_no_release() {
     world.pass();
     world.vms_that_go_are_gone();
     flood(&mut world, Asks::Serving, "", 10_000);
-    let plan = world.pass();
-    let at = |kind| kinds(&plan).iter().position(|k| *k == kind);
+    let decision = world.pass();
+    let at = |kind| kinds(&decision).iter().position(|k| *k == kind);
     assert!(at("delete_node").unwrap() < at("delete_csr").unwrap());
-    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
-    let plan = world.pass();
-    assert_eq!(kinds(&plan)[0], "remove_finalizer");
-    assert_eq!(count(&plan, "delete_csr"), MAX_DELETIONS);
+    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
+    let decision = world.pass();
+    assert_eq!(kinds(&decision)[0], "remove_finalizer");
+    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
     assert!(world.objects.record.is_none());
 }
 
@@ -118,17 +118,17 @@ fn what_a_dead_guest_files_goes_as_it_comes() {
     let mut world = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
     world.pod_is_deleted();
     assert_eq!(world.settle(50), Ok(Outcome::Gone));
-    assert!(world.plan().done);
+    assert!(world.decide().done);
     flood(&mut world, Asks::Renewal, "", 120);
     let mut left = 120;
     while left > 0 {
-        let plan = world.pass();
-        assert!(plan.needs_live_view(), "its record may be new");
-        assert_eq!(count(&plan, "delete_csr"), left.min(MAX_DELETIONS));
+        let decision = world.pass();
+        assert!(decision.needs_live_view(), "its record may be new");
+        assert_eq!(count(&decision, "delete_csr"), left.min(MAX_DELETIONS));
         left = left.saturating_sub(MAX_DELETIONS);
-        assert_eq!(plan.done, left == 0);
+        assert_eq!(decision.done, left == 0);
     }
-    assert!(world.objects.csrs.is_empty() && world.plan().writes.is_empty());
+    assert!(world.objects.csrs.is_empty() && world.decide().writes.is_empty());
 }
 
 #[test]
@@ -150,9 +150,9 @@ fn what_is_filed_in_a_long_pause_goes_as_it_comes() {
     }
     world.pass();
     flood(&mut world, Asks::Renewal, "", 20);
-    let plan = world.pass();
-    assert_eq!(count(&plan, "delete_csr"), 20);
-    assert!(world.objects.csrs.is_empty() && world.plan().wake.is_some());
+    let decision = world.pass();
+    assert_eq!(count(&decision, "delete_csr"), 20);
+    assert!(world.objects.csrs.is_empty() && world.decide().wake.is_some());
 }
 
 /// That of [`expectation`].
@@ -220,9 +220,9 @@ proptest! {
         let mut judged: BTreeMap<_, usize> = BTreeMap::new();
         let writes = sort_out(&csrs, expected.clone(), |csr, expected| {
             *judged.entry(csr.spec.username.clone()).or_default() += 1;
-            csr::verdict(csr, Some(expected))
+            csr::decide(csr, Some(expected))
         });
-        prop_assert!(judged.values().all(|number| *number <= MOST_JUDGED), "{:?}", judged);
+        prop_assert!(judged.values().all(|number| *number <= MOST_DECIDED), "{:?}", judged);
         let named: BTreeSet<_> = writes.iter().map(|write| match write {
             Write::DecideCsr { name, .. } | Write::DeleteCsr { name, .. } => name.clone(),
             other => panic!("{other:?}"),
@@ -232,7 +232,7 @@ proptest! {
         prop_assert!(deleted <= MAX_DELETIONS);
         for of_user in wholes.values_mut() {
             of_user.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
-            let sound = of_user.iter().take(MOST_JUDGED).find(|csr| csr::verdict(csr, Some(&expected)) == Verdict::Approve);
+            let sound = of_user.iter().take(MOST_DECIDED).find(|csr| csr::decide(csr, Some(&expected)) == csr::Decision::Approve);
             let approved = |name: &Option<String>| writes.iter().any(|write| {
                 matches!(write, Write::DecideCsr { name: n, deny: None, .. } if Some(n) == name.as_ref())
             });
@@ -245,7 +245,7 @@ proptest! {
     fn what_is_hopeless_is_refused(kind in 0..KINDS.len(), expected in expectations()) {
         let (asks, token) = KINDS[kind];
         let csr = filed(asks, token, "csr", 0);
-        let refused = matches!(csr::verdict(&csr, Some(&expected)), Verdict::Refuse(_));
+        let refused = matches!(csr::decide(&csr, Some(&expected)), csr::Decision::Refuse(_));
         prop_assert!(refused || !csr::is_hopeless(&csr, &expected));
     }
 }
@@ -257,11 +257,11 @@ fn what_can_only_be_refused_costs_no_look_once_enough_is_refused() {
         ..expectation()
     };
     let csr = |n: usize| Filed::read(filed(Asks::Client, TOKEN, &format!("csr-{n}"), 0)).unwrap();
-    let csrs: Vec<_> = (0..MOST_JUDGED).map(|n| Arc::new(csr(n))).collect();
+    let csrs: Vec<_> = (0..MOST_DECIDED).map(|n| Arc::new(csr(n))).collect();
     let mut looks = 0;
     let writes = sort_out(&csrs, late, |csr, expected| {
         looks += 1;
-        csr::verdict(csr, Some(expected))
+        csr::decide(csr, Some(expected))
     });
-    assert_eq!((looks, writes.len()), (3 + 5, MOST_JUDGED - 5));
+    assert_eq!((looks, writes.len()), (3 + 5, MOST_DECIDED - 5));
 }

@@ -10,7 +10,7 @@ fn a_fault_free_life_is_short_and_leaves_nothing() {
     assert_eq!(world.settle(50), Ok(Outcome::Lifted));
     assert_eq!(world.status().phase, Phase::Lifted);
     assert!(world.pod().unwrap().ready);
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
     let cold_start = world.written;
     world.pod_is_deleted();
     assert_eq!(world.settle(50), Ok(Outcome::Gone));

@@ -17,28 +17,28 @@ fn limited(mut world: World, limit: u32) -> World {
 fn beyond_the_limit_a_pod_waits_and_says_for_what() {
     let mut world = limited(World::new(), 2);
     world.neighbours = 2;
-    let plan = world.pass();
-    let [Write::PodReport(report)] = plan.writes.as_slice() else {
-        panic!("{:?}", plan.writes)
+    let decision = world.pass();
+    let [Write::PodReport(report)] = decision.writes.as_slice() else {
+        panic!("{:?}", decision.writes)
     };
     assert_eq!((report.ready, report.reason), (false, "NamespaceLimit"));
     for part in ["namespace ns ", "2 VMs", "limits.vmsPerNamespace"] {
         assert!(report.message.contains(part), "{}", report.message);
     }
-    let again = world.plan();
+    let again = world.decide();
     assert!(again.writes.is_empty() && again.wake.is_none() && again.waits_for_place);
     world.neighbours = 1;
-    assert!(!world.plan().waits_for_place);
-    assert_eq!(kinds(&world.plan()), ["create_record"]);
+    assert!(!world.decide().waits_for_place);
+    assert_eq!(kinds(&world.decide()), ["create_record"]);
     assert_eq!(world.settle(200), Ok(Outcome::Lifted));
 }
 
 #[test]
 fn a_place_that_was_taken_meanwhile_is_not_taken_twice() {
     let mut world = limited(World::new(), 1);
-    let plan = world.plan();
+    let decision = world.decide();
     world.neighbours = 1;
-    assert!(world.apply(&plan.writes[0]).is_err());
+    assert!(world.apply(&decision.writes[0]).is_err());
     assert!(world.objects.record.is_none());
     world.pass();
     assert_eq!(says(&world), "NamespaceLimit");
@@ -50,7 +50,7 @@ fn whoever_has_a_place_keeps_it() {
     world.pass();
     world.neighbours = 5;
     let mut world = limited(world, 1);
-    assert!(kinds(&world.plan()).contains(&"issue_credentials"));
+    assert!(kinds(&world.decide()).contains(&"issue_credentials"));
     assert_eq!(world.settle(200), Ok(Outcome::Lifted));
 }
 
@@ -58,5 +58,5 @@ fn whoever_has_a_place_keeps_it() {
 fn there_is_no_limit_unless_one_is_set() {
     let mut world = World::new();
     world.neighbours = 10_000;
-    assert_eq!(kinds(&world.plan()), ["create_record"]);
+    assert_eq!(kinds(&world.decide()), ["create_record"]);
 }

@@ -13,37 +13,40 @@ fn selected(mut world: World, mode: NetworkPolicies) -> World {
 
 #[test]
 fn a_policy_that_is_not_enforced_is_said_with_the_lift_and_costs_no_write() {
-    let quiet = about_to_lift().plan();
+    let quiet = about_to_lift().decide();
     let mut world = selected(about_to_lift(), NetworkPolicies::Warn);
-    let plan = world.pass();
-    assert_eq!(kinds(&plan), kinds(&quiet));
-    let warned = plan.notes.iter().filter(|n| n.warning).collect::<Vec<_>>();
+    let decision = world.pass();
+    assert_eq!(kinds(&decision), kinds(&quiet));
+    let warned = decision.notes.iter().filter(|n| n.warning).collect::<Vec<_>>();
     assert!(
         matches!(warned.as_slice(), [note] if note.reason == "NetworkPolicyNotEnforced"),
         "{warned:?}"
     );
     assert!(warned[0].message.ends_with("deny-all"), "{}", warned[0].message);
     assert_eq!(says(&world), "NetworkPolicyNotEnforced");
-    let plan = world.plan();
-    assert!(plan.writes.is_empty() && plan.notes.is_empty(), "said once");
+    let decision = world.decide();
+    assert!(
+        decision.writes.is_empty() && decision.notes.is_empty(),
+        "said once"
+    );
 }
 
 #[test]
 fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
-    let mut world = until(|w| w.pod().is_some_and(|p| p.lifted()) && kinds(&w.plan()).is_empty());
+    let mut world = until(|w| w.pod().is_some_and(|p| p.lifted()) && kinds(&w.decide()).is_empty());
     assert_eq!(says(&world), "NodeReady");
     world = selected(world, NetworkPolicies::Refuse);
-    let plan = world.pass();
+    let decision = world.pass();
     assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
+        (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 1)
     );
     assert_eq!(says(&world), "NetworkPolicyNotEnforced");
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
     world.policies.clear();
-    let plan = world.pass();
+    let decision = world.pass();
     assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
+        (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 0)
     );
     assert_eq!(says(&world), "NodeReady");
@@ -52,15 +55,15 @@ fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
 #[test]
 fn where_policies_are_to_be_heeded_a_selected_pod_gets_no_vm() {
     let mut world = selected(World::new(), NetworkPolicies::Refuse);
-    let plan = world.pass();
+    let decision = world.pass();
     assert_eq!(
-        (kinds(&plan).as_slice(), plan.notes.len()),
+        (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 1)
     );
-    assert!(kinds(&world.plan()).is_empty(), "said once");
+    assert!(kinds(&world.decide()).is_empty(), "said once");
     // Whoever cannot change the policy may change the configuration.
     assert_eq!(
-        kinds(&selected(world.clone(), NetworkPolicies::Warn).plan()),
+        kinds(&selected(world.clone(), NetworkPolicies::Warn).decide()),
         ["create_record"]
     );
     world.policies.clear();
@@ -73,7 +76,7 @@ fn where_policies_are_to_be_heeded_a_late_one_keeps_the_gate_closed() {
     world.pass();
     assert_eq!(says(&world), "NetworkPolicyNotEnforced");
     assert!(world.pod().unwrap().gate_index.is_some());
-    assert!(!kinds(&world.plan()).contains(&"lift_gate"));
+    assert!(!kinds(&world.decide()).contains(&"lift_gate"));
     world.policies.clear();
     assert!(kinds(&world.pass()).contains(&"lift_gate"));
 

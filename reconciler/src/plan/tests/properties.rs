@@ -6,9 +6,10 @@ use maroonedpods_common::names;
 use proptest::prelude::*;
 
 use super::model::{Asks, Objects, POD_UID, World};
-use crate::identity;
-use crate::plan::{self, View, Write};
-use crate::record;
+use crate::objects::identity;
+use crate::objects::record;
+use crate::plan::{self, Write};
+use crate::view::Observed;
 use crate::view::VmiView;
 
 /// More than any sound run needs: three attempts, each with a deadline, and a release.
@@ -180,7 +181,7 @@ impl Run {
 
     fn pause(&mut self, leader: usize) {
         self.world.leader = leader;
-        for write in self.world.decide(&self.caches[leader]).writes {
+        for write in self.world.decide_from(&self.caches[leader]).writes {
             if matches!(write, Write::LiftGate { .. }) {
                 self.late = Some((write, self.world.attempt()));
                 return;
@@ -205,12 +206,12 @@ impl Run {
     fn pass(&mut self, leader: usize, writes: usize) -> Result<(), String> {
         self.world.leader = leader;
         let cache = &self.caches[leader];
-        let stale = plan::plan(&self.world.cached_view(cache), self.world.clock());
+        let stale = plan::decide(&self.world.cached_view(cache), self.world.clock());
         if stale.writes.iter().any(destroys) && !stale.needs_live_view() {
             return Err(format!("S6: planned from a cache: {:?}", stale.writes));
         }
-        let plan = self.world.decide(cache);
-        for write in plan.writes.iter().take(writes) {
+        let decision = self.world.decide_from(cache);
+        for write in decision.writes.iter().take(writes) {
             if matches!(write, Write::LiftGate { .. }) {
                 verified(&self.world).map_err(|why| format!("S1: {why}"))?;
                 if self.world.heeds_a_policy() {
@@ -346,7 +347,7 @@ proptest! {
         // matter of moments: both are good ends.
         prop_assume!(run.world.vmi().is_none_or(|vmi| !vmi.evacuating));
         let (mut disturbed, mut left_alone) = (run.world.clone(), run.world);
-        let stale = plan::plan(&past.cached_view(&past.objects), disturbed.clock());
+        let stale = plan::decide(&past.cached_view(&past.objects), disturbed.clock());
         prop_assume!(!stale.needs_live_view());
         for write in &stale.writes {
             if disturbed.apply(write).is_err() {
@@ -376,38 +377,37 @@ fn timestamps() -> impl Strategy<Value = jiff::Timestamp> {
 }
 
 /// Parts of worlds that never were together, with times and words of anybody's choosing.
-fn views() -> impl Strategy<Value = View> {
+fn views() -> impl Strategy<Value = Observed> {
     let parts = (steps(), steps(), steps());
     let times = (
         prop::option::of(timestamps()),
         prop::option::of(timestamps()),
         any::<i64>(),
     );
-    (parts, times, phases(), any::<[bool; 3]>()).prop_filter_map(
+    (parts, times, phases(), any::<[bool; 2]>()).prop_filter_map(
         "a reachable world",
-        |((one, two, three), (deadline, not_before, grace), phase, [live, settings, terminal])| {
+        |((one, two, three), (deadline, not_before, grace), phase, [settings, terminal])| {
             let one = Run::of(&one).ok()?.world;
             let two = Run::of(&two).ok()?.world;
             let three = Run::of(&three).ok()?.world;
-            let mut view = one.cached_view(&one.objects);
-            view.live = live;
-            view.node = two.node();
-            view.vmi = three.vmi().map(|v| VmiView { phase, ..v });
+            let mut observed = one.cached_view(&one.objects);
+            observed.node = two.node();
+            observed.vmi = three.vmi().map(|v| VmiView { phase, ..v });
             if !settings {
-                view.settings = None;
+                observed.settings = None;
             }
-            if let Some(pod) = &mut view.pod {
+            if let Some(pod) = &mut observed.pod {
                 pod.deletion_deadline = deadline;
                 pod.deletion_grace = SignedDuration::from_secs(grace);
                 pod.terminal = terminal;
             }
-            if let (Some(record), Some(at)) = (&mut view.record, not_before) {
+            if let (Some(record), Some(at)) = (&mut observed.record, not_before) {
                 let status = std::sync::Arc::make_mut(record).status.get_or_insert_default();
                 let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at);
                 status.not_before = Some(at.clone());
                 status.stages.launched = status.stages.launched.take().map(|_| at);
             }
-            Some(view)
+            Some(observed)
         },
     )
 }
@@ -417,8 +417,8 @@ proptest! {
 
     /// Times in objects are written by guests and users; no value of theirs stops the reconciler.
     #[test]
-    fn no_view_makes_it_panic(view in views(), now in timestamps()) {
-        let plan = plan::plan(&view, now);
-        prop_assert!(plan.pod.is_none() || view.pod.is_some());
+    fn no_view_makes_it_panic(observed in views(), now in timestamps()) {
+        let decision = plan::decide(&observed, now);
+        prop_assert!(decision.pod.is_none() || observed.pod.is_some());
     }
 }

@@ -14,17 +14,17 @@ fn running() -> World {
 fn nothing_is_said_or_taken_before_the_vm_is_proven_gone() {
     let mut world = running();
     world.vm_ends();
-    let plan = world.pass();
-    assert!(plan.needs_live_view());
+    let decision = world.pass();
+    assert!(decision.needs_live_view());
     assert_eq!(
-        kinds(&plan),
+        kinds(&decision),
         ["pod_not_ready", "pod_report", "delete_record", "delete_vmi"]
     );
-    assert!(kinds(&world.plan()).is_empty(), "waits for the VM");
+    assert!(kinds(&world.decide()).is_empty(), "waits for the VM");
     world.vms_that_go_are_gone();
-    let plan = world.pass();
-    assert_eq!(kinds(&plan)[0], "fail_pod");
-    assert!(kinds(&plan).contains(&"delete_node"));
+    let decision = world.pass();
+    assert_eq!(kinds(&decision)[0], "fail_pod");
+    assert!(kinds(&decision).contains(&"delete_node"));
     assert!(world.pod().unwrap().terminal);
     assert!(world.objects.record.is_some(), "the record outlives the Node");
     assert_eq!(kinds(&world.pass()), ["remove_finalizer"]);
@@ -35,26 +35,26 @@ fn nothing_is_said_or_taken_before_the_vm_is_proven_gone() {
 fn a_finished_pod_keeps_its_vm_for_its_logs() {
     let mut world = running();
     world.pod_finishes();
-    let plan = world.plan();
-    assert!(plan.writes.is_empty());
-    world.now = plan.wake.unwrap();
-    assert_eq!(kinds(&world.plan()), ["delete_record", "delete_vmi"]);
+    let decision = world.decide();
+    assert!(decision.writes.is_empty());
+    world.now = decision.wake.unwrap();
+    assert_eq!(kinds(&world.decide()), ["delete_record", "delete_vmi"]);
 }
 
 #[test]
 fn a_deleted_pod_has_its_grace_and_a_margin() {
     let mut world = running();
     world.pod_is_deleted();
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
     world.tick(59);
-    assert!(kinds(&world.plan()).is_empty(), "30 s of grace, 30 s of margin");
+    assert!(kinds(&world.decide()).is_empty(), "30 s of grace, 30 s of margin");
     world.tick(2);
     world.pass();
     assert!(world.living_vms().is_empty());
     assert!(world.pod().is_some(), "not before the VM is gone");
     world.vms_that_go_are_gone();
-    let plan = world.pass();
-    assert_eq!(kinds(&plan)[..2], ["fail_pod", "delete_pod"]);
+    let decision = world.pass();
+    assert_eq!(kinds(&decision)[..2], ["fail_pod", "delete_pod"]);
     assert!(world.pod().is_none());
 }
 
@@ -83,8 +83,8 @@ fn a_new_pod_of_the_same_name_is_not_touched() {
 fn a_reboot_is_the_end_of_the_vm() {
     let mut world = running();
     world.guest_reboots();
-    let plan = world.pass();
-    assert!(kinds(&plan).contains(&"delete_vmi"));
+    let decision = world.pass();
+    assert!(kinds(&decision).contains(&"delete_vmi"));
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
     assert!(world.pod().unwrap().terminal);
 }
@@ -95,7 +95,7 @@ fn a_reboot_before_the_lift_is_recorded_counts_too() {
     let mut world = World::new();
     while !world.pod().unwrap().lifted() {
         world.behave();
-        for write in world.plan().writes {
+        for write in world.decide().writes {
             world.apply(&write).unwrap();
             if write.kind() == "lift_gate" {
                 break;
@@ -112,9 +112,9 @@ fn a_drained_host_evicts_the_pod_under_its_budget() {
     let mut world = running();
     world.host_is_drained();
     world.budget_holds = true;
-    let plan = world.pass();
-    assert_eq!(kinds(&plan), ["evict_pod"]);
-    assert!(plan.wake.is_some() && world.pod().unwrap().deletion_deadline.is_none());
+    let decision = world.pass();
+    assert_eq!(kinds(&decision), ["evict_pod"]);
+    assert!(decision.wake.is_some() && world.pod().unwrap().deletion_deadline.is_none());
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
 }
 
@@ -144,7 +144,7 @@ fn a_record_that_a_person_deletes_takes_the_vm_along() {
     let mut world = running();
     world.record_is_deleted();
     assert_eq!(
-        kinds(&world.plan()),
+        kinds(&world.decide()),
         ["pod_not_ready", "pod_report", "delete_vmi"]
     );
     assert_eq!(world.settle(30), Ok(Outcome::Gone));

@@ -6,8 +6,8 @@ use maroonedpods_common::api::{Phase, condition};
 use maroonedpods_common::names;
 
 use super::model::{Asks, Outcome, World, kinds};
+use crate::objects::record;
 use crate::plan::{self, Write};
-use crate::record;
 
 /// A world in which everybody has behaved until `stage` holds.
 pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
@@ -43,7 +43,7 @@ pub(super) fn about_to_lift() -> World {
     let open = |w: &World| w.taints_in_the_way() == [names::STARTUP_TAINT];
     let ready = |w: &World| w.node().is_some_and(|n| n.ready) && open(w);
     let world = until(|w| w.status().phase == Phase::Registered && ready(w));
-    assert!(kinds(&world.plan()).contains(&"lift_gate"));
+    assert!(kinds(&world.decide()).contains(&"lift_gate"));
     world
 }
 
@@ -73,7 +73,7 @@ fn fails(mut world: World, reason: &str) {
 
 #[test]
 fn a_gated_pod_gets_its_record_and_nothing_else() {
-    assert_eq!(kinds(&World::new().plan()), ["create_record"]);
+    assert_eq!(kinds(&World::new().decide()), ["create_record"]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn without_a_config_the_pod_says_so() {
     world.settings = None;
     world.pass();
     assert_eq!(says(&world), "NoConfig");
-    assert!(kinds(&world.plan()).is_empty(), "said once");
+    assert!(kinds(&world.decide()).is_empty(), "said once");
 }
 
 #[test]
@@ -114,17 +114,17 @@ fn a_foreign_gate_is_waited_for_unless_told_otherwise() {
     let mut overlapping = (*world.settings.clone().unwrap()).clone();
     overlapping.spec.provision_while_gated = true;
     world.settings = Some(Arc::new(overlapping));
-    assert_eq!(kinds(&world.plan()), ["create_record"]);
+    assert_eq!(kinds(&world.decide()), ["create_record"]);
 }
 
 #[test]
 fn a_pod_that_fits_no_vm_says_so() {
     let world = World::new();
-    let mut view = world.live_view(&world.objects);
-    view.size = Some(Err("too large".to_owned()));
-    let plan = plan::plan(&view, world.now);
-    let [Write::PodReport(report)] = plan.writes.as_slice() else {
-        panic!("{:?}", plan.writes)
+    let mut observed = world.live_view(&world.objects);
+    observed.size = Some(Err("too large".to_owned()));
+    let decision = plan::decide(&observed, world.now);
+    let [Write::PodReport(report)] = decision.writes.as_slice() else {
+        panic!("{:?}", decision.writes)
     };
     assert_eq!(
         (report.reason, report.message.as_str()),
@@ -135,13 +135,13 @@ fn a_pod_that_fits_no_vm_says_so() {
 #[test]
 fn a_pod_that_names_its_node_says_so_and_keeps_no_vm() {
     let asks = |world: &World| {
-        let mut view = world.live_view(&world.objects);
-        view.pod.as_mut().unwrap().names_nodes = true;
-        plan::plan(&view, world.now)
+        let mut observed = world.live_view(&world.objects);
+        observed.pod.as_mut().unwrap().names_nodes = true;
+        plan::decide(&observed, world.now)
     };
-    let plan = asks(&World::new());
-    let [Write::PodReport(report)] = plan.writes.as_slice() else {
-        panic!("{:?}", plan.writes)
+    let decision = asks(&World::new());
+    let [Write::PodReport(report)] = decision.writes.as_slice() else {
+        panic!("{:?}", decision.writes)
     };
     assert_eq!(report.reason, "NamesNodes");
     // A gated pod's affinity may become so while its VM boots.
@@ -166,10 +166,10 @@ fn pods_that_are_not_ours_or_over_are_left_alone() {
     ];
     for (nth, edit) in edits.iter().enumerate() {
         let world = World::new();
-        let mut view = world.live_view(&world.objects);
-        edit(view.pod.as_mut().unwrap());
-        let plan = plan::plan(&view, world.now);
-        assert!(plan.writes.is_empty() && !plan.done, "case {nth}");
+        let mut observed = world.live_view(&world.objects);
+        edit(observed.pod.as_mut().unwrap());
+        let decision = plan::decide(&observed, world.now);
+        assert!(decision.writes.is_empty() && !decision.done, "case {nth}");
     }
 }
 
@@ -177,32 +177,32 @@ fn pods_that_are_not_ours_or_over_are_left_alone() {
 fn without_pod_and_record_the_worker_may_go() {
     let mut world = World::new();
     world.objects.pod = None;
-    assert!(world.plan().done);
+    assert!(world.decide().done);
 }
 
 #[test]
 fn a_launch_makes_the_secrets_first_and_no_node() {
     let mut world = World::new();
     world.pass();
-    let plan = world.plan();
+    let decision = world.decide();
     let order = ["pod_report", "issue_credentials", "create_vmi"];
-    assert_eq!(kinds(&plan), order);
-    assert!(plan.needs_live_view());
+    assert_eq!(kinds(&decision), order);
+    assert!(decision.needs_live_view());
 }
 
 #[test]
 fn what_a_refused_launch_made_is_taken_back_and_not_made_again_before_it_is_due() {
     let mut world = World::new();
     world.pass();
-    let plan = world.plan();
-    let Some((last, made)) = plan.writes.split_last() else {
+    let decision = world.decide();
+    let Some((last, made)) = decision.writes.split_last() else {
         panic!("nothing is launched")
     };
     assert_eq!(last.kind(), "create_vmi");
     for write in made {
         world.apply(write).unwrap();
     }
-    world.apply(&plan.take_back.unwrap()).unwrap();
+    world.apply(&decision.take_back.unwrap()).unwrap();
     assert!(world.secrets.is_empty() && world.node().is_none());
 
     let pod = world.pod().unwrap();
@@ -210,25 +210,25 @@ fn what_a_refused_launch_made_is_taken_back_and_not_made_again_before_it_is_due(
         .apply(&plan::refused(&pod, "exceeded quota").unwrap())
         .unwrap();
     let order = ["try_vmi", "issue_credentials", "create_vmi"];
-    assert_eq!(kinds(&world.plan()), order);
+    assert_eq!(kinds(&world.decide()), order);
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
 }
 
 #[test]
 fn the_node_is_made_when_the_vm_has_an_address_and_before_any_certificate() {
     let mut world = launched();
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
     world.vm_is_scheduled();
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
     world.vm_runs();
     world.guest_asks(Asks::Client);
-    let plan = world.pass();
-    assert_eq!(kinds(&plan), ["create_node"]);
-    assert!(plan.needs_live_view());
+    let decision = world.pass();
+    assert_eq!(kinds(&decision), ["create_node"]);
+    assert!(decision.needs_live_view());
     let node = world.node().unwrap();
     assert_eq!(node.address.as_deref(), Some(super::model::ADDRESS));
     assert_eq!(node.topology[super::model::ZONE], "z");
-    assert_eq!(kinds(&world.plan()), ["approve_csr"]);
+    assert_eq!(kinds(&world.decide()), ["approve_csr"]);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn the_node_says_what_its_vms_host_says() {
         world.host_says(None);
         world.pass();
         assert_eq!(zone(&world), None);
-        assert!(!kinds(&world.plan()).contains(&"place_node"), "said once");
+        assert!(!kinds(&world.decide()).contains(&"place_node"), "said once");
     }
     let mut going = until(|w| w.pod().is_some_and(|p| p.ready));
     going.host_says(None);
@@ -258,18 +258,18 @@ fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
     let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
     assert!(
-        !kinds(&world.plan()).contains(&"bind_pod"),
+        !kinds(&world.decide()).contains(&"bind_pod"),
         "not while it is gated"
     );
     world.pass();
-    assert_eq!(kinds(&world.plan()), ["bind_pod"]);
+    assert_eq!(kinds(&world.decide()), ["bind_pod"]);
     world.pass();
     assert!(world.pod().unwrap().bound);
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
 
     let mut ordinary = about_to_lift();
     ordinary.pass();
-    assert!(!kinds(&ordinary.plan()).contains(&"bind_pod"));
+    assert!(!kinds(&ordinary.decide()).contains(&"bind_pod"));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_vm_is_recorded_before_anything_else_is_done_for_it() {
     world.vm_is_scheduled();
     world.vm_runs();
     world.guest_asks(Asks::Client);
-    assert_eq!(kinds(&world.plan()), ["record_status"]);
+    assert_eq!(kinds(&world.decide()), ["record_status"]);
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn the_address_is_the_named_interfaces() {
     world.vm_runs();
     world.pass();
     world.change_node(|node| node.status.as_mut().unwrap().addresses = None);
-    assert_eq!(kinds(&world.plan()), ["place_node"]);
+    assert_eq!(kinds(&world.decide()), ["place_node"]);
     world.pass();
     assert_eq!(
         world.node().unwrap().address.as_deref(),
@@ -305,17 +305,24 @@ fn only_the_expected_request_is_approved() {
     world.tick(1);
     world.guest_asks(Asks::Client);
     world.pass();
-    let plan = world.pass();
-    let verdicts: Vec<_> = kinds(&plan).into_iter().filter(|k| k.ends_with("_csr")).collect();
+    let decision = world.pass();
+    let verdicts: Vec<_> = kinds(&decision)
+        .into_iter()
+        .filter(|k| k.ends_with("_csr"))
+        .collect();
     assert_eq!(verdicts, ["deny_csr", "approve_csr"]);
     world.guest_asks(Asks::Client);
-    assert_eq!(kinds(&world.plan()), ["deny_csr"], "one certificate per attempt");
+    assert_eq!(
+        kinds(&world.decide()),
+        ["deny_csr"],
+        "one certificate per attempt"
+    );
 }
 
 #[test]
 fn the_credential_goes_once_the_kubelet_has_spoken() {
     let world = until(|w| w.node().is_some_and(|n| !n.system_uuid.is_empty()));
-    let kinds = kinds(&world.plan());
+    let kinds = kinds(&world.decide());
     let at = |kind| kinds.iter().position(|k| *k == kind).unwrap();
     assert!(at("revoke_credentials") < at("record_status"));
     assert!(registered().secrets.is_empty());
@@ -324,9 +331,9 @@ fn the_credential_goes_once_the_kubelet_has_spoken() {
 #[test]
 fn the_gate_is_lifted_in_one_patch_that_pins() {
     let mut world = about_to_lift();
-    let plan = world.pass();
+    let decision = world.pass();
     assert_eq!(
-        kinds(&plan)[kinds(&plan).len() - 4..],
+        kinds(&decision)[kinds(&decision).len() - 4..],
         ["remove_startup_taint", "lift_gate", "pod_report", "record_status"]
     );
     assert!(world.pod().unwrap().lifted());
@@ -359,7 +366,7 @@ fn no_lift_while_anything_is_missing() {
     for (what, spoil) in spoils {
         let mut world = about_to_lift();
         assert!(spoil(&mut world));
-        assert!(!kinds(&world.plan()).contains(&"lift_gate"), "{what}");
+        assert!(!kinds(&world.decide()).contains(&"lift_gate"), "{what}");
     }
 }
 
@@ -388,7 +395,7 @@ fn a_node_that_is_not_the_vms_own_fails_the_attempt() {
 fn deadlines_fail_the_attempt() {
     let mut slow_to_boot = launched();
     assert_eq!(
-        slow_to_boot.plan().wake.map(|at| at > slow_to_boot.now),
+        slow_to_boot.decide().wake.map(|at| at > slow_to_boot.now),
         Some(true)
     );
     slow_to_boot.tick(299);
@@ -450,7 +457,7 @@ fn a_blocked_vm_is_explained_once() {
     world.tick(6);
     world.pass();
     assert_eq!(says(&world), "VMBlocked");
-    assert!(kinds(&world.plan()).is_empty());
+    assert!(kinds(&world.decide()).is_empty());
 }
 
 #[test]
@@ -458,17 +465,17 @@ fn a_failed_attempt_leaves_nothing_and_the_next_waits() {
     let mut world = launched();
     world.vm_ends();
     world.pass();
-    assert_eq!(kinds(&world.plan()), ["pod_report"], "the VM is not gone yet");
+    assert_eq!(kinds(&world.decide()), ["pod_report"], "the VM is not gone yet");
     world.pass();
     assert_eq!(says(&world), "Retrying");
-    assert!(kinds(&world.plan()).is_empty(), "the VM is not gone yet");
+    assert!(kinds(&world.decide()).is_empty(), "the VM is not gone yet");
     world.vms_that_go_are_gone();
     while world.attempt() == 1 {
         world.pass();
     }
     assert!(world.secrets.is_empty() && world.node().is_none() && world.objects.vmis.is_empty());
     assert_eq!(says(&world), "Retrying");
-    let waiting = world.plan();
+    let waiting = world.decide();
     assert!(waiting.writes.is_empty());
     world.sleep_until(waiting.wake.unwrap());
     world.pass();
@@ -483,19 +490,19 @@ fn a_cluster_that_is_not_ready_gets_no_credential_and_goes_on_with_what_runs() {
     fresh.hold = Some(why.clone());
     fresh.pass();
     assert_eq!(says(&fresh), "ClusterNotReady");
-    assert!(fresh.plan().writes.is_empty(), "{:?}", kinds(&fresh.plan()));
+    assert!(fresh.decide().writes.is_empty(), "{:?}", kinds(&fresh.decide()));
 
     // A record of before the fault is no excuse.
     let mut recorded = World::new();
     recorded.pass();
     recorded.hold = Some(why.clone());
-    assert_eq!(kinds(&recorded.plan()), ["pod_report"]);
+    assert_eq!(kinds(&recorded.decide()), ["pod_report"]);
     recorded.hold = None;
-    assert!(kinds(&recorded.plan()).contains(&"issue_credentials"));
+    assert!(kinds(&recorded.decide()).contains(&"issue_credentials"));
 
     let mut ready = about_to_lift();
     ready.hold = Some(why);
-    assert!(kinds(&ready.plan()).contains(&"lift_gate"));
+    assert!(kinds(&ready.decide()).contains(&"lift_gate"));
 }
 
 #[test]
@@ -503,10 +510,11 @@ fn a_guest_that_waits_for_its_node_does_not_queue_behind_new_pods() {
     let mut world = launched();
     world.vm_is_scheduled();
     world.vm_runs();
-    let plan = world.plan();
-    assert_eq!(kinds(&plan), ["create_node"]);
+    let decision = world.decide();
+    assert_eq!(kinds(&decision), ["create_node"]);
     assert!(
-        plan.writes
+        decision
+            .writes
             .iter()
             .all(|write| write.leads_to_lift() && !write.starts())
     );

@@ -7,8 +7,9 @@ use maroonedpods_common::api::Phase;
 
 use super::model::{Asks, Outcome, World, kinds};
 use super::steps::{about_to_lift, launched, launched_condition, says};
-use crate::plan::{BackingOff, Write, plan};
+use crate::plan::{Write, decide};
 use crate::settings::Settings;
+use crate::view::BackingOff;
 use crate::view::PodView;
 
 const MINUTES_AHEAD: SignedDuration = SignedDuration::from_mins(10);
@@ -46,11 +47,14 @@ fn the_time_for_logs_begins_when_the_end_is_first_seen() {
     let mut world = running();
     world.pod_finishes();
     world.tick(61);
-    assert!(world.plan().writes.is_empty(), "nobody has seen it finish before");
+    assert!(
+        world.decide().writes.is_empty(),
+        "nobody has seen it finish before"
+    );
     world.tick(59);
-    assert!(world.plan().writes.is_empty());
+    assert!(world.decide().writes.is_empty());
     world.tick(1);
-    assert_eq!(kinds(&world.plan()), ["delete_record", "delete_vmi"]);
+    assert_eq!(kinds(&world.decide()), ["delete_record", "delete_vmi"]);
 }
 
 #[test]
@@ -58,7 +62,7 @@ fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
     let take_over = |world: &mut World| world.taken_over(MINUTES_AHEAD);
     let mut boots = launched();
     take_over(&mut boots);
-    assert!(kinds(&boots.plan()).is_empty(), "{:?}", boots.plan().writes);
+    assert!(kinds(&boots.decide()).is_empty(), "{:?}", boots.decide().writes);
     boots.vm_is_scheduled();
     boots.vm_runs();
     take_over(&mut boots);
@@ -69,13 +73,13 @@ fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
     finished.pod_finishes();
     finished.pass();
     take_over(&mut finished);
-    assert!(kinds(&finished.plan()).is_empty());
+    assert!(kinds(&finished.decide()).is_empty());
 
     let mut stops = running();
     stops.pod_is_deleted();
     stops.pass();
     take_over(&mut stops);
-    assert!(kinds(&stops.plan()).is_empty(), "the pod has its grace");
+    assert!(kinds(&stops.decide()).is_empty(), "the pod has its grace");
 
     for world in [&mut boots, &mut finished, &mut stops] {
         world.settle(60).unwrap();
@@ -85,10 +89,10 @@ fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
 #[test]
 fn a_take_over_gives_a_stage_its_time_once_more_and_no_longer() {
     let mut world = launched();
-    world.plan();
+    world.decide();
     world.tick(299);
     world.taken_over(-MINUTES_AHEAD);
-    world.plan();
+    world.decide();
     world.tick(299);
     world.pass();
     assert_eq!(launched_condition(&world).unwrap().0, "True");
@@ -101,7 +105,7 @@ fn a_take_over_gives_a_stage_its_time_once_more_and_no_longer() {
 fn a_pause_is_not_longer_than_it_is_whatever_the_clocks_say() {
     let mut world = exhausted();
     world.taken_over(-SignedDuration::from_hours(24));
-    let wake = world.plan().wake.unwrap();
+    let wake = world.decide().wake.unwrap();
     assert!(wake.duration_since(world.clock()) <= SignedDuration::from_mins(10));
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
 }
@@ -125,26 +129,26 @@ fn the_lift_waits_for_taints_that_evict_or_keep_off() {
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
             world.tolerate_briefly(key);
         }
-        let waits = world.plan();
+        let waits = world.decide();
         assert!(waits.writes.is_empty(), "too soon for a word: {:?}", waits.writes);
         world.sleep_until(waits.wake.unwrap());
         assert_eq!(kinds(&world.pass()), ["pod_report"]);
         assert_eq!(says(&world), "Joining");
         assert!(message(&world).ends_with(named), "{}", message(&world));
-        assert!(world.plan().writes.is_empty(), "said once");
+        assert!(world.decide().writes.is_empty(), "said once");
         let mut late = world.clone();
         late.tick(300);
         late.pass();
         assert_eq!(launched_condition(&late).unwrap().1, "JoinDeadline");
         world.others_take_their_taints_off();
         world.node_controller_looks();
-        assert!(kinds(&world.plan()).contains(&"lift_gate"));
+        assert!(kinds(&world.decide()).contains(&"lift_gate"));
     }
 }
 
 /// The lift of the attempt under way, which its leader has decided on and not yet sent.
 fn decided_lift(world: &World) -> Write {
-    let mut writes = world.plan().writes.into_iter();
+    let mut writes = world.decide().writes.into_iter();
     writes
         .find(|write| matches!(write, Write::LiftGate { .. }))
         .unwrap()
@@ -215,7 +219,7 @@ fn a_late_lift_between_two_attempts_is_released() {
 #[test]
 fn exhausted_attempts_begin_again_after_a_long_pause_that_doubles() {
     let mut world = exhausted();
-    let paused = |world: &World| world.plan().wake.unwrap().duration_since(world.clock());
+    let paused = |world: &World| world.decide().wake.unwrap().duration_since(world.clock());
     assert!(
         message(&world).contains("all 3 attempts failed"),
         "{}",
@@ -229,7 +233,7 @@ fn exhausted_attempts_begin_again_after_a_long_pause_that_doubles() {
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
     assert!(message(&world).contains(&at), "{}", message(&world));
-    assert!(world.plan().writes.is_empty());
+    assert!(world.decide().writes.is_empty());
     let first = paused(&world);
     assert!((595..=600).contains(&first.as_secs()), "{first:#}");
     world.tick(610);
@@ -253,7 +257,7 @@ fn another_configuration_ends_the_pause_at_once_and_is_the_next_vms() {
     let mut spec = world.settings.as_ref().unwrap().spec.clone();
     "registry.example/mended@sha256:0000".clone_into(&mut spec.node_image);
     world.settings = Some(Arc::new(Settings::parse(spec).unwrap()));
-    assert_eq!(kinds(&world.plan()), ["delete_record"]);
+    assert_eq!(kinds(&world.decide()), ["delete_record"]);
     let before = world.now;
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
     assert!(world.now.duration_since(before) < SignedDuration::from_mins(1));
@@ -268,9 +272,9 @@ fn a_cluster_that_is_put_right_ends_the_pause_at_once() {
     world.pass();
     world.pass();
     assert_eq!(says(&world), "ClusterNotReady");
-    assert!(world.plan().writes.is_empty());
+    assert!(world.decide().writes.is_empty());
     world.hold = None;
-    assert!(kinds(&world.plan()).contains(&"create_vmi"));
+    assert!(kinds(&world.decide()).contains(&"create_vmi"));
 }
 
 #[test]
@@ -291,19 +295,19 @@ fn an_exhausted_pod_can_be_deleted() {
 #[test]
 fn an_owner_whose_pods_are_rejected_waits_and_says_so() {
     let mut world = World::new();
-    let mut view = world.live_view(&world.objects);
-    view.backing_off = Some(BackingOff {
+    let mut observed = world.live_view(&world.objects);
+    observed.backing_off = Some(BackingOff {
         remaining: SignedDuration::from_secs(90),
         rejections: 2,
         reason: "SysctlForbidden".to_owned(),
     });
-    let waits = plan(&view, world.now);
+    let waits = decide(&observed, world.now);
     assert_eq!(kinds(&waits), ["pod_report"]);
     assert_eq!(waits.wake, Some(world.now + SignedDuration::from_secs(90)));
     world.apply(&waits.writes[0]).unwrap();
     assert_eq!(says(&world), "BackingOff");
     assert!(message(&world).contains("SysctlForbidden"), "{}", message(&world));
-    assert_eq!(kinds(&world.plan()), ["create_record"]);
+    assert_eq!(kinds(&world.decide()), ["create_record"]);
 }
 
 #[test]
@@ -357,7 +361,7 @@ fn a_running_pods_node_renews_its_certificate_until_the_pod_is_over() {
     assert_eq!(kinds(&world.pass()), ["approve_csr"]);
     world.pod_finishes();
     assert!(world.guest_asks(Asks::Renewal));
-    assert!(kinds(&world.plan()).is_empty(), "the pod is over");
+    assert!(kinds(&world.decide()).is_empty(), "the pod is over");
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
     assert!(world.objects.csrs.is_empty());
 }

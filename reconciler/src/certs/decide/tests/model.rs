@@ -30,7 +30,7 @@ struct Stored {
 struct Leader {
     bundles: Unchanged<u32>,
     served: Unchanged<u32>,
-    pending: Option<(Step, u32, Option<u32>)>,
+    pending: Option<(Decision, u32, Option<u32>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ impl World {
             served_for: secret.as_ref().and_then(|s| leader.served.lasts(&s.version, now)),
         };
         let step = decide(&seen, at(0), &RULES);
-        if let (Step::Probe, Some(secret)) = (&step, &secret) {
+        if let (Decision::Probe, Some(secret)) = (&step, &secret) {
             let serve = self.pods.iter().all(|served| Some(*served) == secret.current);
             if serve {
                 leader.served.note(secret.version, now);
@@ -139,7 +139,7 @@ impl World {
         };
         let is_same_secret = self.secret.as_ref().map(|s| s.version) == secret;
         match step {
-            Step::Issue { overlap } if is_same_secret => {
+            Decision::Issue { overlap } if is_same_secret => {
                 self.made += 1;
                 let old = self.secret.as_ref().and_then(|s| s.current);
                 let (current, next) = if overlap {
@@ -154,14 +154,14 @@ impl World {
                     asked: false,
                 });
             }
-            Step::Promote if is_same_secret => {
+            Decision::Promote if is_same_secret => {
                 let version = self.version();
                 if let Some(secret) = &mut self.secret {
                     secret.version = version;
                     secret.current = secret.next.take();
                 }
             }
-            Step::Publish(bundle) if self.webhooks.0 == webhooks => {
+            Decision::Publish(bundle) if self.webhooks.0 == webhooks => {
                 let cas: BTreeSet<Ca> = (0..=self.made)
                     .filter(|ca| bundle.contains(&super::bundle(&[*ca])))
                     .collect();

@@ -19,12 +19,13 @@ use maroonedpods_common::names;
 use serde_json::json;
 
 use crate::csr::{Filed, Requester};
-use crate::identity;
-use crate::plan::{self, Plan, View, Write};
+use crate::objects::identity;
+use crate::objects::record;
+use crate::plan::{self, Decision, Write};
 use crate::read::{self, view_of};
-use crate::record;
 use crate::settings::Settings;
 use crate::sightings::{Ages, Sightings};
+use crate::view::Observed;
 use crate::view::{NodeView, PodView, VmiView};
 
 /// When every world begins.
@@ -142,9 +143,8 @@ impl World {
     }
 
     /// What a read of everything at the API server gives; CSRs come from `cache`, as in `observe::live`.
-    pub fn live_view(&self, cache: &Objects) -> View {
-        View {
-            live: true,
+    pub fn live_view(&self, cache: &Objects) -> Observed {
+        Observed {
             csrs: self.objects.related_csrs(&cache.csrs),
             ..self.cached_view(&self.objects)
         }
@@ -161,7 +161,7 @@ impl World {
         self.skews[self.leader] = ahead;
     }
 
-    pub fn cached_view(&self, cache: &Objects) -> View {
+    pub fn cached_view(&self, cache: &Objects) -> Observed {
         let pod = cache
             .pod
             .as_ref()
@@ -169,8 +169,7 @@ impl World {
             .filter(|p| p.uid == POD_UID);
         let uptime = self.now.duration_since(BEGINNING.parse().unwrap());
         let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
-        let mut view = View {
-            pod_uid: POD_UID.to_owned(),
+        let mut observed = Observed {
             settings: self.settings.clone(),
             hold: self.hold.clone(),
             cluster_dns: self.cluster_dns.clone(),
@@ -186,10 +185,9 @@ impl World {
             claims_bound: false,
             ages: Ages::default(),
             backing_off: None,
-            live: false,
         };
-        view.ages = self.sightings[self.leader].borrow_mut().see(&view, uptime);
-        view
+        observed.ages = self.sightings[self.leader].borrow_mut().see(&observed, uptime);
+        observed
     }
 
     fn host_topology(&self, cache: &Objects) -> Option<BTreeMap<String, String>> {
@@ -200,27 +198,27 @@ impl World {
     }
 
     /// What is decided now by one whose caches are up to date.
-    pub fn plan(&self) -> Plan {
-        self.decide(&self.objects)
+    pub fn decide(&self) -> Decision {
+        self.decide_from(&self.objects)
     }
 
     /// As the workers decide: from the cache where that will do, else from a live read.
-    pub fn decide(&self, cache: &Objects) -> Plan {
-        let plan = plan::plan(&self.cached_view(cache), self.clock());
-        if plan.needs_live_view() {
-            plan::plan(&self.live_view(cache), self.clock())
+    pub fn decide_from(&self, cache: &Objects) -> Decision {
+        let decision = plan::decide(&self.cached_view(cache), self.clock());
+        if decision.needs_live_view() {
+            plan::decide(&self.live_view(cache), self.clock())
         } else {
-            plan
+            decision
         }
     }
 
     /// One pass by one whose caches are up to date; the plan, for a look at it.
-    pub fn pass(&mut self) -> Plan {
-        let plan = self.plan();
-        for write in &plan.writes {
+    pub fn pass(&mut self) -> Decision {
+        let decision = self.decide();
+        for write in &decision.writes {
             self.apply(write).unwrap();
         }
-        plan
+        decision
     }
 
     /// A policy selects the pod, and the configuration has it wait for that.
@@ -282,8 +280,8 @@ impl World {
     pub fn settle(&mut self, passes: usize) -> Result<Outcome, String> {
         for _ in 0..passes {
             let moved = self.behave();
-            let plan = self.plan();
-            let refused = plan
+            let decision = self.decide();
+            let refused = decision
                 .writes
                 .iter()
                 .map(|w| self.apply(w))
@@ -291,14 +289,17 @@ impl World {
                 .is_some();
             if refused {
                 self.tick(1);
-            } else if plan.writes.is_empty() && !moved {
-                match plan.wake {
+            } else if decision.writes.is_empty() && !moved {
+                match decision.wake {
                     Some(at) => self.sleep_until(at),
                     None => return self.outcome(),
                 }
             }
         }
-        Err(format!("no end after {passes} passes: {:?}", self.plan().writes))
+        Err(format!(
+            "no end after {passes} passes: {:?}",
+            self.decide().writes
+        ))
     }
 
     /// Judges a world in which nothing moves.
@@ -381,6 +382,6 @@ pub(super) const SIZE: VmResources = VmResources {
 };
 
 /// Kinds of writes, for assertions on their order.
-pub(super) fn kinds(plan: &Plan) -> Vec<&'static str> {
-    plan.writes.iter().map(Write::kind).collect()
+pub(super) fn kinds(decision: &Decision) -> Vec<&'static str> {
+    decision.writes.iter().map(Write::kind).collect()
 }

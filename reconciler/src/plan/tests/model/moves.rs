@@ -10,7 +10,7 @@ use maroonedpods_common::names;
 use serde_json::{Value, json};
 
 use super::{ADDRESS, ANOTHERS_ADDRESS, Asks, Guest, POD_UID, World};
-use crate::record;
+use crate::objects::record;
 
 impl World {
     /// Everybody who is honest does what is due, once; whether anything was.

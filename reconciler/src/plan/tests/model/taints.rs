@@ -46,7 +46,7 @@ impl World {
     /// A lift of the pod as it is now, whatever the attempt.
     pub fn lift_by_hand(&mut self) {
         let pod = self.pod().unwrap();
-        let patch = crate::lift::patch(&pod, pod.gate_index.unwrap(), "maroonedpods.io", ADDRESS);
+        let patch = crate::objects::lift::patch(&pod, pod.gate_index.unwrap(), "maroonedpods.io", ADDRESS);
         let (namespace, name, uid) = (pod.namespace, pod.name, pod.uid);
         self.apply(&Write::LiftGate {
             namespace,

@@ -10,9 +10,9 @@ use maroonedpods_common::names;
 use serde_json::Value;
 
 use super::{GRACE, World};
-use crate::identity;
+use crate::objects::identity;
+use crate::objects::{record, vmi};
 use crate::plan::Write;
-use crate::{record, vmi};
 
 /// A write that was refused: its precondition does not hold.
 #[derive(Debug)]
@@ -237,7 +237,8 @@ impl World {
         let node = self.node_of(uid)?;
         if let Some(address) = address {
             let name = names::node_name(super::POD_UID);
-            node.status.get_or_insert_default().addresses = Some(crate::node::addresses(&name, address));
+            node.status.get_or_insert_default().addresses =
+                Some(crate::objects::node::addresses(&name, address));
         }
         let stored = node.metadata.labels.get_or_insert_default();
         for (label, value) in labels {

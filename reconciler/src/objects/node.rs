@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::{names, sizing};
 
-use crate::record::owner_reference;
+use crate::objects::record::owner_reference;
 
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
@@ -137,7 +137,7 @@ fn resources(record: &MaroonedNode) -> (BTreeMap<String, Quantity>, BTreeMap<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{POD_UID, record};
+    use crate::objects::record::tests::{POD_UID, record};
 
     fn node() -> Node {
         let place = Place {

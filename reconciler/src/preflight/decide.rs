@@ -1,11 +1,11 @@
-//! The verdict on what was observed.
+//! The decision on what was observed.
 
 use std::net::Ipv4Addr;
 
 use maroonedpods_common::names;
 
-use super::Finding;
 use super::version::Version;
+use super::{Decision, Finding};
 
 /// Kubernetes: `ValidatingAdmissionPolicy` is stable since.
 const KUBERNETES_FLOOR: Version = Version::new(1, 30);
@@ -77,12 +77,15 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
     checks
 }
 
-/// Everything that is wrong, what blocks first.
+/// Everything that is wrong, what blocks first, and the address of the cluster's DNS Service.
 #[must_use]
-pub fn judge(observed: &Observed) -> Vec<Finding> {
+pub fn decide(observed: &Observed) -> Decision {
     let mut findings: Vec<_> = checks(observed).into_iter().filter_map(Result::err).collect();
     findings.sort_by_key(|finding| !finding.blocks);
-    findings
+    Decision::Checked {
+        findings,
+        cluster_dns: cluster_dns(observed),
+    }
 }
 
 fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding> {
@@ -229,8 +232,7 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
 }
 
 /// The address at which guests can reach the cluster's DNS Service: they have IPv4 addresses only.
-#[must_use]
-pub fn cluster_dns(observed: &Observed) -> Option<String> {
+fn cluster_dns(observed: &Observed) -> Option<String> {
     let addresses = observed.dns.as_ref().ok()?.as_ref()?;
     let is_ipv4 = |address: &&String| address.parse::<Ipv4Addr>().is_ok();
     addresses.iter().find(is_ipv4).cloned()

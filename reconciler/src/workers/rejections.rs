@@ -6,14 +6,18 @@
 //!
 //! This is kept in memory: the rejected pods themselves are gone a minute after their VMs, and a process that takes over
 //! costs a persistent offender one more round of short pauses.
+//!
+//! Outcomes are taken in by the watch of pods, not by workers: the API server tells of a rejection before it tells of the
+//! replacement, while the worker of the rejected pod may have its pass after the worker of the replacement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use crate::plan::BackingOff;
 use crate::sightings::Uptime;
-use crate::view::Maker;
+use crate::view::BackingOff;
+use crate::view::{Maker, PodView};
 
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
@@ -24,6 +28,8 @@ const MOST_MAKERS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct Rejections {
     makers: HashMap<Maker, Wait>,
+    /// UIDs of the pods whose outcome is known: each counts once.
+    settled: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -36,8 +42,31 @@ struct Wait {
 }
 
 impl Rejections {
+    /// Takes in what has become of a pod on its node: it is ready, or its kubelet rejected it. The first outcome counts.
+    pub fn see(&mut self, pod: &PodView, uptime: Uptime) {
+        let settled = pod.ready || pod.rejected.is_some();
+        if !settled || !pod.lifted() || !self.settled.insert(pod.uid.clone()) {
+            return;
+        }
+        match &pod.rejected {
+            Some(reason) => self.rejected(&pod.maker, &pod.uid, reason, uptime),
+            None => self.succeeded(&pod.maker),
+        }
+    }
+
+    /// The pod is gone.
+    pub fn forget(&mut self, pod_uid: &str) {
+        self.settled.remove(pod_uid);
+    }
+
+    /// Forgets all pods but these.
+    pub fn retain(&mut self, pods: &[Arc<PodView>]) {
+        let there: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+        self.settled.retain(|uid| there.contains(uid.as_str()));
+    }
+
     /// A pod of this maker was rejected. Of several that were on their way together, the first counts.
-    pub fn rejected(&mut self, maker: &Maker, pod_uid: &str, reason: &str, uptime: Uptime) {
+    fn rejected(&mut self, maker: &Maker, pod_uid: &str, reason: &str, uptime: Uptime) {
         if let Some(known) = self.makers.get_mut(maker) {
             if known.trying.as_deref() == Some(pod_uid) || known.until <= uptime {
                 known.rejections = known.rejections.saturating_add(1);
@@ -58,7 +87,7 @@ impl Rejections {
     }
 
     /// A pod of this maker became ready.
-    pub fn succeeded(&mut self, maker: &Maker) {
+    fn succeeded(&mut self, maker: &Maker) {
         self.makers.remove(maker);
     }
 

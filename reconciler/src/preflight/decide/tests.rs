@@ -19,13 +19,13 @@ fn good() -> Observed {
 
 #[test]
 fn a_good_cluster_gives_no_finding() {
-    assert_eq!(judge(&good()), []);
+    assert!(decide(&good()).findings().is_empty());
     let at_the_floors = Observed {
         kubernetes: Ok("1.30+".to_owned()),
         kubevirts: Ok(vec![Some("v1.7.0".to_owned())]),
         ..good()
     };
-    assert_eq!(judge(&at_the_floors), []);
+    assert!(decide(&at_the_floors).findings().is_empty());
     let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
     assert_eq!(well[1], "Kubernetes 1.36");
     assert_eq!(
@@ -159,7 +159,8 @@ fn each_fault_is_found_alone_and_says_what_it_is() {
     for (break_it, reason, blocks, part) in cases {
         let mut observed = good();
         break_it(&mut observed);
-        let findings = judge(&observed);
+        let decision = decide(&observed);
+        let findings = decision.findings();
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!((findings[0].reason, findings[0].blocks), (reason, blocks));
         assert!(findings[0].message.contains(part), "{}", findings[0].message);
@@ -173,13 +174,16 @@ fn a_name_server_is_asked_for_only_where_none_is_configured_and_by_ipv4() {
         dns: Ok(None),
         ..good()
     };
-    assert_eq!((judge(&configured), cluster_dns(&configured)), (Vec::new(), None));
+    assert_eq!(
+        (decide(&configured).findings(), cluster_dns(&configured)),
+        ([].as_slice(), None)
+    );
     let both = Observed {
         dns: Ok(Some(vec!["fd00::a".to_owned(), "10.96.0.10".to_owned()])),
         ..good()
     };
     assert_eq!(cluster_dns(&both).as_deref(), Some("10.96.0.10"));
-    assert_eq!(judge(&both), []);
+    assert!(decide(&both).findings().is_empty());
 }
 
 #[test]
@@ -190,7 +194,8 @@ fn what_blocks_comes_first_and_a_missing_kubevirt_has_no_version() {
         trial: Trial::NoKubeVirt,
         ..good()
     };
-    let findings = judge(&observed);
+    let decision = decide(&observed);
+    let findings = decision.findings();
     let reasons: Vec<_> = findings.iter().map(|f| f.reason).collect();
     assert_eq!(reasons, ["KubeVirtMissing", "KubernetesVersionUnknown"]);
 }

@@ -7,9 +7,9 @@ use maroonedpods_common::api::{MaroonedNode, NetworkBinding};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use crate::identity;
-use crate::record::owner_reference;
-use crate::seed;
+use crate::objects::identity;
+use crate::objects::record::owner_reference;
+use crate::objects::seed;
 
 /// Seconds that a guest gets to power off; its pod is gone by then.
 const TERMINATION_GRACE_SECONDS: u32 = 30;

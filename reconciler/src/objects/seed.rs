@@ -9,7 +9,7 @@ use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
 use maroonedpods_common::{names, sizing};
 use serde::Serialize;
 
-use crate::record::owner_reference;
+use crate::objects::record::owner_reference;
 
 /// Key of the user data in the Secret, fixed by KubeVirt.
 const USER_DATA_KEY: &str = "userdata";
@@ -115,7 +115,7 @@ pub fn secret(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::record;
+    use crate::objects::record::tests::record;
 
     #[test]
     fn the_guest_reads_back_what_was_written() {

@@ -280,7 +280,7 @@ impl Metrics {
         self.orphans_deleted.get_or_create(&Kind { kind }).inc();
     }
 
-    /// Says whether this replica acts.
+    /// Reports whether this replica acts.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }
@@ -295,7 +295,7 @@ impl Metrics {
         self.lift_seconds.observe(seconds);
     }
 
-    /// Says when the webhook's certificate ends.
+    /// Reports when the webhook's certificate ends.
     pub fn set_certificate_end(&self, end: Timestamp) {
         self.certificate_end.set(end.as_second());
     }

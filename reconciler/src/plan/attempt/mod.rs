@@ -11,9 +11,9 @@ pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
 use super::report::{reason, report, report_anew};
-use super::{Context, Note, Plan, Write, after, csrs, place, policies, taints};
-use crate::node;
-use crate::record::{self, set_condition};
+use super::{Context, Decision, Note, Write, after, csrs, network_policies, place, taints};
+use crate::objects::node;
+use crate::objects::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
 
 /// A token outlives the deadlines by this, so that the deadline is what people see.
@@ -25,15 +25,15 @@ const TAINTS_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// How soon to look again while a former owner's VMI is collected.
 const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
-pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
+pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if c.status.phase == Phase::Failed {
         // Without a guest, whoever asks is one of the past, and the pause is long.
-        return exhausted(c, pod).writes(csrs::deletions(&c.view.csrs));
+        return exhausted(c, pod).writes(csrs::deletions(&c.observed.csrs));
     }
     if has_failed(c) {
         return clean_up(c, pod).writes(place::follow(c));
     }
-    let Some(vmi) = &c.view.vmi else {
+    let Some(vmi) = &c.observed.vmi else {
         return match &c.status.vmi_uid {
             None => launch(c, pod),
             Some(_) => fail(
@@ -49,12 +49,12 @@ pub(super) fn plan(c: &Context, pod: &PodView) -> Plan {
     if vmi.owner_uid.as_deref() != Some(c.record_uid()) {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
         let message = "a VM of an earlier record still has this pod's name; waiting until it is gone";
-        return Plan::wait()
+        return Decision::wait()
             .writes(report(pod, false, reason::VM_BLOCKED, message))
             .wake_at(after(c.now, FOREIGN_VMI_RETRY));
     }
     let Some(vmi_uid) = &c.status.vmi_uid else {
-        return Plan::wait().writes(launched(c, vmi));
+        return Decision::wait().writes(launched(c, vmi));
     };
     if let Some(failure) = failure(c, vmi, vmi_uid) {
         return fail(c, Some(vmi), &failure);
@@ -68,15 +68,15 @@ pub(super) fn has_failed(c: &Context) -> bool {
 }
 
 /// Step 2.
-fn launch(c: &Context, pod: &PodView) -> Plan {
-    if let Some(why) = &c.view.hold {
-        return Plan::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+fn launch(c: &Context, pod: &PodView) -> Decision {
+    if let Some(why) = &c.observed.hold {
+        return Decision::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
     }
-    if let Some(plan) = policies::wait(c.view, pod) {
-        return plan;
+    if let Some(decision) = network_policies::wait(c.observed, pod) {
+        return decision;
     }
     if let Some(at) = pause_ends(c) {
-        return Plan::wait()
+        return Decision::wait()
             .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
             .wake_at(at);
     }
@@ -101,7 +101,7 @@ fn launch(c: &Context, pod: &PodView) -> Plan {
         record: record.clone(),
         attempt,
     });
-    Plan::wait()
+    Decision::wait()
         .writes(launching.filter(|_| !was_refused))
         .writes(ask)
         .write(Write::IssueCredentials {
@@ -138,21 +138,23 @@ fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
 }
 
 /// Steps 4 to 8, whichever are due.
-fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
-    let plan = Plan::wait().wake_at(deadline(c, vmi).at);
+fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Decision {
+    let decision = Decision::wait().wake_at(deadline(c, vmi).at);
     // Until its Node is there, the guest gets no certificate.
-    let Some(node) = &c.view.node else {
+    let Some(node) = &c.observed.node else {
         return match place::create(c, vmi) {
-            Some(create) => plan.write(create),
-            None => progress(c, pod, vmi, plan),
+            Some(create) => decision.write(create),
+            None => progress(c, pod, vmi, decision),
         };
     };
-    let plan = plan.writes(csrs::decide(c)).writes(place::correct(c, vmi, node));
+    let decision = decision
+        .writes(csrs::decide(c))
+        .writes(place::correct(c, vmi, node));
     if node.system_uuid.is_empty() {
-        return progress(c, pod, vmi, plan);
+        return progress(c, pod, vmi, decision);
     }
     if c.status.phase != Phase::Registered {
-        return plan
+        return decision
             .write(super::release::revoke(c))
             .writes(registered(c, node))
             .note(Note::normal(
@@ -162,10 +164,10 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
     }
     let agreed = |address: &&String| vmi.address.as_ref().is_none_or(|vmis| vmis == *address);
     let Some(address) = node.address.as_ref().filter(agreed) else {
-        return progress(c, pod, vmi, plan);
+        return progress(c, pod, vmi, decision);
     };
     if !node.ready || !vmi.running() || vmi.deleting {
-        return progress(c, pod, vmi, plan);
+        return progress(c, pod, vmi, decision);
     }
     if let Err(why) = verify(c, pod, node) {
         return fail(
@@ -177,7 +179,7 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Plan {
             },
         );
     }
-    lift(c, pod, node, address, plan)
+    lift(c, pod, node, address, decision)
 }
 
 /// Step 7, beyond what [`failure`] has checked already.
@@ -205,48 +207,49 @@ fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static st
 }
 
 /// Step 8.
-fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, plan: Plan) -> Plan {
+fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: Decision) -> Decision {
     let Some(gate_index) = pod.gate_index else {
-        return plan;
+        return decision;
     };
     let taints = taints::in_the_way(c, pod, node);
     if !taints.is_empty() {
-        return tainted(c, pod, &taints, plan);
+        return tainted(c, pod, &taints, decision);
     }
-    if let Some(wait) = policies::wait(c.view, pod) {
-        return plan.and(wait);
+    if let Some(wait) = network_policies::wait(c.observed, pod) {
+        return decision.and(wait);
     }
     let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
-    plan.writes(startup.map(|index| Write::RemoveStartupTaint {
-        name: name.clone(),
-        uid: node.uid.clone(),
-        index,
-    }))
-    .write(Write::LiftGate {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-        patch: crate::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key, address),
-    })
-    .and(super::serve::lifted(c, pod))
-    .note(Note::normal(
-        "GateLifted",
-        format!("node {name} is ready and reserved for this pod"),
-    ))
+    decision
+        .writes(startup.map(|index| Write::RemoveStartupTaint {
+            name: name.clone(),
+            uid: node.uid.clone(),
+            index,
+        }))
+        .write(Write::LiftGate {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            patch: crate::objects::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key, address),
+        })
+        .and(super::serve::lifted(c, pod))
+        .note(Note::normal(
+            "GateLifted",
+            format!("node {name} is ready and reserved for this pod"),
+        ))
 }
 
 /// A ready node that the pod may not have yet. The deadline to join still holds.
-fn tainted(c: &Context, pod: &PodView, taints: &[String], plan: Plan) -> Plan {
-    let tell_at = c.due(c.view.ages.ready, TAINTS_AFTER);
+fn tainted(c: &Context, pod: &PodView, taints: &[String], decision: Decision) -> Decision {
+    let tell_at = c.due(c.observed.ages.ready, TAINTS_AFTER);
     if c.now < tell_at {
-        return plan.wake_at(tell_at);
+        return decision.wake_at(tell_at);
     }
     let taints = taints.join(", ");
     let message = format!(
         "the VM's node is ready, but still carries a taint that the pod does not tolerate for good: {taints}"
     );
-    plan.writes(report_anew(pod, reason::JOINING, &message))
+    decision.writes(report_anew(pod, reason::JOINING, &message))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {
@@ -268,11 +271,11 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     c.record_status(status)
 }
 
-/// Says what is waited for, once the wait is worth a word.
-fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
-    let detail_at = c.due(c.view.ages.launched, DETAIL_AFTER);
+/// Reports what is waited for, once the wait is worth a word.
+fn progress(c: &Context, pod: &PodView, vmi: &VmiView, decision: Decision) -> Decision {
+    let detail_at = c.due(c.observed.ages.launched, DETAIL_AFTER);
     if c.now < detail_at {
-        return plan.wake_at(detail_at);
+        return decision.wake_at(detail_at);
     }
     let (reason, message) = match &vmi.blocked {
         _ if vmi.running() && c.status.phase == Phase::Registered => (
@@ -291,5 +294,5 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, plan: Plan) -> Plan {
             format!("the VM is starting (phase {})", vmi.phase),
         ),
     };
-    plan.writes(report(pod, false, reason, message))
+    decision.writes(report(pod, false, reason, message))
 }

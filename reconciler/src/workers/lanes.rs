@@ -1,4 +1,4 @@
-//! Who may have a pass now. Passes are few at a time, and namespaces take turns at them, so that a burst of one tenant's
+//! Who may have a pass now. Passes are few at a time, and namespaces take turns, so that a burst of one tenant's
 //! pods does not hold up another's.
 //!
 //! Guarantees: a namespace that waits gets every n-th turn where n namespaces wait, however many pods each has; within
@@ -11,37 +11,37 @@ use tokio::sync::oneshot;
 
 use crate::plan::Write;
 
-/// Passes under way at once, by line; more only makes the API server's queue longer. Few of them are starts: each
+/// Passes under way at once, by lane; more only makes the API server's queue longer. Few of them are starts: each
 /// brings a guest that will have the API server work for it, and those on their way would wait longer for what comes
 /// after (`hack/bench reconciler`: with 2 in place of 8, 100 pods at once run sooner, the first as well as the last).
 const STARTS_AT_ONCE: usize = 2;
 const LIFTS_AT_ONCE: usize = 16;
 const OTHERS_AT_ONCE: usize = 16;
 
-/// The three lines for passes, so that a burst of new pods, or of ends, does not hold up those whose nodes are there.
+/// The three lanes for passes, so that a burst of new pods, or of ends, does not hold up those whose nodes are there.
 /// In each, namespaces take turns.
-pub struct Turns {
+pub struct Lanes {
     /// Pods for which something is about to be made.
-    starts: Line,
+    starts: Lane,
     /// Pods whose VM runs, up to the lifted gate.
-    lifts: Line,
-    others: Line,
+    lifts: Lane,
+    others: Lane,
 }
 
-impl Default for Turns {
+impl Default for Lanes {
     fn default() -> Self {
         Self {
-            starts: Line::new(STARTS_AT_ONCE),
-            lifts: Line::new(LIFTS_AT_ONCE),
-            others: Line::new(OTHERS_AT_ONCE),
+            starts: Lane::new(STARTS_AT_ONCE),
+            lifts: Lane::new(LIFTS_AT_ONCE),
+            others: Lane::new(OTHERS_AT_ONCE),
         }
     }
 }
 
-impl Turns {
-    /// The line for a pass that would make these writes, as far as is known before it.
+impl Lanes {
+    /// The lane for a pass that would make these writes, as far as is known before it.
     #[must_use]
-    pub fn line(&self, writes: &[Write]) -> &Line {
+    pub fn lane(&self, writes: &[Write]) -> &Lane {
         if writes.iter().any(Write::starts) {
             &self.starts
         } else if writes.iter().any(Write::leads_to_lift) {
@@ -52,28 +52,28 @@ impl Turns {
     }
 }
 
-/// A line for passes of one kind. Clones are the same line.
+/// A lane for passes of one kind. Clones are the same lane.
 #[derive(Clone)]
-pub struct Line(Arc<Mutex<State>>);
+pub struct Lane(Arc<Mutex<State>>);
 
 struct State {
-    /// Turns that can be had at once; above zero only where nobody waits.
+    /// Permits left; above zero only where no pass waits.
     free: usize,
-    waiting: Queue<oneshot::Sender<Turn>>,
+    waiting: Queue<oneshot::Sender<Permit>>,
 }
 
 /// The right to one pass; dropping it hands it on.
-pub struct Turn(Line);
+pub struct Permit(Lane);
 
 /// Those who wait, by namespace.
 struct Queue<T> {
-    lines: HashMap<String, VecDeque<T>>,
+    lanes: HashMap<String, VecDeque<T>>,
     /// The namespaces that wait, each once, the next one first.
     order: VecDeque<String>,
 }
 
-impl Line {
-    /// A line in which so many have a turn at once.
+impl Lane {
+    /// A lane that admits so many passes at once.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -82,15 +82,15 @@ impl Line {
         })))
     }
 
-    /// Waits for a turn. Dropping the future leaves the line.
+    /// Waits for a permit. Dropping the future leaves the lane.
     ///
-    /// `None` never comes while the line is there.
-    pub async fn turn(&self, namespace: &str) -> Option<Turn> {
+    /// `None` never comes while the lane is there.
+    pub async fn enter(&self, namespace: &str) -> Option<Permit> {
         let told = {
             let mut state = self.lock();
             if let Some(left) = state.free.checked_sub(1) {
                 state.free = left;
-                return Some(Turn(self.clone()));
+                return Some(Permit(self.clone()));
             }
             let (sender, told) = oneshot::channel();
             state.waiting.push(namespace, sender);
@@ -100,7 +100,7 @@ impl Line {
     }
 
     /// The next one who still waits; without one, the turn is free.
-    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&self) -> Option<oneshot::Sender<Permit>> {
         let mut state = self.lock();
         while let Some(sender) = state.waiting.pop() {
             if !sender.is_closed() {
@@ -116,7 +116,7 @@ impl Line {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(sender) = self.0.next() {
             // Who left just now does not take it; it is dropped then, and so handed on.
@@ -128,7 +128,7 @@ impl Drop for Turn {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
-            lines: HashMap::new(),
+            lanes: HashMap::new(),
             order: VecDeque::new(),
         }
     }
@@ -136,20 +136,20 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     fn push(&mut self, namespace: &str, waiter: T) {
-        if let Some(line) = self.lines.get_mut(namespace) {
-            line.push_back(waiter);
+        if let Some(lane) = self.lanes.get_mut(namespace) {
+            lane.push_back(waiter);
         } else {
-            self.lines.insert(namespace.to_owned(), VecDeque::from([waiter]));
+            self.lanes.insert(namespace.to_owned(), VecDeque::from([waiter]));
             self.order.push_back(namespace.to_owned());
         }
     }
 
     fn pop(&mut self) -> Option<T> {
         let namespace = self.order.pop_front()?;
-        let line = self.lines.get_mut(&namespace)?;
-        let first = line.pop_front();
-        if line.is_empty() {
-            self.lines.remove(&namespace);
+        let lane = self.lanes.get_mut(&namespace)?;
+        let first = lane.pop_front();
+        if lane.is_empty() {
+            self.lanes.remove(&namespace);
         } else {
             self.order.push_back(namespace);
         }
@@ -192,10 +192,10 @@ mod tests {
             let order = popped(queue);
             prop_assert_eq!(order.len(), pushed.len());
             for namespace in 0..5 {
-                let turns: Vec<_> = (0..order.len()).filter(|at| order[*at].0 == namespace).collect();
-                prop_assert!(turns.windows(2).all(|two| order[two[0]].1 < order[two[1]].1));
+                let lanes: Vec<_> = (0..order.len()).filter(|at| order[*at].0 == namespace).collect();
+                prop_assert!(lanes.windows(2).all(|two| order[two[0]].1 < order[two[1]].1));
                 let mut since = 0;
-                for turn in turns {
+                for turn in lanes {
                     let mut between: Vec<_> = order[since..turn].iter().map(|(other, _)| *other).collect();
                     between.sort_unstable();
                     prop_assert!(between.windows(2).all(|two| two[0] != two[1]), "{:?}", order);
@@ -205,56 +205,56 @@ mod tests {
         }
     }
 
-    type Waiting = Pin<Box<dyn Future<Output = Option<Turn>> + Send>>;
+    type Waiting = Pin<Box<dyn Future<Output = Option<Permit>> + Send>>;
 
-    /// Gets into the line, and waits if there is no turn.
-    fn asks(line: &Line, namespace: &'static str) -> Result<Turn, Waiting> {
-        let line = line.clone();
-        let mut asked: Waiting = Box::pin(async move { line.turn(namespace).await });
+    /// Enters the lane, and waits if there is no permit.
+    fn asks(lane: &Lane, namespace: &'static str) -> Result<Permit, Waiting> {
+        let lane = lane.clone();
+        let mut asked: Waiting = Box::pin(async move { lane.enter(namespace).await });
         match (&mut asked).now_or_never() {
             Some(turn) => Ok(turn.unwrap()),
             None => Err(asked),
         }
     }
 
-    fn has_turn(waiting: &mut Waiting) -> Option<Turn> {
+    fn has_permit(waiting: &mut Waiting) -> Option<Permit> {
         waiting.now_or_never().flatten()
     }
 
     #[test]
-    fn so_many_at_once_and_then_in_turn() {
-        let line = Line::new(2);
-        let (first, second) = (asks(&line, "crowd").ok(), asks(&line, "crowd").ok());
+    fn so_many_at_once_and_then_in_permit() {
+        let lane = Lane::new(2);
+        let (first, second) = (asks(&lane, "crowd").ok(), asks(&lane, "crowd").ok());
         assert!(first.is_some() && second.is_some());
-        let mut third = asks(&line, "crowd").err().unwrap();
-        let mut fourth = asks(&line, "crowd").err().unwrap();
-        let mut lone = asks(&line, "lone").err().unwrap();
+        let mut third = asks(&lane, "crowd").err().unwrap();
+        let mut fourth = asks(&lane, "crowd").err().unwrap();
+        let mut lone = asks(&lane, "lone").err().unwrap();
         drop(first);
-        let third = has_turn(&mut third);
-        assert!(third.is_some() && has_turn(&mut lone).is_none());
+        let third = has_permit(&mut third);
+        assert!(third.is_some() && has_permit(&mut lone).is_none());
         drop(second);
-        let lone = has_turn(&mut lone);
-        assert!(lone.is_some() && has_turn(&mut fourth).is_none());
+        let lone = has_permit(&mut lone);
+        assert!(lone.is_some() && has_permit(&mut fourth).is_none());
         drop(third);
-        let fourth = has_turn(&mut fourth);
+        let fourth = has_permit(&mut fourth);
         drop((fourth, lone));
-        let free: Vec<_> = (0..2).map(|_| asks(&line, "crowd").ok().unwrap()).collect();
-        assert!(asks(&line, "crowd").is_err());
+        let free: Vec<_> = (0..2).map(|_| asks(&lane, "crowd").ok().unwrap()).collect();
+        assert!(asks(&lane, "crowd").is_err());
         drop(free);
     }
 
     #[test]
     fn who_leaves_the_line_takes_no_turn_along() {
-        let line = Line::new(1);
-        let held = asks(&line, "a").ok().unwrap();
-        let gone = asks(&line, "a").err().unwrap();
-        let told = asks(&line, "a").err().unwrap();
-        let mut last = asks(&line, "a").err().unwrap();
+        let lane = Lane::new(1);
+        let held = asks(&lane, "a").ok().unwrap();
+        let gone = asks(&lane, "a").err().unwrap();
+        let told = asks(&lane, "a").err().unwrap();
+        let mut last = asks(&lane, "a").err().unwrap();
         drop(gone);
         drop(held);
         // The second has been given its turn, and leaves without having looked.
-        assert!(has_turn(&mut last).is_none());
+        assert!(has_permit(&mut last).is_none());
         drop(told);
-        assert!(has_turn(&mut last).is_some());
+        assert!(has_permit(&mut last).is_some());
     }
 }

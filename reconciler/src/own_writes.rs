@@ -6,12 +6,12 @@ use kube::core::{DynamicObject, Resource, ResourceExt};
 
 /// The newest version of each object that a worker has written.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct OwnWrites {
     written: HashMap<(String, String), u64>,
     distrusted: bool,
 }
 
-impl Seen {
+impl OwnWrites {
     /// Notes the answer to a write.
     pub fn note<K: Resource<DynamicType = ()>>(&mut self, written: &K) {
         self.insert(&K::kind(&()), written);

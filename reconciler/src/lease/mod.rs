@@ -1,6 +1,6 @@
 //! Leader election by a `coordination.k8s.io/v1` Lease, on client-go's rules.
 //!
-//! [`acquire`] waits until the lease is ours and keeps it renewed in a task of its own; [`Held::lost`] resolves
+//! [`acquire`] waits until the lease is ours and keeps it renewed in a task of its own; [`Leadership::lost`] resolves
 //! when it no longer is, at the latest one renew deadline after the last renewal was sent, which is before anybody
 //! else may take over. What the process does then is its own business; to end it is the safe thing.
 //!
@@ -26,14 +26,14 @@ use tracing::{debug, info, warn};
 
 use crate::api::{CallError, call, find};
 use crate::params;
-use decide::{Observation, Standing, claim, decide, released};
-pub use timings::{Timings, TimingsError};
+use decide::{Observed, Standing, claim, decide, released};
+pub use timings::Timings;
 
 /// A lease that is ours. Dropping it stops renewing without a word, as a crash would.
 #[derive(Debug)]
-pub struct Held {
+pub struct Leadership {
     lock: Lock,
-    loss: watch::Receiver<Option<Loss>>,
+    loss: watch::Receiver<Option<LostLease>>,
     /// Renewing ends when this is dropped.
     stop: oneshot::Sender<()>,
     renewing: JoinHandle<()>,
@@ -41,7 +41,7 @@ pub struct Held {
 
 /// Why a lease is no longer ours.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub enum LostLease {
     /// Somebody else's name is in it, or none.
     #[error("the lease is held by {0:?} now")]
     Taken(String),
@@ -73,7 +73,7 @@ pub async fn acquire(
     name: &str,
     identity: String,
     timings: Timings,
-) -> Held {
+) -> Leadership {
     let lock = Lock {
         api: Api::namespaced(client, namespace),
         name: name.to_owned(),
@@ -100,10 +100,10 @@ pub async fn acquire(
         sleep(timings.jittered_retry(getrandom::u32().unwrap_or_default())).await;
     };
     info!(lease = name, identity = lock.identity, "the lease is ours");
-    Held::renewing(lock, renewed)
+    Leadership::renewing(lock, renewed)
 }
 
-impl Held {
+impl Leadership {
     fn renewing(lock: Lock, renewed: Instant) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (report, loss) = watch::channel(None);
@@ -125,13 +125,13 @@ impl Held {
     }
 
     /// Resolves when the lease is no longer ours, and at once if it is not already.
-    pub async fn lost(&self) -> Loss {
+    pub async fn lost(&self) -> LostLease {
         let mut loss = self.loss.clone();
         let reported = loss.wait_for(Option::is_some).await;
         reported
             .ok()
             .and_then(|loss| loss.clone())
-            .unwrap_or(Loss::Abandoned)
+            .unwrap_or(LostLease::Abandoned)
     }
 
     /// Stops renewing and leaves the lease free, so that the next leader need not wait for its expiry. Call it
@@ -171,7 +171,7 @@ impl Lock {
     async fn attempt(
         &self,
         standing: Standing,
-        observed: &mut Option<Observation>,
+        observed: &mut Option<Observed>,
     ) -> Result<Outcome, LeaseError> {
         let deadline = self.timings.try_deadline();
         timeout(deadline, self.read_and_write(standing, observed))
@@ -182,16 +182,16 @@ impl Lock {
     async fn read_and_write(
         &self,
         standing: Standing,
-        observed: &mut Option<Observation>,
+        observed: &mut Option<Observed>,
     ) -> Result<Outcome, LeaseError> {
         let found = find(&self.api, &self.name).await?;
         let now = Instant::now();
         let spec = found.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        *observed = Observation::update(observed.take(), spec.clone(), now);
+        *observed = Observed::update(observed.take(), spec.clone(), now);
 
         let step = decide(standing, observed.as_ref(), now, &self.identity);
         let Some(claimed) = claim(step, spec, &self.identity, &self.timings, Timestamp::now()) else {
-            let holder = observed.as_ref().map(Observation::holder).unwrap_or_default();
+            let holder = observed.as_ref().map(Observed::holder).unwrap_or_default();
             return Ok(Outcome::HeldBy(holder.to_owned()));
         };
         if let Some(lease) = found {
@@ -226,25 +226,27 @@ impl Lock {
     }
 
     /// Renews the lease for as long as it is ours. `renewed` is when the last renewal was sent.
-    async fn keep(&self, mut renewed: Instant) -> Loss {
+    async fn keep(&self, mut renewed: Instant) -> LostLease {
         loop {
             let left = (renewed + self.timings.renew_deadline()).saturating_duration_since(Instant::now());
             match timeout(left, self.renew()).await {
                 Ok(Ok(sent)) => renewed = sent,
                 Ok(Err(loss)) => return loss,
-                Err(_) => return Loss::NotRenewed,
+                Err(_) => return LostLease::NotRenewed,
             }
         }
     }
 
     /// One renewal, tried until it succeeds or the lease is another's; when it was sent.
-    async fn renew(&self) -> Result<Instant, Loss> {
+    async fn renew(&self) -> Result<Instant, LostLease> {
         loop {
             sleep(self.timings.retry_period()).await;
             let sent = Instant::now();
             match self.attempt(Standing::Holder, &mut None).await {
                 Ok(Outcome::Ours) => return Ok(sent),
-                Ok(Outcome::HeldBy(holder)) => return Err(Loss::Taken(text::value(&holder).into_owned())),
+                Ok(Outcome::HeldBy(holder)) => {
+                    return Err(LostLease::Taken(text::value(&holder).into_owned()));
+                }
                 // A conflict, too: reading again tells whose the lease is.
                 Err(error) => warn!(lease = self.name, %error, "cannot renew the lease, trying again"),
             }

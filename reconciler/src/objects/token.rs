@@ -9,7 +9,7 @@ use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::join_info::Token;
 use maroonedpods_common::names;
 
-use crate::record::owner_reference;
+use crate::objects::record::owner_reference;
 
 const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 const ID_KEY: &str = "token-id";
@@ -60,7 +60,7 @@ pub fn read(stored: &Secret, record: &MaroonedNode, id: &str) -> Option<Token> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::record;
+    use crate::objects::record::tests::record;
     use k8s_openapi::ByteString;
 
     /// As the API server stores it.

@@ -7,8 +7,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use crate::packed::Packed;
 use crate::read::{Cache, Keep, Mark, View};
+use crate::view::Packed;
 use crate::view::PodView;
 
 /// Bytes of memory that a selector may take. It is kept as it is matched: every look at a pod matches all.

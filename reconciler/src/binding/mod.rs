@@ -8,6 +8,8 @@
 //! Caveat: what it would need all pods of the cluster for (an affinity or anti-affinity over zones beside one over
 //! hosts) is left to the scheduler, and such a pod waits.
 
+pub mod tolerations;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
@@ -16,9 +18,8 @@ use k8s_openapi::api::core::v1::{
 use maroonedpods_common::names;
 use serde::{Deserialize, Serialize};
 
-use crate::packed::Packed;
-use crate::tolerations;
 use crate::view::NodeView;
+use crate::view::Packed;
 
 /// What a pod asks of its node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
-//! Verdicts on certificate signing requests: which guest gets which certificate.
+//! Decisions on certificate signing requests: which guest gets which certificate.
 //!
 //! A bootstrap token may file a request for *any* node's name, and a node may ask for *any* subject alternative
-//! name: the API server accepts both, and a signer signs whatever is approved. So these verdicts are the only
+//! name: the API server accepts both, and a signer signs whatever is approved. So these decisions are the only
 //! barrier, and they approve nothing but what a kubelet that we started asks for:
 //!
 //! - one client certificate per attempt, for the Node of the very record that the token was minted for, and its
@@ -17,7 +17,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
 
 pub(crate) use filed::is_ours;
-pub use filed::{Filed, MOST_JUDGED};
+pub use filed::{Filed, MOST_DECIDED};
 use pkcs10::{Name, Pkcs10, SubjectAttribute, Unreadable};
 
 /// Signer of kubelets' client certificates.
@@ -55,7 +55,7 @@ pub struct Expectation {
 
 /// What to do about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It is the expected one.
     Approve,
     /// It must never be signed.
@@ -216,28 +216,28 @@ pub fn is_approved(csr: &CertificateSigningRequest) -> bool {
         .any(|condition| condition.type_ == "Approved")
 }
 
-/// The verdict on `csr`, given the record of its [`requester`].
+/// The decision on `csr`, given the record of its [`requester`].
 ///
 /// `None` means that there is no such record; the caller has made sure of that, since a refusal is for ever.
 #[must_use]
-pub fn verdict(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -> Verdict {
+pub fn decide(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -> Decision {
     if !is_pending(csr) {
-        return Verdict::Ignore;
+        return Decision::Ignore;
     }
-    let judged = match (requester(csr), expected) {
-        (None, _) => return Verdict::Ignore,
+    let decided = match (requester(csr), expected) {
+        (None, _) => return Decision::Ignore,
         // Somebody else's token, kubeadm's perhaps.
         (Some(Requester::Token(_)), None) if !in_group(csr, names::BOOTSTRAP_GROUP) => {
-            return Verdict::Ignore;
+            return Decision::Ignore;
         }
         (Some(_), None) => Err(Refusal::NoRecord),
-        (Some(Requester::Token(id)), Some(expected)) => judge_client(csr, id, expected),
+        (Some(Requester::Token(id)), Some(expected)) => decide_client(csr, id, expected),
         (Some(Requester::Node(name)), Some(expected)) if asks_for_client(csr) => {
-            judge_renewal(csr, name, expected)
+            decide_renewal(csr, name, expected)
         }
-        (Some(Requester::Node(name)), Some(expected)) => judge_serving(csr, name, expected),
+        (Some(Requester::Node(name)), Some(expected)) => decide_serving(csr, name, expected),
     };
-    judged.unwrap_or_else(Verdict::Refuse)
+    decided.unwrap_or_else(Decision::Refuse)
 }
 
 /// Whether a request cannot be approved as things are, whatever is in it: known without a look inside, which is what
@@ -260,11 +260,11 @@ pub fn is_hopeless(csr: &CertificateSigningRequest, expected: &Expectation) -> b
     }
 }
 
-fn judge_client(
+fn decide_client(
     csr: &CertificateSigningRequest,
     token_id: &str,
     expected: &Expectation,
-) -> Result<Verdict, Refusal> {
+) -> Result<Decision, Refusal> {
     require(csr.spec.signer_name == CLIENT_SIGNER, Refusal::WrongSigner)?;
     require(token_id == expected.token_id, Refusal::WrongUser)?;
     require(in_group(csr, names::BOOTSTRAP_GROUP), Refusal::MissingGroup)?;
@@ -273,15 +273,15 @@ fn judge_client(
     require(has_usages(csr, "client auth"), Refusal::WrongUsages)?;
     require(!expected.approved_client, Refusal::SecondClient)?;
     require(expected.accepts_client, Refusal::NotWaiting)?;
-    Ok(Verdict::Approve)
+    Ok(Decision::Approve)
 }
 
 /// Whoever holds a Node's certificate may get another for the same Node, and no more than that.
-fn judge_renewal(
+fn decide_renewal(
     csr: &CertificateSigningRequest,
     node_name: &str,
     expected: &Expectation,
-) -> Result<Verdict, Refusal> {
+) -> Result<Decision, Refusal> {
     require(node_name == expected.node_name, Refusal::WrongUser)?;
     require(in_group(csr, names::NODES_GROUP), Refusal::MissingGroup)?;
     let asked = read(csr, expected)?;
@@ -292,17 +292,17 @@ fn judge_renewal(
         Refusal::TooManyRenewals,
     )?;
     Ok(if expected.accepts_renewal {
-        Verdict::Approve
+        Decision::Approve
     } else {
-        Verdict::Wait
+        Decision::Wait
     })
 }
 
-fn judge_serving(
+fn decide_serving(
     csr: &CertificateSigningRequest,
     node_name: &str,
     expected: &Expectation,
-) -> Result<Verdict, Refusal> {
+) -> Result<Decision, Refusal> {
     require(csr.spec.signer_name == SERVING_SIGNER, Refusal::WrongSigner)?;
     require(node_name == expected.node_name, Refusal::WrongUser)?;
     require(in_group(csr, names::NODES_GROUP), Refusal::MissingGroup)?;
@@ -317,9 +317,9 @@ fn judge_serving(
     require(has_usages(csr, "server auth"), Refusal::WrongUsages)?;
     require(expected.approved_serving < MAX_SERVING, Refusal::TooManyServing)?;
     Ok(if expected.address.is_some() {
-        Verdict::Approve
+        Decision::Approve
     } else {
-        Verdict::Wait
+        Decision::Wait
     })
 }
 

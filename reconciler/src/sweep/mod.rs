@@ -17,12 +17,12 @@ use maroonedpods_common::names;
 
 use crate::act;
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, Says};
+use crate::conditions::{self, ConditionUpdate};
 use crate::config;
-use crate::identity;
 use crate::metrics::Metrics;
+use crate::objects::identity;
+use crate::objects::record;
 use crate::read::{self, Keep, Listed, View};
-use crate::record;
 use crate::workers::Workers;
 
 /// From the end of one sweep to the start of the next.
@@ -157,7 +157,7 @@ fn minted(record: &MaroonedNode) -> impl Iterator<Item = (String, bool)> {
     })
 }
 
-/// One sweep: deletes what is nobody's, pokes every worker that may have work, and reports the counts.
+/// One sweep: deletes what is nobody's, wakes every worker that may have work, and reports the counts.
 ///
 /// # Errors
 /// The first call that fails; the next sweep begins anew.
@@ -211,12 +211,12 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     });
     delete(&cluster.nodes(), "node", nodes, metrics).await?;
 
-    poke(cluster, &records, workers, metrics).await?;
+    enqueue(cluster, &records, workers, metrics).await?;
     report(cluster, &records, metrics).await
 }
 
 fn provider_ready(status: &mut MaroonedPodsConfigStatus, holds: bool, reason: &str, message: &str) {
-    let says = Says {
+    let says = ConditionUpdate {
         holds,
         reason,
         message,
@@ -283,7 +283,7 @@ async fn delete<K: Clone + Resource>(
 }
 
 /// Every marooned pod and every record, whether its cache has it or not.
-async fn poke(
+async fn enqueue(
     cluster: &Cluster,
     records: &[MaroonedNode],
     workers: &Workers,
@@ -295,7 +295,7 @@ async fn poke(
         .into_iter()
         .map(|pod| pod.uid)
         .chain(records.iter().map(|r| r.spec.pod_ref.uid.clone()));
-    uids.for_each(|uid| workers.poke(&uid));
+    uids.for_each(|uid| workers.enqueue(&uid));
     Ok(())
 }
 
@@ -334,7 +334,7 @@ async fn report(cluster: &Cluster, records: &[MaroonedNode], metrics: &Metrics) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::record;
+    use crate::objects::record::tests::record;
 
     /// A record in its 20th attempt, and one that has joined in its second.
     fn known() -> Known {

@@ -9,8 +9,8 @@ use maroonedpods_common::api::{
 };
 use maroonedpods_common::{api, names};
 
-use crate::conditions::{self, Says};
-use crate::identity;
+use crate::conditions::{self, ConditionUpdate};
+use crate::objects::identity;
 use crate::read::{Keep, Mark, View};
 use crate::settings::Settings;
 
@@ -146,7 +146,7 @@ pub fn set_condition(
     message: &str,
     now: Timestamp,
 ) {
-    let says = Says {
+    let says = ConditionUpdate {
         holds,
         reason,
         message,
@@ -247,7 +247,7 @@ pub(crate) mod tests {
         for (own, rendered) in [("gold", "gold"), ("system-node-critical", "vms"), ("", "vms")] {
             let like = record().spec;
             let record = new(like.pod_ref, false, own, like.resources, &settings, None);
-            let vmi = crate::vmi::new(&record, 1, "marooned-vms");
+            let vmi = crate::objects::vmi::new(&record, 1, "marooned-vms");
             assert_eq!(vmi.data["spec"]["priorityClassName"], rendered, "{own}");
         }
     }

@@ -1,0 +1,221 @@
+//! What decisions need of a pod.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodSpec, PodStatus, Toleration};
+use maroonedpods_common::api::PodRef;
+use maroonedpods_common::sizing::{self, Request};
+use maroonedpods_common::{admission, names, text};
+
+use super::{Maker, Packed, bounded};
+use crate::binding::Demands;
+use crate::objects::lift::Placement;
+
+/// Reason on a pod whose VM is gone.
+pub const VM_GONE: &str = "VirtualMachineGone";
+/// Bytes that labels may take of a pod, [`Packed`].
+const MOST_LABELS: usize = 2 << 10;
+/// Bytes that may be taken by what a pod demands of its node, [`Packed`].
+const MOST_DEMANDS: usize = 4 << 10;
+/// Tolerations that are kept of a pod, and bytes of text in them. Those beyond, as if they were not there, can only have
+/// its lift wait longer.
+const MOST_TOLERATIONS: (usize, usize) = (16, 2 << 10);
+
+/// What decisions need of a pod. However large the pod, it takes 12 KiB of memory at most.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that hold or not independently of one another, each asked for alone"
+)]
+pub struct PodView {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// The version that was read.
+    pub resource_version: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Whom it was made by.
+    pub maker: Maker,
+    /// Position of our gate among the pod's scheduling gates, if it is there.
+    pub gate_index: Option<usize>,
+    /// The other gates; of many the first, and how many more there are.
+    pub foreign_gates: Vec<String>,
+    /// What the lift patch must add, and onto what.
+    pub placement: Placement,
+    /// The taints that it tolerates, as far as they are kept.
+    pub tolerations: Box<[Toleration]>,
+    /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
+    pub exempt: bool,
+    /// Selector or affinity ask for nodes by name: no node of its own can be the pod's.
+    pub names_nodes: bool,
+    /// `spec.hostNetwork`: the pod uses its node's own network.
+    pub host_network: bool,
+    /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
+    pub pinned: bool,
+    /// It has a node.
+    pub bound: bool,
+    /// What it asks of its node, where the scheduler cannot place it there.
+    pub demands: Option<Packed<Demands>>,
+    /// Its own priority class; empty for none.
+    pub priority_class: String,
+    /// When its grace period ends, once its deletion was asked for.
+    pub deletion_deadline: Option<Timestamp>,
+    /// That grace period.
+    pub deletion_grace: SignedDuration,
+    /// `status.phase` is Succeeded or Failed.
+    pub terminal: bool,
+    /// Why its kubelet refused it before any container of it had started.
+    pub rejected: Option<String>,
+    /// The Ready condition is True.
+    pub ready: bool,
+    /// Our own condition.
+    pub condition: Option<Said>,
+    /// What it asks of its node, or why that cannot be said.
+    pub request: Result<Request, String>,
+    /// Its labels; `None` where they are so many that they are not kept.
+    pub labels: Option<Packed<BTreeMap<String, String>>>,
+}
+
+/// What the pod says of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The status is True.
+    pub ready: bool,
+    /// Machine-readable reason.
+    pub reason: String,
+    /// One sentence for people.
+    pub message: String,
+}
+
+impl PodView {
+    /// The pod by all three of its names.
+    #[must_use]
+    pub fn reference(&self) -> PodRef {
+        PodRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// Reads a pod; `None` for one that the API server cannot have sent (no name or UID).
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let uid = meta.uid.clone()?;
+        let spec = pod.spec.as_ref();
+        let gates: Vec<&str> = spec
+            .and_then(|s| s.scheduling_gates.as_ref())
+            .map(|gates| gates.iter().map(|g| g.name.as_str()).collect())
+            .unwrap_or_default();
+        let selector = spec.and_then(|s| s.node_selector.as_ref());
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let ours = conditions.iter().find(|c| c.type_ == names::NODE_READY_CONDITION);
+        let rule = admission::PodView::from(pod);
+        let terminal = matches!(phase, "Succeeded" | "Failed");
+        let (namespace, name) = (meta.namespace.clone()?, meta.name.clone()?);
+        Some(Self {
+            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            maker: Maker::of(pod, &namespace, &name),
+            created: meta.creation_timestamp.as_ref().map(|t| t.0),
+            gate_index: gates.iter().position(|g| *g == names::GATE),
+            foreign_gates: foreign(&gates),
+            placement: Placement::of(pod),
+            tolerations: first(spec.and_then(|s| s.tolerations.clone()).unwrap_or_default()),
+            exempt: rule.daemon_set_owned || rule.mirror,
+            names_nodes: rule.names_nodes,
+            host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
+            pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
+            bound: spec
+                .and_then(|s| s.node_name.as_ref())
+                .is_some_and(|n| !n.is_empty()),
+            demands: spec.and_then(|spec| demands(&name, spec)),
+            priority_class: bounded(
+                spec.and_then(|s| s.priority_class_name.as_deref())
+                    .unwrap_or_default(),
+            ),
+            deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
+            deletion_grace: SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or_default()),
+            terminal,
+            rejected: status.filter(|_| phase == "Failed").and_then(rejection),
+            ready: conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True"),
+            condition: ours.map(|c| Said {
+                ready: c.status == "True",
+                reason: bounded(c.reason.as_deref().unwrap_or_default()),
+                message: text::sentence(c.message.as_deref().unwrap_or_default()).into_owned(),
+            }),
+            request: spec.map_or_else(|| Err("the pod has no spec".to_owned()), request),
+            labels: Packed::of(meta.labels.as_ref().unwrap_or(&BTreeMap::new()), MOST_LABELS),
+            namespace,
+            name,
+            uid,
+        })
+    }
+
+    /// The gate is gone and the pod pinned to its own Node: past the point of no return.
+    #[must_use]
+    pub fn lifted(&self) -> bool {
+        self.gate_index.is_none() && self.pinned
+    }
+}
+
+/// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
+/// was lost before that, we have said so ourselves.
+fn rejection(status: &PodStatus) -> Option<String> {
+    let reason = status.reason.as_ref().filter(|reason| !reason.is_empty())?;
+    let containers = [&status.container_statuses, &status.init_container_statuses];
+    let started = containers.into_iter().flatten().flatten().any(|container| {
+        let has_run = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+        container.restart_count > 0 || container.state.as_ref().is_some_and(has_run)
+    });
+    (!started && reason != VM_GONE).then(|| bounded(reason))
+}
+
+fn foreign(gates: &[&str]) -> Vec<String> {
+    let others = gates.iter().filter(|gate| **gate != names::GATE);
+    let more = others.clone().count().saturating_sub(text::MOST_NAMES);
+    let named = others.take(text::MOST_NAMES).map(|gate| bounded(gate));
+    named.chain((more > 0).then(|| format!("{more} more"))).collect()
+}
+
+/// Boxed, for what is collected from a list keeps the room of all that was in it.
+fn first(tolerations: Vec<Toleration>) -> Box<[Toleration]> {
+    let (number, bytes) = MOST_TOLERATIONS;
+    let mut room = bytes;
+    let fits = |toleration: &Toleration| {
+        let Toleration {
+            key,
+            operator,
+            value,
+            effect,
+            toleration_seconds: _,
+        } = toleration;
+        let long = [key, operator, value, effect]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum();
+        let left = room.checked_sub(long);
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    tolerations.into_iter().take(number).take_while(fits).collect()
+}
+
+/// One with more demands than are kept is left to the scheduler.
+fn demands(pod: &str, spec: &PodSpec) -> Option<Packed<Demands>> {
+    Packed::of(&Demands::of(pod, spec)?, MOST_DEMANDS)
+}
+
+fn request(spec: &PodSpec) -> Result<Request, String> {
+    sizing::effective_request(spec).map_err(|error| text::sentence(&error.to_string()).into_owned())
+}
