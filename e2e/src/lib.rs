@@ -1,36 +1,14 @@
 //! A real control plane for tests and for the demo, and the helpers to speak with it.
+//!
+//! Each folder uses only those after it: [`demo`] and [`bench`], [`harness`], [`install`], [`fake_kubevirt`], [`cluster`],
+//! [`control_plane`], [`api`], [`system`].
 
-pub mod audit;
+pub mod api;
 pub mod bench;
-pub mod check;
 pub mod cluster;
-mod components;
-pub mod config;
+pub mod control_plane;
 pub mod demo;
-pub mod dns;
-pub mod drafts;
-mod folder;
-pub mod images;
-pub mod in_force;
+pub mod fake_kubevirt;
+pub mod harness;
 pub mod install;
-mod kubeconfig;
-pub mod line;
-pub mod load;
-pub mod logs;
-pub mod node_image;
-pub mod oci;
-pub mod packages;
-pub mod pki;
-pub mod plane;
-pub mod pods;
-pub mod process;
-pub mod real;
-pub mod rights;
-pub mod secret_volume;
-pub mod tenant;
-pub mod test_server;
-pub mod tools;
-pub mod vmhost;
-pub mod webhooks;
-pub mod world;
-pub mod writes;
+pub mod system;

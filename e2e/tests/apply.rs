@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
 use maroonedpods_common::names;
-use maroonedpods_e2e::drafts::{gates, labelled, with_spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::api::read::gates;
+use maroonedpods_e2e::harness::fixtures::{labelled, with_spec};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -47,7 +48,11 @@ impl Manifest {
             "--filename",
             self.path.to_str().unwrap(),
         ];
-        let said = tenant.world.plane().kubectl(&[command, &file].concat()).await;
+        let said = tenant
+            .env
+            .control_plane()
+            .kubectl(&[command, &file].concat())
+            .await;
         said.unwrap()
     }
 
@@ -71,10 +76,10 @@ fn tolerations() -> Value {
 }
 
 /// Manifests whose author wrote something where we add something.
-fn drafts(way: usize) -> Vec<Pod> {
+fn pods_of(way: usize) -> Vec<Pod> {
     let selector = json!({"kubernetes.io/os": "linux"});
     let pod = |name: &str, more: &[(&str, &Value)]| {
-        let mut spec = maroonedpods_e2e::drafts::spec();
+        let mut spec = maroonedpods_e2e::harness::fixtures::spec();
         for (field, value) in more {
             spec[*field] = (*value).clone();
         }
@@ -94,7 +99,7 @@ fn drafts(way: usize) -> Vec<Pod> {
 fn never_boots(mut pod: Pod) -> Pod {
     let script = json!({"neverBoots": true}).to_string();
     pod.annotations_mut()
-        .insert("vmhost.test/script".to_owned(), script);
+        .insert("fake-kubevirt.test/script".to_owned(), script);
     pod
 }
 
@@ -112,7 +117,7 @@ fn placement(pod: &Pod) -> (Value, Value) {
 async fn asked_only_where_something_was_lost(tenant: &Tenant<'_>) {
     let asked = async |result: &str| {
         let series = format!("maroonedpods_webhook_admission_requests_total{{result=\"{result}\"}}");
-        tenant.world.webhook().metric(&series).await.unwrap()
+        tenant.env.webhook().metric(&series).await.unwrap()
     };
     assert!(asked("restored").await > 0.5);
     assert!(asked("complete").await < 0.5);
@@ -123,9 +128,9 @@ async fn a_waiting_pod_is_applied_again() {
     logs();
     let tenant = Tenant::shared(None).await.unwrap();
     for (index, way) in WAYS.iter().enumerate() {
-        for draft in drafts(index) {
-            let name = draft.name_any();
-            let manifest = Manifest::of(&never_boots(draft));
+        for pod in pods_of(index) {
+            let name = pod.name_any();
+            let manifest = Manifest::of(&never_boots(pod));
             manifest.kubectl(&tenant, way).await;
             let created = tenant.pods.get(&name).await.unwrap();
             manifest.holds(&tenant, way).await;
@@ -142,10 +147,10 @@ async fn a_running_pod_is_applied_again() {
     let tenant = Tenant::shared(None).await.unwrap();
     let mut applied = Vec::new();
     for (index, way) in WAYS.iter().enumerate() {
-        for draft in drafts(index) {
-            let manifest = Manifest::of(&draft);
+        for pod in pods_of(index) {
+            let manifest = Manifest::of(&pod);
             manifest.kubectl(&tenant, way).await;
-            applied.push((draft.name_any(), manifest, way));
+            applied.push((pod.name_any(), manifest, way));
         }
     }
     for (name, manifest, way) in applied {
@@ -166,16 +171,16 @@ async fn a_running_pod_is_applied_again() {
 async fn a_manifest_that_tolerates_more_is_taken() {
     let tenant = Tenant::shared(None).await.unwrap();
     for (index, way) in WAYS.iter().enumerate() {
-        let mut draft = drafts(index).remove(0);
-        Manifest::of(&draft).kubectl(&tenant, way).await;
-        let running = tenant.sees_running(&draft.name_any()).await.unwrap();
+        let mut pod = pods_of(index).remove(0);
+        Manifest::of(&pod).kubectl(&tenant, way).await;
+        let running = tenant.sees_running(&pod.name_any()).await.unwrap();
         let mut more = tolerations();
         more.as_array_mut()
             .unwrap()
             .push(json!({"key": "more", "operator": "Exists"}));
-        draft.spec.as_mut().unwrap().tolerations = serde_json::from_value(more).unwrap();
-        Manifest::of(&draft).kubectl(&tenant, way).await;
-        let pod = tenant.pods.get(&draft.name_any()).await.unwrap();
+        pod.spec.as_mut().unwrap().tolerations = serde_json::from_value(more).unwrap();
+        Manifest::of(&pod).kubectl(&tenant, way).await;
+        let pod = tenant.pods.get(&pod.name_any()).await.unwrap();
         let (before, after) = (&spec(&running).tolerations, &spec(&pod).tolerations);
         let (before, after) = (before.as_ref().unwrap(), after.as_ref().unwrap());
         assert_eq!(after.len(), before.len() + 1);

@@ -1,17 +1,18 @@
-//! Others than the API server reach the webhook: no creation fails by it, and with a client CA they are not served.
+//! Clients other than the API server reach the webhook: they make no creation fail, and with a client CA they are not
+//! served.
 
 #![allow(clippy::unwrap_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
+use maroonedpods_e2e::harness::load::Load;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::{InstallValues, install};
-use maroonedpods_e2e::load::Load;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pki::Authority;
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
+use maroonedpods_e2e::system::pki::Authority;
 use maroonedpods_webhook::{Args, Server};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -31,9 +32,9 @@ const SOON: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn creates_go_on_under_attack() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let authority = CertificateDer::from_pem_slice(world.plane().ca_pem().as_bytes()).unwrap();
-    let attack = Attack::on(world.webhook_address(), "127.0.0.1", authority)
+    let env = TestEnv::start(0).await.unwrap();
+    let authority = CertificateDer::from_pem_slice(env.control_plane().ca_pem().as_bytes()).unwrap();
+    let attack = Attack::on(env.webhook_address(), "127.0.0.1", authority)
         .with_idle(1100)
         .with_unfinished_bodies(40)
         .with_unfinished_old_bodies(20)
@@ -43,14 +44,14 @@ async fn creates_go_on_under_attack() {
     })
     .await
     .unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let load = Load::start(&admin, RATE).await.unwrap();
     tokio::time::sleep(LASTS).await;
     let outcome = load.stop().await.unwrap();
     println!("{outcome}; attackers connected {} times", attack.connected());
     outcome.check().unwrap();
     drop(attack);
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// As docs/security.md says it.
@@ -107,19 +108,21 @@ async fn an_api_server_that_shows_its_certificate_is_served() {
         ),
         (false, Vec::new()),
     ] {
-        let options = PlaneOptions {
+        let options = ControlPlaneOptions {
             api_server_flags: flags,
-            ..PlaneOptions::default()
+            ..ControlPlaneOptions::default()
         };
-        let plane = Plane::start(options).await.unwrap();
+        let control_plane = ControlPlane::start(options).await.unwrap();
         let values = InstallValues {
             webhook_url: webhook_url.clone(),
             ca_bundle: servers.pem(),
             config: None,
             more: json!(null),
         };
-        install(&plane, &values).await.unwrap();
-        let load = Load::start(&plane.admin().await.unwrap(), 20).await.unwrap();
+        install(&control_plane, &values).await.unwrap();
+        let load = Load::start(&control_plane.admin().await.unwrap(), 20)
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
         let outcome = load.stop().await.unwrap();
         assert_eq!(
@@ -128,7 +131,7 @@ async fn an_api_server_that_shows_its_certificate_is_served() {
             "{outcome}: {:?}",
             outcome.failures.first()
         );
-        plane.stop().await.unwrap();
+        control_plane.stop().await.unwrap();
     }
     serving.abort();
 }

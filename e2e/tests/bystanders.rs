@@ -1,4 +1,4 @@
-//! What other people's pods, and other controllers, notice of marooned Nodes: as little as can be.
+//! Pods of other users, and other controllers, notice as little as possible of marooned Nodes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,14 +10,17 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, eventually, gone, nothing_left_of, refused, vmis};
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::drafts::{labelled, marooned, node, ordinary, runs, spec, with_spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, gone, refused};
+use maroonedpods_e2e::api::leftovers::nothing_left_of;
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::api::read::{node, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -95,7 +98,7 @@ async fn marooned_pods_that_require_hosts_of_their_own_or_in_common_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reconciler_binds_a_pod_to_its_own_node_and_no_other() {
     let tenant = Tenant::shared(None).await.unwrap();
-    let identity = tenant.world.reconciler_identity().await.unwrap();
+    let identity = tenant.env.reconciler_identity().await.unwrap();
     let pods: Api<Pod> = Api::namespaced(identity.client, tenant.namespace());
     let mut wanted = ordinary("stranger");
     wanted.spec.as_mut().unwrap().scheduler_name = Some("none".to_owned());
@@ -131,13 +134,13 @@ async fn zone_becomes(nodes: &Api<Node>, name: &str, zone: Option<&str>) {
         .unwrap();
 }
 
-/// One story after the other: each changes what the whole cluster does.
+/// One scenario after the other: each changes what the whole cluster does.
 #[tokio::test(flavor = "multi_thread")]
 async fn controllers_of_the_whole_cluster_go_on() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     let patient = json!({"deadlines": {"boot": "10m", "join": "10m"}, "vm": {"priorityClasses": ["gold"]}});
     let changed = config::change(&tenant.admin, &patient).await.unwrap();
     config::seen(&tenant.admin, &changed).await.unwrap();
@@ -148,7 +151,7 @@ async fn controllers_of_the_whole_cluster_go_on() {
     booting_vms_hold_up_no_eviction(&tenant).await;
     a_zone_goes_with_its_host(&tenant).await;
     tenant.leaves().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 async fn a_refused_vm_leaves_no_node_and_no_secret(tenant: &Tenant<'_>) {
@@ -182,7 +185,11 @@ async fn a_refused_vm_leaves_no_node_and_no_secret(tenant: &Tenant<'_>) {
     assert!(seen.items.is_empty(), "{version:?}");
     quotas.delete("none", &DeleteParams::default()).await.unwrap();
     tenant.sees_running("refused").await.unwrap();
-    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    MaroonedPod::of(&tenant.admin, &pod)
+        .unwrap()
+        .ends()
+        .await
+        .unwrap();
 }
 
 async fn a_pods_priority_is_its_vms(tenant: &Tenant<'_>) {
@@ -228,7 +235,11 @@ async fn node_ranges_are_allocated(tenant: &Tenant<'_>) {
     for host in ["late-1", "late-2"] {
         // The first time beside a Node without a range, the second beside one that has got it.
         let flags = ["--allocate-node-cidrs", "--cluster-cidr=10.244.0.0/16"];
-        tenant.world.plane().restart_controller_manager(&flags).unwrap();
+        tenant
+            .env
+            .control_plane()
+            .restart_controller_manager(&flags)
+            .unwrap();
         let new = json!({"metadata": {"name": host}});
         accepts(&nodes, &serde_json::from_value(new).unwrap())
             .await
@@ -260,7 +271,11 @@ async fn booting_vms_hold_up_no_eviction(tenant: &Tenant<'_>) {
         "--node-monitor-grace-period=20s",
         "--node-startup-grace-period=5s",
     ];
-    tenant.world.plane().restart_controller_manager(&flags).unwrap();
+    tenant
+        .env
+        .control_plane()
+        .restart_controller_manager(&flags)
+        .unwrap();
     let never_boots = Script {
         never_boots: true,
         ..Script::default()
@@ -310,7 +325,7 @@ async fn booting_vms_hold_up_no_eviction(tenant: &Tenant<'_>) {
     .unwrap();
     // Twice the node controller's rhythm.
     tokio::time::sleep(Duration::from_secs(11)).await;
-    let log = tenant.world.plane().controller_manager_log().unwrap();
+    let log = tenant.env.control_plane().controller_manager_log().unwrap();
     assert!(!log.contains("PartialDisruption"), "the zone is called sick");
     for pod in tenant.pods.list(&ListParams::default()).await.unwrap() {
         tenant.deletes(&pod.name_any()).await.unwrap();

@@ -6,14 +6,15 @@ use kube::Api;
 use kube::api::DeleteParams;
 use maroonedpods_common::api::{MaroonedPodsConfig, NodeCounts};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, gone, refused};
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::drafts::{gates, marooned};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{self, Marooned, SOON};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{World, quick_config};
+use maroonedpods_e2e::api::check::{accepts, becomes, gone, refused};
+use maroonedpods_e2e::api::read::gates;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{self, MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::{TestEnv, quick_config};
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
 /// A VM that takes longer to go than this test takes.
@@ -46,21 +47,21 @@ async fn is_accepted(tenant: &Tenant<'_>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_comes_changes_and_counts() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     let all = configs(&tenant);
     all.delete(names::CONFIG_NAME, &DeleteParams::default())
         .await
         .unwrap();
     gone(&all, names::CONFIG_NAME, SOON).await.unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
 
     a_pod_waits_for_a_configuration(&tenant).await;
     a_bad_change_leaves_the_last_good_one_in_force(&tenant).await;
     drop(reconciler);
     it_counts_the_nodes(&tenant).await;
     drop(tenant);
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 async fn a_pod_waits_for_a_configuration(tenant: &Tenant<'_>) {
@@ -69,12 +70,16 @@ async fn a_pod_waits_for_a_configuration(tenant: &Tenant<'_>) {
     assert_eq!(gates(&pod), [names::GATE]);
     assert_eq!(tenant.records().await.unwrap(), []);
 
-    let spec = quick_config(tenant.world.plane().server_url()).unwrap();
+    let spec = quick_config(tenant.env.control_plane().server_url()).unwrap();
     let config = MaroonedPodsConfig::new(names::CONFIG_NAME, spec);
     accepts(&configs(tenant), &config).await.unwrap();
     is_accepted(tenant).await;
     let pod = tenant.sees_running("early").await.unwrap();
-    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    MaroonedPod::of(&tenant.admin, &pod)
+        .unwrap()
+        .ends()
+        .await
+        .unwrap();
 }
 
 async fn a_bad_change_leaves_the_last_good_one_in_force(tenant: &Tenant<'_>) {
@@ -129,7 +134,7 @@ async fn it_counts_the_nodes(tenant: &Tenant<'_>) {
     change(tenant, json!({"deadlines": {"boot": "10m"}}))
         .await
         .unwrap();
-    let reconciler = tenant.world.reconciler(false).await.unwrap();
+    let reconciler = tenant.env.reconciler(false).await.unwrap();
     is_accepted(tenant).await;
     tenant.creates(&marooned("ready")).await.unwrap();
     let unbooted = Script {
@@ -137,7 +142,7 @@ async fn it_counts_the_nodes(tenant: &Tenant<'_>) {
         ..Script::default()
     };
     tenant
-        .creates(&pods::pod("launching", &unbooted).unwrap())
+        .creates(&marooned_pod::pod("launching", &unbooted).unwrap())
         .await
         .unwrap();
     let lingering = Script {
@@ -145,20 +150,20 @@ async fn it_counts_the_nodes(tenant: &Tenant<'_>) {
         ..Script::default()
     };
     let releasing = tenant
-        .creates(&pods::pod("releasing", &lingering).unwrap())
+        .creates(&marooned_pod::pod("releasing", &lingering).unwrap())
         .await
         .unwrap();
     tenant.sees_running("ready").await.unwrap();
     tenant.sees_running("releasing").await.unwrap();
     tenant.deletes("releasing").await.unwrap();
-    let releasing = Marooned::of(&tenant.admin, &releasing).unwrap();
+    let releasing = MaroonedPod::of(&tenant.admin, &releasing).unwrap();
     releasing
         .record("going", |r| r.metadata.deletion_timestamp.is_some())
         .await
         .unwrap();
     drop(reconciler);
 
-    let _reconciler = tenant.world.reconciler(false).await.unwrap();
+    let _reconciler = tenant.env.reconciler(false).await.unwrap();
     let counts = NodeCounts {
         launching: 1,
         ready: 1,

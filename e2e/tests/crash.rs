@@ -9,22 +9,24 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, eventually, nothing_left};
-use maroonedpods_e2e::line::Line;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::cut_proxy::CutProxy;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 /// More than a pod's whole life takes, with a restart at each write.
 const LIFE: Duration = Duration::from_secs(180);
 
-/// A world of its own, in which no deadline passes while reconcilers come and go.
-async fn patient_world() -> (World, Client, TestNamespace) {
+/// An environment of its own, in which no deadline passes while reconcilers come and go.
+async fn patient_world() -> (TestEnv, Client, TestNamespace) {
     logs();
-    let world = World::start(0).await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let configs: Api<MaroonedPodsConfig> = Api::all(admin.clone());
     let patience = Patch::Merge(json!({"spec": {"deadlines": {"boot": "5m", "join": "5m"}}}));
     configs
@@ -32,7 +34,7 @@ async fn patient_world() -> (World, Client, TestNamespace) {
         .await
         .unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-    (world, admin, namespace)
+    (env, admin, namespace)
 }
 
 async fn is_clean(admin: &Client) {
@@ -47,18 +49,18 @@ async fn is_clean(admin: &Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_reconcilers_at_once_do_nothing_twice() {
-    let (world, admin, namespace) = patient_world().await;
-    let _first = world.reconciler(false).await.unwrap();
-    let _second = world.reconciler(false).await.unwrap();
+    let (env, admin, namespace) = patient_world().await;
+    let _first = env.reconciler(false).await.unwrap();
+    let _second = env.reconciler(false).await.unwrap();
     let names: Vec<_> = (0..10).map(|n| format!("pod-{n}")).collect();
     let script = Script::default();
-    let create = |name| Marooned::create(&admin, &namespace.name, name, &script);
+    let create = |name| MaroonedPod::create(&admin, &namespace.name, name, &script);
     let pods = try_join_all(names.iter().map(|name| create(name))).await.unwrap();
-    try_join_all(pods.iter().map(Marooned::running)).await.unwrap();
-    try_join_all(pods.iter().map(Marooned::ends)).await.unwrap();
+    try_join_all(pods.iter().map(MaroonedPod::running)).await.unwrap();
+    try_join_all(pods.iter().map(MaroonedPod::ends)).await.unwrap();
     is_clean(&admin).await;
-    let mut created: Vec<_> = world
-        .plane()
+    let mut created: Vec<_> = env
+        .control_plane()
         .audit()
         .unwrap()
         .into_iter()
@@ -68,7 +70,7 @@ async fn two_reconcilers_at_once_do_nothing_twice() {
         .map(|e| e.name)
         .collect();
     created.sort();
-    let mut expected: Vec<_> = pods.iter().map(Marooned::node_name).collect();
+    let mut expected: Vec<_> = pods.iter().map(MaroonedPod::node_name).collect();
     expected.sort();
     assert_eq!(created, expected);
 }
@@ -83,46 +85,46 @@ async fn leads(reconciler: &Running) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_passes_on_when_the_leader_stops_and_when_it_dies() {
-    let (world, admin, namespace) = patient_world().await;
+    let (env, admin, namespace) = patient_world().await;
     let runs = async |name: &str| {
-        let pod = Marooned::create(&admin, &namespace.name, name, &Script::default()).await?;
+        let pod = MaroonedPod::create(&admin, &namespace.name, name, &Script::default()).await?;
         pod.running().await?;
         anyhow::Ok(pod)
     };
-    let first = world.reconciler(true).await.unwrap();
+    let first = env.reconciler(true).await.unwrap();
     leads(&first).await;
-    let second = world.reconciler(true).await.unwrap();
+    let second = env.reconciler(true).await.unwrap();
     let one = runs("one").await.unwrap();
     assert!(second.metric("maroonedpods_leader").await.unwrap() < 1.0);
 
     first.stop().await.unwrap();
     leads(&second).await;
-    let third = world.reconciler(true).await.unwrap();
+    let third = env.reconciler(true).await.unwrap();
     let two = runs("two").await.unwrap();
     assert!(third.metric("maroonedpods_leader").await.unwrap() < 1.0);
 
     drop(second);
     leads(&third).await;
     let three = runs("three").await.unwrap();
-    try_join_all([&one, &two, &three].map(Marooned::ends))
+    try_join_all([&one, &two, &three].map(MaroonedPod::ends))
         .await
         .unwrap();
     is_clean(&admin).await;
 }
 
 /// Runs reconciler after reconciler, each for so many writes, until `goal` is reached. Returns how many died.
-async fn lives(world: &World, writes: u32, goal: impl Future<Output = anyhow::Result<()>>) -> u32 {
-    let identity = world.reconciler_identity().await.unwrap();
+async fn lives(env: &TestEnv, writes: u32, goal: impl Future<Output = anyhow::Result<()>>) -> u32 {
+    let identity = env.reconciler_identity().await.unwrap();
     let mut deaths = 0;
     let live = async {
         loop {
-            let line = Line::open(identity.client.clone(), world.plane().folder(), writes)
+            let proxy = CutProxy::open(identity.client.clone(), env.control_plane().folder(), writes)
                 .await
                 .unwrap();
-            let reconciler = World::reconciler_with(line.kubeconfig.clone(), false)
+            let reconciler = TestEnv::reconciler_with(proxy.kubeconfig.clone(), false)
                 .await
                 .unwrap();
-            line.cut().await;
+            proxy.cut().await;
             drop(reconciler);
             deaths += 1;
         }
@@ -136,19 +138,19 @@ async fn lives(world: &World, writes: u32, goal: impl Future<Output = anyhow::Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconciler_that_dies_after_each_of_its_writes_gets_there() {
-    let (world, admin, namespace) = patient_world().await;
+    let (env, admin, namespace) = patient_world().await;
     for (writes, fewest_deaths) in [(1, 10), (2, 5), (3, 3)] {
         let name = format!("pod-{writes}");
-        let pod = Marooned::create(&admin, &namespace.name, &name, &Script::default())
+        let pod = MaroonedPod::create(&admin, &namespace.name, &name, &Script::default())
             .await
             .unwrap();
-        let deaths = lives(&world, writes, async { pod.running_within(LIFE).await.map(drop) }).await;
+        let deaths = lives(&env, writes, async { pod.running_within(LIFE).await.map(drop) }).await;
         assert!(
             deaths >= fewest_deaths,
             "only {deaths} deaths at {writes} writes each"
         );
         pod.delete().await.unwrap();
-        lives(&world, writes, async { pod.leaves_nothing().await }).await;
+        lives(&env, writes, async { pod.leaves_nothing().await }).await;
     }
     is_clean(&admin).await;
 }

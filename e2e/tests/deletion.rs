@@ -1,4 +1,4 @@
-//! A pod is deleted at each stage of the protocol; the played VM is held there by its script. Whatever the stage,
+//! A pod is deleted at each stage of the protocol; the simulated VM is held there by its script. Whatever the stage,
 //! nothing is left.
 
 #![allow(clippy::unwrap_used)]
@@ -6,17 +6,18 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, DynamicObject};
 use maroonedpods_common::api::{MaroonedNode, Phase};
-use maroonedpods_e2e::check::{TestNamespace, becomes, eventually};
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::TestEnv;
 
-async fn pod(script: &Script) -> Marooned {
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+async fn pod(script: &Script) -> MaroonedPod {
+    let env = TestEnv::shared().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-    Marooned::create(&admin, &namespace.name, "pod", script)
+    MaroonedPod::create(&admin, &namespace.name, "pod", script)
         .await
         .unwrap()
 }
@@ -134,7 +135,7 @@ async fn by_force_while_its_silent_kubelet_should_stop_it() {
     })
     .await;
     pod.running().await.unwrap();
-    let guests = World::shared().await.unwrap().vmhost().guests();
+    let guests = TestEnv::shared().await.unwrap().kubevirt().guests();
     eventually("a silent kubelet", SOON, || async {
         let silent = guests.of(&pod.node_name()).contains(&GuestEvent::FellSilent);
         Ok(silent.then_some(()))

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use maroonedpods_e2e::drafts::bears_our_mark;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::api::read::bears_our_mark;
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::system::logs::logs;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
@@ -12,18 +12,18 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 async fn examples_are_taken_and_their_pods_marooned() {
     logs();
     let tenant = Tenant::shared(None).await.unwrap();
-    let plane = tenant.world.plane();
+    let control_plane = tenant.env.control_plane();
     // There is one configuration, which other tests need as it is.
     for name in ["config.yaml", "namespace.yaml"] {
         let file = format!("{EXAMPLES}/{name}");
-        plane
+        control_plane
             .kubectl(&["apply", "--dry-run=server", "--filename", &file])
             .await
             .unwrap();
     }
     for name in ["deployment.yaml", "job.yaml", "statefulset.yaml"] {
         let file = format!("{EXAMPLES}/{name}");
-        plane
+        control_plane
             .kubectl(&["apply", "--namespace", tenant.namespace(), "--filename", &file])
             .await
             .unwrap();

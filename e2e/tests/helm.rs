@@ -15,9 +15,9 @@ use kube::api::{DeleteParams, ListParams, ObjectList, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -26,21 +26,21 @@ const CONFIG: [&str; 2] = [
     "config.join.serverURL=https://10.0.0.1:6443",
 ];
 
-/// A plane of its own, and helm for it.
-struct Site {
-    plane: Plane,
+/// A control plane of its own, and helm for it.
+struct Setup {
+    control_plane: ControlPlane,
     admin: Client,
 }
 
-impl Site {
+impl Setup {
     async fn new() -> Self {
-        let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-        let admin = plane.admin().await.unwrap();
-        Self { plane, admin }
+        let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+        let admin = control_plane.admin().await.unwrap();
+        Self { control_plane, admin }
     }
 
     async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let kubeconfig = self.plane.kubeconfig().display().to_string();
+        let kubeconfig = self.control_plane.kubeconfig().display().to_string();
         helm(&[arguments, &["--kubeconfig", &kubeconfig]].concat()).await
     }
 
@@ -91,7 +91,7 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_upgraded_and_removed_in_order() {
-    let site = Site::new().await;
+    let setup = Setup::new().await;
     let everywhere: DaemonSet = serde_json::from_value(json!({
         "metadata": {"name": "everywhere"},
         "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
@@ -103,12 +103,12 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
         }},
     }))
     .unwrap();
-    let daemon_sets: Api<DaemonSet> = Api::namespaced(site.admin.clone(), "default");
+    let daemon_sets: Api<DaemonSet> = Api::namespaced(setup.admin.clone(), "default");
     accepts(&daemon_sets, &everywhere).await.unwrap();
 
     // CRDs come first: a configuration can be part of the first install.
-    let notes = site.release("install", &[]).await.unwrap();
-    let configs: Api<MaroonedPodsConfig> = Api::all(site.admin.clone());
+    let notes = setup.release("install", &[]).await.unwrap();
+    let configs: Api<MaroonedPodsConfig> = Api::all(setup.admin.clone());
     configs.get(names::CONFIG_NAME).await.unwrap();
     let patch = notes
         .lines()
@@ -124,30 +124,31 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
         .await
         .unwrap();
 
-    // Whoever makes the certificates writes caBundle; helm leaves alone what it does not render.
-    let mut configuration = site.configuration().await;
+    // The program that makes the certificates writes caBundle; helm leaves alone what it does not render.
+    let mut configuration = setup.configuration().await;
     for webhook in configuration.webhooks.iter_mut().flatten() {
-        webhook.client_config.ca_bundle = Some(k8s_openapi::ByteString(site.plane.ca_pem().into_bytes()));
+        webhook.client_config.ca_bundle =
+            Some(k8s_openapi::ByteString(setup.control_plane.ca_pem().into_bytes()));
     }
     configuration.metadata.managed_fields = None;
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(site.admin.clone());
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(setup.admin.clone());
     configurations
         .replace(RELEASE, &kube::api::PostParams::default(), &configuration)
         .await
         .unwrap();
-    let notes = site.release("upgrade", &["webhook.replicas=3"]).await.unwrap();
+    let notes = setup.release("upgrade", &["webhook.replicas=3"]).await.unwrap();
     assert!(
         !notes.contains("everywhere"),
         "a patched DaemonSet is listed:\n{notes}"
     );
-    for webhook in site.configuration().await.webhooks.into_iter().flatten() {
+    for webhook in setup.configuration().await.webhooks.into_iter().flatten() {
         assert!(webhook.client_config.ca_bundle.is_some(), "{}", webhook.name);
     }
 
-    site.helm(&["uninstall", RELEASE, "--no-hooks"]).await.unwrap();
+    setup.helm(&["uninstall", RELEASE, "--no-hooks"]).await.unwrap();
     // The server writes an event shortly after its answer.
     let deleted = eventually("the configuration's deletion in the log", SOON, || async {
-        let mut deleted = site.plane.audit()?;
+        let mut deleted = setup.control_plane.audit()?;
         // Secrets are helm's own record of the release.
         deleted.retain(|event| {
             event.verb == "delete" && event.user_agent.starts_with("Helm/") && event.resource != "secrets"
@@ -172,20 +173,20 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
         "{deleted:?}"
     );
     // Records, and VMs that may still run, are not helm's to drop.
-    let crds: Api<CustomResourceDefinition> = Api::all(site.admin.clone());
+    let crds: Api<CustomResourceDefinition> = Api::all(setup.admin.clone());
     assert_eq!(crds.list(&ListParams::default()).await.unwrap().items.len(), 2);
-    let namespaces: Api<Namespace> = Api::all(site.admin.clone());
+    let namespaces: Api<Namespace> = Api::all(setup.admin.clone());
     let vms = namespaces.get(names::VM_NAMESPACE).await.unwrap();
     assert!(vms.metadata.deletion_timestamp.is_none());
-    // Guests' certificates outlive the release: what they may do stays guarded, and is no obstacle to the next release.
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(site.admin.clone());
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(site.admin.clone());
+    // Guests' certificates outlive the release: what they may do stays guarded, which does not hinder the next release.
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(setup.admin.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(setup.admin.clone());
     let kept = ["maroonedpods-guest-certificates", "maroonedpods-guest-node"];
     let all = ListParams::default();
     assert_eq!(names_of(&policies.list(&all).await.unwrap()), kept);
     assert_eq!(names_of(&bindings.list(&all).await.unwrap()), kept);
-    site.release("install", &[]).await.unwrap();
-    site.plane.stop().await.unwrap();
+    setup.release("install", &[]).await.unwrap();
+    setup.control_plane.stop().await.unwrap();
 }
 
 fn names_of<K: ResourceExt + Clone>(list: &ObjectList<K>) -> Vec<String> {
@@ -195,33 +196,35 @@ fn names_of<K: ResourceExt + Clone>(list: &ObjectList<K>) -> Vec<String> {
 /// The notes promise both ways out; helm's own records decide whether they exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_uninstall_can_be_repeated_and_taken_back() {
-    let site = Site::new().await;
-    site.release("install", &[]).await.unwrap();
+    let setup = Setup::new().await;
+    setup.release("install", &[]).await.unwrap();
     for _ in 0..2 {
         let uninstall = ["uninstall", RELEASE, "--timeout", "60s"];
-        let (refused, ()) = tokio::join!(site.helm(&uninstall), site.fail("maroonedpods-uninstall"));
+        let (refused, ()) = tokio::join!(setup.helm(&uninstall), setup.fail("maroonedpods-uninstall"));
         let message = refused.unwrap_err().to_string();
         assert!(message.contains("maroonedpods-uninstall not ready"), "{message}");
         // Kept until the next try, for a look at it; its account is gone meanwhile.
-        let accounts = site
-            .plane
-            .kubectl(&["--namespace", SYSTEM_NAMESPACE, "get", "serviceaccounts"]);
+        let accounts =
+            setup
+                .control_plane
+                .kubectl(&["--namespace", SYSTEM_NAMESPACE, "get", "serviceaccounts"]);
         let accounts = accounts.await.unwrap();
         assert!(!accounts.contains("maroonedpods-uninstall"), "{accounts}");
-        assert_eq!(site.status().await, "uninstalling");
+        assert_eq!(setup.status().await, "uninstalling");
         // The pod of this try must not be taken for that of the next.
-        let pods: Api<Pod> = Api::namespaced(site.admin.clone(), SYSTEM_NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(setup.admin.clone(), SYSTEM_NAMESPACE);
         let hooks = ListParams::default().labels("app.kubernetes.io/component=hook");
         pods.delete_collection(&DeleteParams::default().grace_period(0), &hooks)
             .await
             .unwrap();
     }
-    let message = site.release("upgrade", &[]).await.unwrap_err().to_string();
+    let message = setup.release("upgrade", &[]).await.unwrap_err().to_string();
     assert!(message.contains("has no deployed releases"), "{message}");
-    site.helm(&["rollback", RELEASE, "1", "--no-hooks"])
+    setup
+        .helm(&["rollback", RELEASE, "1", "--no-hooks"])
         .await
         .unwrap();
-    assert_eq!(site.status().await, "deployed");
-    site.configuration().await;
-    site.plane.stop().await.unwrap();
+    assert_eq!(setup.status().await, "deployed");
+    setup.configuration().await;
+    setup.control_plane.stop().await.unwrap();
 }

@@ -13,9 +13,11 @@ use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, Request, Resource};
 use kube::{Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, nothing_left};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
-use maroonedpods_e2e::world::World;
 use maroonedpods_reconciler::Cluster;
 use maroonedpods_reconciler::UninstallArgs;
 use maroonedpods_reconciler::uninstall;
@@ -45,10 +47,10 @@ async fn poison(api: Api<DynamicObject>, name: &str, status: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let admin: Client = world.plane().admin().await.unwrap();
+async fn a_status_that_cannot_be_decoded_costs_only_its_own_pod() {
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let admin: Client = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
     let uid = accepts(&pods, &marooned("hostile")).await.unwrap().uid().unwrap();
@@ -57,14 +59,14 @@ async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
     // Root in the guest has the kubelet's identity.
     let node_name = names::node_name(&uid);
     let user = format!("{}{node_name}", names::NODE_USER_PREFIX);
-    let guest = world.plane().user(&user, names::NODES_GROUP).await.unwrap();
+    let guest = env.control_plane().user(&user, names::NODES_GROUP).await.unwrap();
     let nodes = Api::all_with(guest.clone(), &ApiResource::erase::<Node>(&()));
     let beat = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": TOO_LATE});
     poison(nodes, &node_name, json!({"conditions": [beat]})).await;
     let own_pods = Api::namespaced_with(guest, &namespace.name, &ApiResource::erase::<Pod>(&()));
     poison(own_pods, "hostile", json!({"startTime": TOO_LATE})).await;
 
-    // Other pods get their nodes; they are watched one by one, for a list of pods is what the poison spoils.
+    // Other pods get their nodes; they are watched one by one, for the hostile object makes lists of pods fail.
     accepts(&pods, &marooned("other")).await.unwrap();
     eventually("the other pod runs", SOON, || async {
         Ok(pods.get_opt("other").await?.filter(running))
@@ -86,7 +88,7 @@ async fn a_status_that_nobody_can_read_costs_only_its_own_pod() {
     })
     .await
     .unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// What may never stand in a log.
@@ -134,7 +136,8 @@ fn at<K: Resource<DynamicType = ()>>(namespace: Option<&str>) -> Request {
     Request::new(K::url_path(&(), namespace))
 }
 
-/// Anybody who may write an object may write who wrote it, and when. (A time alone is not taken for a change.)
+/// A client that may write an object may also write its managed fields: who wrote it, and when. (A time alone is not
+/// taken for a change.)
 async fn claims_the_year_9999<K>(client: &Client, namespace: Option<&str>, name: &str)
 where
     K: Resource<DynamicType = ()>,
@@ -157,9 +160,9 @@ where
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted_reconciler_starts() {
     let logged = Logged::start();
-    let world = World::start(0).await.unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
-    let admin: Client = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
+    let admin: Client = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
     let mut hostile = marooned("hostile");
@@ -180,7 +183,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     claims_the_year_9999::<Node>(&admin, None, &node_name).await;
     claims_the_year_9999::<Pod>(&admin, Some(&namespace.name), "hostile").await;
 
-    // Who watches goes on, and who comes anew starts, sweeps and works.
+    // The reconciler that watches goes on, and a new one starts, sweeps and works.
     accepts(&pods, &marooned("other")).await.unwrap();
     eventually("a pod that came while it watched", SOON, || async {
         Ok(pods.get_opt("other").await?.filter(running))
@@ -194,7 +197,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     accepts(&secrets, &serde_json::from_value(leftover).unwrap())
         .await
         .unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
     accepts(&pods, &marooned("later")).await.unwrap();
     eventually("a pod that came after the restart", SOON, || async {
         Ok(pods.get_opt("later").await?.filter(running))
@@ -213,7 +216,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
         "{said}"
     );
 
-    // Its VM and Node still go with the hostile pod, and it is no worse than another.
+    // Its VM and Node still go with the hostile pod, and it delays no other pod.
     for name in ["hostile", "other", "later"] {
         let at_once = DeleteParams::default().grace_period(0);
         let request = at::<Pod>(Some(&namespace.name)).delete(name, &at_once);
@@ -241,7 +244,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     }
     let log = logged.text();
     assert!(!log.contains(SECRET) && !log.contains("managedFields"), "{log}");
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 async fn uninstalls(admin: &Client) -> (bool, String) {

@@ -6,16 +6,18 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, nothing_left_of};
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::leftovers::nothing_left_of;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::install::config;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// Makes objects nobody's, so that garbage collection does not take them before we can.
+/// Takes the owner off an object, so that garbage collection does not take them before we can.
 async fn disown<K>(api: &Api<K>, name: &str)
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
@@ -26,20 +28,20 @@ where
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orphans_go_and_look_alikes_stay() {
-    let world = World::start(0).await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let nodes: Api<Node> = Api::all(admin.clone());
     let tokens: Api<Secret> = Api::namespaced(admin.clone(), names::TOKEN_NAMESPACE);
     let seeds: Api<Secret> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
 
     // Real objects of a real attempt, whose record and pod then vanish behind the reconciler's back.
-    let reconciler = world.reconciler(false).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
     let held = Script {
         never_joins: true,
         ..Script::default()
     };
-    let pod = Marooned::create(&admin, &namespace.name, "pod", &held)
+    let pod = MaroonedPod::create(&admin, &namespace.name, "pod", &held)
         .await
         .unwrap();
     // The last thing that is made for it.
@@ -86,7 +88,7 @@ async fn orphans_go_and_look_alikes_stay() {
     let other = serde_json::from_value(json!({"metadata": {"name": "pull-secret"}})).unwrap();
     let other = accepts(&seeds, &other).await.unwrap();
 
-    let reconciler = world.reconciler(false).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
     // A Node goes with the sweep after the one that finds its VM gone.
     eventually("the orphans to be gone", SOON * 3, || async {
         let left = nothing_left_of(&admin, &pod.uid).await?;
@@ -112,7 +114,7 @@ async fn orphans_go_and_look_alikes_stay() {
     assert_eq!(seeds.get(&other.name_any()).await.unwrap().uid(), other.uid());
 }
 
-/// A name proves nothing: whoever may create Secrets there may take one that we give.
+/// A name proves nothing: a client that may create Secrets there may use one of our names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_alike_of_a_credential_is_not_revoked() {
     let tenant = Tenant::shared(None).await.unwrap();
@@ -123,7 +125,7 @@ async fn a_look_alike_of_a_credential_is_not_revoked() {
         join_delay: 6.0,
         ..Script::default()
     };
-    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "pod", &slow)
+    let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "pod", &slow)
         .await
         .unwrap();
     pod.vmi(1, "Running").await.unwrap();

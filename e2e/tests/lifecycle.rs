@@ -12,12 +12,15 @@ use kube::core::ObjectMeta;
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, gone, vmis};
-use maroonedpods_e2e::drafts::{gates, marooned, node, ordinary, runs, spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, condition};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::writes::MANAGER;
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
+use maroonedpods_e2e::api::read::condition;
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::api::read::{gates, node, runs};
+use maroonedpods_e2e::harness::fixtures::{marooned, ordinary, spec};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::writes::MANAGER;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
 const TEMPLATE_LABEL: &str = "app";
@@ -86,7 +89,11 @@ async fn a_bare_pod_gets_a_node_of_its_own_and_loses_it_again() {
     let ready = condition(&pod, names::NODE_READY_CONDITION);
     assert_eq!(ready, Some(("True".to_owned(), "NodeReady".to_owned())));
 
-    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    MaroonedPod::of(&tenant.admin, &pod)
+        .unwrap()
+        .ends()
+        .await
+        .unwrap();
     let events: Api<Event> = tenant.api();
     let about = ListParams::default().fields("involvedObject.name=bare");
     let events = events.list(&about).await.unwrap();
@@ -220,7 +227,12 @@ async fn people_see_phase_pod_and_vm() {
     let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
     becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
 
-    let table = tenant.world.plane().kubectl(&["get", "mn", &name]).await.unwrap();
+    let table = tenant
+        .env
+        .control_plane()
+        .kubectl(&["get", "mn", &name])
+        .await
+        .unwrap();
     let rows: Vec<Vec<&str>> = table
         .lines()
         .map(|line| line.split_whitespace().collect())
@@ -268,7 +280,7 @@ async fn each_replica_of_a_deployment_has_its_node() {
         .unwrap();
     for pod in &replicas {
         gone(&tenant.pods, &pod.name_any(), SOON).await.unwrap();
-        Marooned::of(&tenant.admin, pod)
+        MaroonedPod::of(&tenant.admin, pod)
             .unwrap()
             .leaves_nothing()
             .await
@@ -294,15 +306,15 @@ async fn a_stateful_sets_pod_comes_back_by_its_name_on_another_node() {
         .await
         .unwrap();
     // The API has one object of a name: the new pod exists only once the old one is gone.
-    let anew = |pod: &Pod| pod.uid() != first.uid() && runs(pod);
-    let second = becomes(&tenant.pods, "db-0", "running anew", SOON, anew)
+    let restarted = |pod: &Pod| pod.uid() != first.uid() && runs(pod);
+    let second = becomes(&tenant.pods, "db-0", "a new pod that runs", SOON, restarted)
         .await
         .unwrap();
     assert_eq!(
         (node(&first), node(&second)),
         (&*own_node(&first), &*own_node(&second))
     );
-    Marooned::of(&tenant.admin, &first)
+    MaroonedPod::of(&tenant.admin, &first)
         .unwrap()
         .leaves_nothing()
         .await
@@ -327,7 +339,7 @@ async fn a_finished_jobs_vm_goes_after_its_time_for_logs() {
     becomes(&tenant.api(), &job.name_any(), "completed", SOON, succeeded)
         .await
         .unwrap();
-    Marooned::of(&tenant.admin, &pods[0])
+    MaroonedPod::of(&tenant.admin, &pods[0])
         .unwrap()
         .leaves_nothing()
         .await

@@ -1,4 +1,4 @@
-//! NetworkPolicies that select marooned pods: nobody enforces them, and the pods say so, or wait.
+//! NetworkPolicies that select marooned pods: nothing enforces them, and the pods say so, or wait.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,13 +7,15 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::drafts::{gates, marooned};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, condition};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::condition;
+use maroonedpods_e2e::api::read::gates;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 const REASON: &str = "NetworkPolicyNotEnforced";
@@ -69,9 +71,9 @@ async fn refuse(tenant: &Tenant<'_>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_is_not_enforced_is_said_or_heeded() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
 
     // Said on the pod that it selects, and on no other.
     forbid(&tenant).await;
@@ -95,7 +97,7 @@ async fn a_policy_that_is_not_enforced_is_said_or_heeded() {
 
     // The reconciler knows the policy by now: a pod that it selects gets no VM, and another does.
     let refused = tenant.creates(&shop("refused")).await.unwrap();
-    let pod = Marooned::of(&tenant.admin, &refused).unwrap();
+    let pod = MaroonedPod::of(&tenant.admin, &refused).unwrap();
     let message = pod.reports(REASON).await.unwrap();
     assert!(
         message.contains(POLICY) && message.contains("set the field to Warn"),
@@ -117,5 +119,5 @@ async fn a_policy_that_is_not_enforced_is_said_or_heeded() {
     tenant.sees_running("refused").await.unwrap();
     tenant.sees_reason("refused", "NodeReady").await.unwrap();
     tenant.leaves().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

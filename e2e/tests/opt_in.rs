@@ -7,15 +7,14 @@ use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate, Toleration};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, rejects};
-use maroonedpods_e2e::drafts::{
-    bears_our_mark, gates, labelled, marooned, node, ordinary, runs, spec, with_spec,
-};
+use maroonedpods_e2e::api::check::{accepts, becomes, rejects};
+use maroonedpods_e2e::api::read::{bears_our_mark, gates, node, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Map, Value, json};
 
 const FOREIGN_GATE: &str = "example.com/quota";
@@ -46,12 +45,18 @@ async fn is_left_alone(tenant: &Tenant<'_>, name: &str) {
 /// Proves only what has been: callers wait first for something that the reconciler did later.
 fn not_written_by_us(tenant: &Tenant<'_>, name: &str) {
     let reconciler = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}");
-    let written = tenant.world.plane().audit().unwrap().into_iter().filter(|event| {
-        event.is_write()
-            && event.user == reconciler
-            && event.namespace == tenant.namespace()
-            && event.name == name
-    });
+    let written = tenant
+        .env
+        .control_plane()
+        .audit()
+        .unwrap()
+        .into_iter()
+        .filter(|event| {
+            event.is_write()
+                && event.user == reconciler
+                && event.namespace == tenant.namespace()
+                && event.name == name
+        });
     assert_eq!(written.collect::<Vec<_>>(), []);
 }
 
@@ -181,7 +186,7 @@ async fn a_waiting_pod_that_comes_to_ask_for_a_node_is_told_and_its_vm_goes() {
         never_joins: true,
         ..Script::default()
     };
-    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "waits", &waits)
+    let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "waits", &waits)
         .await
         .unwrap();
     pod.vmi(1, "Running").await.unwrap();
@@ -231,7 +236,7 @@ async fn a_daemon_sets_pods_stay_on_the_hosts() {
 async fn who_did_not_opt_in_is_never_touched() {
     let tenant = Tenant::shared(None).await.unwrap();
     let mut tolerant = ordinary("tolerant");
-    // Marooned nodes, of other tests, are no place for it, whatever it tolerates.
+    // Marooned nodes, of other tests, do not take it, whatever it tolerates.
     tolerant.spec.as_mut().unwrap().tolerations = Some(vec![Toleration {
         operator: Some("Exists".to_owned()),
         ..Toleration::default()
@@ -315,7 +320,7 @@ async fn a_pod_that_brings_our_gate_is_completed_and_served() {
 async fn a_dry_run_shows_the_gate_and_leaves_nothing() {
     let tenant = Tenant::shared(None).await.unwrap();
     let label = format!("--labels={}={}", names::MAROON_LABEL, names::MAROON_TRUE);
-    let (kubectl, namespace) = (tenant.world.plane(), tenant.namespace());
+    let (kubectl, namespace) = (tenant.env.control_plane(), tenant.namespace());
     let shown = kubectl
         .kubectl(&[
             "run",

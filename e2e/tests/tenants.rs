@@ -1,4 +1,4 @@
-//! What tenants take from one another: nothing. Starts take turns between namespaces, and a namespace may have so many
+//! Tenants take nothing from one another. Starts take turns between namespaces, and a namespace may have so many
 //! VMs and no more.
 
 #![allow(clippy::unwrap_used)]
@@ -9,14 +9,15 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::config;
-use maroonedpods_e2e::drafts::{marooned, reason, runs};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{SOON, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{World, quick_config};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::{reason, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::{TestEnv, quick_config};
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 const CROWD: usize = 60;
@@ -35,8 +36,8 @@ fn patient_config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
 }
 
 /// Names of the VMs that were made, in order.
-fn vms_made(world: &World) -> Result<Vec<String>> {
-    let mut made = world.plane().audit()?;
+fn vms_made(env: &TestEnv) -> Result<Vec<String>> {
+    let mut made = env.control_plane().audit()?;
     made.retain(|event| {
         (event.resource.as_str(), event.verb.as_str()) == ("virtualmachineinstances", "create")
             && event.is_write()
@@ -49,9 +50,9 @@ fn vms_made(world: &World) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_pod_does_not_wait_for_another_tenants_burst() {
     logs();
-    let world = World::start_with(0, patient_config).await.unwrap();
-    let crowd = Tenant::new(&world, None).await.unwrap();
-    let lone = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start_with(0, patient_config).await.unwrap();
+    let crowd = Tenant::new(&env, None).await.unwrap();
+    let lone = Tenant::new(&env, None).await.unwrap();
     let script = Script {
         never_boots: true,
         ..Script::default()
@@ -65,9 +66,9 @@ async fn one_pod_does_not_wait_for_another_tenants_burst() {
     let alone = lone.creates(&pod("lone", &script).unwrap()).await.unwrap();
     let its_vm = names::vmi_name(&alone.uid().unwrap(), 1);
 
-    let _reconciler = world.reconciler(false).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
     let made = eventually("the VMs of all", SOON, || async {
-        let made = vms_made(&world)?;
+        let made = vms_made(&env)?;
         Ok((made.len() > CROWD).then_some(made))
     })
     .await
@@ -78,7 +79,7 @@ async fn one_pod_does_not_wait_for_another_tenants_burst() {
         "{position} of {} VMs were made before",
         made.len()
     );
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 fn limited_config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
@@ -104,13 +105,13 @@ async fn creates_all(tenant: &Tenant<'_>, prefix: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_has_no_more_vms_than_its_limit() {
     logs();
-    let world = World::start_with(0, limited_config).await.unwrap();
-    let full = Tenant::new(&world, None).await.unwrap();
-    let other = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start_with(0, limited_config).await.unwrap();
+    let full = Tenant::new(&env, None).await.unwrap();
+    let other = Tenant::new(&env, None).await.unwrap();
     // All are there when the reconciler begins, so that starts meet.
     creates_all(&full, "first").await;
     other.creates(&marooned("free")).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
 
     let waiting = full
         .sees(PODS - LIMIT, "waiting for a place", waits)
@@ -138,7 +139,7 @@ async fn a_namespace_has_no_more_vms_than_its_limit() {
     }
 
     // Two leaders at once may each take the last place, and no more.
-    let second = world.reconciler(false).await.unwrap();
+    let second = env.reconciler(false).await.unwrap();
     creates_all(&other, "second").await;
     let settled = |pod: &Pod| waits(pod) || runs(pod);
     other.sees(PODS + 1, "running or waiting", settled).await.unwrap();
@@ -154,5 +155,5 @@ async fn a_namespace_has_no_more_vms_than_its_limit() {
     full.sees(PODS - 2, "running", runs).await.unwrap();
     full.leaves().await.unwrap();
     other.leaves().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What takes longer than a controller or a certificate has patience for.
+//! Delays that are longer than a controller waits or a certificate lasts.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -11,14 +11,15 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, gone};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::plane::PlaneOptions;
-use maroonedpods_e2e::pods::{Marooned, SOON, phase, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::vmhost::{Ask, GuestEvent};
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::control_plane::ControlPlaneOptions;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::fake_kubevirt::{Ask, GuestEvent};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 use rcgen::KeyPair;
 use serde_json::json;
 
@@ -37,27 +38,27 @@ fn config(server_url: &str) -> anyhow::Result<MaroonedPodsConfigSpec> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_patience_of_others() {
     logs();
-    let options = PlaneOptions {
+    let options = ControlPlaneOptions {
         controller_manager_flags: vec![
             "--node-startup-grace-period=3s".to_owned(),
             format!("--cluster-signing-duration={}s", LIFETIME.as_secs()),
         ],
-        ..PlaneOptions::default()
+        ..ControlPlaneOptions::default()
     };
-    let world = World::start_on(options, 0, config).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
+    let env = TestEnv::start_on(options, 0, config).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
     tokio::join!(
-        a_slow_boot_does_not_evict_the_pod(&world),
-        a_pod_outlives_its_kubelets_certificate(&world),
-        a_rejected_pods_owner_backs_off(&world),
+        a_slow_boot_does_not_evict_the_pod(&env),
+        a_pod_outlives_its_kubelets_certificate(&env),
+        a_rejected_pods_owner_backs_off(&env),
     );
-    another_configuration_is_tried_at_once(&world).await;
-    world.stop().await.unwrap();
+    another_configuration_is_tried_at_once(&env).await;
+    env.stop().await.unwrap();
 }
 
 /// The node controller taints a Node whose VM boots for long, and takes its taint off seconds after the Node is ready.
-async fn a_slow_boot_does_not_evict_the_pod(world: &World) {
-    let tenant = Tenant::new(world, None).await.unwrap();
+async fn a_slow_boot_does_not_evict_the_pod(env: &TestEnv) {
+    let tenant = Tenant::new(env, None).await.unwrap();
     let script = Script {
         join_delay: 12.0,
         ..Script::default()
@@ -68,7 +69,7 @@ async fn a_slow_boot_does_not_evict_the_pod(world: &World) {
             "tolerationSeconds": 1})
     });
     brief.spec.as_mut().unwrap().tolerations = Some(serde_json::from_value(json!(tolerations)).unwrap());
-    let brief = Marooned::create_pod(&tenant.admin, tenant.namespace(), &brief)
+    let brief = MaroonedPod::create_pod(&tenant.admin, tenant.namespace(), &brief)
         .await
         .unwrap();
     let evicts = |node: &Node| {
@@ -92,19 +93,28 @@ async fn a_slow_boot_does_not_evict_the_pod(world: &World) {
         .collect();
     assert!(evictions.is_empty(), "{evictions:?}");
 
-    let loot = world.vmhost().guests().loot(&brief.node_name()).unwrap();
+    let stolen = env
+        .kubevirt()
+        .guests()
+        .stolen_credentials(&brief.node_name())
+        .unwrap();
     brief.ends().await.unwrap();
-    nobody_renews_what_is_over(world, &brief, &loot.identity).await;
+    no_one_renews_what_is_over(env, &brief, &stolen.identity).await;
     tenant.leaves().await.unwrap();
 }
 
-/// A certificate outlives its Node, and with it the right to ask. Nobody else answers, and the request is taken away.
-async fn nobody_renews_what_is_over(world: &World, pod: &Marooned, stolen: &maroonedpods_e2e::pki::Pair) {
-    let thief: Api<CertificateSigningRequest> = Api::all(world.plane().certified(stolen).await.unwrap());
+/// A certificate outlives its Node, and with it the right to ask. No one else answers, and the request is deleted.
+async fn no_one_renews_what_is_over(
+    env: &TestEnv,
+    pod: &MaroonedPod,
+    stolen: &maroonedpods_e2e::system::pki::Pair,
+) {
+    let thief: Api<CertificateSigningRequest> =
+        Api::all(env.control_plane().certified(stolen).await.unwrap());
     let ask = Ask::client(&pod.node_name(), &[])
         .request(&KeyPair::generate().unwrap())
         .unwrap();
-    let csrs: Api<CertificateSigningRequest> = Api::all(world.plane().admin().await.unwrap());
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.control_plane().admin().await.unwrap());
     let approval = Patch::Strategic(json!({"status": {"conditions": [
         {"type": "Approved", "status": "True", "reason": "AutoApproved", "message": "Auto approving"}]}}));
     // An approver may come too late for one that is taken away; never is it let through.
@@ -125,18 +135,18 @@ async fn nobody_renews_what_is_over(world: &World, pod: &Marooned, stolen: &maro
     .unwrap();
 }
 
-async fn a_pod_outlives_its_kubelets_certificate(world: &World) {
-    let tenant = Tenant::new(world, None).await.unwrap();
+async fn a_pod_outlives_its_kubelets_certificate(env: &TestEnv) {
+    let tenant = Tenant::new(env, None).await.unwrap();
     let script = Script {
         renews_at: Some(20.0),
         ..Script::default()
     };
-    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "lasts", &script)
+    let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "lasts", &script)
         .await
         .unwrap();
     pod.running().await.unwrap();
     let joined = Instant::now();
-    let guests = world.vmhost().guests();
+    let guests = env.kubevirt().guests();
     eventually("a new certificate", SOON, || async {
         Ok(guests
             .of(&pod.node_name())
@@ -165,8 +175,8 @@ async fn a_pod_outlives_its_kubelets_certificate(world: &World) {
     tenant.leaves().await.unwrap();
 }
 
-async fn a_rejected_pods_owner_backs_off(world: &World) {
-    let tenant = Tenant::new(world, None).await.unwrap();
+async fn a_rejected_pods_owner_backs_off(env: &TestEnv) {
+    let tenant = Tenant::new(env, None).await.unwrap();
     let script = Script {
         rejects: Some("SysctlForbidden".to_owned()),
         ..Script::default()
@@ -214,8 +224,8 @@ async fn a_rejected_pods_owner_backs_off(world: &World) {
     tenant.leaves().await.unwrap();
 }
 
-async fn another_configuration_is_tried_at_once(world: &World) {
-    let tenant = Tenant::new(world, None).await.unwrap();
+async fn another_configuration_is_tried_at_once(env: &TestEnv) {
+    let tenant = Tenant::new(env, None).await.unwrap();
     let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
     let patient = |boot: &str| Patch::Merge(json!({"spec": {"deadlines": {"boot": boot}}}));
     configs
@@ -226,7 +236,7 @@ async fn another_configuration_is_tried_at_once(world: &World) {
         boot_delay: 5.0,
         ..Script::default()
     };
-    let pod = Marooned::create(&tenant.admin, tenant.namespace(), "stranded", &script)
+    let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "stranded", &script)
         .await
         .unwrap();
     let message = pod.reports("AttemptsExhausted").await.unwrap();

@@ -17,16 +17,20 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ClusterResourceScope, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedPodsConfig;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, becomes, eventually, nothing_left, rejects};
-use maroonedpods_e2e::drafts::{bears_our_mark, gates, labelled, marooned, runs, spec, with_spec};
-use maroonedpods_e2e::in_force::{policies_in_force, retry_pods};
-use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, apply, kind, render};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{self, Marooned, SOON, phase};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
-use maroonedpods_e2e::writes::careless;
+use maroonedpods_e2e::api::apply::{apply, kind};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::api::read::{bears_our_mark, gates, runs};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, spec, with_spec};
+use maroonedpods_e2e::harness::marooned_pod::{self, MaroonedPod, SOON};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::harness::writes::careless;
+use maroonedpods_e2e::install::policies::{policies_in_force, retry_pods};
+use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, render};
+use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_reconciler::Cluster;
 use maroonedpods_reconciler::UninstallArgs;
 use maroonedpods_reconciler::uninstall;
@@ -37,9 +41,9 @@ use serde_json::{Value, json};
 const ACCOUNT: &str = "maroonedpods-uninstall";
 
 /// `uninstall` as the hook runs it; whether it says that nothing is left, and all that it said.
-async fn run(world: &World, force: bool, timeout: Duration) -> (bool, String) {
-    let identity = world
-        .plane()
+async fn run(env: &TestEnv, force: bool, timeout: Duration) -> (bool, String) {
+    let identity = env
+        .control_plane()
         .service_account(SYSTEM_NAMESPACE, ACCOUNT)
         .await
         .unwrap();
@@ -63,9 +67,9 @@ async fn run(world: &World, force: bool, timeout: Duration) -> (bool, String) {
     (ended.unwrap(), said)
 }
 
-async fn world() -> World {
+async fn env() -> TestEnv {
     logs();
-    let world = World::start(0).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
     // The harness applies no hooks, and this is all that this one may do.
     let mut rights = render(&json!({})).await.unwrap();
     rights.retain(|object| {
@@ -73,10 +77,10 @@ async fn world() -> World {
             && ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"].contains(&kind(object))
     });
     assert_eq!(rights.len(), 3, "{rights:?}");
-    apply(&world.plane().admin().await.unwrap(), rights)
+    apply(&env.control_plane().admin().await.unwrap(), rights)
         .await
         .unwrap();
-    world
+    env
 }
 
 /// Long enough to be in a stage for as long as a test takes.
@@ -113,7 +117,7 @@ async fn crowd(tenant: &Tenant<'_>) {
     ];
     for (stage, script) in stages {
         for n in 0..3 {
-            let pod = pods::pod(&format!("{stage}-{n}"), &script).unwrap();
+            let pod = marooned_pod::pod(&format!("{stage}-{n}"), &script).unwrap();
             tenant.creates(&pod).await.unwrap();
         }
     }
@@ -129,7 +133,8 @@ async fn crowd(tenant: &Tenant<'_>) {
         .unwrap();
     let mut task = spec();
     task["restartPolicy"] = json!("Never");
-    let annotations = json!({maroonedpods_e2e::vmhost::script::EXIT_AFTER_ANNOTATION: FOR_LONG.to_string()});
+    let annotations =
+        json!({maroonedpods_e2e::fake_kubevirt::script::EXIT_AFTER_ANNOTATION: FOR_LONG.to_string()});
     tenant
         .applies::<Job>(
             json!({"metadata": {"name": "report"}, "spec": {"parallelism": 2, "completions": 2,
@@ -142,10 +147,10 @@ async fn crowd(tenant: &Tenant<'_>) {
     tenant.sees(10, "running", runs).await.unwrap();
     for n in 0..3 {
         let booting = tenant.pods.get(&format!("booting-{n}")).await.unwrap();
-        let booting = Marooned::of(&tenant.admin, &booting).unwrap();
+        let booting = MaroonedPod::of(&tenant.admin, &booting).unwrap();
         booting.vmi(1, "Scheduled").await.unwrap();
         let joining = tenant.pods.get(&format!("joining-{n}")).await.unwrap();
-        let joining = Marooned::of(&tenant.admin, &joining).unwrap();
+        let joining = MaroonedPod::of(&tenant.admin, &joining).unwrap();
         joining.vmi(1, "Running").await.unwrap();
     }
 }
@@ -168,14 +173,14 @@ async fn state(tenant: &Tenant<'_>) -> (Vec<(String, Value)>, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_pods_are_listed_and_with_force_all_go() {
-    let world = world().await;
-    let reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = env().await;
+    let reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     let admin = tenant.admin.clone();
     crowd(&tenant).await;
 
     let before = state(&tenant).await;
-    let (is_clean, said) = run(&world, false, SOON).await;
+    let (is_clean, said) = run(&env, false, SOON).await;
     assert!(
         !is_clean && said.contains("20 marooned pods would lose"),
         "{said}"
@@ -188,9 +193,9 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
     assert!(webhooks.get_opt("maroonedpods").await.unwrap().is_some());
 
-    let (is_clean, said) = run(&world, true, SOON * 2).await;
+    let (is_clean, said) = run(&env, true, SOON * 2).await;
     assert!(is_clean, "{said}");
-    let careless = careless(&world.plane().audit().unwrap());
+    let careless = careless(&env.control_plane().audit().unwrap());
     assert!(careless.is_empty(), "careless:\n{}", careless.join("\n"));
     assert!(webhooks.get_opt("maroonedpods").await.unwrap().is_none());
     eventually("nothing of ours", SOON, || async {
@@ -202,7 +207,7 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
     .unwrap();
 
     reconciler.stop().await.unwrap();
-    remove_the_chart(&world).await;
+    remove_the_chart(&env).await;
     // The user's controllers work on, with ordinary pods.
     let ordinary = |pod: &Pod| gates(pod).is_empty() && !has_our_selector(pod);
     let web = |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == "web");
@@ -221,7 +226,7 @@ async fn twenty_pods_are_listed_and_with_force_all_go() {
         .unwrap();
     tenant.sees_running("late").await.unwrap();
     tenant.leaves().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 fn has_our_selector(pod: &Pod) -> bool {
@@ -229,22 +234,22 @@ fn has_our_selector(pod: &Pod) -> bool {
     selector.is_some_and(|selector| selector.contains_key(names::CLASS_LABEL))
 }
 
-/// With nobody to release anything it says so and ends; with somebody again, it comes to its end.
+/// Without a reconciler to release anything it says so and stops; with a reconciler again it completes.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_reconciler_it_says_what_waits_for_it() {
-    let world = world().await;
-    let reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = env().await;
+    let reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     tenant.creates(&marooned("stranded")).await.unwrap();
     let pod = tenant.sees_running("stranded").await.unwrap();
-    let stranded = Marooned::of(&tenant.admin, &pod).unwrap();
+    let stranded = MaroonedPod::of(&tenant.admin, &pod).unwrap();
     drop(reconciler);
     tenant.creates(&marooned("new")).await.unwrap();
     becomes(&tenant.pods, "new", "gated", SOON, bears_our_mark)
         .await
         .unwrap();
 
-    let (is_clean, said) = run(&world, true, Duration::from_secs(5)).await;
+    let (is_clean, said) = run(&env, true, Duration::from_secs(5)).await;
     assert!(!is_clean, "{said}");
     assert!(
         said.contains(&format!("maroonednode/{}", stranded.node_name())),
@@ -254,33 +259,33 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
         said.contains("does it run (deployment maroonedpods-reconciler)"),
         "{said}"
     );
-    // Gated pods need nobody.
-    maroonedpods_e2e::check::gone(&tenant.pods, "new", SOON)
+    // Gated pods do not need the reconciler.
+    maroonedpods_e2e::api::check::gone(&tenant.pods, "new", SOON)
         .await
         .unwrap();
 
-    let reconciler = world.reconciler(false).await.unwrap();
-    let (is_clean, said) = run(&world, false, SOON).await;
+    let reconciler = env.reconciler(false).await.unwrap();
+    let (is_clean, said) = run(&env, false, SOON).await;
     assert!(is_clean, "{said}");
     tenant.leaves().await.unwrap();
     reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
-/// Somebody else's finalizer and somebody else's policy hold their own pods, and nothing beside. A pod without a node
+/// Finalizers and policies of others hold their own pods, and nothing beside. A pod without a node
 /// that only a finalizer holds is ended by Kubernetes' own collector of pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_hold_holds_up_nothing_else() {
-    let world = world().await;
-    let reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = env().await;
+    let reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     let admin = tenant.admin.clone();
     let mut waits = spec();
     waits["schedulingGates"] = json!([{"name": "example.org/quota"}]);
     let mut held = labelled(with_spec("held", waits), names::MAROON_TRUE);
     held.finalizers_mut().push("example.org/hold".to_owned());
     tenant.creates(&held).await.unwrap();
-    // Listed before the one that nobody protects.
+    // Listed before the one that no policy protects.
     for name in ["a-protected", "free"] {
         tenant.creates(&marooned(name)).await.unwrap();
     }
@@ -296,7 +301,7 @@ async fn what_others_hold_holds_up_nothing_else() {
     );
     policies_in_force(&admin).await.unwrap();
 
-    let (is_clean, said) = run(&world, true, SOON).await;
+    let (is_clean, said) = run(&env, true, SOON).await;
     assert!(!is_clean, "{said}");
     let reason = format!(
         "{}/a-protected (Running); cannot be deleted: ",
@@ -309,7 +314,7 @@ async fn what_others_hold_holds_up_nothing_else() {
     bindings.delete(&binding.name_any(), &now).await.unwrap();
     policies.delete(&policy.name_any(), &now).await.unwrap();
     policies_in_force(&admin).await.unwrap();
-    let (is_clean, said) = run(&world, true, SOON * 2).await;
+    let (is_clean, said) = run(&env, true, SOON * 2).await;
     assert!(is_clean, "{said}");
     assert_eq!(nothing_left(&admin).await.unwrap(), [""; 0]);
 
@@ -321,10 +326,10 @@ async fn what_others_hold_holds_up_nothing_else() {
         .unwrap();
     tenant.leaves().await.unwrap();
     reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
-/// A policy that lets nobody delete the pod of this name.
+/// A policy that denies deletion of the pod of this name.
 fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding) {
     let name = "e2e-protection";
     let policy = json!({
@@ -345,20 +350,21 @@ fn protection(pod: &str) -> (ValidatingAdmissionPolicy, ValidatingAdmissionPolic
     )
 }
 
-/// A pod that is born as the uninstallation ends is gated by nobody: the reconciler goes next.
+/// A pod that is created as the uninstallation ends must not be gated: the reconciler, which would lift the gate, goes
+/// next.
 #[tokio::test(flavor = "multi_thread")]
 async fn gating_ends_before_the_reconciler_does() {
-    let world = world().await;
-    let reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
-    let (is_clean, said) = run(&world, false, SOON).await;
+    let env = env().await;
+    let reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
+    let (is_clean, said) = run(&env, false, SOON).await;
     assert!(is_clean, "{said}");
     let message = rejects(&tenant.pods, &marooned("late")).await.unwrap();
     assert!(
         message.contains("the webhook did not prepare the pod"),
         "{message}"
     );
-    // One that brings what the webhook would have added is nobody's to refuse, and gets no VM.
+    // The API server accepts one that brings what the webhook would have added, and it gets no VM.
     let mut prepared = spec();
     prepared["schedulingGates"] = json!([{"name": names::GATE}]);
     let prepared = labelled(with_spec("prepared", prepared), names::MAROON_TRUE);
@@ -367,12 +373,12 @@ async fn gating_ends_before_the_reconciler_does() {
     assert_eq!(nothing_left(&tenant.admin).await.unwrap(), [""; 0]);
     tenant.leaves().await.unwrap();
     reconciler.stop().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// As helm does: what it knows, then kinds that it does not know, admission policies among them.
-async fn remove_the_chart(world: &World) {
-    let admin = world.plane().admin().await.unwrap();
+async fn remove_the_chart(env: &TestEnv) {
+    let admin = env.control_plane().admin().await.unwrap();
     remove(&Api::<ClusterRoleBinding>::all(admin.clone())).await;
     remove(&Api::<ClusterRole>::all(admin.clone())).await;
     remove(&Api::<MaroonedPodsConfig>::all(admin.clone())).await;

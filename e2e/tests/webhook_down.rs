@@ -1,27 +1,28 @@
-//! While the webhook is away, who opted in is refused and everybody else goes on.
+//! While the webhook is away, pods that opted in are refused and all others are created.
 
 #![allow(clippy::unwrap_used)]
 
 use kube::ResourceExt;
 use kube::api::PostParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::drafts::{labelled, marooned, node, ordinary};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::node;
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary};
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opted_in_creates_fail_closed_and_others_pass() {
     logs();
-    let mut world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    world.stop_webhook().await.unwrap();
+    let mut env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    env.stop_webhook().await.unwrap();
     {
-        let plain = Tenant::new(&world, None).await.unwrap();
-        let opted_in = Tenant::new(&world, Some(names::MAROON_TRUE)).await.unwrap();
-        let enforced = Tenant::new(&world, Some(names::MAROON_ENFORCED)).await.unwrap();
+        let plain = Tenant::new(&env, None).await.unwrap();
+        let opted_in = Tenant::new(&env, Some(names::MAROON_TRUE)).await.unwrap();
+        let enforced = Tenant::new(&env, Some(names::MAROON_ENFORCED)).await.unwrap();
         let out = labelled(ordinary("out"), names::MAROON_FALSE);
         for (tenant, pod, entry) in [
             (&plain, &marooned("in"), "pods.maroonedpods.io"),
@@ -39,9 +40,9 @@ async fn opted_in_creates_fail_closed_and_others_pass() {
             assert!(node(&pod).starts_with("host-"), "{pod:?}");
         }
     }
-    world.restart_webhook().await.unwrap();
+    env.restart_webhook().await.unwrap();
     {
-        let tenant = Tenant::new(&world, None).await.unwrap();
+        let tenant = Tenant::new(&env, None).await.unwrap();
         let (pods, draft) = (&tenant.pods, marooned("in"));
         // The API server may hold a connection to the webhook that was.
         eventually("creates to pass again", SOON, || async {
@@ -53,5 +54,5 @@ async fn opted_in_creates_fail_closed_and_others_pass() {
         assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap()));
         tenant.leaves().await.unwrap();
     }
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

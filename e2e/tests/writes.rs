@@ -10,16 +10,16 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig, Phase};
 use maroonedpods_common::names;
-use maroonedpods_e2e::audit::AuditEvent;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::control_plane::audit::AuditEvent;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON, pod};
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 /// Invariant S7: writes of a cold life, events excluded.
@@ -35,7 +35,7 @@ async fn writes_since(tenant: &Tenant<'_>, start: Timestamp) -> Vec<AuditEvent> 
     assert!(maps.get_opt(&marker).await.unwrap().is_none());
     let reconciler = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}");
     let mut events = eventually("the marker in the audit log", SOON, || async {
-        let events = tenant.world.plane().audit()?;
+        let events = tenant.env.control_plane().audit()?;
         Ok(events.iter().any(|event| event.name == marker).then_some(events))
     })
     .await
@@ -62,7 +62,7 @@ async fn settled(tenant: &Tenant<'_>, name: &str) -> Pod {
     let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.phase == Phase::Lifted);
     becomes(&records, &node, "lifted", SOON, lifted).await.unwrap();
     eventually("the serving certificate", SOON, || async {
-        let seen = tenant.world.vmhost().guests().of(&node);
+        let seen = tenant.env.kubevirt().guests().of(&node);
         Ok(seen.contains(&GuestEvent::ServingCertificate).then_some(()))
     })
     .await
@@ -75,7 +75,11 @@ async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEven
     let start = Timestamp::now();
     tenant.creates(&pod(name, script).unwrap()).await.unwrap();
     let pod = settled(tenant, name).await;
-    Marooned::of(&tenant.admin, &pod).unwrap().ends().await.unwrap();
+    MaroonedPod::of(&tenant.admin, &pod)
+        .unwrap()
+        .ends()
+        .await
+        .unwrap();
     let mut writes = writes_since(tenant, start).await;
     // Refused ones wrote nothing. Events are for people and bounded on their own; the configuration's status is no
     // part of a pod's life.
@@ -83,7 +87,7 @@ async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEven
     writes
 }
 
-/// Where guards do not refuse it, somebody may undo what we say as often as they like.
+/// Where guards do not refuse it, another client may undo what we report as often as it likes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_war_over_our_condition_is_left_to_the_other_side() {
     logs();
@@ -115,9 +119,9 @@ async fn a_war_over_our_condition_is_left_to_the_other_side() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_life_takes_few_writes_and_a_running_pod_none() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     let configs: Api<MaroonedPodsConfig> = Api::all(tenant.admin.clone());
     let patient = Patch::Merge(json!({"spec": {"deadlines": {"boot": "1m", "join": "1m"}}}));
     configs
@@ -144,7 +148,7 @@ async fn a_life_takes_few_writes_and_a_running_pod_none() {
     settled(&tenant, "steady").await;
     drop(reconciler);
     // The counts are the last thing that a new reconciler's first sweep writes.
-    let _reconciler = world.reconciler(false).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
     let counted = |config: &MaroonedPodsConfig| config.status.as_ref().is_some_and(|s| s.nodes.ready == 1);
     becomes(&configs, names::CONFIG_NAME, "counted", SOON, counted)
         .await
@@ -154,5 +158,5 @@ async fn a_life_takes_few_writes_and_a_running_pod_none() {
     let writes = writes_since(&tenant, start).await;
     assert!(writes.is_empty(), "{} writes:\n{}", writes.len(), shown(&writes));
     tenant.leaves().await.unwrap();
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 use serde::Serialize;
 
 use super::stats::{Percentiles, number};
-use crate::audit::AuditEvent;
+use crate::control_plane::audit::AuditEvent;
 
 /// One marooned pod whose life is looked at.
 #[derive(Clone, Debug)]
@@ -34,13 +34,13 @@ struct Life {
     calls: Vec<(Timestamp, Timestamp)>,
 }
 
-/// Times of many lives, in milliseconds; a stage that nobody reached is absent.
+/// Times of many lives, in milliseconds; a stage that no life reached is absent.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lives {
     /// From the pod to its VMI: ours, but for what the API server takes.
     pub created_to_vmi: Option<Percentiles>,
-    /// From the VMI to a kubelet that says Ready: scheduler, played KubeVirt and guest, certificates.
+    /// From the VMI to a kubelet that says Ready: scheduler, fake KubeVirt, simulated guest, certificates.
     pub vmi_to_ready: Option<Percentiles>,
     /// From there to the lifted gate: ours.
     pub ready_to_lifted: Option<Percentiles>,
@@ -48,7 +48,7 @@ pub struct Lives {
     pub lift_wait: Option<Percentiles>,
     /// Of that, calls that the API server was working on.
     pub lift_calls: Option<Percentiles>,
-    /// From the lifted gate to Running: scheduler and played kubelet.
+    /// From the lifted gate to Running: scheduler and simulated kubelet.
     pub lifted_to_running: Option<Percentiles>,
     /// From the pod to Running.
     pub created_to_running: Option<Percentiles>,

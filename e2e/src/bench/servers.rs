@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::load::{Protocol, Target};
 use super::{proc, program};
-use crate::pki::Authority;
+use crate::system::pki::Authority;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Far below what is measured with it.

@@ -151,7 +151,7 @@ pub async fn run(effort: Effort, cpu: usize) -> Result<Report<Figures>> {
 
 /// Rounds of all loads on all servers. Within a load the servers take turns, and another one begins each round, so
 /// that what else the machine does falls on all of them. Each sample has a server of its own: one that has seen
-/// larger bodies keeps its heap, and is no measure of a smaller one's cost.
+/// larger bodies keeps its heap, and does not measure a smaller one's cost.
 async fn cells(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Cell>> {
     let designs = Design::ALL;
     let mut samples: BTreeMap<(Shape, Design), Vec<Sample>> = BTreeMap::new();

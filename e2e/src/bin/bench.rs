@@ -1,4 +1,4 @@
-//! Wires the benchmarks to their process.
+//! The program behind `hack/bench`: its arguments, output and exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,14 +31,14 @@ enum What {
     /// constant answer) and the usual design (kube's typed review, clone, JSON diff). Needs two processors.
     Webhook,
     /// Stages of pods' lives, writes, CPU and memory at 10, 100 and 1,000 pods at once, on a real control plane.
-    /// VMs and guests are played, and boot at once.
+    /// VMs and guests are simulated, and boot at once.
     Reconciler {
         /// So many pods at once instead, one batch after the other.
         #[arg(long, value_name = "N", value_delimiter = ',')]
         pods: Option<Vec<usize>>,
     },
     /// Stages of a real guest's boot from power-on to a pod that runs, memory, idle CPU, sizes; on a real cluster with
-    /// one node, KubeVirt played. Needs root, and apt-get for what is missing.
+    /// one node, with a fake KubeVirt. Needs root, and apt-get for what is missing.
     ///
     /// In turns with it boots a stock guest with systemd and cloud-init, the same containerd, kubelet and boot program:
     /// made here of Debian's packages, as Debian's own cloud image is none of them. It has fewer services than that, and

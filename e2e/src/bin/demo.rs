@@ -1,10 +1,10 @@
-//! Wires the demo to its process.
+//! The program behind `hack/demo`: its arguments, output and exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use maroonedpods_e2e::demo::{self, Guests, Interrupted, Options};
-use maroonedpods_e2e::vmhost::Kvm;
+use maroonedpods_e2e::fake_kubevirt::Kvm;
 
 /// Shows MaroonedPods at work, on a cluster that it starts and removes again.
 ///

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::folder::Janitor;
+use crate::system::work_folder::Janitor;
 
 /// Joins the groups whose `cgroup.procs` files come before `--`, then becomes the program after it.
 pub(super) const JOIN: &str =

@@ -3,14 +3,13 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use maroonedpods_image_build::sandbox::SANDBOX_IMAGE;
 use serde_json::{Value, json};
 
 /// The handler of a node for a `RuntimeClass`: its containers have `/dev/net/tun` and `/dev/kvm`, without more rights.
 pub const DEVICES_HANDLER: &str = "vm-devices";
 /// What they begin with, a file in the node's folder.
 pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
-/// Name of the image that every pod's sandbox is made of.
-pub(crate) const SANDBOX_IMAGE: &str = "localhost/pause:1";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -60,7 +59,7 @@ disabled_plugins = [
 }
 
 /// The specification that containers of [`DEVICES_HANDLER`] begin with: containerd's own, `default`, and device nodes
-/// that everybody in the container may use. Where the kernel lacks one, opening it says so.
+/// that every user in the container may use. Where the kernel lacks one, opening it fails.
 pub(super) fn with_devices(mut default: Value) -> Value {
     let linux = &mut default["linux"];
     // Numbers that Linux has given to them: Documentation/admin-guide/devices.txt.
@@ -124,7 +123,7 @@ pub(super) fn kubelet(folder: &Path, address: Ipv4Addr) -> Value {
         "volumePluginDir": folder.join("volume-plugins"),
         // There is no cluster DNS, and the machine's servers cannot be reached.
         "resolvConf": "",
-        // How full the machine is, is not the node's business.
+        // Pods must not be evicted because the machine's disk is full.
         "evictionHard": {
             "imagefs.available": "0%", "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
         },

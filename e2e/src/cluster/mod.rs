@@ -7,25 +7,26 @@
 //! #[test]
 //! fn a_node_is_ready() {
 //!     with_cluster(ClusterOptions::default(), async |cluster| {
-//!         println!("{}", cluster.plane().kubectl(&["get", "nodes"]).await.unwrap());
+//!         println!("{}", cluster.control_plane().kubectl(&["get", "nodes"]).await.unwrap());
 //!         cluster.stop().await.unwrap();
 //!     })
 //!     .unwrap();
 //! }
 //! ```
 //!
-//! Such a test needs root and is left out without, see [`with_cluster`]. It touches nothing of the machine's:
+//! Such a test needs root and is skipped without, see [`with_cluster`]. It touches nothing of the machine's:
 //! mounts, links, rules, kernel settings; control groups are made below the caller's own and removed again.
 
 mod cgroup;
-pub(crate) mod config;
+mod config;
 mod mounts;
 mod namespaces;
 mod network;
 mod node;
 mod requirements;
 mod run;
-pub(crate) mod sandbox;
+mod sandbox;
+pub mod test_server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,13 +43,13 @@ use tokio::task;
 pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
 pub use self::requirements::missing_rights;
-pub(crate) use self::run::leave_out;
 pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;
 use self::requirements::Programs;
-use crate::check::{becomes, node_is_ready};
-use crate::plane::{Plane, PlaneOptions};
+use crate::api::check::becomes;
+use crate::api::read::node_is_ready;
+use crate::control_plane::{ControlPlane, ControlPlaneOptions};
 
 /// A node that takes longer has failed. Usual are 2 to 3 s.
 const READY_LIMIT: Duration = Duration::from_secs(90);
@@ -74,39 +75,39 @@ impl Default for ClusterOptions {
 }
 
 /// A running control plane with real nodes. Dropping it stops everything; the logs are kept when the process panicked
-/// in the meantime, as a [`Plane`]'s are, and are in the same folder.
+/// in the meantime, as a [`ControlPlane`]'s are, and are in the same folder.
 pub struct Cluster {
     // Fields drop in this order.
     nodes: Vec<Arc<Node>>,
-    plane: Plane,
+    control_plane: ControlPlane,
 }
 
 impl Cluster {
     /// Starts a cluster and waits until its nodes are ready. Call it on a runtime whose threads have a private network.
     async fn start(options: &ClusterOptions, programs: &Programs) -> Result<Self> {
         let nodes = options.nodes;
-        task::spawn_blocking(move || network::ip(&network::of_plane(nodes))).await??;
-        let plane = Plane::start(PlaneOptions {
+        task::spawn_blocking(move || network::ip(&network::of_control_plane(nodes))).await??;
+        let control_plane = ControlPlane::start(ControlPlaneOptions {
             controller_manager_flags: options.controller_manager_flags.clone(),
-            address: Some(network::PLANE),
-            ..PlaneOptions::default()
+            address: Some(network::CONTROL_PLANE),
+            ..ControlPlaneOptions::default()
         })
         .await?;
         let mut cluster = Self {
             nodes: Vec::new(),
-            plane,
+            control_plane,
         };
         match cluster.start_nodes(nodes, programs).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
-                cluster.plane.keep_logs();
+                cluster.control_plane.keep_logs();
                 Err(error.context("the nodes did not start"))
             }
         }
     }
 
     async fn start_nodes(&mut self, nodes: u8, programs: &Programs) -> Result<()> {
-        let pause = sandbox::image(self.plane.folder())?;
+        let pause = sandbox::image(self.control_plane.folder())?;
         let mut starting = Vec::new();
         for number in 1..=nodes {
             let plan = self.plan(number, nodes, &pause, programs)?;
@@ -119,34 +120,39 @@ impl Cluster {
         Ok(())
     }
 
-    /// Writes what node `number` needs of the plane into a folder of its own.
+    /// Writes what node `number` needs of the control plane into a folder of its own.
     fn plan(&self, number: u8, nodes: u8, pause: &Path, programs: &Programs) -> Result<Plan> {
         let name = format!("node-{number}");
-        let folder = self.plane.folder().join(&name);
+        let folder = self.control_plane.folder().join(&name);
         fs::create_dir(&folder)?;
         let address = network::node_address(number).to_string();
-        let serving = self.plane.authority().server(&[&name, &address])?;
+        let serving = self.control_plane.authority().server(&[&name, &address])?;
         let user = format!("{}{name}", names::NODE_USER_PREFIX);
         for (file, content) in [
-            ("ca.crt", self.plane.ca_pem()),
+            ("ca.crt", self.control_plane.ca_pem()),
             ("kubelet.crt", serving.certificate),
             ("kubelet.key", serving.key),
             (
                 "kubelet.kubeconfig",
-                self.plane.user_kubeconfig(&user, names::NODES_GROUP)?,
+                self.control_plane.user_kubeconfig(&user, names::NODES_GROUP)?,
             ),
             (
                 "kube-proxy.kubeconfig",
-                self.plane.user_kubeconfig(PROXY_USER, PROXY_USER)?,
+                self.control_plane.user_kubeconfig(PROXY_USER, PROXY_USER)?,
             ),
         ] {
             fs::write(folder.join(file), content).with_context(|| format!("writing {file} of {name}"))?;
         }
-        let plane = self.plane.folder().file_name().unwrap_or_default().display();
+        let control_plane = self
+            .control_plane
+            .folder()
+            .file_name()
+            .unwrap_or_default()
+            .display();
         Ok(Plan {
             number,
             nodes,
-            groups: format!("{plane}-{name}"),
+            groups: format!("{control_plane}-{name}"),
             folder,
             pause: pause.to_owned(),
             programs: programs.clone(),
@@ -154,7 +160,7 @@ impl Cluster {
     }
 
     async fn is_ready(&self, node: &Node) -> Result<()> {
-        let nodes: Api<core::Node> = Api::all(self.plane.admin().await?);
+        let nodes: Api<core::Node> = Api::all(self.control_plane.admin().await?);
         becomes(
             &nodes,
             node.name(),
@@ -172,8 +178,8 @@ impl Cluster {
 
     /// The control plane. Its API server listens at an address that nodes and pods reach, too.
     #[must_use]
-    pub fn plane(&self) -> &Plane {
-        &self.plane
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
     }
 
     /// The nodes. Each carries the label [`REAL_LABEL`].

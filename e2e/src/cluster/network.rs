@@ -1,4 +1,4 @@
-//! The cluster's network: the plane and the nodes on one bridge, a range of pod addresses behind each node.
+//! The cluster's network: the control plane and the nodes on one bridge, a range of pod addresses behind each node.
 
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// Where the plane is for nodes and pods.
-pub(super) const PLANE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
-/// The plane's end of every node's cable.
+/// Address of the control plane, as nodes and pods reach it.
+pub(super) const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 1);
+/// The bridge in the control plane's network that every node's veth pair is attached to.
 const BRIDGE: &str = "nodes";
-/// A node's end of its cable.
+/// A node's end of its veth pair.
 const UPLINK: &str = "uplink";
 
 /// Address of the node with this number, from 1 on.
@@ -23,27 +23,28 @@ pub(super) fn pod_range(number: u8) -> String {
     format!("10.244.{number}.0/24")
 }
 
-/// What [`ip`] does in the plane's network for a number of nodes.
-pub(super) fn of_plane(nodes: u8) -> String {
+/// The [`ip`] commands that prepare the control plane's network for a number of nodes.
+pub(super) fn of_control_plane(nodes: u8) -> String {
     let mut commands = format!(
-        "link set lo up\nlink add {BRIDGE} type bridge\naddress add {PLANE}/16 dev {BRIDGE}\nlink set {BRIDGE} up\n"
+        "link set lo up\nlink add {BRIDGE} type bridge\naddress add {CONTROL_PLANE}/16 dev {BRIDGE}\nlink set {BRIDGE} up\n"
     );
     commands.extend((1..=nodes).map(route_to_pods));
     commands
 }
 
-/// What [`ip`] does in the plane's network to lay a node's cable; `process` is any process in the node's network.
-pub(super) fn cable(number: u8, process: u32) -> String {
+/// The [`ip`] commands that make a node's veth pair, in the control plane's network; `process` is any process in the
+/// node's network.
+pub(super) fn veth(number: u8, process: u32) -> String {
     format!(
         "link add node-{number} type veth peer name {UPLINK} netns {process}\n\
          link set node-{number} master {BRIDGE} up\n"
     )
 }
 
-/// What [`ip`] does in a node's network, once its cable is laid. `nodes` is the number of all.
+/// The [`ip`] commands that configure a node's network, once its veth pair exists. `nodes` is the number of all nodes.
 pub(super) fn of_node(number: u8, nodes: u8) -> String {
     let mut commands = format!(
-        "link set lo up\naddress add {}/16 dev {UPLINK}\nlink set {UPLINK} up\nroute add default via {PLANE}\n",
+        "link set lo up\naddress add {}/16 dev {UPLINK}\nlink set {UPLINK} up\nroute add default via {CONTROL_PLANE}\n",
         node_address(number)
     );
     commands.extend((1..=nodes).filter(|&other| other != number).map(route_to_pods));
@@ -94,6 +95,6 @@ mod tests {
             "{commands}"
         );
         assert!(!commands.contains("10.244.2.0"), "{commands}");
-        assert!(of_plane(3).contains("10.244.2.0/24 via 10.98.1.2\n"));
+        assert!(of_control_plane(3).contains("10.244.2.0/24 via 10.98.1.2\n"));
     }
 }

@@ -6,20 +6,21 @@ use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
 
 use anyhow::{Context, Result, bail, ensure};
+use maroonedpods_image_build::command::last_lines;
 
 use super::cgroup::{self, Groups};
 use super::namespaces::{self, Namespaces};
 use super::requirements::Programs;
 use super::{config, mounts, network};
-use crate::process::Processes;
-use crate::tools::{self, Tool, last_lines};
+use crate::system::process::Processes;
+use crate::system::tools::{self, Tool};
 
 /// A start of containerd that takes longer has failed. Usual is half a second.
 const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
-/// The label of real nodes, for pods that are not for the played ones: `e2e.maroonedpods.io/real: "true"`.
+/// The label of real nodes, for pods that must not run on simulated ones: `e2e.maroonedpods.io/real: "true"`.
 pub const REAL_LABEL: &str = "e2e.maroonedpods.io/real";
-/// Becomes the program that follows, in namespaces of its own; those of process ids are its parent's doing.
+/// Becomes the program that follows, in namespaces of its own; its parent makes the one of process ids.
 const UNSHARE: [&str; 10] = [
     "unshare",
     "--cgroup",
@@ -86,19 +87,19 @@ impl Node {
         &self.folder
     }
 
-    /// Id of the process whose end is the node's.
+    /// Id of the process with which the node ends.
     #[must_use]
     pub fn first_process(&self) -> u32 {
         self.first_process
     }
 
-    /// Starts a node's programs; the plane must serve. Call it in the plane's network. Blocks.
+    /// Starts a node's programs; the control plane must serve. Call it in the control plane's network. Blocks.
     pub(super) fn start(plan: &Plan) -> Result<Self> {
         let groups = Groups::new(&plan.groups)?;
         let first = Processes::prepared(namespaces::new_process_ids)?;
         let first_process = start_first(&first, &groups, &plan.folder)?;
         groups.delegate()?;
-        network::ip(&network::cable(plan.number, first_process))?;
+        network::ip(&network::veth(plan.number, first_process))?;
 
         let inside = Namespaces::of(first_process)?;
         inside.run(|| {
@@ -233,7 +234,7 @@ impl Node {
     }
 }
 
-/// Whether an image's name says no registry. (Kubernetes also names each by its digest.)
+/// Whether an image's name has no registry in it. (Kubernetes also names each by its digest.)
 fn is_bare(name: &str) -> bool {
     !name.contains('/') && !name.starts_with("sha256:")
 }

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, anyhow};
 
 use super::namespaces;
-use crate::packages::{self, program};
-use crate::tools;
+use crate::system::packages::{self, program};
+use crate::system::tools;
 
 /// Where distributions put the CNI plugins.
 const CNI_FOLDERS: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
@@ -30,7 +30,7 @@ pub fn missing_rights() -> Option<String> {
     ))
 }
 
-/// Sees to it that everything that nodes need is here: builds, and installs with apt-get where that is to be had.
+/// Makes sure that everything that nodes need is here: builds it, and installs it with apt-get where there is one.
 /// Blocks, for minutes the first time on a machine.
 pub(super) fn provide() -> Result<Programs> {
     // Tests start together: the first one installs, the others find.

@@ -1,27 +1,22 @@
-//! Runs tests on clusters, or says that it did not.
+//! Runs tests on clusters, or reports them as skipped.
 
 use std::any;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
 use std::panic;
 use std::sync::{Mutex, PoisonError};
-use std::{env, thread};
+use std::thread;
 
 use anyhow::Result;
 use tokio::runtime::{Builder, Runtime};
 
 use super::requirements::{self, missing_rights};
 use super::{Cluster, ClusterOptions, namespaces};
-use crate::tools::say;
-
-/// Names a file to which each test that was left out is added, a line with its name, a tab and the reason: `hack/test`
-/// sums them up.
-const NOT_RUN: &str = "MAROONEDPODS_NOT_RUN";
+use crate::system::skipped::leave_out;
 
 /// Runs `test` with a cluster of its own, on a runtime whose threads are on the cluster's network; threads and
 /// programs that it starts are there, too. A panic in it is a panic here.
 ///
-/// Without the right to make namespaces the test is left out: its name and the reason are said on stderr, and in
+/// Without the right to make namespaces the test is skipped: its name and the reason are printed on stderr, and in
 /// the last line of `hack/test`. Blocks.
 ///
 /// # Errors
@@ -87,8 +82,8 @@ where
     })
 }
 
-/// Installs and builds what nodes need, so that who looks at the machine before a cluster starts sees it with that.
-/// Whether there is the right to run nodes: without, nothing is done. Blocks.
+/// Installs and builds what nodes need, so that a test can take the machine's state before a cluster starts. Returns
+/// false, and does nothing, without the right to run nodes. Blocks.
 ///
 /// # Errors
 /// When a program is missing and cannot be installed.
@@ -108,7 +103,7 @@ struct Shared {
 
 fn shared() -> Result<&'static Shared> {
     static SHARED: Mutex<Option<&'static Shared>> = Mutex::new(None);
-    // Holds either nothing or something whole.
+    // A panic of another test leaves this either empty or complete.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(shared) = *shared {
         return Ok(shared);
@@ -142,17 +137,6 @@ fn is_left_out(test: &str) -> bool {
     };
     leave_out(test, &reason);
     true
-}
-
-/// Says that a test was left out, and why: on stderr, and in the last line of `hack/test`.
-pub(crate) fn leave_out(test: &str, reason: &str) {
-    say(&format!("not run: {test}: {reason}"));
-    if let Some(list) = env::var_os(NOT_RUN) {
-        let added = OpenOptions::new().append(true).create(true).open(&list);
-        if let Err(error) = added.and_then(|mut list| writeln!(list, "{test}\t{reason}")) {
-            say(&format!("{NOT_RUN}: {error}"));
-        }
-    }
 }
 
 /// Name of the running test: the test runner calls the test's thread by it, unless it runs them one by one on its

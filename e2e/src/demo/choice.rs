@@ -8,7 +8,7 @@ use clap::ValueEnum;
 pub enum Guests {
     /// QEMU guests on real nodes.
     Real,
-    /// Played by the harness.
+    /// Simulated by the harness.
     Simulated,
 }
 

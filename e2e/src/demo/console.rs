@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::screen::Screen;
 use super::timeline::line;
-use crate::node_image::guest::{Phase, phases};
+use crate::harness::bare_guest::{Phase, phases};
 
 /// The container of a launcher in which QEMU runs, with the guest's console as its output.
 const CONSOLE: &str = "compute";
@@ -60,7 +60,7 @@ async fn console(client: Client, screen: &Screen, launcher: &Pod) -> Result<()> 
     let uid = launcher
         .labels()
         .get(names::POD_UID_LABEL)
-        .context("a launcher of nobody's")?;
+        .context("a launcher without the label of a pod")?;
     let record = Api::<MaroonedNode>::all(client.clone())
         .get(&names::node_name(uid))
         .await?;

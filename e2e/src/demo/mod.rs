@@ -1,4 +1,4 @@
-//! The README's first command: the whole loop, live, for somebody who has never seen the project.
+//! The README's first command: the whole loop, live, for a user who has never seen the project.
 
 mod choice;
 mod console;
@@ -16,8 +16,8 @@ use tokio::signal;
 
 pub use self::choice::Guests;
 use self::screen::Screen;
-use crate::tools;
-use crate::vmhost::Kvm;
+use crate::fake_kubevirt::Kvm;
+use crate::system::tools;
 
 /// What is shown, and how.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// Somebody pressed Ctrl-C.
+/// The user pressed Ctrl-C.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted;
 

@@ -16,15 +16,15 @@ use tokio::task::JoinSet;
 
 use super::choice::nodes_for;
 use super::screen::Screen;
-use super::tour::{Stand, Tour};
+use super::tour::{DemoEnv, Tour};
 use super::workloads::{BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB, marooned};
 use super::{Options, console};
-use crate::check::eventually;
+use crate::api::check::eventually;
 use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
+use crate::fake_kubevirt::provide_launcher;
+use crate::harness::real_env::{Archives, RUNS, RealEnv};
 use crate::install::SYSTEM_NAMESPACE;
-use crate::packages::program;
-use crate::real::{Archives, RUNS, Site};
-use crate::vmhost::provide_launcher;
+use crate::system::packages::program;
 
 /// What each further VM may add to [`RUNS`] where all share two processors.
 const MORE: Duration = Duration::from_secs(60);
@@ -70,37 +70,36 @@ pub fn run(options: Options) -> Result<()> {
 
 async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
     screen.begin(
-        "giving them the images, and `helm install` of the chart; KubeVirt is played, its guests are not",
+        "giving them the images, and `helm install` of the chart; KubeVirt is a fake, its guests are real",
     );
     let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "30s"}});
-    let site = Site::install(&cluster, archives, options.kvm, &settings).await?;
+    let env = RealEnv::install(&cluster, archives, options.kvm, &settings).await?;
     screen.say("the cluster is up");
     screen.show("");
-    let stand = Stand {
-        plane: cluster.plane(),
-        admin: site.admin.clone(),
+    let demo = DemoEnv {
+        control_plane: cluster.control_plane(),
+        admin: env.admin.clone(),
         screen: Arc::clone(&screen),
         limit: RUNS + MORE * options.replicas,
     };
-    stand
-        .kubectl(&[
-            "get",
-            "pods",
-            "-n",
-            SYSTEM_NAMESPACE,
-            "-o",
-            "custom-columns=NAME:.metadata.name,STATUS:.status.phase,NODE:.spec.nodeName",
-        ])
-        .await?;
+    demo.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        SYSTEM_NAMESPACE,
+        "-o",
+        "custom-columns=NAME:.metadata.name,STATUS:.status.phase,NODE:.spec.nodeName",
+    ])
+    .await?;
     let mut consoles = JoinSet::new();
-    consoles.spawn(console::follow(stand.admin.clone(), Arc::clone(&screen)));
-    let tour = Tour::start(stand, options.replicas).await?;
+    consoles.spawn(console::follow(demo.admin.clone(), Arc::clone(&screen)));
+    let tour = Tour::start(demo, options.replicas).await?;
     if let Err(error) = look(&tour).await {
-        return Err(error.context(site.state().await));
+        return Err(error.context(env.state().await));
     }
     if options.keep {
         let process = cluster
-            .plane()
+            .control_plane()
             .process_ids()
             .first()
             .copied()
@@ -112,7 +111,7 @@ async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: A
     }
     tour.end().await?;
     drop((tour, consoles));
-    drop(site);
+    drop(env);
     cluster.stop().await?;
     super::say_done(&screen);
     Ok(())
@@ -123,50 +122,48 @@ async fn look(tour: &Tour<'_>) -> Result<()> {
     tour.show().await?;
     kernels(tour).await?;
     service(tour).await?;
-    tour.stand()
+    tour.env()
         .screen
         .begin("waiting for the finished Job's VM to go by itself");
     tour.job_released().await?;
-    tour.stand().screen.show("");
+    tour.env().screen.show("");
     Ok(())
 }
 
-/// Shows the Job's words while its VM is there: logs go with the node.
+/// Shows the Job's log while its VM is there: logs go with the node.
 async fn report(tour: &Tour<'_>) -> Result<()> {
     tour.job_done().await?;
-    let stand = tour.stand();
+    let env = tour.env();
     let job = format!("job/{REPORT}");
     let arguments = ["logs", "-n", BY_NAMESPACE, job.as_str()];
     // The kubelet may have had its serving certificate later than the Job needed for its work.
-    eventually("the Job's logs", stand.limit, || async {
-        Ok(Some(stand.plane.kubectl(&arguments).await?))
+    eventually("the Job's logs", env.limit, || async {
+        Ok(Some(env.control_plane.kubectl(&arguments).await?))
     })
     .await?;
-    let logs = stand.kubectl(&arguments).await?;
+    let logs = env.kubectl(&arguments).await?;
     ensure!(logs.trim_end().ends_with("done"), "the Job did not do its work");
     Ok(())
 }
 
 /// Shows that pods run on a kernel of their own.
 async fn kernels(tour: &Tour<'_>) -> Result<()> {
-    let stand = tour.stand();
-    stand
-        .kubectl(&["logs", "-n", BY_POD, &format!("deployment/{WEB}")])
+    let env = tour.env();
+    env.kubectl(&["logs", "-n", BY_POD, &format!("deployment/{WEB}")])
         .await?;
     let store = format!("{STORE}-0");
     let exec = async |command: &[&str]| {
         let inside = ["exec", "-n", BY_POD, store.as_str(), "--", "/bin/busybox"];
-        stand.kubectl(&[&inside, command].concat()).await
+        env.kubectl(&[&inside, command].concat()).await
     };
     let uname = exec(&["uname", "-a"]).await?;
     let on_host = Command::new("uname").arg("-a").output()?.stdout;
     let on_host = String::from_utf8_lossy(&on_host);
-    stand
-        .screen
+    env.screen
         .show(&format!("on this machine:\n$ uname -a\n{on_host}"));
     let command_line = exec(&["cat", "/proc/cmdline"]).await?;
     let on_host_command_line = fs::read_to_string("/proc/cmdline")?;
-    stand.screen.show(&format!(
+    env.screen.show(&format!(
         "on this machine:\n$ cat /proc/cmdline\n{on_host_command_line}"
     ));
     let release = |uname: &str| uname.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
@@ -183,8 +180,8 @@ async fn kernels(tour: &Tour<'_>) -> Result<()> {
 
 /// Shows the Service answered by a marooned pod, asked by the ordinary pod on a host node.
 async fn service(tour: &Tour<'_>) -> Result<()> {
-    let stand = tour.stand();
-    let service = Api::<Service>::namespaced(stand.admin.clone(), BY_POD)
+    let env = tour.env();
+    let service = Api::<Service>::namespaced(env.admin.clone(), BY_POD)
         .get(WEB)
         .await?;
     let address = service
@@ -194,13 +191,13 @@ async fn service(tour: &Tour<'_>) -> Result<()> {
     let url = format!("http://{address}/");
     let arguments = ["exec", "-n", BY_POD, PLAIN, "--", "/testserver", "get", &url];
     // kube-proxy on the client's node learns of the endpoints when it does.
-    eventually("the Service answers", stand.limit, || async {
-        Ok(Some(stand.plane.kubectl(&arguments).await?))
+    eventually("the Service answers", env.limit, || async {
+        Ok(Some(env.control_plane.kubectl(&arguments).await?))
     })
     .await?;
-    let pods = Api::<Pod>::namespaced(stand.admin.clone(), BY_POD);
+    let pods = Api::<Pod>::namespaced(env.admin.clone(), BY_POD);
     let client = node_of(&pods.get(PLAIN).await?);
-    let answer = stand.kubectl(&arguments).await?;
+    let answer = env.kubectl(&arguments).await?;
     let web = pods
         .list(&ListParams::default().labels(&format!("app={WEB}")))
         .await?;
@@ -209,17 +206,17 @@ async fn service(tour: &Tour<'_>) -> Result<()> {
         .find(|pod| answer.trim() == format!("this is {}", pod.name_any()));
     let server = server.with_context(|| format!("not an answer of {WEB}'s: {answer}"))?;
     let uid = server.uid().unwrap_or_default();
-    let launchers = Api::<Pod>::namespaced(stand.admin.clone(), names::VM_NAMESPACE);
+    let launchers = Api::<Pod>::namespaced(env.admin.clone(), names::VM_NAMESPACE);
     let launchers = launchers
         .list(&ListParams::default().labels(&format!("{}={uid}", names::POD_UID_LABEL)))
         .await?;
     let host = launchers.iter().next().map(node_of).unwrap_or_default();
-    stand.screen.say(&format!(
+    env.screen.say(&format!(
         "{PLAIN} on {client} was answered by {} on {},",
         server.name_any(),
         node_of(server)
     ));
-    stand.screen.say(&format!("whose VM is on {host}"));
+    env.screen.say(&format!("whose VM is on {host}"));
     ensure!(client != node_of(server), "client and server are on one node");
     Ok(())
 }

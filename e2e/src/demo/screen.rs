@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// After so long a silence, people wonder; after the second, twice as long, and so on.
+/// After a silence of this length the screen says what it waits for; the next time after twice as long, and so on.
 const SILENCE: Duration = Duration::from_secs(5);
 const LONGEST_SILENCE: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -74,7 +74,7 @@ impl Screen {
         });
     }
 
-    /// Nothing is being done: silence is no wonder.
+    /// Nothing is being done: silence is expected.
     pub fn rest(&self) {
         self.shared.lock().doing = None;
     }
@@ -89,7 +89,7 @@ impl Screen {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole at every moment.
+        // Every change is complete at once, so a panic elsewhere does no harm.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,4 @@
-//! The demo without root: everything is real but KubeVirt and the guests, which the harness plays.
+//! The demo without root: everything is real but KubeVirt and the guests, which the harness simulates.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::screen::Screen;
-use super::tour::{Stand, Tour};
+use super::tour::{DemoEnv, Tour};
 use super::{Options, tools};
-use crate::world::World;
+use crate::harness::test_env::TestEnv;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,18 +21,18 @@ pub fn run(options: Options) -> Result<()> {
 
 async fn show(options: Options) -> Result<()> {
     let screen = Arc::new(Screen::new());
-    screen.begin("starting a control plane, webhook, reconciler and a played KubeVirt with simulated VMs");
-    let world = World::start(1).await?;
-    let reconciler = world.reconciler(true).await?;
+    screen.begin("starting a control plane, webhook, reconciler and a fake KubeVirt with simulated VMs");
+    let env = TestEnv::start(1).await?;
+    let reconciler = env.reconciler(true).await?;
     screen.say("the cluster is up");
     screen.show("");
-    let stand = Stand {
-        plane: world.plane(),
-        admin: world.plane().admin().await?,
+    let demo = DemoEnv {
+        control_plane: env.control_plane(),
+        admin: env.control_plane().admin().await?,
         screen: Arc::clone(&screen),
         limit: LIMIT,
     };
-    let tour = Tour::start(stand, options.replicas).await?;
+    let tour = Tour::start(demo, options.replicas).await?;
     tour.up().await?;
     tour.show().await?;
     screen.begin("waiting for the finished Job's VM to go by itself");
@@ -44,7 +44,7 @@ async fn show(options: Options) -> Result<()> {
     tour.end().await?;
     drop(tour);
     reconciler.stop().await?;
-    world.stop().await?;
+    env.stop().await?;
     super::say_done(&screen);
     Ok(())
 }

@@ -15,7 +15,7 @@ use maroonedpods_common::names;
 use tokio::sync::watch;
 
 use super::screen::Screen;
-use crate::vmhost;
+use crate::fake_kubevirt;
 
 /// A stage of a marooned pod's life, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,7 +189,7 @@ pub async fn follow(client: Client, vm_namespace: &str, screen: Arc<Screen>, see
         seen,
     };
     let all = watcher::Config::default;
-    let vmis = Api::namespaced_with(client.clone(), vm_namespace, &vmhost::resource());
+    let vmis = Api::namespaced_with(client.clone(), vm_namespace, &fake_kubevirt::resource());
     let mut pods = watch_objects(Api::<Pod>::all(client.clone()), all())
         .default_backoff()
         .boxed();

@@ -16,17 +16,18 @@ use tokio::task::JoinSet;
 use super::screen::Screen;
 use super::timeline::{self, Seen, Stage};
 use super::workloads::{self, BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB};
-use crate::check::{eventually, gone, nothing_left};
-use crate::install::apply;
-use crate::plane::Plane;
-use crate::tools::{self, Tool};
-use crate::world::wait_for_default_account;
+use crate::api::apply::apply;
+use crate::api::check::{eventually, gone};
+use crate::api::leftovers::nothing_left;
+use crate::control_plane::ControlPlane;
+use crate::harness::test_env::wait_for_default_account;
+use crate::system::tools::{self, Tool};
 
 /// A cluster with MaroonedPods on it, and how to show it.
-pub struct Stand<'a> {
+pub struct DemoEnv<'a> {
     /// Its control plane.
-    pub plane: &'a Plane,
-    /// May do anything.
+    pub control_plane: &'a ControlPlane,
+    /// A client that may do everything.
     pub admin: Client,
     /// Where it is shown.
     pub screen: Arc<Screen>,
@@ -34,9 +35,9 @@ pub struct Stand<'a> {
     pub limit: Duration,
 }
 
-/// The workloads on a stand.
+/// The workloads in an environment.
 pub struct Tour<'a> {
-    stand: Stand<'a>,
+    env: DemoEnv<'a>,
     watching: watch::Receiver<Seen>,
     /// UIDs of the marooned pods, without the Job's.
     lasting: BTreeSet<String>,
@@ -47,21 +48,21 @@ pub struct Tour<'a> {
 
 impl<'a> Tour<'a> {
     /// Creates the workloads; what becomes of them is printed from now on.
-    pub async fn start(stand: Stand<'a>, replicas: u32) -> Result<Self> {
+    pub async fn start(env: DemoEnv<'a>, replicas: u32) -> Result<Self> {
         let (seen, watching) = watch::channel(Seen::new());
         let mut following = JoinSet::new();
         following.spawn(timeline::follow(
-            stand.admin.clone(),
+            env.admin.clone(),
             names::VM_NAMESPACE,
-            Arc::clone(&stand.screen),
+            Arc::clone(&env.screen),
             seen,
         ));
-        create(&stand, replicas).await?;
+        create(&env, replicas).await?;
         let opted_in =
             ListParams::default().labels(&format!("{}={}", names::MAROON_LABEL, names::MAROON_TRUE));
         let all = usize::try_from(workloads::marooned(replicas))?;
-        let pods = eventually("the marooned pods", stand.limit, || async {
-            let pods = Api::<Pod>::all(stand.admin.clone()).list(&opted_in).await?.items;
+        let pods = eventually("the marooned pods", env.limit, || async {
+            let pods = Api::<Pod>::all(env.admin.clone()).list(&opted_in).await?.items;
             Ok((pods.len() == all).then_some(pods))
         })
         .await?;
@@ -69,7 +70,7 @@ impl<'a> Tour<'a> {
         let (job, lasting): (Vec<_>, Vec<_>) = pods.into_iter().partition(in_job);
         let uids = |pods: Vec<Pod>| pods.iter().filter_map(ResourceExt::uid).collect();
         Ok(Self {
-            stand,
+            env,
             watching,
             lasting: uids(lasting),
             job: uids(job),
@@ -77,9 +78,9 @@ impl<'a> Tour<'a> {
         })
     }
 
-    /// Where it takes place.
-    pub fn stand(&self) -> &Stand<'a> {
-        &self.stand
+    /// The environment of the tour.
+    pub fn env(&self) -> &DemoEnv<'a> {
+        &self.env
     }
 
     /// Waits until each marooned pod has run on its own node, and the ordinary one on a host.
@@ -95,8 +96,8 @@ impl<'a> Tour<'a> {
         ];
         let all = &self.lasting | &self.job;
         self.wait_for(&all, &up).await?;
-        let plain: Api<Pod> = Api::namespaced(self.stand.admin.clone(), BY_POD);
-        let node = eventually("the ordinary pod runs", self.stand.limit, || async {
+        let plain: Api<Pod> = Api::namespaced(self.env.admin.clone(), BY_POD);
+        let node = eventually("the ordinary pod runs", self.env.limit, || async {
             let pod = plain.get(PLAIN).await?;
             let runs = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
             Ok(pod.spec.and_then(|s| s.node_name).filter(|_| runs))
@@ -125,42 +126,42 @@ impl<'a> Tour<'a> {
 
     /// Shows what kubectl shows.
     pub async fn show(&self) -> Result<()> {
-        self.stand.screen.show("");
+        self.env.screen.show("");
         for arguments in [
             ["get", "pods", "-A", "-l", "kubevirt.io!=virt-launcher", "-o", "custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,STATUS:.status.phase,IP:.status.podIP,NODE:.spec.nodeName"].as_slice(),
             &["get", "nodes", "-o", "custom-columns=NAME:.metadata.name,IP:.status.addresses[0].address,KERNEL:.status.nodeInfo.kernelVersion,VERSION:.status.nodeInfo.kubeletVersion"],
             &["get", "maroonednodes"],
             &["get", "virtualmachineinstances", "-n", names::VM_NAMESPACE],
         ] {
-            self.stand.kubectl(arguments).await?;
+            self.env.kubectl(arguments).await?;
         }
         Ok(())
     }
 
     /// Says how to use the cluster by hand, after the commands `before` it, and leaves it up for ever.
     pub async fn keep(&self, before: &[String]) -> Result<()> {
-        let stand = &self.stand;
-        let kubeconfig = format!("export KUBECONFIG={}", stand.plane.kubeconfig().display());
+        let env = &self.env;
+        let kubeconfig = format!("export KUBECONFIG={}", env.control_plane.kubeconfig().display());
         let commands: Vec<_> = before
             .iter()
             .chain([&kubeconfig])
             .map(|line| format!("  {line}\n"))
             .collect();
-        stand.screen.show(&format!(
+        env.screen.show(&format!(
             "Kept up, for use by hand:\n\n{}\nkubectl, if you have none: {}\n\
              Label a pod {}=true and watch `kubectl get mn -w`. Ctrl-C ends and cleans up.",
             commands.concat(),
             tools::find(Tool::Kubectl)?.display(),
             names::MAROON_LABEL
         ));
-        stand.screen.rest();
+        env.screen.rest();
         std::future::pending().await
     }
 
     /// Deletes the workloads, waits until all is gone, and proves it by listing.
     pub async fn end(&self) -> Result<()> {
-        self.stand.screen.begin("deleting the workloads");
-        let namespaces = Api::<Namespace>::all(self.stand.admin.clone());
+        self.env.screen.begin("deleting the workloads");
+        let namespaces = Api::<Namespace>::all(self.env.admin.clone());
         for name in [BY_POD, BY_NAMESPACE] {
             namespaces.delete(name, &DeleteParams::background()).await?;
         }
@@ -171,14 +172,14 @@ impl<'a> Tour<'a> {
         )
         .await?;
         for name in [BY_POD, BY_NAMESPACE] {
-            gone(&namespaces, name, self.stand.limit).await?;
+            gone(&namespaces, name, self.env.limit).await?;
         }
-        self.stand.prove_nothing_left().await
+        self.env.prove_nothing_left().await
     }
 
     async fn wait_for(&self, pods: &BTreeSet<String>, stages: &[Stage]) -> Result<()> {
         let mut waiting = self.watching.clone();
-        let limit = self.stand.limit;
+        let limit = self.env.limit;
         let all = tokio::time::timeout(
             limit,
             waiting.wait_for(|seen| missing(seen, pods, stages).is_empty()),
@@ -195,10 +196,10 @@ impl<'a> Tour<'a> {
     }
 }
 
-impl Stand<'_> {
+impl DemoEnv<'_> {
     /// Runs kubectl, and shows command and output.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.plane.kubectl(arguments).await?;
+        let output = self.control_plane.kubectl(arguments).await?;
         let shown = if output.trim().is_empty() {
             "No resources found"
         } else {
@@ -238,25 +239,25 @@ impl Stand<'_> {
     }
 }
 
-async fn create(stand: &Stand<'_>, replicas: u32) -> Result<()> {
+async fn create(env: &DemoEnv<'_>, replicas: u32) -> Result<()> {
     let objects = |all: Vec<Value>| {
         all.into_iter()
             .map(serde_json::from_value)
             .collect::<Result<_, _>>()
     };
-    apply(&stand.admin, objects(workloads::namespaces())?).await?;
+    apply(&env.admin, objects(workloads::namespaces())?).await?;
     for name in [BY_POD, BY_NAMESPACE] {
-        wait_for_default_account(&stand.admin, name).await?;
+        wait_for_default_account(&env.admin, name).await?;
     }
-    stand.screen.say(&format!(
+    env.screen.say(&format!(
         "creating Deployment {BY_POD}/{WEB} and StatefulSet {BY_POD}/{STORE} (their pods are labelled),"
     ));
-    stand.screen.say(&format!(
+    env.screen.say(&format!(
         "Job {BY_NAMESPACE}/{REPORT} (its namespace is), and an ordinary pod {BY_POD}/{PLAIN}"
     ));
-    stand.screen.begin("and waiting until they run");
-    stand.screen.show("");
-    apply(&stand.admin, objects(workloads::objects(replicas))?).await
+    env.screen.begin("and waiting until they run");
+    env.screen.show("");
+    apply(&env.admin, objects(workloads::objects(replicas))?).await
 }
 
 /// The stages that pods were not seen in.

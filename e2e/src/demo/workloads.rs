@@ -3,7 +3,7 @@
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use crate::real::TOOLBOX;
+use crate::harness::real_env::TOOLBOX;
 
 /// Holds pods that opt in by a label of their own, and an ordinary one.
 pub const BY_POD: &str = "demo";

@@ -1,8 +1,8 @@
-//! The webhook's certificate changes under the API server's eyes, and no create is lost.
+//! The webhook's certificate changes while the API server uses it, and no create is lost.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod stage;
+mod setup;
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,21 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use maroonedpods_e2e::check::{TestNamespace, eventually};
-use maroonedpods_e2e::drafts::marooned;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::load::Load;
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
-use maroonedpods_e2e::load::Load;
-use maroonedpods_e2e::pki::Authority;
+use maroonedpods_e2e::system::pki::Authority;
 use maroonedpods_reconciler::CERTS_SECRET;
 use maroonedpods_reconciler::CertsArgs;
 use serde_json::{Value, json};
 
-use stage::{SOON, Stage, usual};
+use setup::{SOON, Setup, usual};
 
 const ROTATIONS: u32 = 100;
 const RATE: u32 = 200;
-/// For what has its weight elsewhere.
+/// A low rate, for tests that measure something else.
 const LIGHT_RATE: u32 = 50;
 const RELOADED: &str = "maroonedpods_webhook_tls_reloads_total{result=\"success\"}";
 const SPOILT: &str = "maroonedpods_webhook_tls_reloads_total{result=\"error\"}";
@@ -38,15 +39,15 @@ async fn lost_none(load: Load, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_rotations_lose_no_create() {
-    let stage = Stage::start().await;
-    let reconciler = stage.reconciler(usual()).await;
-    let webhooks = stage.webhooks().await;
-    let mut certificate = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, RATE).await.unwrap();
+    let setup = Setup::start().await;
+    let reconciler = setup.reconciler(usual()).await;
+    let webhooks = setup.webhooks().await;
+    let mut certificate = setup.rests_on_another("").await;
+    let load = Load::start(&setup.admin, RATE).await.unwrap();
     let start = Instant::now();
     for _ in 0..ROTATIONS {
-        stage.ask().await;
-        certificate = stage.rests_on_another(&certificate).await;
+        setup.ask().await;
+        certificate = setup.rests_on_another(&certificate).await;
     }
     println!("{ROTATIONS} rotations in {:.1} s", start.elapsed().as_secs_f64());
     lost_none(load, "100 rotations").await;
@@ -56,19 +57,19 @@ async fn a_hundred_rotations_lose_no_create() {
     }
     let rotated = reconciler.metric(ROTATED).await.unwrap();
     assert!(rotated >= f64::from(ROTATIONS), "{rotated} rotations");
-    stage.plane.stop().await.unwrap();
+    setup.control_plane.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
-    let stage = Stage::start().await;
-    let _reconciler = stage.reconciler(usual()).await;
-    let webhooks = stage.webhooks().await;
-    let first = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
+    let setup = Setup::start().await;
+    let _reconciler = setup.reconciler(usual()).await;
+    let webhooks = setup.webhooks().await;
+    let first = setup.rests_on_another("").await;
+    let load = Load::start(&setup.admin, LIGHT_RATE).await.unwrap();
 
     let garbage = json!(ByteString(b"garbage".to_vec()));
-    stage
+    setup
         .change_secret(json!({"data": {"tls.crt": garbage, "tls.key": garbage}}))
         .await;
     eventually("the garbage to be counted", SOON, || async {
@@ -76,49 +77,49 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     })
     .await
     .unwrap();
-    let second = stage.rests_on_another(&first).await;
+    let second = setup.rests_on_another(&first).await;
 
-    stage
+    setup
         .secrets()
         .delete(CERTS_SECRET, &DeleteParams::default())
         .await
         .unwrap();
-    let third = stage.rests_on_another(&second).await;
+    let third = setup.rests_on_another(&second).await;
     lost_none(load, "garbage, then no Secret").await;
 
-    // A webhook that cannot be reached keeps the former CA trusted, until it is no endpoint any more.
+    // A webhook that cannot be reached keeps the former CA trusted, until it stops being an endpoint.
     drop(webhooks);
-    stage.ask().await;
-    stage
+    setup.ask().await;
+    setup
         .says("Rotating", "the former CA is trusted until every webhook pod")
         .await;
-    let slices: Api<EndpointSlice> = Api::namespaced(stage.admin.clone(), SYSTEM_NAMESPACE);
+    let slices: Api<EndpointSlice> = Api::namespaced(setup.admin.clone(), SYSTEM_NAMESPACE);
     slices
         .delete_collection(&DeleteParams::default(), &ListParams::default())
         .await
         .unwrap();
-    stage.rests_on_another(&third).await;
-    stage
+    setup.rests_on_another(&third).await;
+    setup
         .says("Issued", "the webhook's certificate is valid until")
         .await;
-    stage.plane.stop().await.unwrap();
+    setup.control_plane.stop().await.unwrap();
 }
 
-/// The clock is the real one: the certificate's life is short, and nobody renews it.
+/// The clock is the real one: the certificate's life is short, and no one renews it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_recovers_by_itself() {
-    let stage = Stage::start().await;
+    let setup = Setup::start().await;
     let brief = CertsArgs {
         lifetime: Duration::from_secs(8),
         renew_before: Duration::from_secs(2),
         ..usual()
     };
-    let reconciler = stage.reconciler(brief.clone()).await;
-    let _webhooks = stage.webhooks().await;
-    stage.rests_on_another("").await;
+    let reconciler = setup.reconciler(brief.clone()).await;
+    let _webhooks = setup.webhooks().await;
+    setup.rests_on_another("").await;
     drop(reconciler);
-    let namespace = TestNamespace::new(&stage.admin, &[]).await.unwrap();
-    let pods = Api::namespaced(stage.admin.clone(), &namespace.name);
+    let namespace = TestNamespace::new(&setup.admin, &[]).await.unwrap();
+    let pods = Api::namespaced(setup.admin.clone(), &namespace.name);
     let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()
@@ -126,36 +127,36 @@ async fn what_has_expired_recovers_by_itself() {
     let create = async || pods.create(&dry_run, &marooned("pod")).await;
     create().await.unwrap();
     // A connection outlives the certificate that it was made with: only a new one shows what has expired.
-    let expired = stage.file("tls.crt").await;
-    stage.forget_connections().await;
+    let expired = setup.file("tls.crt").await;
+    setup.forget_connections().await;
     eventually("the certificate to expire", SOON, || async {
-        stage.forget_connections().await;
+        setup.forget_connections().await;
         let refused = create().await.err().map(|error| error.to_string());
         Ok(refused.filter(|message| message.contains("expired")))
     })
     .await
     .unwrap();
 
-    let _reconciler = stage.reconciler(usual()).await;
-    stage.rests_on_another(&expired).await;
+    let _reconciler = setup.reconciler(usual()).await;
+    setup.rests_on_another(&expired).await;
     eventually("creates to pass again", SOON, || async {
         Ok(create().await.ok())
     })
     .await
     .unwrap();
-    stage.plane.stop().await.unwrap();
+    setup.control_plane.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_leaders_that_rotate_at_once_converge() {
-    let stage = Stage::start().await;
-    let leaders = [stage.reconciler(usual()).await, stage.reconciler(usual()).await];
-    let _webhooks = stage.webhooks().await;
-    let mut certificate = stage.rests_on_another("").await;
-    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
+    let setup = Setup::start().await;
+    let leaders = [setup.reconciler(usual()).await, setup.reconciler(usual()).await];
+    let _webhooks = setup.webhooks().await;
+    let mut certificate = setup.rests_on_another("").await;
+    let load = Load::start(&setup.admin, LIGHT_RATE).await.unwrap();
     for _ in 0..10 {
-        stage.ask().await;
-        certificate = stage.rests_on_another(&certificate).await;
+        setup.ask().await;
+        certificate = setup.rests_on_another(&certificate).await;
     }
     lost_none(load, "10 rotations by two leaders").await;
     // Each pair was given out once, by one of them.
@@ -165,21 +166,21 @@ async fn two_leaders_that_rotate_at_once_converge() {
         rotated += leader.metric(ROTATED).await.unwrap();
     }
     assert!((10.5..11.5).contains(&rotated), "{rotated} pairs were given out");
-    assert_eq!(stage.rests_on_another("").await, certificate);
-    stage.plane.stop().await.unwrap();
+    assert_eq!(setup.rests_on_another("").await, certificate);
+    setup.control_plane.stop().await.unwrap();
 }
 
-/// cert-manager is played: its one write of the Secret (server-side apply, its own CA, its annotations), then its
+/// The test acts as cert-manager: its one write of the Secret (server-side apply, its own CA, its annotations), then its
 /// cainjector's of the bundle. What the real one does beside that is not seen here.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_hands_in_place() {
-    let stage = Stage::start().await;
-    let reconciler = stage.reconciler(usual()).await;
-    let webhooks = stage.webhooks().await;
-    let builtin = stage.rests_on_another("").await;
+    let setup = Setup::start().await;
+    let reconciler = setup.reconciler(usual()).await;
+    let webhooks = setup.webhooks().await;
+    let builtin = setup.rests_on_another("").await;
     drop(reconciler);
 
-    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
+    let load = Load::start(&setup.admin, LIGHT_RATE).await.unwrap();
     let ca = Authority::new("cert-manager").unwrap();
     let pair = ca
         .server(&[&format!("maroonedpods-webhook.{SYSTEM_NAMESPACE}.svc")])
@@ -198,23 +199,23 @@ async fn certificates_change_hands_in_place() {
         "data": {"ca.crt": data(&ca.pem()), "tls.crt": data(&pair.certificate), "tls.key": data(&pair.key)},
     });
     let params = PatchParams::apply("cert-manager-certificates-issuing").force();
-    stage
+    setup
         .secrets()
         .patch(CERTS_SECRET, &params, &Patch::Apply(issued))
         .await
         .unwrap();
-    let registered = stage.registrations().get("maroonedpods").await.unwrap();
+    let registered = setup.registrations().get("maroonedpods").await.unwrap();
     let entries = registered.webhooks.iter().flatten();
     let injected: Vec<Value> = entries
         .map(|entry| json!({"name": entry.name, "clientConfig": {"caBundle": data(&ca.pem())}}))
         .collect();
     let injected = Patch::Strategic(json!({"webhooks": injected}));
-    stage
+    setup
         .registrations()
         .patch("maroonedpods", &PatchParams::default(), &injected)
         .await
         .unwrap();
-    let theirs = stage.rests_on_another(&builtin).await;
+    let theirs = setup.rests_on_another(&builtin).await;
     assert_eq!(theirs, pair.certificate);
     for webhook in &webhooks {
         eventually("the webhook to serve cert-manager's pair", SOON, || async {
@@ -224,7 +225,7 @@ async fn certificates_change_hands_in_place() {
         .unwrap();
     }
     let switch = load.stop().await.unwrap();
-    // Nobody can hold both CAs in the bundle for cert-manager: until each pod has the new pair, it is refused.
+    // cert-manager cannot keep both CAs in the bundle: until a pod has the new pair, its answers are refused.
     println!(
         "builtin to cert-manager: {} of {} creates were refused",
         switch.failures.len(),
@@ -234,17 +235,17 @@ async fn certificates_change_hands_in_place() {
         assert!(failure.contains("signed by unknown authority"), "{failure}");
     }
 
-    let load = Load::start(&stage.admin, LIGHT_RATE).await.unwrap();
-    let _reconciler = stage.reconciler(usual()).await;
-    stage.ask().await;
-    let ours = stage.rests_on_another(&theirs).await;
+    let load = Load::start(&setup.admin, LIGHT_RATE).await.unwrap();
+    let _reconciler = setup.reconciler(usual()).await;
+    setup.ask().await;
+    let ours = setup.rests_on_another(&theirs).await;
     lost_none(load, "cert-manager to builtin").await;
     assert_ne!(ours, theirs);
-    let secret = stage.secrets().get(CERTS_SECRET).await.unwrap();
+    let secret = setup.secrets().get(CERTS_SECRET).await.unwrap();
     assert!(
         !secret
             .annotations()
             .contains_key("cert-manager.io/certificate-name")
     );
-    stage.plane.stop().await.unwrap();
+    setup.control_plane.stop().await.unwrap();
 }

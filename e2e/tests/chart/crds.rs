@@ -4,7 +4,8 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use maroonedpods_common::api::{MaroonedNode, MaroonedPodsConfig};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, gone, nothing_left, refused, rejects};
+use maroonedpods_e2e::api::check::{accepts, gone, refused, rejects};
+use maroonedpods_e2e::api::leftovers::nothing_left;
 use serde_json::{Value, json};
 
 use super::{SOON, UID, config_spec, from, installed};

@@ -15,34 +15,37 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::install::{InstallValues, SYSTEM_NAMESPACE, install};
-use maroonedpods_e2e::plane::Plane;
 use serde_json::{Value, json};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const SOON: Duration = Duration::from_secs(30);
-/// Somebody's: the API server wants to see one.
+/// Any certificate: the API server wants to see one.
 const A_CERTIFICATE: &str = include_str!("certificate.pem");
 
-/// The shared plane with the chart on it.
-async fn installed() -> (&'static Plane, Client) {
+/// The shared control plane with the chart on it.
+async fn installed() -> (&'static ControlPlane, Client) {
     static INSTALLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    let plane = Plane::shared().await.unwrap();
+    let control_plane = ControlPlane::shared().await.unwrap();
     INSTALLED
         .get_or_init(|| async {
             let config: MaroonedPodsConfigSpec = serde_json::from_value(config_spec()).unwrap();
-            install(plane, &values(plane, Some(config))).await.unwrap();
+            install(control_plane, &values(control_plane, Some(config)))
+                .await
+                .unwrap();
         })
         .await;
-    (plane, plane.admin().await.unwrap())
+    (control_plane, control_plane.admin().await.unwrap())
 }
 
-fn values(plane: &Plane, config: Option<MaroonedPodsConfigSpec>) -> InstallValues {
+fn values(control_plane: &ControlPlane, config: Option<MaroonedPodsConfigSpec>) -> InstallValues {
     InstallValues {
-        // Nobody listens there: an opted-in pod is refused.
+        // No program listens there: an opted-in pod is refused.
         webhook_url: "https://127.0.0.1:1".to_owned(),
-        ca_bundle: plane.ca_pem(),
+        ca_bundle: control_plane.ca_pem(),
         config,
         more: json!(null),
     }
@@ -65,8 +68,10 @@ fn pod(labels: &Value) -> Pod {
 
 #[tokio::test]
 async fn the_chart_installs_and_installs_again() {
-    let (plane, admin) = installed().await;
-    install(plane, &values(plane, None)).await.unwrap();
+    let (control_plane, admin) = installed().await;
+    install(control_plane, &values(control_plane, None))
+        .await
+        .unwrap();
     let vms = Api::<Namespace>::all(admin.clone())
         .get(names::VM_NAMESPACE)
         .await
@@ -143,7 +148,7 @@ async fn only_opted_in_pods_need_the_webhook() {
             .await
             .unwrap();
     }
-    // Nothing of ours stands in the way of the cluster's own parts, whatever their labels say.
+    // Nothing of ours hinders the cluster's own components, whatever their labels say.
     for namespace in ["kube-system", names::VM_NAMESPACE, SYSTEM_NAMESPACE] {
         let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
         let made = eventually("the pod", SOON, || async {

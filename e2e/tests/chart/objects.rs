@@ -1,12 +1,14 @@
-//! What the chart renders: taken by a real API server, and fit to be run by strangers.
+//! What the chart renders: accepted by a real API server, and secure enough for other people's clusters.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use maroonedpods_e2e::check::{TestNamespace, refused};
-use maroonedpods_e2e::install::{FIELD_MANAGER, SYSTEM_NAMESPACE, api_of, kind, render};
+use maroonedpods_e2e::api::apply::{FIELD_MANAGER, api_of, kind};
+use maroonedpods_e2e::api::check::refused;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::install::{SYSTEM_NAMESPACE, render};
 use serde_json::{Value, json};
 
 use super::{config_spec, installed};

@@ -1,4 +1,4 @@
-//! What those may do that the chart gives rights to, as the API server itself says.
+//! The rights that the chart grants, as the API server itself reports them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,14 +10,15 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{accepts, eventually, nothing_left, refused, rejects};
+use maroonedpods_e2e::api::check::{accepts, eventually, refused, rejects};
+use maroonedpods_e2e::api::leftovers::nothing_left;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, WEBHOOK_ACCOUNT};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::json;
 
 use super::{SOON, UID, from, installed};
 
-/// Whether `client` may do `verb` on `resource`, by the API server's own word.
+/// Whether `client` may do `verb` on `resource`, as the API server answers.
 async fn may(client: &Client, verb: &str, group: &str, resource: &str, namespace: Option<&str>) -> bool {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let attributes = ResourceAttributes {
@@ -41,7 +42,7 @@ async fn may(client: &Client, verb: &str, group: &str, resource: &str, namespace
 
 #[tokio::test]
 async fn a_bootstrap_token_files_a_request_and_nothing_else() {
-    let (plane, admin) = installed().await;
+    let (control_plane, admin) = installed().await;
     let token: Secret = from(json!({
         "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"},
         "type": "bootstrap.kubernetes.io/token",
@@ -54,7 +55,7 @@ async fn a_bootstrap_token_files_a_request_and_nothing_else() {
     }));
     let tokens: Api<Secret> = Api::namespaced(admin.clone(), "kube-system");
     accepts(&tokens, &token).await.unwrap();
-    let guest = plane.bearer("abcdef.0123456789abcdef").await.unwrap();
+    let guest = control_plane.bearer("abcdef.0123456789abcdef").await.unwrap();
 
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -117,8 +118,8 @@ async fn a_bootstrap_token_files_a_request_and_nothing_else() {
 
 #[tokio::test]
 async fn service_accounts_have_the_charts_rights_and_no_more() {
-    let (plane, _) = installed().await;
-    let reconciler = plane
+    let (control_plane, _) = installed().await;
+    let reconciler = control_plane
         .service_account(SYSTEM_NAMESPACE, RECONCILER_ACCOUNT)
         .await
         .unwrap();
@@ -184,7 +185,7 @@ async fn service_accounts_have_the_charts_rights_and_no_more() {
 
     // The same identity by its file, as a program of its own uses it.
     let file = reconciler.kubeconfig.to_str().unwrap();
-    let answer = plane
+    let answer = control_plane
         .kubectl(&[
             "--kubeconfig",
             file,
@@ -200,7 +201,7 @@ async fn service_accounts_have_the_charts_rights_and_no_more() {
         format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}")
     );
 
-    let webhook = plane
+    let webhook = control_plane
         .service_account(SYSTEM_NAMESPACE, WEBHOOK_ACCOUNT)
         .await
         .unwrap()

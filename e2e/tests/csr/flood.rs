@@ -9,9 +9,9 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{eventually, gone};
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::script::Script;
+use maroonedpods_e2e::api::check::{eventually, gone};
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 
 use super::{Test, request};
 
@@ -28,9 +28,14 @@ struct Flooder {
 }
 
 impl Flooder {
-    async fn new(test: &Test, pod: &Marooned) -> Self {
+    async fn new(test: &Test, pod: &MaroonedPod) -> Self {
         let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
-        let guest = test.world.plane().user(&user, names::NODES_GROUP).await.unwrap();
+        let guest = test
+            .env
+            .control_plane()
+            .user(&user, names::NODES_GROUP)
+            .await
+            .unwrap();
         let nonsense = CertificateSigningRequest {
             metadata: ObjectMeta {
                 generate_name: Some("flood-".to_owned()),

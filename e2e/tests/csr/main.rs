@@ -12,17 +12,18 @@ use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::GuestEvent;
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
 use maroonedpods_reconciler::token_id;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::json;
 
 struct Test {
-    world: &'static World,
+    env: &'static TestEnv,
     reconciler: &'static Running,
     admin: Client,
     namespace: TestNamespace,
@@ -30,28 +31,28 @@ struct Test {
 
 impl Test {
     async fn new() -> Self {
-        let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
-        let admin = world.plane().admin().await.unwrap();
+        let (env, reconciler) = TestEnv::shared_with_reconciler().await.unwrap();
+        let admin = env.control_plane().admin().await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
         Self {
-            world,
+            env,
             reconciler,
             admin,
             namespace,
         }
     }
 
-    async fn pod(&self, name: &str, script: &Script) -> Marooned {
-        Marooned::create(&self.admin, &self.namespace.name, name, script)
+    async fn pod(&self, name: &str, script: &Script) -> MaroonedPod {
+        MaroonedPod::create(&self.admin, &self.namespace.name, name, script)
             .await
             .unwrap()
     }
 
-    fn log(&self, pod: &Marooned) -> Vec<GuestEvent> {
-        self.world.vmhost().guests().of(&pod.node_name())
+    fn log(&self, pod: &MaroonedPod) -> Vec<GuestEvent> {
+        self.env.kubevirt().guests().of(&pod.node_name())
     }
 
-    async fn logged(&self, pod: &Marooned, event: &GuestEvent) {
+    async fn logged(&self, pod: &MaroonedPod, event: &GuestEvent) {
         eventually(&format!("{event:?}"), SOON, || async {
             Ok(self.log(pod).contains(event).then_some(()))
         })
@@ -77,7 +78,7 @@ impl Test {
     }
 
     /// No certificate was ever worth anything: the pod waits for ever, and its guest never joined.
-    async fn never_lifted(&self, pod: &Marooned) {
+    async fn never_lifted(&self, pod: &MaroonedPod) {
         pod.reports("AttemptsExhausted").await.unwrap();
         let stored = pod.pods.get(&pod.name).await.unwrap().spec.unwrap();
         assert_eq!(stored.scheduling_gates.unwrap()[0].name, names::GATE);
@@ -144,7 +145,7 @@ async fn foreign_names_are_refused_in_either_kind_of_request() {
     test.never_lifted(&joins).await;
     let denied = denials(&test.log(&joins), "ForeignName");
     assert!(denied > 0);
-    // The kubelet that serves asks again after each refusal, and has had its say by now.
+    // The kubelet that serves asks again after each refusal, and has asked again by now.
     test.counts("ForeignName", denied + denials(&test.log(&serves), "ForeignName"))
         .await;
     assert!(!test.log(&serves).contains(&GuestEvent::ServingCertificate));
@@ -155,7 +156,7 @@ async fn foreign_names_are_refused_in_either_kind_of_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_gets_one_certificate() {
     let test = Test::new().await;
-    // Which of two requests made at once is the first is not ours to say: the other one is refused.
+    // Which of two requests made at once is the first is not known: the other one is refused.
     let second = Script {
         attempts: 1,
         second_csr: true,
@@ -225,8 +226,8 @@ async fn requests_of_strangers_are_left_alone() {
     let tokens: Api<Secret> = Api::namespaced(test.admin.clone(), names::TOKEN_NAMESPACE);
     accepts(&tokens, &token.unwrap()).await.unwrap();
     let kubeadm = test
-        .world
-        .plane()
+        .env
+        .control_plane()
         .bearer("abcdef.0123456789abcdef")
         .await
         .unwrap();
@@ -237,7 +238,7 @@ async fn requests_of_strangers_are_left_alone() {
     };
     let pod = test.pod("pod", &held).await;
     pod.vmi(1, "Running").await.unwrap();
-    // Both ask to be our Node, which does not make them ours to judge.
+    // Both ask to be our Node, which does not make us responsible for them.
     let signers = [
         (&kubeadm, "kubernetes.io/kube-apiserver-client-kubelet"),
         (&test.admin, "kubernetes.io/kube-apiserver-client"),

@@ -1,16 +1,17 @@
-//! A DaemonSet that tolerates every taint takes marooned nodes for its own. They are not: its other pods are well.
+//! A DaemonSet that tolerates every taint counts marooned nodes as its own. They are not, and its other pods are fine.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Event;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::becomes;
-use maroonedpods_e2e::drafts::{marooned, node, runs, spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::becomes;
+use maroonedpods_e2e::api::read::{node, runs};
+use maroonedpods_e2e::harness::fixtures::{marooned, spec};
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
 use crate::placement::binding_refused;
@@ -19,9 +20,9 @@ use crate::placement::binding_refused;
 async fn a_daemon_set_that_tolerates_everything_is_well_on_the_hosts() {
     logs();
     // Alone: the marooned nodes of other tests would be counted.
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     for name in ["one", "two"] {
         tenant.creates(&marooned(name)).await.unwrap();
         tenant.sees_running(name).await.unwrap();
@@ -68,5 +69,5 @@ async fn a_daemon_set_that_tolerates_everything_is_well_on_the_hosts() {
         .unwrap();
     tenant.sees(5, "running", runs).await.unwrap();
     drop(tenant);
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
 mod daemon_sets;
-mod drafts;
+mod fixtures;
 mod guest;
 mod placement;
 mod pods;

@@ -4,15 +4,15 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::drafts::node;
-use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::node;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use serde_json::{Value, json};
 
-use crate::drafts::pod;
+use crate::fixtures::pod;
 use crate::table::Table;
 
-pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &Marooned) {
+pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &MaroonedPod) {
     let spec = json!({"schedulerName": "tenants-own", "tolerations": [{"operator": "Exists"}]});
     let intruder = pod(&json!({"name": "intruder"}), &spec);
     let intruder = pods.create(&PostParams::default(), &intruder).await.unwrap();
@@ -131,8 +131,8 @@ pub async fn tolerates_everything(table: &mut Table, pods: &Api<Pod>, events: &A
         })
     };
     for (name, node) in [("wildcard", marooned), ("twin", "host-1")] {
-        let draft = pod(&json!({"name": name}), &of_node(node));
-        pods.create(&PostParams::default(), &draft).await.unwrap();
+        let pinned = pod(&json!({"name": name}), &of_node(node));
+        pods.create(&PostParams::default(), &pinned).await.unwrap();
     }
     let message = binding_refused(events, "wildcard").await;
     table.fails(

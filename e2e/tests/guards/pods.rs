@@ -5,10 +5,10 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::drafts::{ordinary, spec};
+use maroonedpods_e2e::harness::fixtures::{ordinary, spec};
 use serde_json::{Value, json};
 
-use crate::drafts::{create, dry_run, from};
+use crate::fixtures::{create, dry_run, from};
 use crate::table::Table;
 
 pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {
@@ -105,7 +105,7 @@ pub async fn creates_pods(table: &mut Table, pods: &Api<Pod>, node: &str) {
     }
 }
 
-/// Where nobody may opt out.
+/// Where no one may opt out.
 pub async fn escapes(table: &mut Table, client: &Client, home: &str, enforced: &str) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), enforced);
     let owner = |kind: &str| {
@@ -114,7 +114,7 @@ pub async fn escapes(table: &mut Table, client: &Client, home: &str, enforced: &
     };
     table
         .refuses(
-            "pose as a DaemonSet's pod where nobody may opt out",
+            "pose as a DaemonSet's pod where no one may opt out",
             "the webhook did not prepare the pod",
             create(&pods, owner("DaemonSet"), json!({})),
             create(&pods, owner("ReplicaSet"), json!({})),
@@ -123,7 +123,7 @@ pub async fn escapes(table: &mut Table, client: &Client, home: &str, enforced: &
     let mirror = json!({"annotations": {"kubernetes.io/config.mirror": "forged"}});
     table
         .refuses(
-            "pose as a static pod's mirror where nobody may opt out",
+            "pose as a static pod's mirror where no one may opt out",
             "the webhook did not prepare the pod",
             create(&pods, mirror, json!({"nodeName": "host-1"})),
             create(&pods, json!({}), json!({})),
@@ -140,7 +140,7 @@ pub async fn escapes(table: &mut Table, client: &Client, home: &str, enforced: &
     let (in_vain, at_home) = (daemons(enforced), daemons(home));
     table
         .refuses(
-            "create a DaemonSet where nobody may opt out",
+            "create a DaemonSet where no one may opt out",
             "a DaemonSet's pods are never marooned",
             in_vain.create(&dry_run(), &set),
             at_home.create(&dry_run(), &set),

@@ -7,23 +7,24 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, eventually, refused};
+use maroonedpods_e2e::api::check::{eventually, refused};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
+use maroonedpods_e2e::fake_kubevirt::install_crd;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::{InstallValues, install};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::plane::{Plane, PlaneOptions};
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::vmhost::install_crd;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Map, Value, json};
 
-use crate::drafts::{create, pod};
+use crate::fixtures::{create, pod};
 
 const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_has_no_doubt_about_their_types() {
-    let world = World::shared().await.unwrap();
-    let policies: Api<Policy> = Api::all(world.plane().admin().await.unwrap());
+    let env = TestEnv::shared().await.unwrap();
+    let policies: Api<Policy> = Api::all(env.control_plane().admin().await.unwrap());
     let ours = ListParams::default().labels("app.kubernetes.io/part-of=maroonedpods");
     let checked = eventually("type checking", SOON, || async {
         let all = policies.list(&ours).await?.items;
@@ -52,30 +53,30 @@ async fn the_server_has_no_doubt_about_their_types() {
 /// Warn and audit: for a careful roll-out nothing is refused, and Deny can be had at any time.
 #[tokio::test(flavor = "multi_thread")]
 async fn their_mode_is_a_value_of_the_chart() {
-    let plane = Plane::start(PlaneOptions::default()).await.unwrap();
-    let admin = plane.admin().await.unwrap();
+    let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+    let admin = control_plane.admin().await.unwrap();
     install_crd(&admin).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
     let values = |mode: &str| InstallValues {
         webhook_url: "https://127.0.0.1:1".to_owned(),
-        ca_bundle: plane.ca_pem(),
+        ca_bundle: control_plane.ca_pem(),
         config: None,
         more: json!({"guards": {"mode": mode}}),
     };
     for (mode, refused) in [("Warn,Audit", false), ("Deny", true), ("Warn,Audit", false)] {
-        install(&plane, &values(mode)).await.unwrap();
+        install(&control_plane, &values(mode)).await.unwrap();
         let answer = create(&pods, json!({}), json!({"nodeName": names::node_name(UID)})).await;
         assert_eq!(answer.is_err(), refused, "{mode}: {answer:?}");
     }
-    plane.stop().await.unwrap();
+    control_plane.stop().await.unwrap();
 }
 
 /// Whatever a pod looks like and wherever it is, what the webhook makes of it passes the guards.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_webhook_writes_passes() {
     logs();
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::shared().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let labels = [
         json!({}),
         json!({names::MAROON_LABEL: "true"}),
@@ -129,8 +130,8 @@ async fn what_the_webhook_writes_passes() {
 /// would keep its finalizers for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_pods_are_within_the_budget() {
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::shared().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(admin.clone(), &namespace.name);
     let entries: Map<String, Value> = (0..20_000).map(|i| (format!("{i:x}"), json!(""))).collect();

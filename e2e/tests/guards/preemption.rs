@@ -1,4 +1,4 @@
-//! Pods of higher priority make no room for themselves on a marooned node, where they could never run.
+//! Pods of higher priority preempt no pod on a marooned node, where they could never run.
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::audit::AuditEvent;
-use maroonedpods_e2e::check::accepts;
-use maroonedpods_e2e::drafts::{marooned, node, ordinary, runs, spec};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::tenant::Tenant;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::accepts;
+use maroonedpods_e2e::api::read::{node, runs};
+use maroonedpods_e2e::control_plane::audit::AuditEvent;
+use maroonedpods_e2e::harness::fixtures::{marooned, ordinary, spec};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::drafts::{dry_run, from};
+use crate::fixtures::{dry_run, from};
 use crate::table::Table;
 
 const SCHEDULER: &str = "system:kube-scheduler";
@@ -59,9 +60,9 @@ fn workload(name: &str, labels: &Value, spec: &Value) -> Value {
 async fn an_urgent_daemon_set_and_an_urgent_tenant_kill_no_marooned_pod() {
     logs();
     // Alone: the marooned nodes of other tests would be attacked too.
-    let world = World::start(0).await.unwrap();
-    let _reconciler = world.reconciler(false).await.unwrap();
-    let tenant = Tenant::new(&world, None).await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
     urgent(&tenant).await;
 
     let ours = json!({"app": "victim", names::MAROON_LABEL: "true"});
@@ -102,7 +103,7 @@ async fn an_urgent_daemon_set_and_an_urgent_tenant_kill_no_marooned_pod() {
 
     // What is refused is not asked for all the time.
     let tried = |event: &&AuditEvent| event.user == SCHEDULER && event.is_write() && event.received >= since;
-    let audit = world.plane().audit().unwrap();
+    let audit = env.control_plane().audit().unwrap();
     let tries = audit.iter().filter(tried).count();
     assert!(
         tries < 60,
@@ -111,7 +112,7 @@ async fn an_urgent_daemon_set_and_an_urgent_tenant_kill_no_marooned_pod() {
         audit.iter().filter(tried).take(20).collect::<Vec<_>>()
     );
     drop(tenant);
-    world.stop().await.unwrap();
+    env.stop().await.unwrap();
 }
 
 /// What a scheduler would do to make room, tried by hand: by the cluster's own, by one of another name, by a user.
@@ -119,7 +120,7 @@ async fn an_urgent_daemon_set_and_an_urgent_tenant_kill_no_marooned_pod() {
 async fn no_scheduler_makes_room_on_a_marooned_node() {
     logs();
     let tenant = Tenant::shared(None).await.unwrap();
-    let plane = tenant.world.plane();
+    let control_plane = tenant.env.control_plane();
     tenant.creates(&marooned("victim")).await.unwrap();
     tenant.creates(&ordinary("twin")).await.unwrap();
     // The API server takes nominations of pods that are not bound.
@@ -130,7 +131,7 @@ async fn no_scheduler_makes_room_on_a_marooned_node() {
     tenant.sees_running("twin").await.unwrap();
     let namespace = tenant.namespace();
     let user = |name: &'static str, group: &'static str| async move {
-        let client = plane.user(name, group).await.unwrap();
+        let client = control_plane.user(name, group).await.unwrap();
         Api::<Pod>::namespaced(client, namespace)
     };
     let scheduler = user(SCHEDULER, SCHEDULER).await;

@@ -4,12 +4,12 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 use maroonedpods_common::names;
-use maroonedpods_e2e::drafts::spec;
-use maroonedpods_e2e::tenant::Tenant;
+use maroonedpods_e2e::harness::fixtures::spec;
+use maroonedpods_e2e::harness::tenant::Tenant;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::drafts::{dry_run, from};
+use crate::fixtures::{dry_run, from};
 use crate::table::Table;
 
 /// A controller named `blind` whose pods have `app: blind` and no label of ours, with this beside it in its selector.

@@ -7,26 +7,27 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::json;
 
-use crate::drafts::{create, dry_run, from};
+use crate::fixtures::{create, dry_run, from};
 use crate::placement::{binds, tolerates_everything};
 use crate::pods::{changes_pods, creates_pods, escapes};
 use crate::table::Table;
 
 const ACCOUNT: &str = "tenant";
 /// Gives a service account of `namespace` its rights there.
-async fn account(world: &World, admin: &Client, namespace: &str) -> Client {
+async fn account(env: &TestEnv, admin: &Client, namespace: &str) -> Client {
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), namespace);
     let made = accepts(&accounts, &from(json!({"metadata": {"name": ACCOUNT}}))).await;
     made.unwrap();
-    let client = world
-        .plane()
+    let client = env
+        .control_plane()
         .service_account(namespace, ACCOUNT)
         .await
         .unwrap()
@@ -59,13 +60,13 @@ async fn entitle(admin: &Client, home: &str, namespace: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_gets_nowhere() {
     logs();
-    let world = World::shared().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::shared().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let home = TestNamespace::new(&admin, &[]).await.unwrap();
     let enforced = TestNamespace::new(&admin, &[(names::MAROON_LABEL, names::MAROON_ENFORCED)])
         .await
         .unwrap();
-    let client = account(world, &admin, &home.name).await;
+    let client = account(env, &admin, &home.name).await;
     entitle(&admin, &home.name, &enforced.name).await;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &home.name);
     // Rights take a moment too.
@@ -76,7 +77,7 @@ async fn a_tenant_gets_nowhere() {
     .unwrap();
 
     let victims = TestNamespace::new(&admin, &[]).await.unwrap();
-    let victim = Marooned::create(&admin, &victims.name, "victim", &Script::default())
+    let victim = MaroonedPod::create(&admin, &victims.name, "victim", &Script::default())
         .await
         .unwrap();
     victim.running().await.unwrap();
@@ -88,14 +89,14 @@ async fn a_tenant_gets_nowhere() {
         never_joins: true,
         ..Script::default()
     };
-    let waiting = Marooned::create(&admin, &home.name, "waiting", &waits)
+    let waiting = MaroonedPod::create(&admin, &home.name, "waiting", &waits)
         .await
         .unwrap();
     changes_pods(&mut table, &pods).await;
     binds(&mut table, &pods, &client, &victim).await;
     let events = Api::namespaced(client.clone(), &home.name);
     tolerates_everything(&mut table, &pods, &events, &victim.node_name()).await;
-    makes_vms(&mut table, world, &client, &home.name).await;
+    makes_vms(&mut table, env, &client, &home.name).await;
     table.print();
 
     waiting.delete().await.unwrap();
@@ -105,7 +106,7 @@ async fn a_tenant_gets_nowhere() {
     victim.ends().await.unwrap();
 }
 
-async fn makes_vms(table: &mut Table, world: &World, tenant: &Client, home: &str) {
+async fn makes_vms(table: &mut Table, env: &TestEnv, tenant: &Client, home: &str) {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(
         "kubevirt.io",
         "v1",
@@ -129,7 +130,7 @@ async fn makes_vms(table: &mut Table, world: &World, tenant: &Client, home: &str
         .await;
 
     // Beyond any tenant: VMs in all namespaces.
-    let admin = world.plane().admin().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let bindings: Api<ClusterRoleBinding> = Api::all(admin);
     let binding = from(json!({
         "metadata": {"name": "vms-everywhere"},
@@ -137,7 +138,7 @@ async fn makes_vms(table: &mut Table, world: &World, tenant: &Client, home: &str
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "vm-admin"}],
     }));
     accepts(&bindings, &binding).await.unwrap();
-    let vm_admin = world.plane().user("vm-admin", "vm-admins").await.unwrap();
+    let vm_admin = env.control_plane().user("vm-admin", "vm-admins").await.unwrap();
     table
         .refuses(
             "… with rights to VMs in all namespaces",

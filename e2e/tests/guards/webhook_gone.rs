@@ -1,4 +1,4 @@
-//! The webhook's configuration is deleted: what it would have done is missed, and who opted in is refused.
+//! The webhook's configuration is deleted: its additions are missing, and a pod that opted in is refused.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -6,21 +6,22 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually};
-use maroonedpods_e2e::drafts::spec;
-use maroonedpods_e2e::logs::logs;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::harness::fixtures::spec;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
-use crate::drafts::{create, dry_run, from, mirror};
+use crate::fixtures::{create, dry_run, from, mirror};
 use crate::table::Table;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_opted_in_is_refused_without_the_webhook() {
     logs();
-    let world = World::start(0).await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let env = TestEnv::start(0).await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
     configurations
         .delete("maroonedpods", &DeleteParams::default())
@@ -36,7 +37,7 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     }
     let [plain, opted_in, enforced] =
         [0, 1, 2].map(|i| Api::<Pod>::namespaced(admin.clone(), &spaces[i].name));
-    // An opted-in pod passes as soon as nobody is asked: such a pod as the webhook would have made of it.
+    // An opted-in pod passes once the API server asks no webhook, if it is as the webhook would have made it.
     let labels = |value: &str| json!({"labels": {names::MAROON_LABEL: value}});
     let prepared = || json!({"schedulingGates": [{"name": names::GATE}]});
     eventually("the webhook's end", SOON, || async {
@@ -46,7 +47,7 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     .unwrap();
 
     let says = "the webhook did not prepare the pod";
-    let mut table = Table::of("anybody, without the webhook");
+    let mut table = Table::of("any user, without the webhook");
     for (attempt, pods, metadata, twin, twin_spec) in [
         (
             "create a labelled pod without the gate",
@@ -63,14 +64,14 @@ async fn who_opted_in_is_refused_without_the_webhook() {
             json!({}),
         ),
         (
-            "create a pod where nobody may opt out",
+            "create a pod where no one may opt out",
             &enforced,
             json!({}),
             labels("true"),
             prepared(),
         ),
         (
-            "opt out where nobody may",
+            "opt out where no one may",
             &enforced,
             labels("false"),
             labels("true"),
@@ -84,9 +85,9 @@ async fn who_opted_in_is_refused_without_the_webhook() {
     }
     table.print();
 
-    // A host's own pods start without anybody's leave.
-    let host = world
-        .plane()
+    // A host's own pods need no permission to start.
+    let host = env
+        .control_plane()
         .user("system:node:host-1", names::NODES_GROUP)
         .await
         .unwrap();
@@ -96,13 +97,13 @@ async fn who_opted_in_is_refused_without_the_webhook() {
         .await
         .unwrap();
 
-    daemon_sets(&world, &spaces[1].name).await;
-    world.stop().await.unwrap();
+    daemon_sets(&env, &spaces[1].name).await;
+    env.stop().await.unwrap();
 }
 
 /// A DaemonSet's pods are made where the namespace opted in; one that opts in by itself is told why it cannot.
-async fn daemon_sets(world: &World, namespace: &str) {
-    let admin = world.plane().admin().await.unwrap();
+async fn daemon_sets(env: &TestEnv, namespace: &str) {
+    let admin = env.control_plane().admin().await.unwrap();
     let sets: Api<DaemonSet> = Api::namespaced(admin.clone(), namespace);
     let events: Api<Event> = Api::namespaced(admin.clone(), namespace);
     let set = |name: &str, labels: &Value| -> DaemonSet {

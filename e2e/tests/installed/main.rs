@@ -1,11 +1,11 @@
 //! The life of a release, as an administrator sees it: the real helm, our images as containers on real nodes, the
-//! webhook reached through its Service. KubeVirt and its guests are played.
+//! webhook reached through its Service. KubeVirt and its guests are simulated.
 //!
-//! Needs root; what is left out without is said by name.
+//! Needs root; what is skipped without root is named.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod site;
+mod setup;
 
 use std::time::Duration;
 
@@ -15,18 +15,20 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, eventually, nothing_left};
+use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::leftovers::nothing_left;
+use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, with_cluster};
-use maroonedpods_e2e::dns::DNS_ADDRESS;
-use maroonedpods_e2e::drafts::marooned;
-use maroonedpods_e2e::in_force::retry_pods;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::fixtures::marooned;
+use maroonedpods_e2e::harness::load::Load;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::install::dns::DNS_ADDRESS;
+use maroonedpods_e2e::install::policies::retry_pods;
 use maroonedpods_e2e::install::{RELEASE, chart};
-use maroonedpods_e2e::load::Load;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::vmhost::script::Script;
 use serde_json::json;
 
-use site::Site;
+use setup::Setup;
 
 const CREATES_PER_SECOND: u32 = 200;
 const ROTATION_CREATES_PER_SECOND: u32 = 20;
@@ -37,83 +39,83 @@ const SOON: Duration = Duration::from_secs(120);
 #[test]
 fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
     with_cluster(ClusterOptions::default(), async |cluster| {
-        let site = Site::new(&cluster).await;
-        install(&site).await;
-        let _kubevirt = site.kubevirt().await;
-        one_pod_has_a_node_of_its_own(&site).await;
-        helm_test_passes(&site).await;
-        upgrade_under_load(&site).await;
-        rotate_under_load(&site).await;
-        site.nothing_was_denied();
-        uninstall_with_live_pods(&site, &cluster).await;
-        site.rights_are_least().await;
+        let setup = Setup::new(&cluster).await;
+        install(&setup).await;
+        let _kubevirt = setup.kubevirt().await;
+        one_pod_has_a_node_of_its_own(&setup).await;
+        helm_test_passes(&setup).await;
+        upgrade_under_load(&setup).await;
+        rotate_under_load(&setup).await;
+        setup.nothing_was_denied();
+        uninstall_with_live_pods(&setup, &cluster).await;
+        setup.rights_are_least().await;
         cluster.stop().await.unwrap();
     })
     .unwrap();
 }
 
-async fn install(site: &Site<'_>) {
-    let notes = site.release("install", &site.former_chart(), &[]).await;
+async fn install(setup: &Setup<'_>) {
+    let notes = setup.release("install", &setup.former_chart(), &[]).await;
     println!("$ helm install\n{notes}");
     for deployment in ["maroonedpods-webhook", "maroonedpods-reconciler"] {
-        assert_eq!(site.ready(deployment).await, 2, "{deployment}");
+        assert_eq!(setup.ready(deployment).await, 2, "{deployment}");
     }
 }
 
-async fn one_pod_has_a_node_of_its_own(site: &Site<'_>) {
-    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
-    let pod = Marooned::create(&site.admin, &namespace.name, "alone", &Script::default())
+async fn one_pod_has_a_node_of_its_own(setup: &Setup<'_>) {
+    let namespace = TestNamespace::new(&setup.admin, &[]).await.unwrap();
+    let pod = MaroonedPod::create(&setup.admin, &namespace.name, "alone", &Script::default())
         .await
         .unwrap();
     pod.running().await.unwrap();
     // The configuration names no name server.
     let record = pod.records().get(&pod.node_name()).await.unwrap();
     assert_eq!(record.spec.vm.join.cluster_dns.as_deref(), Some(DNS_ADDRESS));
-    namespace.close(&site.admin).await.unwrap();
+    namespace.close(&setup.admin).await.unwrap();
 }
 
-async fn helm_test_passes(site: &Site<'_>) {
-    let tested = site.helm(&["test", RELEASE, "--logs", "--timeout", "2m"]).await;
+async fn helm_test_passes(setup: &Setup<'_>) {
+    let tested = setup.helm(&["test", RELEASE, "--logs", "--timeout", "2m"]).await;
     println!("$ helm test\n{}", tested.unwrap());
 }
 
-/// Every pod of both Deployments is replaced, and the CRDs are applied anew, while pods are created.
-async fn upgrade_under_load(site: &Site<'_>) {
-    let load = Load::start(&site.admin, CREATES_PER_SECOND).await.unwrap();
+/// Every pod of both Deployments is replaced, and the CRDs are applied again, while pods are created.
+async fn upgrade_under_load(setup: &Setup<'_>) {
+    let load = Load::start(&setup.admin, CREATES_PER_SECOND).await.unwrap();
     let replace = [
         "--set",
         "webhook.podAnnotations.upgraded=yes,reconciler.podAnnotations.upgraded=yes",
     ];
-    site.release("upgrade", &chart(), &replace).await;
+    setup.release("upgrade", &chart(), &replace).await;
     let outcome = load.stop().await.unwrap();
     println!("$ helm upgrade: {outcome}");
     outcome.check().unwrap();
 }
 
 /// The pods get the new certificate as the kubelet brings it, one sooner than the other.
-async fn rotate_under_load(site: &Site<'_>) {
-    let load = Load::start(&site.admin, ROTATION_CREATES_PER_SECOND)
+async fn rotate_under_load(setup: &Setup<'_>) {
+    let load = Load::start(&setup.admin, ROTATION_CREATES_PER_SECOND)
         .await
         .unwrap();
-    site.rotate().await;
+    setup.rotate().await;
     let outcome = load.stop().await.unwrap();
     println!("a rotation: {outcome}");
     outcome.check().unwrap();
 }
 
-async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
-    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
-    let deployments: Api<Deployment> = Api::namespaced(site.admin.clone(), &namespace.name);
+async fn uninstall_with_live_pods(setup: &Setup<'_>, cluster: &Cluster) {
+    let namespace = TestNamespace::new(&setup.admin, &[]).await.unwrap();
+    let deployments: Api<Deployment> = Api::namespaced(setup.admin.clone(), &namespace.name);
     accepts(&deployments, &deployment()).await.unwrap();
     let names: Vec<_> = (0..BARE_PODS).map(|number| format!("bare-{number}")).collect();
     let script = Script::default();
     let bare = names
         .iter()
-        .map(|name| Marooned::create(&site.admin, &namespace.name, name, &script));
+        .map(|name| MaroonedPod::create(&setup.admin, &namespace.name, name, &script));
     for pod in join_all(bare).await {
         pod.unwrap().running_within(SOON).await.unwrap();
     }
-    let pods: Api<Pod> = Api::namespaced(site.admin.clone(), &namespace.name);
+    let pods: Api<Pod> = Api::namespaced(setup.admin.clone(), &namespace.name);
     let all_run = || async {
         let pods = pods.list(&ListParams::default()).await?.items;
         let running = pods.iter().filter(|pod| {
@@ -125,7 +127,7 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     let before = eventually("all pods to run", SOON, all_run).await.unwrap();
 
     let uninstall = ["uninstall", RELEASE, "--timeout", "3m"];
-    let refused = site.helm(&uninstall).await.unwrap_err().to_string();
+    let refused = setup.helm(&uninstall).await.unwrap_err().to_string();
     println!("$ helm uninstall\n{refused}");
     assert!(refused.contains("20 marooned pods"), "{refused}");
     for pod in &before {
@@ -136,19 +138,19 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     let uids = |pods: &[Pod]| pods.iter().filter_map(ResourceExt::uid).collect::<Vec<_>>();
     assert_eq!(uids(&before), uids(&after));
 
-    site.allow_force().await;
-    let removed = site.helm(&uninstall).await;
+    setup.allow_force().await;
+    let removed = setup.helm(&uninstall).await;
     println!("$ helm uninstall, with force\n{}", removed.unwrap());
-    assert_eq!(nothing_left(&site.admin).await.unwrap(), [""; 0]);
+    assert_eq!(nothing_left(&setup.admin).await.unwrap(), [""; 0]);
     // The Deployment's controller works on, now with ordinary pods; nothing holds a pod or the namespace.
-    retry_pods(&site.admin, &namespace.name).await.unwrap();
+    retry_pods(&setup.admin, &namespace.name).await.unwrap();
     let ordinary = eventually("pods without a gate", SOON, || async {
         let pods = pods.list(&ListParams::default()).await?.items;
         let ordinary = pods.iter().filter(|pod| gates(pod).is_empty());
         Ok((pods.len() == REPLICAS && ordinary.count() == REPLICAS).then_some(()))
     });
     if let Err(error) = ordinary.await {
-        panic!("{error:#}\n{}", site.pods(&namespace.name).await);
+        panic!("{error:#}\n{}", setup.pods(&namespace.name).await);
     }
     let dry_run = PostParams {
         dry_run: true,
@@ -156,7 +158,7 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     };
     let unguarded = pods.create(&dry_run, &marooned("unguarded")).await;
     assert!(gates(&unguarded.unwrap()).is_empty());
-    let release = cluster.plane().kubectl(&[
+    let release = cluster.control_plane().kubectl(&[
         "get",
         "validatingadmissionpolicies,mutatingwebhookconfigurations,clusterroles",
         "--selector",
@@ -167,11 +169,11 @@ async fn uninstall_with_live_pods(site: &Site<'_>, cluster: &Cluster) {
     let kept = ["guest-certificates", "guest-node"]
         .map(|name| format!("validatingadmissionpolicy.admissionregistration.k8s.io/maroonedpods-{name}\n"));
     assert_eq!(release.await.unwrap(), kept.concat());
-    namespace.close(&site.admin).await.unwrap();
+    namespace.close(&setup.admin).await.unwrap();
 }
 
 fn gates(pod: &Pod) -> Vec<&str> {
-    maroonedpods_e2e::drafts::gates(pod)
+    maroonedpods_e2e::api::read::gates(pod)
 }
 
 fn deployment() -> Deployment {

@@ -1,47 +1,47 @@
-//! Launcher pods with real guests in them: does vmhost make of a VMI what KubeVirt would?
+//! Launcher pods with real guests in them: does the fake KubeVirt make of a VMI what KubeVirt would?
 //!
-//! Needs root and QEMU, and apt-get for the guest's kernel; what is left out without root is said by name.
+//! Needs root and QEMU, and apt-get for the guest's kernel; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod site;
+mod setup;
 mod stand_in;
 
 use kube::ResourceExt;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
-use self::site::{Images, Site};
+use self::setup::{Images, Setup};
 
 #[test]
 fn real_guests() {
     let images = provide().unwrap().then(Images::new);
     with_cluster(ClusterOptions::default(), async |cluster| {
-        let site = Site::new(&cluster, images.as_ref().unwrap()).await;
+        let setup = Setup::new(&cluster, images.as_ref().unwrap()).await;
         tokio::join!(
-            a_guest_finds_the_machine_of_its_vmi(&site),
-            a_disk_with_a_boot_sector_boots(&site),
+            a_guest_finds_the_machine_of_its_vmi(&setup),
+            a_disk_with_a_boot_sector_boots(&setup),
         );
         tokio::join!(
-            a_guest_that_panics_has_failed(&site),
-            a_launcher_that_is_killed_has_failed(&site),
+            a_guest_that_panics_has_failed(&setup),
+            a_launcher_that_is_killed_has_failed(&setup),
         );
         tokio::join!(
-            a_deleted_guest_heeds_acpi(&site),
-            a_deaf_guest_is_killed_when_its_grace_is_over(&site),
+            a_deleted_guest_heeds_acpi(&setup),
+            a_deaf_guest_is_killed_when_its_grace_is_over(&setup),
         );
-        drop(site);
+        drop(setup);
         cluster.stop().await.unwrap();
     })
     .unwrap();
 }
 
-async fn a_guest_finds_the_machine_of_its_vmi(site: &Site<'_>) {
-    let vmi = site.launch("whole", &json!({})).await;
-    let running = site.reaches(&vmi, "Running").await;
-    let vm = site.vm(&vmi).await;
-    let launcher = site.pods.get(vm.launcher()).await.unwrap();
+async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
+    let vmi = setup.launch("whole", &json!({})).await;
+    let running = setup.reaches(&vmi, "Running").await;
+    let vm = setup.vm(&vmi).await;
+    let launcher = setup.pods.get(vm.launcher()).await.unwrap();
     let address = launcher.status.unwrap().pod_ip.unwrap();
     let status = &running.data["status"];
     assert_eq!(status["interfaces"][0]["name"], "default");
@@ -49,7 +49,7 @@ async fn a_guest_finds_the_machine_of_its_vmi(site: &Site<'_>) {
     assert_eq!(status["nodeName"], "node-1");
     assert_eq!(status["conditions"][0]["status"], "True");
 
-    let console = site.says(&vm, "stand-in: ready").await;
+    let console = setup.says(&vm, "stand-in: ready").await;
     let own = console.lines().filter(|line| line.starts_with("stand-in: "));
     println!(
         "$ kubectl logs {}\n{}",
@@ -104,83 +104,87 @@ async fn a_guest_finds_the_machine_of_its_vmi(site: &Site<'_>) {
     );
 
     // From a pod on the other node, whose address the guest sees.
-    let answer = site
+    let answer = setup
         .get_from_client(&format!("http://{address}:8080/hello"))
         .await;
     assert_eq!(answer, "this is whole");
-    let client = site.client_address().await;
-    site.says(&vm, &format!("{client}:")).await;
+    let client = setup.client_address().await;
+    setup.says(&vm, &format!("{client}:")).await;
     assert!(vm.console().await.unwrap().contains("asks for /hello"));
 
     vm.pause().await.unwrap();
     assert!(
-        site.try_get_from_client(&format!("http://{address}:8080/paused"))
+        setup
+            .try_get_from_client(&format!("http://{address}:8080/paused"))
             .await
             .is_err()
     );
     vm.resume().await.unwrap();
     assert_eq!(
-        site.get_from_client(&format!("http://{address}:8080/resumed"))
+        setup
+            .get_from_client(&format!("http://{address}:8080/resumed"))
             .await,
         "this is whole"
     );
 
-    site.tell(&address, "poweroff").await;
-    site.reaches(&vmi, "Succeeded").await;
-    site.delete(&vmi).await;
+    setup.tell(&address, "poweroff").await;
+    setup.reaches(&vmi, "Succeeded").await;
+    setup.delete(&vmi).await;
 }
 
-async fn a_disk_with_a_boot_sector_boots(site: &Site<'_>) {
-    let vmi = site
+async fn a_disk_with_a_boot_sector_boots(setup: &Setup<'_>) {
+    let vmi = setup
         .launch("disk", &json!({"domain": {"firmware": {"kernelBoot": null}}}))
         .await;
-    site.reaches(&vmi, "Running").await;
-    site.says(&site.vm(&vmi).await, stand_in::BOOT_SECTOR_SAYS).await;
-    site.delete(&vmi).await;
+    setup.reaches(&vmi, "Running").await;
+    setup
+        .says(&setup.vm(&vmi).await, stand_in::BOOT_SECTOR_SAYS)
+        .await;
+    setup.delete(&vmi).await;
 }
 
-async fn a_guest_that_panics_has_failed(site: &Site<'_>) {
-    let vmi = site.launch("panics", &json!({})).await;
-    let address = site.ready(&vmi).await;
-    site.tell(&address, "panic").await;
-    site.reaches(&vmi, "Failed").await;
-    site.delete(&vmi).await;
+async fn a_guest_that_panics_has_failed(setup: &Setup<'_>) {
+    let vmi = setup.launch("panics", &json!({})).await;
+    let address = setup.ready(&vmi).await;
+    setup.tell(&address, "panic").await;
+    setup.reaches(&vmi, "Failed").await;
+    setup.delete(&vmi).await;
 }
 
-async fn a_launcher_that_is_killed_has_failed(site: &Site<'_>) {
-    let vmi = site.launch("killed", &json!({})).await;
-    site.ready(&vmi).await;
-    site.vm(&vmi).await.kill().await.unwrap();
-    site.reaches(&vmi, "Failed").await;
-    site.delete(&vmi).await;
+async fn a_launcher_that_is_killed_has_failed(setup: &Setup<'_>) {
+    let vmi = setup.launch("killed", &json!({})).await;
+    setup.ready(&vmi).await;
+    setup.vm(&vmi).await.kill().await.unwrap();
+    setup.reaches(&vmi, "Failed").await;
+    setup.delete(&vmi).await;
 }
 
-async fn a_deleted_guest_heeds_acpi(site: &Site<'_>) {
+async fn a_deleted_guest_heeds_acpi(setup: &Setup<'_>) {
     // Far beyond what this test waits for its end.
-    let vmi = site
+    let vmi = setup
         .launch("heeds", &json!({"terminationGracePeriodSeconds": 600}))
         .await;
-    site.ready(&vmi).await;
+    setup.ready(&vmi).await;
 
     // As a drain of its host does: it runs on, and its VMI is marked.
-    let launcher = site.vm(&vmi).await.launcher().to_owned();
-    let refused = site.evict(&launcher).await;
+    let launcher = setup.vm(&vmi).await.launcher().to_owned();
+    let refused = setup.evict(&launcher).await;
     assert!(
         matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429),
         "{refused:?}"
     );
-    let marked = site.reaches(&vmi, "Running").await;
+    let marked = setup.reaches(&vmi, "Running").await;
     assert_eq!(marked.data["status"]["evacuationNodeName"], "node-1");
 
-    assert_eq!(site.delete(&vmi).await, "Succeeded");
+    assert_eq!(setup.delete(&vmi).await, "Succeeded");
 }
 
-async fn a_deaf_guest_is_killed_when_its_grace_is_over(site: &Site<'_>) {
+async fn a_deaf_guest_is_killed_when_its_grace_is_over(setup: &Setup<'_>) {
     let deaf = json!({
         "terminationGracePeriodSeconds": 3,
         "domain": {"firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 panic=5 no_timer_check deaf"}}},
     });
-    let vmi = site.launch("deaf", &deaf).await;
-    site.ready(&vmi).await;
-    assert_eq!(site.delete(&vmi).await, "Failed");
+    let vmi = setup.launch("deaf", &deaf).await;
+    setup.ready(&vmi).await;
+    assert_eq!(setup.delete(&vmi).await, "Failed");
 }

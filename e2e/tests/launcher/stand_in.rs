@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
-use maroonedpods_e2e::oci::{Files, Image};
-use maroonedpods_e2e::packages;
-use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::system::packages;
+use maroonedpods_e2e::system::tools::{self, Tool};
+use maroonedpods_image_build::oci::{Files, Image};
 
 pub const IMAGE: &str = "localhost/stand-in:1";
 /// What the disk's boot sector says.

@@ -10,12 +10,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use maroonedpods_e2e::check::{TestNamespace, eventually};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::{Running, TestEnv};
 use maroonedpods_e2e::install::SYSTEM_NAMESPACE;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::tools::{self, Tool};
-use maroonedpods_e2e::vmhost::script::Script;
-use maroonedpods_e2e::world::{Running, World};
+use maroonedpods_e2e::system::tools::{self, Tool};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -149,7 +150,7 @@ fn each_alert_fires_when_it_should_and_says_what_to_do() {
             let said = alert["annotations"][text].as_str().unwrap_or_default();
             assert!(
                 said.ends_with(['.', '?']),
-                "{name}: {text} is no sentence: {said:?}"
+                "{name}: {text} is not a sentence: {said:?}"
             );
         }
     }
@@ -200,17 +201,17 @@ async fn value(program: &Running, sample: &str) -> f64 {
 
 #[tokio::test]
 async fn what_alerts_and_dashboard_name_is_exported() {
-    let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let (env, reconciler) = TestEnv::shared_with_reconciler().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
     // Its first guest asks for a certificate of another node, its second is honest: everything happens once.
     let script = Script {
         attempts: 1,
-        wrong_node_name: Some("somebody-else".to_owned()),
+        wrong_node_name: Some("another-node".to_owned()),
         ..Script::default()
     };
     let refused = value(reconciler, r#"maroonedpods_writes_total{kind="deny_csr"}"#).await;
-    let pod = Marooned::create(&admin, &namespace.name, "pod", &script)
+    let pod = MaroonedPod::create(&admin, &namespace.name, "pod", &script)
         .await
         .unwrap();
     pod.running().await.unwrap();
@@ -218,7 +219,7 @@ async fn what_alerts_and_dashboard_name_is_exported() {
     assert!(denied > refused, "{denied} {refused}");
 
     let mut exported = String::new();
-    for program in [reconciler, world.webhook()] {
+    for program in [reconciler, env.webhook()] {
         exported += &program.scrape().await.unwrap();
     }
     let exported: BTreeSet<_> = samples(&exported).collect();
@@ -244,14 +245,14 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     const WAITS: &str = r#"maroonedpods_pods_gated{reason="WaitingForOtherGates"}"#;
     const RUNS: &str = r#"maroonedpods_vms{phase="Running"}"#;
     const TIMED: &str = r#"maroonedpods_stage_seconds_count{stage="lift"}"#;
-    let (world, reconciler) = World::shared_with_reconciler().await.unwrap();
-    let admin = world.plane().admin().await.unwrap();
+    let (env, reconciler) = TestEnv::shared_with_reconciler().await.unwrap();
+    let admin = env.control_plane().admin().await.unwrap();
     let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
-    let mut waiting = maroonedpods_e2e::pods::pod("waits", &Script::default()).unwrap();
+    let mut waiting = maroonedpods_e2e::harness::marooned_pod::pod("waits", &Script::default()).unwrap();
     waiting.spec.as_mut().unwrap().scheduling_gates = Some(vec![
-        serde_json::from_value(serde_json::json!({"name": "somebody.example/gate"})).unwrap(),
+        serde_json::from_value(serde_json::json!({"name": "other.example/gate"})).unwrap(),
     ]);
-    let waiting = Marooned::create_pod(&admin, &namespace.name, &waiting)
+    let waiting = MaroonedPod::create_pod(&admin, &namespace.name, &waiting)
         .await
         .unwrap();
     waiting.reports("WaitingForOtherGates").await.unwrap();
@@ -263,7 +264,7 @@ async fn a_pod_is_counted_while_it_waits_and_timed_when_it_runs() {
     .unwrap();
 
     let timed = value(reconciler, TIMED).await;
-    let runs = Marooned::create(&admin, &namespace.name, "runs", &Script::default())
+    let runs = MaroonedPod::create(&admin, &namespace.name, "runs", &Script::default())
         .await
         .unwrap();
     runs.running().await.unwrap();

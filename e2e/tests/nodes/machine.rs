@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use maroonedpods_e2e::check::eventually;
+use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, provide, with_cluster};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -72,7 +72,7 @@ fn machine() -> BTreeMap<&'static str, BTreeSet<String>> {
     ])
 }
 
-/// Processes and control groups of the cluster whose plane is in `folder`.
+/// Processes and control groups of the cluster whose control plane is in `folder`.
 fn traces_of(folder: &Path) -> Vec<String> {
     let name = folder.file_name().unwrap().to_str().unwrap();
     let mut traces: Vec<String> = fs::read_dir("/proc")
@@ -110,7 +110,7 @@ fn one_node() -> ClusterOptions {
 /// Starts a pod, so that there are containers, mounts and links to be removed.
 async fn use_the_node(cluster: &Cluster) {
     import_image(cluster).await;
-    let pods: Api<Pod> = Api::default_namespaced(cluster.plane().admin().await.unwrap());
+    let pods: Api<Pod> = Api::default_namespaced(cluster.control_plane().admin().await.unwrap());
     runs(&pods, &pod("server", &["serve"], &json!({"volumeMounts": []}))).await;
 }
 
@@ -119,7 +119,7 @@ fn stopping_leaves_the_machine_as_it_was() {
     let before = provide().unwrap().then(machine);
     with_cluster(one_node(), async |cluster| {
         use_the_node(&cluster).await;
-        let folder = cluster.plane().folder().to_owned();
+        let folder = cluster.control_plane().folder().to_owned();
         let traces = traces_of(&folder);
         assert!(traces.len() > 10, "{traces:?}");
         cluster.stop().await.unwrap();
@@ -136,7 +136,7 @@ fn stopping_leaves_the_machine_as_it_was() {
 fn holds_a_cluster() {
     with_cluster(one_node(), async |cluster| {
         use_the_node(&cluster).await;
-        println!("FOLDER={}", cluster.plane().folder().display());
+        println!("FOLDER={}", cluster.control_plane().folder().display());
         std::future::pending::<()>().await;
     })
     .unwrap();

@@ -1,6 +1,6 @@
 //! Real nodes: do they run pods as a cluster's nodes do, and leave the machine as it was?
 //!
-//! Needs root; what is left out without is said by name.
+//! Needs root; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]
@@ -17,10 +17,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Node, Pod, Secret, 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, rejects};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{self, Cluster, REAL_LABEL, with_shared_cluster};
-use maroonedpods_e2e::test_server::{TEST_SERVER, test_server};
-use maroonedpods_e2e::tools;
+use maroonedpods_image_build::node_tools;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -33,7 +34,7 @@ fn from<T: DeserializeOwned>(value: Value) -> T {
 
 /// Imports the image that these tests' pods run.
 async fn import_image(cluster: &Cluster) {
-    let archive = test_server(cluster.plane().folder()).unwrap();
+    let archive = test_server(cluster.control_plane().folder()).unwrap();
     cluster.import(&archive).await.unwrap();
 }
 
@@ -42,7 +43,7 @@ fn on_cluster(test: impl AsyncFnOnce(&Cluster, Client, &str) + Send) {
     with_shared_cluster(async |cluster| {
         static IMPORTED: OnceCell<()> = OnceCell::const_new();
         IMPORTED.get_or_init(|| import_image(cluster)).await;
-        let admin = cluster.plane().admin().await.unwrap();
+        let admin = cluster.control_plane().admin().await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();
         test(cluster, admin.clone(), &namespace.name).await;
         namespace.close(&admin).await.unwrap();
@@ -105,13 +106,13 @@ async fn runs(pods: &Api<Pod>, pod: &Pod) {
 async fn exec(cluster: &Cluster, namespace: &str, pod: &str, arguments: &[&str]) -> Option<String> {
     let mut all = vec!["--namespace", namespace, "exec", pod, "--", "/testserver"];
     all.extend(arguments);
-    cluster.plane().kubectl(&all).await.ok()
+    cluster.control_plane().kubectl(&all).await.ok()
 }
 
 #[test]
 fn nodes_are_ready_and_carry_the_label() {
     with_shared_cluster(async |cluster| {
-        let nodes: Api<Node> = Api::all(cluster.plane().admin().await.unwrap());
+        let nodes: Api<Node> = Api::all(cluster.control_plane().admin().await.unwrap());
         let real = ListParams::default().labels(&format!("{REAL_LABEL}=true"));
         let found = nodes.list(&real).await.unwrap();
         let mut names: Vec<_> = found
@@ -126,7 +127,10 @@ fn nodes_are_ready_and_carry_the_label() {
         );
         for node in &found {
             let info = node.status.as_ref().unwrap().node_info.as_ref().unwrap();
-            assert_eq!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+            assert_eq!(
+                info.kubelet_version,
+                node_tools::pinned_kubernetes_version().unwrap()
+            );
             assert!(
                 info.container_runtime_version.starts_with("containerd://"),
                 "{info:?}"
@@ -149,7 +153,7 @@ fn a_service_leads_from_every_node_to_its_pod() {
             runs(&pods, &on_node(pod(&client, &["serve"], &json!({})), node)).await;
             // The address of the Service is in the environment of pods that start later; here the API tells it.
             let address = cluster
-                .plane()
+                .control_plane()
                 .kubectl(&[
                     "--namespace",
                     namespace,
@@ -174,7 +178,7 @@ fn a_service_leads_from_every_node_to_its_pod() {
             .unwrap();
         }
         let log = cluster
-            .plane()
+            .control_plane()
             .kubectl(&["--namespace", namespace, "logs", "server"])
             .await
             .unwrap();
@@ -191,7 +195,7 @@ fn a_pod_reaches_the_api_server_through_its_service() {
     on_cluster(async |cluster, client, namespace| {
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         runs(&pods, &pod("client", &["serve"], &json!({}))).await;
-        // HTTP on its port for HTTPS: it says so, and nobody else would.
+        // HTTP on its port for HTTPS: it says so, and no other server would.
         let answer = exec(cluster, namespace, "client", &["get", "http://10.96.0.1:443/"]).await;
         assert_eq!(
             answer.unwrap().trim(),
@@ -251,7 +255,7 @@ fn a_container_beyond_its_memory_limit_is_killed() {
 fn the_api_server_calls_a_webhook_through_its_service() {
     on_cluster(async |cluster, client, namespace| {
         let name = format!("hook.{namespace}.svc");
-        let pair = cluster.plane().authority().server(&[&name]).unwrap();
+        let pair = cluster.control_plane().authority().server(&[&name]).unwrap();
         let secret: Secret = from(json!({
             "metadata": {"name": "hook"},
             "stringData": {"tls.crt": pair.certificate, "tls.key": pair.key},
@@ -291,7 +295,7 @@ fn the_api_server_calls_a_webhook_through_its_service() {
                 "name": "maps.e2e.maroonedpods.io",
                 "clientConfig": {
                     "service": {"namespace": namespace, "name": "hook"},
-                    "caBundle": STANDARD.encode(cluster.plane().ca_pem()),
+                    "caBundle": STANDARD.encode(cluster.control_plane().ca_pem()),
                 },
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},

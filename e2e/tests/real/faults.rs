@@ -8,21 +8,21 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::real::RUNS;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell};
+use crate::user::{Setup, User, container, restarts, shell};
 
 /// Long enough for the Node to be given up as unreachable, and less than its pod tolerates that.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The pod outlives its VM's pause.
-pub async fn paused(user: &User<'_>, pod: &Marooned) {
+pub async fn paused(user: &User<'_>, pod: &MaroonedPod) {
     let before = pod.pods.get(&pod.name).await.unwrap();
     let vm = user.vm(pod).await;
     vm.pause().await.unwrap();
@@ -33,7 +33,7 @@ pub async fn paused(user: &User<'_>, pod: &Marooned) {
     user.kubectl(&["get", "pod", &pod.name]).await;
     vm.resume().await.unwrap();
     user.says("the VM goes on");
-    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     eventually("an answer from the pod", RUNS, || async {
@@ -53,21 +53,21 @@ fn same_container(pod: &Pod) -> (Option<&String>, Option<i32>) {
 }
 
 /// QEMU is killed.
-pub async fn launcher_killed(user: &User<'_>, pod: &Marooned) {
+pub async fn launcher_killed(user: &User<'_>, pod: &MaroonedPod) {
     user.vm(pod).await.kill().await.unwrap();
     user.says("QEMU was killed");
     user.loses(pod).await;
 }
 
 /// Someone presses the machine's power button.
-pub async fn powered_off(user: &User<'_>, pod: &Marooned) {
+pub async fn powered_off(user: &User<'_>, pod: &MaroonedPod) {
     user.vm(pod).await.press_power_button().await.unwrap();
     user.says("the power button was pressed");
     user.loses(pod).await;
 }
 
 /// The kernel panics. The pod is privileged.
-pub async fn panicked(user: &User<'_>, pod: &Marooned) {
+pub async fn panicked(user: &User<'_>, pod: &MaroonedPod) {
     // Later, so that this answer still gets out.
     user.shell(
         &pod.name,
@@ -78,7 +78,7 @@ pub async fn panicked(user: &User<'_>, pod: &Marooned) {
 }
 
 /// The kubelet is killed, and started again by the boot program. The pod is privileged, and sees the guest's processes.
-pub async fn kubelet_killed(user: &User<'_>, pod: &Marooned) {
+pub async fn kubelet_killed(user: &User<'_>, pod: &MaroonedPod) {
     let before = pod.pods.get(&pod.name).await.unwrap();
     let old = user.shell(&pod.name, "pidof kubelet").await;
     let kill = format!("(sleep 1; kill -9 {}) > /dev/null 2>&1 &", old.trim());
@@ -89,7 +89,7 @@ pub async fn kubelet_killed(user: &User<'_>, pod: &Marooned) {
     });
     let new = new.await.unwrap();
     user.says(&format!("kubelet {} after {}", new.trim(), old.trim()));
-    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     assert_eq!(same_container(&before), same_container(&after));
@@ -99,9 +99,9 @@ pub async fn kubelet_killed(user: &User<'_>, pod: &Marooned) {
 }
 
 /// A host node is drained: the pod is evicted when its budget allows, and its controller makes another one elsewhere.
-pub async fn drained(stage: &Stage<'_>) {
-    let _room = stage.room_for(2).await;
-    let user = User::new(stage, "drain").await;
+pub async fn drained(setup: &Setup<'_>) {
+    let _room = setup.room_for(2).await;
+    let user = User::new(setup, "drain").await;
     let mut spec = json!({
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": false,
@@ -165,25 +165,25 @@ pub async fn drained(stage: &Stage<'_>) {
 }
 
 /// Waits for the Deployment's pod that does not have this UID.
-async fn other_pod(user: &User<'_>, uid: Option<&str>) -> Marooned {
+async fn other_pod(user: &User<'_>, uid: Option<&str>) -> MaroonedPod {
     let pods = user.api::<Pod>();
     let found = eventually("the Deployment's pod", RUNS, || async {
         let found = pods.list(&ListParams::default()).await?;
         Ok(found.items.into_iter().find(|pod| pod.uid().as_deref() != uid))
     });
-    Marooned::of(&user.stage.site.admin, &found.await.unwrap()).unwrap()
+    MaroonedPod::of(&user.setup.env.admin, &found.await.unwrap()).unwrap()
 }
 
 /// The host node that the pod's VM is on.
-async fn host_of(pod: &Marooned) -> String {
+async fn host_of(pod: &MaroonedPod) -> String {
     let vmi = pod.vmi(1, "Running").await.unwrap();
     vmi.data["status"]["nodeName"].as_str().unwrap().to_owned()
 }
 
 /// Our reconciler asks for the pod's eviction, and its budget says no: it stays.
-async fn refused_by_its_budget(user: &User<'_>, pod: &Marooned) {
+async fn refused_by_its_budget(user: &User<'_>, pod: &MaroonedPod) {
     eventually("an eviction that the budget refuses", RUNS, || async {
-        let seen = user.stage.plane().audit()?;
+        let seen = user.setup.control_plane().audit()?;
         let refused = seen.iter().any(|event| {
             event.subresource == "eviction" && event.namespace == user.namespace && event.code == 429
         });

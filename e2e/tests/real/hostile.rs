@@ -7,23 +7,23 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::pki::Pair;
-use maroonedpods_e2e::pods::{Marooned, SOON};
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::system::pki::Pair;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::faults;
 use crate::sizes::Size;
-use crate::user::{Stage, User, shell_with};
+use crate::user::{Setup, User, shell_with};
 
 /// The guest's own root file system, for a container that is privileged and sees the guest's processes.
 const ROOT: &str = "/proc/1/root";
 
 /// Two guests: one that is broken into, and another one.
-pub async fn breached(stage: &Stage<'_>) {
-    let _room = stage.room_for(2).await;
-    let (attacker, other) = tokio::join!(User::new(stage, "attacker"), User::new(stage, "other"));
+pub async fn breached(setup: &Setup<'_>) {
+    let _room = setup.room_for(2).await;
+    let (attacker, other) = tokio::join!(User::new(setup, "attacker"), User::new(setup, "other"));
     let ((own, pod), (victim, foreign)) = tokio::join!(
         makes(&attacker, "root", Size("400m", "300Mi")),
         makes(&other, "victim", Size("200m", "150Mi")),
@@ -50,7 +50,7 @@ pub async fn breached(stage: &Stage<'_>) {
 }
 
 /// A privileged pod with a Secret of its own; the Secret's name and the pod.
-async fn makes(user: &User<'_>, name: &'static str, size: Size) -> (String, Marooned) {
+async fn makes(user: &User<'_>, name: &'static str, size: Size) -> (String, MaroonedPod) {
     let secret = format!("secret-of-{name}");
     let _: Secret = user
         .applies(json!({"metadata": {"name": secret}, "stringData": {"is": name}}))
@@ -92,7 +92,7 @@ async fn sees_the_guest_alone(user: &User<'_>) {
 }
 
 /// The seed's disk cannot be erased by the guest, so root finds the token there; nowhere else.
-async fn finds_its_token(user: &User<'_>, pod: &Marooned) -> String {
+async fn finds_its_token(user: &User<'_>, pod: &MaroonedPod) -> String {
     let script = format!(
         "for disk in /sys/block/vd*; do [ \"$(cat $disk/serial)\" = seed ] && strings {ROOT}/dev/${{disk##*/}}; done; true"
     );
@@ -158,14 +158,14 @@ async fn takes_the_certificate(user: &User<'_>) -> Client {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
     };
-    user.stage.plane().certified(&pair).await.unwrap()
+    user.setup.control_plane().certified(&pair).await.unwrap()
 }
 
 /// Who holds a guest's certificate.
 struct Guest<'a> {
     client: Client,
     user: &'a User<'a>,
-    pod: &'a Marooned,
+    pod: &'a MaroonedPod,
 }
 
 impl Guest<'_> {
@@ -176,7 +176,7 @@ impl Guest<'_> {
         says: &str,
         answer: impl Future<Output = kube::Result<T>>,
     ) {
-        let message = maroonedpods_e2e::check::refused(answer.await).unwrap();
+        let message = maroonedpods_e2e::api::check::refused(answer.await).unwrap();
         assert!(message.contains(says), "{attempt}: {message}");
         self.user.says(&format!("{attempt}: {message}"));
     }
@@ -189,7 +189,7 @@ impl Guest<'_> {
         Api::all(self.client.clone())
     }
 
-    async fn reads(&self, own: &str, foreign: &Marooned, victim: &str, other: &User<'_>) {
+    async fn reads(&self, own: &str, foreign: &MaroonedPod, victim: &str, other: &User<'_>) {
         // What it may: else the refusals below would say little.
         self.secrets(&self.user.namespace).get(own).await.unwrap();
         let pods: Api<Pod> = Api::all(self.client.clone());
@@ -236,7 +236,7 @@ impl Guest<'_> {
         .await;
     }
 
-    async fn changes_nodes(&self, foreign: &Marooned) {
+    async fn changes_nodes(&self, foreign: &MaroonedPod) {
         let (nodes, own) = (self.nodes(), self.pod.node_name());
         let patch = PatchParams::default();
         let change = |body: Value| Patch::Strategic(body);

@@ -4,18 +4,19 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{becomes, eventually, gone};
-use maroonedpods_e2e::pods::{Marooned, SOON, phase};
-use maroonedpods_e2e::real::RUNS;
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
+use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
 
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell, shell_with};
+use crate::user::{Setup, User, container, restarts, shell, shell_with};
 
 /// A Job whose container fails once (restartPolicy `OnFailure`), completes, and is gone by itself with its VM.
-pub async fn completes(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "job").await;
+pub async fn completes(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "job").await;
     let script = "[ -e /seen/it ] || { touch /seen/it; sleep 5; exit 1; }; sleep 5; echo done";
     let mut spec = json!({
         "restartPolicy": "OnFailure",
@@ -39,7 +40,7 @@ pub async fn completes(stage: &Stage<'_>) {
         let found = pods.list(&ListParams::default().labels("job-name=job")).await?;
         Ok(found.items.into_iter().next())
     });
-    let pod = Marooned::of(&stage.site.admin, &found.await.unwrap()).unwrap();
+    let pod = MaroonedPod::of(&setup.env.admin, &found.await.unwrap()).unwrap();
     user.sees_running(&pod).await;
     let succeeded = |job: &Job| job.status.as_ref().and_then(|status| status.succeeded) == Some(1);
     becomes(
@@ -62,9 +63,9 @@ pub async fn completes(stage: &Stage<'_>) {
 }
 
 /// restartPolicy `Never`: the pod has failed with its container's exit code, and its VM goes.
-pub async fn is_not_restarted(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "no-restart").await;
+pub async fn is_not_restarted(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "no-restart").await;
     let spec = json!({
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,

@@ -1,11 +1,12 @@
 //! Marooned pods in real virtual machines, as their users see them.
 //!
-//! Needs root and QEMU; what is left out without root is said by name.
+//! Needs root and QEMU; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod fit;
 mod hostile;
 mod jobs;
 mod network;
@@ -17,22 +18,23 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::TestNamespace;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
-use maroonedpods_e2e::node_image::Arch;
-use maroonedpods_e2e::pods::{Marooned, condition};
-use maroonedpods_e2e::real::{Archives, RUNS, Site, TOOLBOX};
-use maroonedpods_e2e::tools;
-use maroonedpods_e2e::vmhost::Kvm;
+use maroonedpods_e2e::fake_kubevirt::Kvm;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::{Archives, RUNS, RealEnv, TOOLBOX};
+use maroonedpods_image_build::node_image::Arch;
+use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
 
 use self::sizes::Size;
-use self::user::Stage;
+use self::user::Setup;
 
 #[test]
 fn a_pod_runs_in_a_real_virtual_machine() {
-    on_site(None, &json!({}), async |site| {
-        a_pod_is_on_another_kernel(site).await;
+    with_real_env(None, &json!({}), async |env| {
+        a_pod_is_on_another_kernel(env).await;
     });
 }
 
@@ -40,20 +42,23 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 #[test]
 #[ignore = "minutes of compiling: hack/test --real"]
 fn a_node_has_an_older_kubelet() {
-    let kubelet = tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
-    on_site(Some(kubelet), &json!({}), async |site| {
-        let node = a_pod_is_on_another_kernel(site).await;
+    let kubelet = node_tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
+    with_real_env(Some(kubelet), &json!({}), async |env| {
+        let node = a_pod_is_on_another_kernel(env).await;
         let info = node.status.unwrap().node_info.unwrap();
-        assert_eq!(info.kubelet_version, tools::older_kubelet_version().unwrap());
-        assert_ne!(info.kubelet_version, tools::pinned_kubernetes_version().unwrap());
+        assert_eq!(info.kubelet_version, node_tools::older_kubelet_version().unwrap());
+        assert_ne!(
+            info.kubelet_version,
+            node_tools::pinned_kubernetes_version().unwrap()
+        );
     });
 }
 
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
-    on_site(None, &json!({}), async |site| {
-        network::pods_reach_each_other(site).await;
+    with_real_env(None, &json!({}), async |env| {
+        network::pods_reach_each_other(env).await;
     });
 }
 
@@ -65,44 +70,44 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
-    on_site(None, &config, async |site| {
-        let stage = Stage::new(site);
+    with_real_env(None, &config, async |env| {
+        let setup = Setup::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
-            pods::everything(&stage),
-            pods::failing_containers(&stage),
-            jobs::completes(&stage),
-            hostile::breached(&stage),
-            jobs::is_not_restarted(&stage),
-            sizes::a_pod_fits(&stage, Size("600m", "1Gi")),
-            sizes::a_pod_fits(&stage, Size("700m", "2Gi")),
-            sizes::a_pod_fits(&stage, Size("800m", "3Gi")),
+            pods::everything(&setup),
+            pods::failing_containers(&setup),
+            jobs::completes(&setup),
+            hostile::breached(&setup),
+            jobs::is_not_restarted(&setup),
+            fit::a_pod_fits(&setup, Size("600m", "1Gi")),
+            fit::a_pod_fits(&setup, Size("700m", "2Gi")),
+            fit::a_pod_fits(&setup, Size("800m", "3Gi")),
         );
         // Alone: the other host node must have room.
-        faults::drained(&stage).await;
-        stage.sizes.print();
+        faults::drained(&setup).await;
+        setup.sizes.print();
     });
 }
 
 /// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration, and
 /// guests have this kubelet, or the cluster's.
-fn on_site(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&Site<'_>) + Send) {
+fn with_real_env(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
-        let site = Site::install(&cluster, archives, Kvm::Auto, config)
+        let env = RealEnv::install(&cluster, archives, Kvm::Auto, config)
             .await
             .unwrap();
-        test(&site).await;
-        drop(site);
+        test(&env).await;
+        drop(env);
         cluster.stop().await.unwrap();
     })
     .unwrap();
 }
 
 /// Gives the pod's Node, as it was.
-async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
-    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
+async fn a_pod_is_on_another_kernel(env: &RealEnv<'_>) -> Node {
+    let namespace = TestNamespace::new(&env.admin, &[]).await.unwrap();
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
@@ -112,14 +117,14 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     }))
     .unwrap();
     let begun = std::time::Instant::now();
-    let pod = Marooned::create_pod(&site.admin, &namespace.name, &pod)
+    let pod = MaroonedPod::create_pod(&env.admin, &namespace.name, &pod)
         .await
         .unwrap();
     if let Err(error) = pod.running_within(RUNS).await {
-        panic!("{error:#}\n{}", site.state().await);
+        panic!("{error:#}\n{}", env.state().await);
     }
     println!("running after {:.1} s", begun.elapsed().as_secs_f64());
-    let plane = site.cluster().plane();
+    let control_plane = env.cluster().control_plane();
     for arguments in [
         vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
         vec!["-n", &namespace.name, "logs", "first"],
@@ -137,7 +142,7 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
         println!(
             "$ kubectl {}\n{}",
             arguments.join(" "),
-            plane
+            control_plane
                 .kubectl(&arguments)
                 .await
                 .unwrap_or_else(|e| format!("{e:#}"))
@@ -146,10 +151,10 @@ async fn a_pod_is_on_another_kernel(site: &Site<'_>) -> Node {
     let node = pod.nodes().get(&pod.node_name()).await.unwrap();
     // Now, for events in a namespace that is going are refused to all.
     let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
-    let mut refused = plane.audit().unwrap();
+    let mut refused = control_plane.audit().unwrap();
     refused.retain(|event| event.user == user && event.is_write() && matches!(event.code, 403 | 422));
     assert!(refused.is_empty(), "an honest kubelet was refused: {refused:#?}");
-    namespace.close(&site.admin).await.unwrap();
+    namespace.close(&env.admin).await.unwrap();
     node
 }
 

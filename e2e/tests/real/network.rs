@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts, becomes, eventually, node_is_ready};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::api::read::node_is_ready;
 use maroonedpods_e2e::cluster::REAL_LABEL;
-use maroonedpods_e2e::dns::DNS_ADDRESS;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::real::{CLUSTER_DOMAIN, RUNS, Site, TOOLBOX};
-use maroonedpods_e2e::vmhost::RealVm;
+use maroonedpods_e2e::fake_kubevirt::RealVm;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::{CLUSTER_DOMAIN, RUNS, RealEnv, TOOLBOX};
+use maroonedpods_e2e::install::dns::DNS_ADDRESS;
 use serde_json::{Value, json};
 
 use crate::ready;
@@ -21,18 +23,18 @@ const DATAGRAMS: [&str; 4] = ["100", "1400", "5000", "20000"];
 
 /// Two marooned pods, on VMs of different hosts, and an ordinary pod on each host.
 struct Pods<'a> {
-    site: &'a Site<'a>,
+    env: &'a RealEnv<'a>,
     namespace: String,
-    marooned: [Marooned; 2],
+    marooned: [MaroonedPod; 2],
     addresses: [(String, String); 4],
 }
 
 const PLAIN: [&str; 2] = ["plain-1", "plain-2"];
 const MAROONED: [&str; 2] = ["marooned-a", "marooned-b"];
 
-pub async fn pods_reach_each_other(site: &Site<'_>) {
-    let namespace = TestNamespace::new(&site.admin, &[]).await.unwrap();
-    let pods = Pods::new(site, &namespace.name).await;
+pub async fn pods_reach_each_other(env: &RealEnv<'_>) {
+    let namespace = TestNamespace::new(&env.admin, &[]).await.unwrap();
+    let pods = Pods::new(env, &namespace.name).await;
     every_pair_sees_real_addresses(&pods).await;
     services_lead_to_marooned_pods(&pods).await;
     names_are_resolved(&pods).await;
@@ -41,12 +43,12 @@ pub async fn pods_reach_each_other(site: &Site<'_>) {
     many_short_connections_succeed(&pods).await;
     a_dead_vms_address_takes_no_traffic(&pods).await;
     a_pod_on_the_host_network_has_the_same_address(&pods).await;
-    namespace.close(&site.admin).await.unwrap();
+    namespace.close(&env.admin).await.unwrap();
 }
 
 impl<'a> Pods<'a> {
-    async fn new(site: &'a Site<'a>, namespace: &str) -> Self {
-        let all: Api<Pod> = Api::namespaced(site.admin.clone(), namespace);
+    async fn new(env: &'a RealEnv<'a>, namespace: &str) -> Self {
+        let all: Api<Pod> = Api::namespaced(env.admin.clone(), namespace);
         for (name, node) in PLAIN.iter().zip(["node-1", "node-2"]) {
             let selector = json!({REAL_LABEL: "true", "kubernetes.io/hostname": node});
             accepts(&all, &pod(name, &json!({}), &json!({"nodeSelector": selector})))
@@ -57,7 +59,7 @@ impl<'a> Pods<'a> {
         for name in MAROONED {
             let labels = json!({names::MAROON_LABEL: "true", "tier": "marooned"});
             let new = pod(name, &labels, &json!({}));
-            let created = Marooned::create_pod(&site.admin, namespace, &new).await;
+            let created = MaroonedPod::create_pod(&env.admin, namespace, &new).await;
             marooned.push(created.unwrap());
         }
         let mut addresses = Vec::new();
@@ -65,13 +67,13 @@ impl<'a> Pods<'a> {
             let up = becomes(&all, name, "a pod that is ready", RUNS, ready).await;
             let pod = match up {
                 Ok(pod) => pod,
-                Err(error) => panic!("{error:#}\n{}", site.state().await),
+                Err(error) => panic!("{error:#}\n{}", env.state().await),
             };
             let address = pod.status.and_then(|status| status.pod_ip).unwrap();
             addresses.push(((*name).to_owned(), address));
         }
         Self {
-            site,
+            env,
             namespace: namespace.to_owned(),
             marooned: marooned.try_into().ok().unwrap(),
             addresses: addresses.try_into().unwrap(),
@@ -85,7 +87,7 @@ impl<'a> Pods<'a> {
 
     async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let arguments = [&["--namespace", &self.namespace], arguments].concat();
-        self.site.cluster().plane().kubectl(&arguments).await
+        self.env.cluster().control_plane().kubectl(&arguments).await
     }
 
     /// Runs a program in a pod.
@@ -153,7 +155,7 @@ async fn every_pair_sees_real_addresses(pods: &Pods<'_>) {
 }
 
 async fn services_lead_to_marooned_pods(pods: &Pods<'_>) {
-    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let services: Api<Service> = Api::namespaced(pods.env.admin.clone(), &pods.namespace);
     for name in MAROONED.iter().chain(&PLAIN) {
         let service = json!({
             "metadata": {"name": name},
@@ -197,7 +199,7 @@ async fn answers(pods: &Pods<'_>, from: &str, question: &[&str], begins: &str) {
 /// By the cluster's DNS Service, which the configuration does not name.
 async fn names_are_resolved(pods: &Pods<'_>) {
     let (namespace, _) = names::CLUSTER_DNS;
-    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), namespace);
+    let all: Api<Pod> = Api::namespaced(pods.env.admin.clone(), namespace);
     let server = json!({"nodeSelector": {REAL_LABEL: "true"}, "containers": [{
         "name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
         "command": ["/testserver", "dns", EVERYWHERE],
@@ -242,14 +244,14 @@ async fn kubectl_reaches_a_pod_in_a_vm(pods: &Pods<'_>) {
     }
 }
 
-/// Nothing of the guest itself is reachable but its kubelet, and that asks who is there.
+/// Nothing of the guest itself is reachable but its kubelet, and that asks for credentials.
 async fn the_guest_is_closed(pods: &Pods<'_>) {
     let target = pods.address("marooned-a");
     let kubelet = names::KUBELET_PORT;
     let url = format!("https://{target}:{kubelet}/pods");
     let stranger = pods.test("plain-2", &["ask", &url]).await.unwrap();
     assert!(stranger.starts_with("401 Unauthorized"), "{stranger}");
-    // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, where nobody listens.
+    // 10248 and 10255 are a kubelet's usual ones; 22 is ssh; what answers them is the pod, in which no program listens.
     for port in [22, 10248, 10250, 10255] {
         let found = pods
             .test("plain-2", &["connect", &format!("{target}:{port}")])
@@ -274,16 +276,16 @@ async fn many_short_connections_succeed(pods: &Pods<'_>) {
     let said = pods.test("plain-2", &["storm", &url, "1000"]).await.unwrap();
     assert!(said.ends_with("1000 of 1000 answered\n"), "{said}");
     // The kubelet's watches were idle for long, and the pod came in between.
-    let nodes: Api<Node> = Api::all(pods.site.admin.clone());
+    let nodes: Api<Node> = Api::all(pods.env.admin.clone());
     let node = nodes.get(&pods.marooned[0].node_name()).await.unwrap();
     assert!(node_is_ready(&node));
     pods.exec("marooned-a", &["/bin/busybox", "true"]).await.unwrap();
     println!("plain-2 to marooned-a: {said}");
 }
 
-/// The VM of one of two pods behind a Service dies: its address may be somebody else's in a moment.
+/// The VM of one of two pods behind a Service dies: its address may belong to another pod in a moment.
 async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
-    let services: Api<Service> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let services: Api<Service> = Api::namespaced(pods.env.admin.clone(), &pods.namespace);
     let service = json!({
         "metadata": {"name": "both"},
         "spec": {"selector": {"tier": "marooned"}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -298,9 +300,11 @@ async fn a_dead_vms_address_takes_no_traffic(pods: &Pods<'_>) {
     })
     .await
     .unwrap();
-    let plane = pods.site.cluster().plane();
-    let vm = RealVm::find(plane, &pods.marooned[1].node_name()).await.unwrap();
-    let all: Api<Pod> = Api::namespaced(pods.site.admin.clone(), &pods.namespace);
+    let control_plane = pods.env.cluster().control_plane();
+    let vm = RealVm::find(control_plane, &pods.marooned[1].node_name())
+        .await
+        .unwrap();
+    let all: Api<Pod> = Api::namespaced(pods.env.admin.clone(), &pods.namespace);
     let dies = async {
         vm.kill().await.unwrap();
         let killed = Timestamp::now();
@@ -336,8 +340,10 @@ async fn a_pod_on_the_host_network_has_the_same_address(pods: &Pods<'_>) {
         &json!({names::MAROON_LABEL: "true"}),
         &json!({"hostNetwork": true}),
     );
-    let admin = &pods.site.admin;
-    let marooned = Marooned::create_pod(admin, &pods.namespace, &new).await.unwrap();
+    let admin = &pods.env.admin;
+    let marooned = MaroonedPod::create_pod(admin, &pods.namespace, &new)
+        .await
+        .unwrap();
     let up = becomes(&marooned.pods, "host", "a pod that is ready", RUNS, ready).await;
     let address = up.unwrap().status.unwrap().pod_ip.unwrap();
     let node = marooned.node_name();

@@ -6,11 +6,11 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::ResourceExt;
-use maroonedpods_e2e::check::{becomes, eventually};
-use maroonedpods_e2e::drafts;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::real::RUNS;
-use maroonedpods_e2e::tools::{self, Tool};
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::real_env::RUNS;
+use maroonedpods_e2e::system::tools::{self, Tool};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::faults;
 use crate::sizes::Size;
-use crate::user::{Stage, User, container, restarts, shell, shell_with};
+use crate::user::{Setup, User, container, restarts, shell, shell_with};
 
 /// Defines `tell NAME` for shell scripts: makes a `ConfigMap` of that name at the API server.
 const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST/api/v1/namespaces/$POD_NAMESPACE/configmaps" \
@@ -27,9 +27,9 @@ const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST
 "#;
 
 /// One pod that uses all that a pod can use.
-pub async fn everything(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "everything").await;
+pub async fn everything(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "everything").await;
     let _: Secret = user
         .applies(json!({"metadata": {"name": "keys"}, "stringData": {"password": "first"}}))
         .await;
@@ -39,7 +39,7 @@ pub async fn everything(stage: &Stage<'_>) {
     may_make_config_maps(&user).await;
     let size = Size("250m", "200Mi");
     let pod = user.runs("everything", size, with_everything()).await;
-    let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, drafts::runs)
+    let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
     user.kubectl(&["get", "pod", "everything", "--output", "wide"])
@@ -154,7 +154,7 @@ async fn says_what_it_does(user: &User<'_>) {
     assert!(beats.trim().parse::<u32>().unwrap() > 0, "{beats}");
 }
 
-async fn knows_itself(user: &User<'_>, pod: &Marooned, seen: &Pod) {
+async fn knows_itself(user: &User<'_>, pod: &MaroonedPod, seen: &Pod) {
     let env = user
         .shell(
             "everything",
@@ -178,7 +178,7 @@ async fn knows_itself(user: &User<'_>, pod: &Marooned, seen: &Pod) {
 async fn forwards_a_port(user: &User<'_>) {
     let mut kubectl = Command::new(tools::find(Tool::Kubectl).unwrap())
         .arg("--kubeconfig")
-        .arg(user.stage.plane().kubeconfig())
+        .arg(user.setup.control_plane().kubeconfig())
         .args([
             "--namespace",
             &user.namespace,
@@ -248,16 +248,16 @@ async fn sees_updates(user: &User<'_>) {
     user.shell("everything", read).await;
 }
 
-async fn has_passed_its_probes(pod: &Marooned) {
+async fn has_passed_its_probes(pod: &MaroonedPod) {
     let seen = pod.pods.get(&pod.name).await.unwrap();
-    assert!(drafts::runs(&seen), "{:?}", seen.status);
+    assert!(read::runs(&seen), "{:?}", seen.status);
     for name in ["main", "beats"] {
         assert_eq!(restarts(&seen, name), Some(0), "{name}");
     }
 }
 
 /// The hook first, then the container, then its sidecar: each reaches the API server while the pod is ending.
-async fn ends_in_order(user: &User<'_>, pod: &Marooned) {
+async fn ends_in_order(user: &User<'_>, pod: &MaroonedPod) {
     user.kubectl(&["delete", "pod", "everything"]).await;
     pod.leaves_nothing().await.unwrap();
     user.kubectl(&["get", "configmaps", "--sort-by", ".metadata.creationTimestamp"])
@@ -277,9 +277,9 @@ async fn ends_in_order(user: &User<'_>, pod: &Marooned) {
 }
 
 /// Containers that end by themselves, for their memory, or for a probe's sake.
-pub async fn failing_containers(stage: &Stage<'_>) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "failing").await;
+pub async fn failing_containers(setup: &Setup<'_>) {
+    let _room = setup.room_for(1).await;
+    let user = User::new(setup, "failing").await;
     let failing = |name: &str, check: Value| {
         let mut probe = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10, "terminationGracePeriodSeconds": 1});
         probe[name] = check;

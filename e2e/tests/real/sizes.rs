@@ -5,10 +5,8 @@ use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_common::{quantity, sizing};
-use maroonedpods_e2e::pods::Marooned;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use serde_json::{Value, json};
-
-use crate::user::{Stage, User, shell};
 
 /// Fewer pods of different sizes would show little.
 const LEAST: usize = 10;
@@ -31,7 +29,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// The pod runs, and its node must have what it asks for: the scheduler asks that of what the kubelet says.
-    pub async fn fits(&self, pod: &Marooned) {
+    pub async fn fits(&self, pod: &MaroonedPod) {
         let found: Pod = pod.pods.get(&pod.name).await.unwrap();
         let asked = sizing::effective_request(&found.spec.unwrap()).unwrap();
         let status = pod.nodes().get(&pod.node_name()).await.unwrap().status.unwrap();
@@ -66,17 +64,4 @@ impl Sizes {
         let sizes: BTreeSet<_> = seen.iter().map(|[memory, _, cpu, _]| (memory, cpu)).collect();
         assert!(sizes.len() >= LEAST, "{} sizes", sizes.len());
     }
-}
-
-/// Pods that do nothing but ask for more than the other tests' pods.
-pub async fn a_pod_fits(stage: &Stage<'_>, size: Size) {
-    let _room = stage.room_for(1).await;
-    let user = User::new(stage, "sizes").await;
-    let spec = json!({
-        "terminationGracePeriodSeconds": 1,
-        "automountServiceAccountToken": false,
-        "containers": [shell("main", "sleep 3600")],
-    });
-    user.runs("fits", size, spec).await.ends().await.unwrap();
-    user.leaves().await;
 }

@@ -1,4 +1,4 @@
-//! Who uses the site: a namespace with kubectl, and pods that each ask for a size of their own.
+//! A user of the cluster: a namespace with kubectl, and pods that each ask for a size of their own.
 
 use std::fmt::Debug;
 use std::time::Instant;
@@ -8,11 +8,12 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{Api, Resource};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::{TestNamespace, accepts};
-use maroonedpods_e2e::plane::Plane;
-use maroonedpods_e2e::pods::Marooned;
-use maroonedpods_e2e::real::{RUNS, Site, TOOLBOX};
-use maroonedpods_e2e::vmhost::RealVm;
+use maroonedpods_e2e::api::check::accepts;
+use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::control_plane::ControlPlane;
+use maroonedpods_e2e::fake_kubevirt::RealVm;
+use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::real_env::{RUNS, RealEnv, TOOLBOX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,17 +25,17 @@ use crate::sizes::{Size, Sizes};
 /// room for more.
 const GUESTS: u32 = 2;
 
-/// Where all users are.
-pub struct Stage<'a> {
-    pub site: &'a Site<'a>,
+/// The environment that all users share.
+pub struct Setup<'a> {
+    pub env: &'a RealEnv<'a>,
     pub sizes: Sizes,
     room: Semaphore,
 }
 
-impl<'a> Stage<'a> {
-    pub fn new(site: &'a Site<'a>) -> Self {
+impl<'a> Setup<'a> {
+    pub fn new(env: &'a RealEnv<'a>) -> Self {
         Self {
-            site,
+            env,
             sizes: Sizes::default(),
             room: Semaphore::new(GUESTS as usize),
         }
@@ -45,13 +46,13 @@ impl<'a> Stage<'a> {
         self.room.acquire_many(guests).await.unwrap()
     }
 
-    pub fn plane(&self) -> &'a Plane {
-        self.site.cluster().plane()
+    pub fn control_plane(&self) -> &'a ControlPlane {
+        self.env.cluster().control_plane()
     }
 }
 
 pub struct User<'a> {
-    pub stage: &'a Stage<'a>,
+    pub setup: &'a Setup<'a>,
     pub namespace: String,
     /// In front of everything that is printed: users act at the same time.
     who: &'static str,
@@ -59,10 +60,10 @@ pub struct User<'a> {
 }
 
 impl<'a> User<'a> {
-    pub async fn new(stage: &'a Stage<'a>, who: &'static str) -> Self {
-        let own = TestNamespace::new(&stage.site.admin, &[]).await.unwrap();
+    pub async fn new(setup: &'a Setup<'a>, who: &'static str) -> Self {
+        let own = TestNamespace::new(&setup.env.admin, &[]).await.unwrap();
         Self {
-            stage,
+            setup,
             namespace: own.name.clone(),
             who,
             own,
@@ -71,7 +72,7 @@ impl<'a> User<'a> {
 
     /// Deletes the namespace, and waits until it is gone.
     pub async fn leaves(self) {
-        self.own.close(&self.stage.site.admin).await.unwrap();
+        self.own.close(&self.setup.env.admin).await.unwrap();
     }
 
     pub fn says(&self, what: &str) {
@@ -82,7 +83,7 @@ impl<'a> User<'a> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.stage.site.admin.clone(), &self.namespace)
+        Api::namespaced(self.setup.env.admin.clone(), &self.namespace)
     }
 
     pub async fn applies<K>(&self, object: Value) -> K
@@ -100,8 +101,8 @@ impl<'a> User<'a> {
     /// Runs kubectl in the namespace, and prints nothing.
     pub async fn tries(&self, arguments: &[&str]) -> Result<String> {
         let namespace = ["--namespace", &self.namespace];
-        self.stage
-            .plane()
+        self.setup
+            .control_plane()
             .kubectl(&[&namespace, arguments].concat())
             .await
     }
@@ -130,38 +131,40 @@ impl<'a> User<'a> {
     }
 
     /// Creates a marooned pod whose first container asks for `size`, and waits until it runs, on a node it fits.
-    pub async fn runs(&self, name: &str, size: Size, mut spec: Value) -> Marooned {
+    pub async fn runs(&self, name: &str, size: Size, mut spec: Value) -> MaroonedPod {
         size.put_into(&mut spec);
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {names::MAROON_LABEL: "true", "app": name}},
             "spec": spec,
         }))
         .unwrap();
-        let admin = &self.stage.site.admin;
-        let pod = Marooned::create_pod(admin, &self.namespace, &pod).await.unwrap();
+        let admin = &self.setup.env.admin;
+        let pod = MaroonedPod::create_pod(admin, &self.namespace, &pod)
+            .await
+            .unwrap();
         self.sees_running(&pod).await;
         pod
     }
 
     /// Waits until the pod runs, on a node it fits.
-    pub async fn sees_running(&self, pod: &Marooned) {
+    pub async fn sees_running(&self, pod: &MaroonedPod) {
         let begun = Instant::now();
         if let Err(error) = pod.running_within(RUNS).await {
-            panic!("[{}] {error:#}\n{}", self.who, self.stage.site.state().await);
+            panic!("[{}] {error:#}\n{}", self.who, self.setup.env.state().await);
         }
         let waited = begun.elapsed().as_secs_f64();
         self.says(&format!("pod {} runs after {waited:.1} s", pod.name));
-        self.stage.sizes.fits(pod).await;
+        self.setup.sizes.fits(pod).await;
     }
 
     /// The VM that the pod is in.
-    pub async fn vm(&self, pod: &Marooned) -> RealVm<'a> {
+    pub async fn vm(&self, pod: &MaroonedPod) -> RealVm<'a> {
         let vmi = names::vmi_name(&pod.uid, 1);
-        RealVm::find(self.stage.plane(), &vmi).await.unwrap()
+        RealVm::find(self.setup.control_plane(), &vmi).await.unwrap()
     }
 
     /// Waits until the pod has failed because its VM ended, and nothing but the pod is left.
-    pub async fn loses(&self, pod: &Marooned) {
+    pub async fn loses(&self, pod: &MaroonedPod) {
         pod.fails().await.unwrap();
         let told = "jsonpath={.status.phase} {.status.reason} {.status.message} {.status.conditions}";
         self.kubectl(&["get", "pod", &pod.name, "--output", told]).await;

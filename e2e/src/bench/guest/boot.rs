@@ -16,11 +16,14 @@ use tokio::time::{sleep, timeout};
 
 use super::console::{self, Stages};
 use super::qemu::Qemu;
-use crate::audit::AuditEvent;
-use crate::check::{eventually, node_is_ready, nothing_left_of};
-use crate::pods::{Marooned, phase};
-use crate::real::{Site, TOOLBOX};
-use crate::vmhost::RealVm;
+use crate::api::check::eventually;
+use crate::api::leftovers::nothing_left_of;
+use crate::api::read::node_is_ready;
+use crate::api::read::phase;
+use crate::control_plane::audit::AuditEvent;
+use crate::fake_kubevirt::RealVm;
+use crate::harness::marooned_pod::MaroonedPod;
+use crate::harness::real_env::{RealEnv, TOOLBOX};
 
 /// For a launcher to start QEMU.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(120);
@@ -69,7 +72,7 @@ pub struct Boot {
 }
 
 /// Boots a guest with a pod that does nothing, measures, and waits until nothing is left of it.
-pub async fn boot(site: &Site<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
+pub async fn boot(env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "idle", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
@@ -80,14 +83,14 @@ pub async fn boot(site: &Site<'_>, namespace: &str, watch: Watch) -> Result<Boot
         },
     }))?;
     let created = Timestamp::now();
-    let pod = Marooned::create_pod(&site.admin, namespace, &pod).await?;
-    let measured = match measure(site, namespace, &pod, created, watch).await {
+    let pod = MaroonedPod::create_pod(&env.admin, namespace, &pod).await?;
+    let measured = match measure(env, namespace, &pod, created, watch).await {
         Ok(boot) => Ok(boot),
-        Err(error) => Err(anyhow!("{error:#}\n{}", site.state().await)),
+        Err(error) => Err(anyhow!("{error:#}\n{}", env.state().await)),
     };
     pod.delete().await?;
     eventually("nothing to be left", GONE_LIMIT, || async {
-        Ok(nothing_left_of(&site.admin, &pod.uid)
+        Ok(nothing_left_of(&env.admin, &pod.uid)
             .await?
             .is_empty()
             .then_some(()))
@@ -97,9 +100,9 @@ pub async fn boot(site: &Site<'_>, namespace: &str, watch: Watch) -> Result<Boot
 }
 
 async fn measure(
-    site: &Site<'_>,
+    env: &RealEnv<'_>,
     namespace: &str,
-    pod: &Marooned,
+    pod: &MaroonedPod,
     created: Timestamp,
     watch: Watch,
 ) -> Result<Boot> {
@@ -134,7 +137,7 @@ async fn measure(
     let idle = qemu.cpu_time()?.saturating_sub(before);
     let (resident_guest, resident_beyond) = qemu.memory(memory_mi)?;
 
-    let plane = site.cluster().plane();
+    let control_plane = env.cluster().control_plane();
     let inside = [
         "--namespace",
         namespace,
@@ -145,8 +148,8 @@ async fn measure(
         "cat",
         "/proc/meminfo",
     ];
-    let used = used_kib(&plane.kubectl(&inside).await?).context("the guest's /proc/meminfo")?;
-    let vm = RealVm::find(plane, &node).await?;
+    let used = used_kib(&control_plane.kubectl(&inside).await?).context("the guest's /proc/meminfo")?;
+    let vm = RealVm::find(control_plane, &node).await?;
     let log = [
         "--namespace",
         VM_NAMESPACE,
@@ -156,8 +159,8 @@ async fn measure(
         "compute",
         vm.launcher(),
     ];
-    let mut reached = console::stages(&plane.kubectl(&log).await?, watch.markers);
-    let audit = plane.audit()?;
+    let mut reached = console::stages(&control_plane.kubectl(&log).await?, watch.markers);
+    let audit = control_plane.audit()?;
     reached.extend(asked(&audit, created, &node));
     reached.extend([("Node Ready", ready), ("pod Running", running)]);
     let launcher = launched(&audit, created);

@@ -21,11 +21,11 @@ use tempfile::TempDir;
 use self::boot::{Boot, Watch, boot};
 use self::sizes::Sizes;
 use super::Report;
-use crate::check::TestNamespace;
+use crate::api::namespace::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
-use crate::config;
-use crate::real::{Archives, Site};
-use crate::vmhost::Kvm;
+use crate::fake_kubevirt::Kvm;
+use crate::harness::real_env::{Archives, RealEnv};
+use crate::install::config;
 
 /// What both guests have; a stock system is not at ease with less.
 const MEMORY_MI: u64 = 512;
@@ -131,8 +131,8 @@ async fn measure(
         "deadlines": {"boot": "10m", "join": "10m", "finishedPodTTL": "5s"},
         "baseVMResources": {"cpu": 1, "memoryMi": MEMORY_MI},
     });
-    let site = Site::install(cluster, archives, Kvm::Auto, &config).await?;
-    let namespace = TestNamespace::new(&site.admin, &[]).await?;
+    let env = RealEnv::install(cluster, archives, Kvm::Auto, &config).await?;
+    let namespace = TestNamespace::new(&env.admin, &[]).await?;
     let watch = Watch {
         limit: RUN_LIMIT,
         idle: effort.idle,
@@ -145,15 +145,15 @@ async fn measure(
     let load_before = load()?;
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for round in 1..=effort.boots {
-        configure(&site, &json!({"nodeImage": archives.node().name})).await?;
-        ours.push(one("ours", round, &site, &namespace.name, watch).await?);
+        configure(&env, &json!({"nodeImage": archives.node().name})).await?;
+        ours.push(one("ours", round, &env, &namespace.name, watch).await?);
         if stock.is_some() {
-            configure(&site, &json!({"nodeImage": stock::IMAGE})).await?;
-            others.push(one("stock", round, &site, &namespace.name, of_stock).await?);
+            configure(&env, &json!({"nodeImage": stock::IMAGE})).await?;
+            others.push(one("stock", round, &env, &namespace.name, of_stock).await?);
         }
     }
-    let smallest = smallest(&site, archives, &namespace.name, watch).await?;
-    namespace.close(&site.admin).await?;
+    let smallest = smallest(&env, archives, &namespace.name, watch).await?;
+    namespace.close(&env.admin).await?;
     Ok(Figures {
         qemu: qemu_version(),
         load_before,
@@ -169,9 +169,9 @@ async fn measure(
     })
 }
 
-async fn one(who: &str, round: usize, site: &Site<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
+async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
     eprintln!("boot {round}, {who}");
-    let boot = boot(site, namespace, watch).await?;
+    let boot = boot(env, namespace, watch).await?;
     let reached = boot.stages.iter().map(|(stage, at)| format!("{stage} {at:.2}"));
     eprintln!("  {}", reached.collect::<Vec<_>>().join(", "));
     Ok(boot)
@@ -179,7 +179,7 @@ async fn one(who: &str, round: usize, site: &Site<'_>, namespace: &str, watch: W
 
 /// Tries ever larger guests until one runs its pod; the usual size is known to.
 async fn smallest(
-    site: &Site<'_>,
+    env: &RealEnv<'_>,
     archives: &Archives,
     namespace: &str,
     watch: Watch,
@@ -190,13 +190,13 @@ async fn smallest(
             "baseVMResources": {"memoryMi": memory_mi},
             "resourceOverhead": {"memory": format!("{memory_mi}Mi")},
         });
-        configure(site, &sized).await?;
+        configure(env, &sized).await?;
         eprintln!("ours with {memory_mi} MiB");
         let watch = Watch {
             limit: SMALL_LIMIT,
             ..watch
         };
-        match boot(site, namespace, watch).await {
+        match boot(env, namespace, watch).await {
             Ok(boot) => return Ok(Some(boot)),
             Err(error) => {
                 let error = error.to_string();
@@ -208,9 +208,9 @@ async fn smallest(
 }
 
 /// Changes the configuration, and waits until the reconciler has seen it.
-async fn configure(site: &Site<'_>, spec: &Value) -> Result<()> {
-    let changed = config::change(&site.admin, spec).await?;
-    config::seen(&site.admin, &changed).await
+async fn configure(env: &RealEnv<'_>, spec: &Value) -> Result<()> {
+    let changed = config::change(&env.admin, spec).await?;
+    config::seen(&env.admin, &changed).await
 }
 
 fn load() -> Result<f64> {

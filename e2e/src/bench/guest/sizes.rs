@@ -3,9 +3,8 @@
 use std::fs;
 
 use anyhow::Result;
+use maroonedpods_image_build::node_image::Built;
 use serde::Serialize;
-
-use crate::node_image::Built;
 
 /// In bytes. Nothing of an archive is compressed; registries do that.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -1,8 +1,8 @@
 //! What ours is compared with: a Debian system such as its cloud images hold, with systemd and cloud-init, around the
 //! same kernel release, kubelet, containerd and boot program.
 //!
-//! It is no image of Debian's: those are not packages. It is made here from Debian's packages, with fewer services than
-//! theirs, and is given kernel and initrd, where theirs has a boot loader read them: both favour it.
+//! It is not one of Debian's images: those are not packages. It is made here from Debian's packages, with fewer
+//! services than theirs, and is given kernel and initrd, where theirs has a boot loader read them: both favour it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -12,12 +12,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
+use maroonedpods_image_build::command::{last_lines, say};
+use maroonedpods_image_build::node_image::{self, Arch};
+use maroonedpods_image_build::node_tools::{self, NodeTool};
+use maroonedpods_image_build::oci::{Files, Image};
 
 use super::sizes::Sizes;
-use crate::node_image::{self, Arch};
-use crate::oci::{Files, Image};
-use crate::packages::{self, program};
-use crate::tools::{self, NodeTool, last_lines, say};
+use crate::system::packages::{self, program};
 
 /// The image's name on the nodes.
 pub const IMAGE: &str = "localhost/stock-node:test";
@@ -116,7 +117,7 @@ fn lay_out(ours: &Path, scratch: &Path, preloaded: &[&Path]) -> Result<()> {
     ];
     let programs = [NodeTool::Containerd, NodeTool::ContainerdShim, NodeTool::Kubelet].map(|tool| {
         let to = ours.join("usr/bin").join(tool.name());
-        anyhow::Ok((tools::find_for_node(tool, Arch::Amd64.name())?, to))
+        anyhow::Ok((node_tools::find(tool, Arch::Amd64.name())?, to))
     });
     let units = UNITS.map(|unit| Ok((recipe.join("bootc/units").join(unit), units.join(unit))));
     for copy in copies.map(Ok).into_iter().chain(programs).chain(units) {
@@ -135,7 +136,7 @@ fn lay_out(ours: &Path, scratch: &Path, preloaded: &[&Path]) -> Result<()> {
     fs::write(ours.join("etc/systemd/system.conf.d/names.conf"), STATUS_NAMES)?;
     fs::write(ours.join("etc/fstab"), FSTAB)?;
     fs::write(ours.join("etc/hosts"), "127.0.0.1 localhost\n")?;
-    let preload = tools::find_for_node(NodeTool::Preload, Arch::Amd64.name())?;
+    let preload = node_tools::find(NodeTool::Preload, Arch::Amd64.name())?;
     let mut command = Command::new(preload);
     command
         .arg(ours.join("var/lib/containerd"))
@@ -151,8 +152,8 @@ fn bootstrap(ours: &Path, root: &Path, log: &Path) -> Result<()> {
     let options = log.with_file_name("apt.conf");
     fs::write(&options, acquire.stdout)?;
     let release = fs::read_to_string(RELEASE_FILE)?;
-    let release =
-        codename(&release).context("this machine is no Debian, so its release says none to install")?;
+    let release = codename(&release)
+        .context("this machine does not run Debian, so it does not say which release to install")?;
     let hook = |what: String| format!("--customize-hook={what}");
     let enable = "systemd-networkd systemd-resolved marooned-node-boot";
     let mut command = Command::new(program("mmdebstrap").context("mmdebstrap is missing")?);

@@ -1,4 +1,4 @@
-//! Pods' lives on a real control plane, the reconciler a process of its own, VMs played and booting at once.
+//! Pods' lives on a real control plane, the reconciler a process of its own, with simulated VMs that boot at once.
 
 mod tables;
 
@@ -27,11 +27,13 @@ use tokio::time::{sleep, timeout};
 use super::lives::{self, Lives, Subject};
 use super::stats::number;
 use super::{Report, proc, program};
-use crate::check::{TestNamespace, eventually, nothing_left};
+use crate::api::check::eventually;
+use crate::api::leftovers::nothing_left;
+use crate::api::namespace::TestNamespace;
+use crate::api::read::phase;
+use crate::harness::test_env::TestEnv;
 use crate::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
-use crate::pods::phase;
-use crate::process::Processes;
-use crate::world::World;
+use crate::system::process::Processes;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// For all pods of a batch to run, and again for all to be gone.
@@ -104,14 +106,14 @@ pub struct Batch {
 /// Measures.
 pub async fn run(effort: &Effort) -> Result<Report<Vec<Batch>>> {
     eprintln!("starting the control plane");
-    let world = World::start_with(0, config).await?;
-    let stage = Stage::new(&world).await?;
+    let env = TestEnv::start_with(0, config).await?;
+    let setup = Setup::new(&env).await?;
     let mut batches = Vec::new();
     for &pods in &effort.batches {
-        batches.push(stage.batch(pods, effort.idle_at == Some(pods)).await?);
+        batches.push(setup.batch(pods, effort.idle_at == Some(pods)).await?);
     }
-    drop(stage);
-    world.stop().await?;
+    drop(setup);
+    env.stop().await?;
     let goals = tables::goals(&batches);
     let tables = vec![
         tables::times(&batches),
@@ -130,8 +132,8 @@ fn config(server_url: &str) -> Result<MaroonedPodsConfigSpec> {
     }))?)
 }
 
-struct Stage<'a> {
-    world: &'a World,
+struct Setup<'a> {
+    env: &'a TestEnv,
     admin: Client,
     reconciler: u32,
     metrics: SocketAddr,
@@ -139,10 +141,10 @@ struct Stage<'a> {
     _logs: TempDir,
 }
 
-impl<'a> Stage<'a> {
-    async fn new(world: &'a World) -> Result<Self> {
+impl<'a> Setup<'a> {
+    async fn new(env: &'a TestEnv) -> Result<Self> {
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let kubeconfig = world.reconciler_identity().await?.kubeconfig;
+        let kubeconfig = env.reconciler_identity().await?.kubeconfig;
         let arguments = [
             "run".to_owned(),
             "--log-level=warn".to_owned(),
@@ -168,8 +170,8 @@ impl<'a> Stage<'a> {
         })
         .await?;
         Ok(Self {
-            world,
-            admin: world.plane().admin().await?,
+            env,
+            admin: env.control_plane().admin().await?,
             reconciler,
             metrics,
             _processes: processes,
@@ -221,7 +223,7 @@ impl<'a> Stage<'a> {
         .await?;
         eprintln!("{count} pods at once: gone after {down_seconds:.1} s");
 
-        let mut audit = self.world.plane().audit()?;
+        let mut audit = self.env.control_plane().audit()?;
         audit.retain(|event| event.received >= from);
         let user = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{RECONCILER_ACCOUNT}");
         let lives = lives::read(&audit, &user, &subjects);
@@ -249,10 +251,10 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Processor time of everything that runs here, in milliseconds. The played KubeVirt, the webhook and what
+    /// Processor time of everything that runs here, in milliseconds. The fake KubeVirt, the webhook and what
     /// makes the pods are this process.
     fn cpu(&self) -> Result<BTreeMap<String, f64>> {
-        let mut processes = self.world.plane().process_ids();
+        let mut processes = self.env.control_plane().process_ids();
         processes.extend([self.reconciler, std::process::id()]);
         let used = |id| {
             let name = fs::read_to_string(format!("/proc/{id}/comm"))?;
@@ -319,7 +321,7 @@ where
     let mut events = std::pin::pin!(watcher(api.clone(), watcher::Config::default()));
     let follow = async {
         while let Some(event) = events.next().await {
-            // The watcher begins anew by itself after an error.
+            // The watcher lists and watches again by itself after an error.
             let Ok(event) = event else { continue };
             match event {
                 Event::Init => {

@@ -65,11 +65,11 @@ pub(super) fn times(batches: &[Batch]) -> Table {
     type Stage = fn(&Lives) -> Option<Percentiles>;
     let stages: [(&str, Stage); 8] = [
         ("pod created → VMI created", |l| l.created_to_vmi),
-        ("VMI created → Node Ready (played)", |l| l.vmi_to_ready),
+        ("VMI created → Node Ready (simulated)", |l| l.vmi_to_ready),
         ("Node Ready → gate lifted", |l| l.ready_to_lifted),
         ("  until our first call arrives", |l| l.lift_wait),
         ("  our calls at the API server", |l| l.lift_calls),
-        ("gate lifted → Running (played)", |l| l.lifted_to_running),
+        ("gate lifted → Running (simulated)", |l| l.lifted_to_running),
         ("pod created → Running", |l| l.created_to_running),
         ("pod deleted → nothing left", |l| l.deleted_to_gone),
     ];
@@ -132,7 +132,7 @@ pub(super) fn shares(batches: &[Batch]) -> Table {
         (program.clone(), batches.iter().map(cell).collect())
     });
     by_batch(
-        "CPU in a life, ms, by program (bench: played KubeVirt and guests, webhook, and who creates the pods)",
+        "CPU in a life, ms, by program (bench: fake KubeVirt and guests, webhook, and the client that creates the pods)",
         batches,
         rows.collect(),
     )

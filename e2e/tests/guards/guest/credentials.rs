@@ -5,14 +5,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::pods::{Marooned, SOON};
-use maroonedpods_e2e::vmhost::Ask;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::fake_kubevirt::Ask;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use rcgen::KeyPair;
 
-use super::Guest;
-use crate::drafts::dry_run;
+use super::breached::Guest;
+use crate::fixtures::dry_run;
 use crate::table::Table;
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
@@ -111,13 +111,13 @@ async fn answer(admin: &Client, name: &str) -> (String, String) {
 }
 
 /// A guest that has not joined yet has its token, and this one holds it for others to use.
-pub async fn joins_twice(table: &mut Table, admin: &Client, world: &World, booting: &Marooned) {
+pub async fn joins_twice(table: &mut Table, admin: &Client, env: &TestEnv, booting: &MaroonedPod) {
     let tokens: Api<Secret> = Api::namespaced(admin.clone(), names::TOKEN_NAMESPACE);
     let of_pod = ListParams::default().labels(&format!("{}={}", names::POD_UID_LABEL, booting.uid));
     let data = tokens.list(&of_pod).await.unwrap().items.remove(0).data.unwrap();
     let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
     let token = format!("{}.{}", text("token-id"), text("token-secret"));
-    let csrs: Api<CertificateSigningRequest> = Api::all(world.plane().bearer(&token).await.unwrap());
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.control_plane().bearer(&token).await.unwrap());
     let (own, foreign) = (Ask::client(&booting.node_name(), &[]), Ask::client("host-1", &[]));
     eventually("the token to be known", SOON, || async {
         Ok(Some(file(&csrs, &own, None).await?))
@@ -141,11 +141,11 @@ pub async fn joins_twice(table: &mut Table, admin: &Client, world: &World, booti
     table.fails("ask to be another node with a join token", says, message);
 }
 
-pub async fn reuses_its_token(table: &mut Table, world: &World, guest: &Guest) {
-    let client = world.plane().bearer(&guest.loot.token).await.unwrap();
+pub async fn reuses_its_token(table: &mut Table, env: &TestEnv, guest: &Guest) {
+    let client = env.control_plane().bearer(&guest.stolen.token).await.unwrap();
     let csrs: Api<CertificateSigningRequest> = Api::all(client);
     let ask = Ask::client(&guest.node(), &[]);
-    // The API server remembers a token for 10 s; meanwhile what it files is refused (tests/csr.rs).
+    // The API server remembers a token for 10 s; meanwhile what it files is refused (tests/csr).
     eventually("the token to be forgotten", SOON, || async {
         let answer = file(&csrs, &ask, None).await;
         Ok(matches!(answer, Err(kube::Error::Api(status)) if status.code == 401).then_some(()))
@@ -163,7 +163,7 @@ pub async fn reuses_its_token(table: &mut Table, world: &World, guest: &Guest) {
         .await;
 }
 
-pub async fn reads_secrets(table: &mut Table, guest: &Guest, other: &Guest, booting: &Marooned) {
+pub async fn reads_secrets(table: &mut Table, guest: &Guest, other: &Guest, booting: &MaroonedPod) {
     let says = "no relationship found between node";
     let secrets = guest.api_in::<Secret>(&guest.namespace.name);
     let join = names::join_secret_name(&booting.uid, 1);

@@ -6,8 +6,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::Guest;
-use crate::drafts::from;
+use super::breached::Guest;
+use crate::fixtures::from;
 use crate::table::Table;
 
 const OWN: &str = "a marooned node writes events about its own Node and its own pod only";

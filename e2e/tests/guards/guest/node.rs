@@ -4,11 +4,11 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::world::World;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::json;
 
-use super::{Guest, host};
-use crate::drafts::{dry_run, mirror};
+use super::breached::{Guest, host};
+use crate::fixtures::{dry_run, mirror};
 use crate::table::Table;
 
 pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) {
@@ -94,8 +94,8 @@ pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) 
     }
 }
 
-pub async fn makes_pods(table: &mut Table, world: &World, guest: &Guest, other: &Guest) {
-    let host = host(world, "host-1").await;
+pub async fn makes_pods(table: &mut Table, env: &TestEnv, guest: &Guest, other: &Guest) {
+    let host = host(env, "host-1").await;
     let own = |client: &Client, name: String| {
         let nodes: Api<Node> = Api::all(client.clone());
         async move { mirror(&nodes.get(&name).await.unwrap()) }

@@ -6,14 +6,14 @@ use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
-use maroonedpods_e2e::check::eventually;
-use maroonedpods_e2e::pods::SOON;
-use maroonedpods_e2e::vmhost::Ask;
+use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::fake_kubevirt::Ask;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use super::Guest;
-use crate::drafts::{dry_run, from};
+use super::breached::Guest;
+use crate::fixtures::{dry_run, from};
 use crate::table::Table;
 
 const LEASES: &str = "kube-node-lease";

@@ -6,7 +6,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::Guest;
+use super::breached::Guest;
 use crate::table::Table;
 
 const METADATA: &str = "a marooned node cannot change its pod's metadata";
@@ -20,7 +20,7 @@ impl Guest {
             .await
     }
 
-    /// What every kubelet tells of its pod, and each time its own conditions anew. As it is sent: two versions' difference.
+    /// The status patch that every kubelet sends for its pod: the difference of two versions, with all of its own conditions.
     async fn reports(&self) -> kube::Result<Pod> {
         let pods = self.api_in::<Pod>(&self.namespace.name);
         let (seen, address) = (pods.get("pod").await?, self.address().await);

@@ -47,7 +47,7 @@ impl fmt::Display for Phase {
 
 /// Says that a phase is reached.
 pub fn reached(phase: Phase) {
-    // Seconds since the kernel started. A clock that cannot be read is no reason not to boot.
+    // Seconds since the kernel started. A clock that cannot be read must not stop the boot.
     let (seconds, millis) = match clock_gettime(ClockId::CLOCK_BOOTTIME) {
         Ok(time) => (time.tv_sec(), time.tv_nsec() / 1_000_000),
         Err(_) => (0, 0),
@@ -68,7 +68,8 @@ fn error_line(error: &Error) -> String {
     format!("marooned: error {}\n", words.join(" "))
 }
 
-/// One write per line, so that no other program's output gets in between. A console that is gone is no reason to stop.
+/// One write per line, so that no other program's output gets in between. A console that is gone must not stop the
+/// guest.
 fn say(line: &str) {
     let mut out = io::stderr().lock();
     let _ = out.write_all(line.as_bytes());

@@ -1,4 +1,4 @@
-//! The first stage: find the root, make it ours, go on there.
+//! The first stage: finds the root file system, switches to it, and goes on there.
 
 use std::convert::Infallible;
 use std::env;

@@ -32,33 +32,33 @@ fn check(info: &JoinInfo) -> Result<()> {
     })?;
     ensure!(
         is_bootstrap_token(info.token.reveal()),
-        "token is no bootstrap token: 6 characters, a dot and 16 characters of a-z and 0-9"
+        "token is not a bootstrap token: 6 characters, a dot and 16 characters of a-z and 0-9"
     );
     ensure!(
         is_label_value(&info.pod_uid),
-        "pod_uid {:?} is no pod's UID",
+        "pod_uid {:?} is not a pod's UID",
         info.pod_uid
     );
     ensure!(
         names::is_dns_subdomain(&info.taint_key),
-        "taint_key {:?} is no DNS name",
+        "taint_key {:?} is not a DNS name",
         info.taint_key
     );
     ensure!(
         names::is_dns_subdomain(&info.node_name) && info.node_name.len() <= LONGEST_HOST_NAME,
-        "node_name {:?} is no DNS name of at most {LONGEST_HOST_NAME} characters",
+        "node_name {:?} is not a DNS name of at most {LONGEST_HOST_NAME} characters",
         info.node_name
     );
-    check_ca(&info.ca).context("ca is no list of certificates in PEM")?;
+    check_ca(&info.ca).context("ca is not a list of certificates in PEM")?;
     if let Some(dns) = &info.cluster_dns {
         ensure!(
             dns.parse::<IpAddr>().is_ok(),
-            "cluster_dns {dns:?} is no IP address"
+            "cluster_dns {dns:?} is not an IP address"
         );
     }
     ensure!(
         names::is_dns_subdomain(&info.cluster_domain),
-        "cluster_domain {:?} is no DNS name",
+        "cluster_domain {:?} is not a DNS name",
         info.cluster_domain
     );
     let kubelet = &info.kubelet;
@@ -90,16 +90,16 @@ fn check_server(url: &str) -> Result<()> {
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     ensure!(
         names::is_dns_subdomain(host) || address.is_some_and(|address| address.parse::<IpAddr>().is_ok()),
-        "{host:?} is no host"
+        "{host:?} is not a host"
     );
     // What follows the host is a port that the parser of URLs does not look at.
     match authority.as_str().strip_prefix(host) {
         Some("") => Ok(()),
         Some(port) => match port.strip_prefix(':').map(str::parse::<u16>) {
             Some(Ok(1..)) => Ok(()),
-            _ => bail!("{port:?} is no port"),
+            _ => bail!("{port:?} is not a port"),
         },
-        None => bail!("{host:?} is no host"),
+        None => bail!("{host:?} is not a host"),
     }
 }
 
@@ -162,12 +162,12 @@ pub(crate) mod tests {
             (
                 "0123456789abcdef",
                 "0123456789ABCDEF",
-                "token is no bootstrap token",
+                "token is not a bootstrap token",
             ),
             (
                 "abcdef.0123456789abcdef",
                 "\"abcdef.0123456789abcde\\n\"",
-                "token is no bootstrap token",
+                "token is not a bootstrap token",
             ),
             ("taint_key: maroonedpods.io", "taint_key: a/b", "taint_key"),
             ("taint_key: maroonedpods.io", "taint_key: ''", "taint_key"),
@@ -186,9 +186,9 @@ pub(crate) mod tests {
             (
                 "BEGIN CERTIFICATE",
                 "BEGIN NOTHING",
-                "ca is no list of certificates",
+                "ca is not a list of certificates",
             ),
-            ("MII", "AAA", "ca is no list of certificates"),
+            ("MII", "AAA", "ca is not a list of certificates"),
             (
                 "cluster_dns: 10.96.0.10",
                 "cluster_dns: dns.example",
@@ -247,7 +247,7 @@ pub(crate) mod tests {
         let (_, tail) = GOOD.split_once("-----END CERTIFICATE-----\n").unwrap();
         let error = parse(&format!("{head}ca: ''\n{tail}")).unwrap_err();
         assert!(
-            format!("{error:#}").contains("ca is no list of certificates"),
+            format!("{error:#}").contains("ca is not a list of certificates"),
             "{error:#}"
         );
     }

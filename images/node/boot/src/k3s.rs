@@ -1,4 +1,4 @@
-//! What a k3s agent is told.
+//! The configuration of a k3s agent.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! What a kubelet is told: its configuration, how it first connects, its arguments, and its pods' resolver.
+//! The kubelet's files and arguments: its configuration, how it first connects, and its pods' resolver.
 
 use maroonedpods_common::join_info::JoinInfo;
 use serde_json::json;

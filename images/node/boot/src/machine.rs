@@ -1,4 +1,4 @@
-//! What this machine is called, and the kernel's settings.
+//! This machine's names, and the kernel's settings.
 
 use std::fs;
 

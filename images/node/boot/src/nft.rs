@@ -30,7 +30,7 @@ pub struct PodRules<'a> {
     pub kubelet_port: u16,
 }
 
-/// What holds from boot on, before the uplink has its address: conntrack runs, and nobody reaches the guest but at
+/// What holds from boot on, before the uplink has its address: conntrack runs, and the guest is reached only at
 /// the kubelet's port. Not for guests whose pod uses their network: there, every port is the pod's.
 #[must_use]
 pub fn base(uplink: &str, kubelet_port: u16) -> String {

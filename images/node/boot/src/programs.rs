@@ -149,7 +149,7 @@ impl Programs<'_> {
         }
     }
 
-    /// What it means that a process is no more; nothing, where it is an orphan that fell to us.
+    /// What the end of a process means; nothing, where it is an orphan that the kernel gave us as its parent.
     fn reaped(&mut self, pid: Pid, status: WaitStatus) -> Option<Event> {
         let unit = self
             .children
@@ -161,7 +161,7 @@ impl Programs<'_> {
     }
 }
 
-/// Takes leave of every process that ends: ours, and those whose parents are gone.
+/// Reaps every process that ends: ours, and those whose parents are gone.
 fn reap(sender: &Sender<Message>) {
     loop {
         let message = match wait() {

@@ -98,7 +98,7 @@ pub fn network(network_config: &str) -> Result<Network> {
         bail!("network-config: the ethernet must have one address");
     };
     let wrong =
-        || format!("network-config: {address:?} is no IPv4 address with a prefix, such as 10.0.2.2/24");
+        || format!("network-config: {address:?} is not an IPv4 address with a prefix, such as 10.0.2.2/24");
     let (own, prefix) = address.split_once('/').with_context(wrong)?;
     let network = Network {
         address: own.parse().with_context(wrong)?,
@@ -110,7 +110,7 @@ pub fn network(network_config: &str) -> Result<Network> {
     let differing = network.address.to_bits() ^ network.gateway.to_bits();
     ensure!(
         differing & shared == 0 && differing != 0,
-        "network-config: gateway4 {} is no neighbour of {address}",
+        "network-config: gateway4 {} is not a neighbour of {address}",
         network.gateway
     );
     Ok(network)
@@ -172,13 +172,13 @@ mod tests {
             ("version: 2", "version: 1", "version 1"),
             ("version: 2", "", "missing field `version`"),
             ("gateway4", "gateway6", "unknown field `gateway6`"),
-            ("10.0.2.2/24", "10.0.2.2", "no IPv4 address with a prefix"),
-            ("10.0.2.2/24", "'fd00::1/64'", "no IPv4 address with a prefix"),
-            ("10.0.2.2/24", "10.0.2.2/33", "no IPv4 address with a prefix"),
-            ("10.0.2.2/24", "10.0.2.2/0", "no IPv4 address with a prefix"),
+            ("10.0.2.2/24", "10.0.2.2", "not an IPv4 address with a prefix"),
+            ("10.0.2.2/24", "'fd00::1/64'", "not an IPv4 address with a prefix"),
+            ("10.0.2.2/24", "10.0.2.2/33", "not an IPv4 address with a prefix"),
+            ("10.0.2.2/24", "10.0.2.2/0", "not an IPv4 address with a prefix"),
             ("10.0.2.2/24", "10.0.2.2/24, 10.0.2.3/24", "one address"),
-            ("10.0.2.1", "10.0.3.1", "no neighbour"),
-            ("10.0.2.1", "10.0.2.2", "no neighbour"),
+            ("10.0.2.1", "10.0.3.1", "not a neighbour"),
+            ("10.0.2.1", "10.0.2.2", "not a neighbour"),
             (
                 "}}",
                 "}, eth1: {addresses: [10.0.3.2/24], gateway4: 10.0.3.1}}",

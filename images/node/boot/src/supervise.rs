@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(supervisor.on(Event::Woken(Alarm::Restart(Unit::Kubelet))), []);
     }
 
-    /// What the world does: programs end, buttons are pressed, and every wait that was asked for ends some time.
+    /// Events from outside: programs end, buttons are pressed, and every wait that was asked for ends some time.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         End(Unit, u64),

@@ -26,7 +26,7 @@ pub fn configure(network: Network, info: &JoinInfo) -> Result<()> {
     netlink.add_route(uplink.index, Route::Default(network.gateway))
 }
 
-/// Lets nobody reach the guest but at the kubelet's port. On the guest's own network, every port is the pod's.
+/// Closes the guest but for the kubelet's port. On the guest's own network, every port is the pod's.
 pub fn guard(info: &JoinInfo) -> Result<()> {
     if info.host_network {
         return Ok(());

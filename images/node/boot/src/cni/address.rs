@@ -55,7 +55,7 @@ pub fn put_on_loopback() -> Result<Ipv4Addr> {
 
 /// The first IPv4 address that the first certificate is for.
 fn in_certificate(pem: &[u8]) -> Result<Ipv4Addr> {
-    let blocks = pem::parse_many(pem).context("the kubelet's serving certificate is no PEM")?;
+    let blocks = pem::parse_many(pem).context("the kubelet's serving certificate is not PEM")?;
     let der = blocks
         .iter()
         .find(|block| block.tag() == "CERTIFICATE")

@@ -5,10 +5,12 @@
 //! second is refused, and a `DEL` for any other pod changes nothing.
 
 mod address;
+mod code;
+mod failure;
 mod owner;
 mod reply;
 mod request;
-mod wires;
+mod veth;
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -18,8 +20,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use failure::Failure;
 use owner::Claim;
-use reply::{Failure, code};
+
 use request::{Attachment, Config, Request};
 
 pub use address::put_on_loopback;
@@ -99,7 +102,7 @@ fn add(attachment: &Attachment, config: &Config) -> Result<Value, Failure> {
             return Err(Failure::new(code::REFUSED, message));
         }
     }
-    match wires::build(attachment, config, address) {
+    match veth::build(attachment, config, address) {
         Ok(()) => Ok(reply::added(attachment, &config.cni_version, address)),
         Err(error) => {
             // Where undoing fails, the claim stays, and the runtime's `DEL` tries again.
@@ -115,7 +118,7 @@ fn del(container: &str) -> Result<()> {
     if owner::current()?.as_deref() != Some(container) {
         return Ok(());
     }
-    wires::remove()?;
+    veth::remove()?;
     owner::release().context("giving the pod network back")
 }
 
@@ -129,12 +132,12 @@ fn gc(valid: &[String]) -> Result<()> {
 fn check(attachment: &Attachment) -> Result<(), Failure> {
     let owner = owner::current().map_err(Failure::of)?;
     if owner.as_ref() != Some(&attachment.container) {
-        let owner = owner.as_deref().unwrap_or("nobody");
+        let owner = owner.as_deref().unwrap_or("no pod");
         let message = format!("the pod network belongs to {owner}, not to this pod");
         return Err(Failure::new(code::BROKEN, message));
     }
     let address = address::read().map_err(Failure::of)?;
-    wires::check(attachment, address).map_err(|error| Failure::new(code::BROKEN, format!("{error:#}")))
+    veth::check(attachment, address).map_err(|error| Failure::new(code::BROKEN, format!("{error:#}")))
 }
 
 fn status(config: &Config) -> Result<(), Failure> {

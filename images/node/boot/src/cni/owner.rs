@@ -1,4 +1,4 @@
-//! Whose the one pod network is: a file with the container's id, there or not there.
+//! The owner of the one pod network: a file with the container's id, or none.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -49,8 +49,8 @@ fn read(file: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Exclusive as `O_EXCL` is, but the file has its content from the start: whoever is killed in between leaves no
-/// owner without a name, whom nobody could remove.
+/// Exclusive as `O_EXCL` is, but the file has its content from the start: a plugin that is killed in between does
+/// not leave an owner without a name, which no `DEL` could remove.
 fn claim_in(folder: &Path, container: &str) -> io::Result<Claim> {
     fs::create_dir_all(folder)?;
     let draft = folder.join(format!("owner.{}", process::id()));

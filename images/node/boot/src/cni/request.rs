@@ -4,7 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reply::{Failure, code};
+use super::code;
+use super::failure::Failure;
 
 /// Versions of the specification that the plugin speaks, the oldest first.
 pub(super) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
@@ -24,7 +25,7 @@ pub(super) struct Config {
     pub(super) host_network: bool,
 }
 
-/// The pod's end of the cable.
+/// The pod's end of the veth pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attachment {
     pub(super) container: String,
@@ -118,14 +119,14 @@ fn config(input: &str) -> Result<Config, Failure> {
 
 fn valid(input: &str) -> Result<Vec<String>, Failure> {
     let config: Value = parse(input)?;
-    // Absent is not empty: who takes it for that removes a pod's network.
+    // Absent is not empty: taking it for empty would remove a pod's network.
     let listed = config.get(VALID_ATTACHMENTS).cloned().unwrap_or_default();
     let listed: Vec<Valid> = serde_json::from_value(listed)
         .map_err(|error| Failure::new(code::CONFIG, format!("{VALID_ATTACHMENTS}: {error}")))?;
     Ok(listed.into_iter().map(|valid| valid.container).collect())
 }
 
-/// As the specification has it; a name that goes into a file is no place for anything else.
+/// As the specification has it; the id goes into a file, so nothing else is allowed in it.
 fn checked_container(id: String) -> Result<String, Failure> {
     let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric());
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -134,7 +135,7 @@ fn checked_container(id: String) -> Result<String, Failure> {
     } else {
         Err(Failure::new(
             code::ENVIRONMENT,
-            format!("CNI_CONTAINERID {id:?} is no container id"),
+            format!("CNI_CONTAINERID {id:?} is not a container id"),
         ))
     }
 }
@@ -146,7 +147,7 @@ fn checked_interface(name: String, code: u32) -> Result<String, Failure> {
     if fits && name != "." && name != ".." {
         Ok(name)
     } else {
-        Err(Failure::new(code, format!("{name:?} is no name of a link")))
+        Err(Failure::new(code, format!("{name:?} is not a name of a link")))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The CNI plugin on real packets: private networks play launcher, guest and pod, with the machine's own nft.
+//! The CNI plugin on real packets: private networks stand for launcher, guest and pod, with the machine's own nft.
 //!
 //! Needs root, ip(8) and nft(8); what is left out without is said by name.
 
@@ -86,27 +86,27 @@ fn what_comes_in_is_the_pods_but_the_kubelets_port() {
             ErrorKind::ConnectionRefused,
             "by the pod, which does not listen"
         );
-        assert_nobody_came(&shell);
+        assert_no_connection(&shell);
     });
 }
 
-fn assert_nobody_came(listener: &TcpListener) {
+fn assert_no_connection(listener: &TcpListener) {
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
-fn the_pod_reaches_the_world_and_nothing_of_the_guest() {
-    in_a_place("the_pod_reaches_the_world_and_nothing_of_the_guest", |place| {
+fn the_pod_reaches_the_outside_and_nothing_of_the_guest() {
+    in_a_place("the_pod_reaches_the_outside_and_nothing_of_the_guest", |place| {
         let everywhere = TcpListener::bind;
         let kubelet = place.guest(|| everywhere("[::]:65250").unwrap());
         let other = place.guest(|| everywhere("0.0.0.0:10248").unwrap());
         place.cni("ADD", "c1").unwrap();
 
-        let world = place.outside(|| everywhere("0.0.0.0:9000").unwrap());
+        let outside = place.outside(|| everywhere("0.0.0.0:9000").unwrap());
         let _stream = place.pod(|| connect(GATEWAY, 9000));
         assert_eq!(
-            world.accept().unwrap().1.ip(),
+            outside.accept().unwrap().1.ip(),
             GUEST,
             "the launcher translates what has this source"
         );
@@ -117,8 +117,8 @@ fn the_pod_reaches_the_world_and_nothing_of_the_guest() {
                 assert!(reached.is_err(), "the pod reached {address}:{port}");
             }
         }
-        assert_nobody_came(&kubelet);
-        assert_nobody_came(&other);
+        assert_no_connection(&kubelet);
+        assert_no_connection(&other);
         // The rules above are IPv4's.
         assert_eq!(place.shown_in_guest(&["-6", "address", "show", "dev", "mp0"]), "");
 
@@ -156,7 +156,7 @@ fn a_second_pod_is_refused_and_only_the_owner_undoes() {
 #[test]
 fn a_failure_in_the_middle_is_undone() {
     in_a_place("a_failure_in_the_middle_is_undone", |place| {
-        // The pod's default route is laid when nearly all else is done.
+        // The pod's default route is added when nearly all else is done.
         place.ip_in_pod("route add blackhole default");
         let (code, message) = place.cni("ADD", "c1").unwrap_err();
         assert!(code == 100 && message.contains("route"), "{code}: {message}");
@@ -169,8 +169,8 @@ fn a_failure_in_the_middle_is_undone() {
 }
 
 #[test]
-fn the_owner_of_a_half_laid_cable_may_lay_it_again() {
-    in_a_place("the_owner_of_a_half_laid_cable_may_lay_it_again", |place| {
+fn the_owner_of_a_half_made_veth_pair_may_make_it_again() {
+    in_a_place("the_owner_of_a_half_made_veth_pair_may_make_it_again", |place| {
         place.cni("ADD", "c1").unwrap();
         place.guest(|| marooned_node_boot::nft::apply(marooned_node_boot::nft::NO_POD).unwrap());
         let (code, message) = place.cni("CHECK", "c1").unwrap_err();
@@ -205,7 +205,7 @@ fn before_the_pod_nothing_but_the_kubelets_port_is_open() {
         let shell = place.guest(|| TcpListener::bind("0.0.0.0:22").unwrap());
         let reached = place.outside(|| TcpStream::connect_timeout(&at(GUEST, 22), FUTILE));
         assert!(reached.is_err());
-        assert_nobody_came(&shell);
+        assert_no_connection(&shell);
         let kubelet = place.guest(|| TcpListener::bind(at(GUEST, KUBELET_PORT)).unwrap());
         let _client = place.outside(|| connect(GUEST, KUBELET_PORT));
         assert_eq!(kubelet.accept().unwrap().1.ip(), CLIENT);

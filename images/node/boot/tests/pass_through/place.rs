@@ -1,4 +1,4 @@
-//! Three private networks that play the launcher's side, the guest and the pod; they end with the test.
+//! Three private networks that stand for the launcher's side, the guest and the pod; they end with the test.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -19,7 +19,7 @@ pub const LAUNCHER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 17);
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The launcher's bridge.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
-/// Somebody far away, whose address must reach the pod as it is.
+/// A client far away, whose address must reach the pod as it is.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub const KUBELET_PORT: u16 = 65250;
 /// Longer than anything here takes that succeeds.
@@ -111,7 +111,7 @@ fn missing() -> Option<&'static str> {
     None
 }
 
-/// Launcher side, guest and pod, cabled as in a launcher: the guest at [`GUEST`], with the base rules.
+/// Launcher side, guest and pod, linked as in a launcher: the guest at [`GUEST`], with the base rules.
 pub struct Place {
     outside: Namespaces,
     guest: Namespaces,

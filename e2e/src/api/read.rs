@@ -1,0 +1,77 @@
+//! Reads what tests look for in pods and Nodes.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_common::names;
+use serde_json::json;
+
+/// The pod's phase; empty while it has none.
+#[must_use]
+pub fn phase(pod: &Pod) -> &str {
+    pod.status
+        .as_ref()
+        .and_then(|s| s.phase.as_deref())
+        .unwrap_or_default()
+}
+
+/// Status and reason of one of the pod's conditions.
+#[must_use]
+pub fn condition(pod: &Pod, type_: &str) -> Option<(String, String)> {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .find(|c| c.type_ == type_)
+        .map(|c| (c.status.clone(), c.reason.clone().unwrap_or_default()))
+}
+
+/// Whether the pod is Running and Ready.
+#[must_use]
+pub fn runs(pod: &Pod) -> bool {
+    phase(pod) == "Running" && condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
+}
+
+/// The node that the pod is bound to; empty if it is not bound.
+#[must_use]
+pub fn node(pod: &Pod) -> &str {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Reason of the condition `maroonedpods.io/NodeReady`; empty where the pod has none.
+#[must_use]
+pub fn reason(pod: &Pod) -> String {
+    let ours = condition(pod, names::NODE_READY_CONDITION);
+    ours.map(|(_, reason)| reason).unwrap_or_default()
+}
+
+/// Names of the pod's scheduling gates.
+#[must_use]
+pub fn gates(pod: &Pod) -> Vec<&str> {
+    let gates = pod.spec.iter().flat_map(|s| s.scheduling_gates.iter().flatten());
+    gates.map(|gate| gate.name.as_str()).collect()
+}
+
+/// Whether the pod has anything of ours in spec, status or annotations: gate, selector, toleration, condition.
+#[must_use]
+pub fn bears_our_mark(pod: &Pod) -> bool {
+    json!([pod.spec, pod.status, pod.annotations()])
+        .to_string()
+        .contains("maroonedpods")
+}
+
+/// Whether the Node's Ready condition holds.
+#[must_use]
+pub fn node_is_ready(node: &Node) -> bool {
+    let status = node.status.iter();
+    let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// The VMIs in our VM namespace, which is the only one with VMIs of ours.
+#[must_use]
+pub fn vmis(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstance");
+    Api::namespaced_with(client.clone(), names::VM_NAMESPACE, &ApiResource::from_gvk(&kind))
+}

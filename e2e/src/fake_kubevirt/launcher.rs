@@ -1,0 +1,252 @@
+//! The launcher pod: what virt-controller makes of a VMI, and what the VM finds in it.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::core::DynamicObject;
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_common::quantity;
+use serde_json::{Value, json};
+
+use super::script::EXIT_AFTER_ANNOTATION;
+use super::vmi::Ending;
+
+/// Label on a launcher: the UID of its VMI.
+pub(super) const CREATED_BY: &str = "kubevirt.io/created-by";
+/// Annotation on a launcher: the name of its VMI.
+pub(super) const DOMAIN: &str = "kubevirt.io/domain";
+/// Label on nodes that virt-handler serves; launchers select it.
+pub(super) const SCHEDULABLE: &str = "kubevirt.io/schedulable";
+/// What virt-controller adds to the guest's grace for the launcher's own: +15 s twice.
+const GRACE_MARGIN_SECONDS: i64 = 30;
+const DEFAULT_GRACE_SECONDS: u32 = 30;
+const MI: u64 = 1 << 20;
+
+/// What the VMI's launcher makes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) enum Launcher {
+    /// None was seen yet.
+    #[default]
+    None,
+    /// It exists; the scheduler's message when there is no room for it.
+    Waiting { unschedulable: Option<String> },
+    /// It runs on this host and has this address.
+    Ready { host: String, address: String },
+    /// It ended, like this, or its object is gone.
+    Ended(Ending),
+}
+
+impl Launcher {
+    /// What a launcher's pod says of it.
+    pub(super) fn of(pod: &Pod) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        let host = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let conditions = status.conditions.unwrap_or_default();
+        let is =
+            |type_: &str, wanted: &str| conditions.iter().find(|c| c.type_ == type_ && c.status == wanted);
+        match (status.phase.as_deref(), host, status.pod_ip) {
+            (Some("Succeeded"), _, _) => Self::Ended(Ending::PoweredOff),
+            (Some("Failed"), _, _) => Self::Ended(Ending::Crashed),
+            (_, Some(host), Some(address)) if is("Ready", "True").is_some() => Self::Ready { host, address },
+            _ => Self::Waiting {
+                unschedulable: is("PodScheduled", "False")
+                    .filter(|c| c.reason.as_deref() == Some("Unschedulable"))
+                    .map(|c| c.message.clone().unwrap_or_default()),
+            },
+        }
+    }
+}
+
+/// Renders the launcher of `vmi`. Labels and annotations of the VMI are copied to it, placement is handed on, as
+/// KubeVirt does. `nowhere` makes it select a node that does not exist.
+pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
+    let (name, uid) = (vmi.name_any(), vmi.uid().unwrap_or_default());
+    let spec = &vmi.data["spec"];
+    let mut labels = vmi.labels().clone();
+    labels.insert("kubevirt.io".to_owned(), "virt-launcher".to_owned());
+    labels.insert(CREATED_BY.to_owned(), uid.clone());
+    let mut annotations = vmi.annotations().clone();
+    annotations.insert(DOMAIN.to_owned(), name.clone());
+    annotations.insert(EXIT_AFTER_ANNOTATION.to_owned(), "never".to_owned());
+    let mut selector = spec["nodeSelector"].as_object().cloned().unwrap_or_default();
+    selector.insert(SCHEDULABLE.to_owned(), json!("true"));
+    if nowhere {
+        selector.insert("fake-kubevirt.test/room".to_owned(), json!("none"));
+    }
+    let grace = i64::from(grace_seconds(vmi));
+    let mut requests = spec["domain"]["resources"]["requests"].clone();
+    if let Some(requests) = requests.as_object_mut() {
+        requests.remove("ephemeral-storage");
+    }
+    let mut pod = json!({
+        "metadata": {
+            "generateName": format!("virt-launcher-{name}-"),
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": name,
+                "uid": uid, "controller": true, "blockOwnerDeletion": true}],
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": grace + GRACE_MARGIN_SECONDS,
+            "nodeSelector": selector,
+            "containers": [{"name": "compute", "image": "virt-launcher", "resources": {"requests": requests}}],
+        },
+    });
+    for handed_on in ["tolerations", "priorityClassName", "schedulerName", "dnsPolicy"] {
+        if let Some(value) = spec.get(handed_on) {
+            pod["spec"][handed_on] = value.clone();
+        }
+    }
+    serde_json::from_value(pod).context("rendering a launcher")
+}
+
+/// What a guest gets to power off.
+pub(super) fn grace_seconds(vmi: &DynamicObject) -> u32 {
+    let grace = vmi.data["spec"]["terminationGracePeriodSeconds"].as_u64();
+    grace
+        .and_then(|seconds| seconds.try_into().ok())
+        .unwrap_or(DEFAULT_GRACE_SECONDS)
+}
+
+/// A machine as its guest finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hardware {
+    /// `local-hostname` of the seed's metadata.
+    pub(super) hostname: String,
+    pub(super) firmware_uuid: String,
+    pub(super) cpus: u64,
+    pub(super) memory_mi: u64,
+    pub(super) disk_mi: u64,
+}
+
+impl Hardware {
+    /// The machine that a VMI asks for.
+    pub(super) fn of(vmi: &DynamicObject) -> Result<Self> {
+        let spec = &vmi.data["spec"];
+        let cpu = &spec["domain"]["cpu"];
+        let factor = |part: &str| cpu[part].as_u64().unwrap_or(1).max(1);
+        let scratch = volumes(spec).find_map(|volume| volume.pointer("/emptyDisk/capacity"));
+        Ok(Self {
+            hostname: spec["hostname"]
+                .as_str()
+                .map_or_else(|| vmi.name_any(), str::to_owned),
+            firmware_uuid: text(spec, "/domain/firmware/uuid")?.to_owned(),
+            cpus: factor("sockets") * factor("cores") * factor("threads"),
+            memory_mi: mebibytes(&spec["domain"]["memory"]["guest"]).context("the guest's memory")?,
+            disk_mi: scratch
+                .map(mebibytes)
+                .transpose()
+                .context("the scratch disk")?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// The user data of the VMI's seed; `None` while its Secret is missing, which only delays a launcher's start.
+pub(super) async fn user_data(
+    client: &Client,
+    namespace: &str,
+    vmi: &DynamicObject,
+) -> Result<Option<String>> {
+    let secret = volumes(&vmi.data["spec"])
+        .find_map(|volume| volume.pointer("/cloudInitNoCloud/secretRef/name")?.as_str())
+        .context("the VMI has no seed in a Secret")?;
+    let found = Api::<Secret>::namespaced(client.clone(), namespace)
+        .get_opt(secret)
+        .await?;
+    let Some(mut data) = found.and_then(|secret| secret.data) else {
+        return Ok(None);
+    };
+    let text = data.remove("userdata").or_else(|| data.remove("userData"));
+    let text = text.with_context(|| format!("Secret {secret} has no key userdata"))?;
+    Ok(Some(String::from_utf8(text.0).context("user data is not text")?))
+}
+
+pub(super) fn volumes(spec: &Value) -> impl Iterator<Item = &Value> {
+    spec["volumes"].as_array().into_iter().flatten()
+}
+
+fn text<'a>(spec: &'a Value, pointer: &str) -> Result<&'a str> {
+    spec.pointer(pointer)
+        .and_then(Value::as_str)
+        .with_context(|| format!("the VMI has no {pointer}"))
+}
+
+fn mebibytes(quantity: &Value) -> Result<u64> {
+    let quantity = serde_json::from_value(quantity.clone())?;
+    Ok(quantity::units(&quantity)? / MI)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vmi() -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "v", "uid": "u", "labels": {"a": "b"}},
+            "spec": {
+                "nodeSelector": {"zone": "1"},
+                "tolerations": [{"operator": "Exists"}],
+                "domain": {
+                    "cpu": {"sockets": 1, "cores": 2},
+                    "memory": {"guest": "1Gi"},
+                    "firmware": {"uuid": "f"},
+                    "resources": {"requests": {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "1Gi"}},
+                },
+                "volumes": [{"name": "scratch", "emptyDisk": {"capacity": "2Gi"}}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_launcher_carries_what_its_vmi_says() {
+        let pod = render(&vmi(), false).unwrap();
+        assert_eq!(pod.labels()["a"], "b");
+        assert_eq!(pod.labels()[CREATED_BY], "u");
+        let spec = pod.spec.unwrap();
+        assert_eq!(spec.node_selector.unwrap()["zone"], "1");
+        assert_eq!(spec.tolerations.unwrap().len(), 1);
+        assert_eq!(spec.termination_grace_period_seconds, Some(60));
+    }
+
+    #[test]
+    fn hardware_is_as_large_as_asked() {
+        let hardware = Hardware::of(&vmi()).unwrap();
+        assert_eq!(
+            (hardware.cpus, hardware.memory_mi, hardware.disk_mi),
+            (2, 1024, 2048)
+        );
+    }
+
+    #[test]
+    fn a_pod_says_what_its_launcher_does() {
+        let of = |value: Value| Launcher::of(&serde_json::from_value(value).unwrap());
+        assert_eq!(
+            of(json!({"metadata": {}})),
+            Launcher::Waiting { unschedulable: None }
+        );
+        let no_room = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"}]});
+        assert_eq!(
+            of(json!({"status": no_room})),
+            Launcher::Waiting {
+                unschedulable: Some("m".to_owned())
+            }
+        );
+        let ready = json!({"phase": "Running", "podIP": "192.0.2.1", "conditions": [{"type": "Ready", "status": "True"}]});
+        let expected = Launcher::Ready {
+            host: "h".to_owned(),
+            address: "192.0.2.1".to_owned(),
+        };
+        assert_eq!(
+            of(json!({"spec": {"nodeName": "h", "containers": []}, "status": ready})),
+            expected
+        );
+        for (phase, ending) in [("Succeeded", Ending::PoweredOff), ("Failed", Ending::Crashed)] {
+            assert_eq!(of(json!({"status": {"phase": phase}})), Launcher::Ended(ending));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What happened inside the guests, and what is to be found there, for tests to read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::system::pki::Pair;
+
+/// Something that happened to a guest, as the guest saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// Its kernel started, with this boot id.
+    Booted(String),
+    /// Its seed could not be read, for this reason: it does nothing more.
+    SeedRefused(String),
+    /// It filed a request for its client certificate.
+    ClientRequestFiled,
+    /// A request for its client certificate was denied, for this reason.
+    ClientRequestDenied(String),
+    /// It has its client certificate.
+    Joined,
+    /// It has a new client certificate, and goes on with that alone.
+    Renewed,
+    /// It stopped trying to join.
+    GaveUp,
+    /// Its second request, with another key, was denied for this reason.
+    SecondRequestDenied(String),
+    /// Its second request was granted.
+    SecondRequestGranted,
+    /// After it had joined, the token still filed a request.
+    TokenStillGood,
+    /// A request that it filed with the token after it had joined was denied, for this reason.
+    ReusedRequestDenied(String),
+    /// A request that it filed with the token after it had joined was granted.
+    ReusedRequestGranted,
+    /// The API server does not know the token (any more).
+    TokenRefused,
+    /// It has its serving certificate.
+    ServingCertificate,
+    /// Its request for a serving certificate was denied, for this reason.
+    ServingRequestDenied(String),
+    /// It hangs: its kubelet says and does nothing any more.
+    FellSilent,
+    /// Its kubelet refused to run a pod that is bound to its Node.
+    PodRejected {
+        /// `namespace/name`.
+        pod: String,
+        /// Such as `OutOfcpu`.
+        reason: String,
+    },
+    /// The API server forbade something that a kubelet does.
+    Forbidden {
+        /// What the kubelet tried.
+        what: String,
+        /// What the API server said.
+        message: String,
+    },
+}
+
+/// What root finds in a guest that has joined.
+#[derive(Clone, Debug)]
+pub struct StolenCredentials {
+    /// The bootstrap token of its seed.
+    pub token: String,
+    /// Its kubelet's client certificate.
+    pub identity: Pair,
+}
+
+/// What happened to each guest, by its host name, which is its Node's name. Guests of later attempts go on in the
+/// same list.
+#[derive(Clone, Debug, Default)]
+pub struct GuestLog {
+    events: Arc<Mutex<HashMap<String, Vec<GuestEvent>>>>,
+    stolen: Arc<Mutex<HashMap<String, StolenCredentials>>>,
+}
+
+impl GuestLog {
+    /// What happened to the guests of this Node so far, in order.
+    #[must_use]
+    pub fn of(&self, node: &str) -> Vec<GuestEvent> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.get(node).cloned().unwrap_or_default()
+    }
+
+    /// What root finds in the guest of this Node, once it has joined.
+    #[must_use]
+    pub fn stolen_credentials(&self, node: &str) -> Option<StolenCredentials> {
+        let stolen = self.stolen.lock().unwrap_or_else(PoisonError::into_inner);
+        stolen.get(node).cloned()
+    }
+
+    pub(super) fn keep(&self, node: &str, found: StolenCredentials) {
+        let mut stolen = self.stolen.lock().unwrap_or_else(PoisonError::into_inner);
+        stolen.insert(node.to_owned(), found);
+    }
+
+    pub(super) fn note(&self, node: &str, event: GuestEvent) {
+        tracing::debug!(node, ?event, "guest");
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.entry(node.to_owned()).or_default().push(event);
+    }
+
+    /// Notes a refusal for want of a right, once for each thing tried: a client that is refused tries again and again.
+    pub(super) fn note_if_forbidden(&self, node: &str, what: &str, error: &kube::Error) {
+        let kube::Error::Api(status) = error else { return };
+        let event = GuestEvent::Forbidden {
+            what: what.to_owned(),
+            message: status.message.clone(),
+        };
+        if matches!(status.code, 403 | 422) && !self.of(node).contains(&event) {
+            self.note(node, event);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Marooned pods in real virtual machines: real nodes, the released chart with our images as containers, QEMU guests
+//! that boot our node image in launcher pods.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use kube::Client;
+use maroonedpods_common::names;
+use maroonedpods_image_build::command::say;
+use maroonedpods_image_build::node_image;
+use maroonedpods_image_build::oci::{Files, Image};
+use maroonedpods_image_build::program_images::{Images, images};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, REAL_LABEL};
+use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, install_crd, launcher_image};
+use crate::harness::test_env::wait_for_default_account;
+use crate::install::dns;
+use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
+use crate::system::packages;
+use crate::system::tools::{self, Tool};
+
+/// The image that pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it preloaded.
+pub const TOOLBOX: &str = "localhost/toolbox:1";
+/// The cluster's DNS domain that guests are configured with: not the usual one.
+pub const CLUSTER_DOMAIN: &str = "corp.test";
+/// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
+pub const RUNS: Duration = Duration::from_secs(240);
+
+/// Archives of all images. They are made before there is a cluster: from its network nothing can be downloaded.
+pub struct Archives {
+    ours: Images,
+    launcher: PathBuf,
+    toolbox: PathBuf,
+    node: node_image::Built,
+    _folder: TempDir,
+}
+
+impl Archives {
+    /// Makes them, with this static kubelet for guests or the pinned one. Installs Debian's QEMU where apt-get is. Blocks,
+    /// for minutes the first time.
+    ///
+    /// # Errors
+    /// Something is missing or cannot be built.
+    pub fn make(kubelet: Option<PathBuf>) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let launcher = launcher_image(folder.path())?;
+        let toolbox = toolbox(folder.path())?;
+        say("building our images");
+        let ours = images()?;
+        say("building the node image");
+        let node = node_image::build(&node_image::Options {
+            tag: Some("test".to_owned()),
+            kubelet,
+            preload: vec![toolbox.clone()],
+            ..node_image::Options::for_tests()?
+        })?;
+        Ok(Self {
+            ours,
+            launcher,
+            toolbox,
+            node,
+            _folder: folder,
+        })
+    }
+
+    /// The node image.
+    #[must_use]
+    pub fn node(&self) -> &node_image::Built {
+        &self.node
+    }
+
+    /// The archive of [`TOOLBOX`].
+    #[must_use]
+    pub fn toolbox(&self) -> &Path {
+        &self.toolbox
+    }
+}
+
+fn toolbox(folder: &Path) -> Result<PathBuf> {
+    let busybox = packages::program("busybox").context("busybox is missing: install busybox-static")?;
+    let mut files = Files::default();
+    files.file("/bin/busybox", 0o755, fs::read(busybox)?)?;
+    files.file("/testserver", 0o755, fs::read(tools::find(Tool::TestServer)?)?)?;
+    let image = Image {
+        name: TOOLBOX.to_owned(),
+        files,
+        entrypoint: vec!["/bin/busybox".to_owned(), "sh".to_owned()],
+        user: "0:0".to_owned(),
+        env: vec!["PATH=/bin:/sbin:/usr/bin:/usr/sbin".to_owned()],
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
+    };
+    let path = folder.join("toolbox.tar");
+    fs::write(&path, image.archive()?.bytes)?;
+    Ok(path)
+}
+
+/// A release on a cluster, with a fake KubeVirt and real guests. Dropping it cuts the guests' power.
+pub struct RealEnv<'a> {
+    cluster: &'a Cluster,
+    /// A client that may do everything.
+    pub admin: Client,
+    _kubevirt: FakeKubeVirt,
+}
+
+impl<'a> RealEnv<'a> {
+    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is merged into
+    /// the chart's configuration.
+    ///
+    /// # Errors
+    /// helm's own message, or what did not come up.
+    pub async fn install(cluster: &'a Cluster, archives: &Archives, kvm: Kvm, more: &Value) -> Result<Self> {
+        let Archives {
+            ours,
+            launcher,
+            toolbox,
+            node,
+            ..
+        } = archives;
+        for archive in [
+            &ours.webhook.archive,
+            &ours.reconciler.archive,
+            launcher,
+            toolbox,
+            &node.archive,
+        ] {
+            cluster.import(archive).await?;
+        }
+        let admin = cluster.control_plane().admin().await?;
+        install_crd(&admin).await?;
+        dns::make_service(&admin).await?;
+        let values = cluster.control_plane().folder().join("values.json");
+        fs::write(&values, values_of(cluster, node, more).to_string())?;
+        let kubeconfig = cluster.control_plane().kubeconfig().display().to_string();
+        let (chart, values) = (chart().display().to_string(), values.display().to_string());
+        let arguments = [
+            "install",
+            RELEASE,
+            &chart,
+            "--values",
+            &values,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "4m",
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        helm(&arguments).await?;
+        wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
+        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
+            client: admin.clone(),
+            vm_namespace: names::VM_NAMESPACE.to_owned(),
+            hosts: Vec::new(),
+            seed: 0,
+            guests: Guests::Qemu(kvm),
+        })
+        .await?;
+        Ok(Self {
+            cluster,
+            admin,
+            _kubevirt: kubevirt,
+        })
+    }
+
+    /// The cluster that it is on.
+    #[must_use]
+    pub fn cluster(&self) -> &'a Cluster {
+        self.cluster
+    }
+
+    /// What administrators would look at when a pod does not come up: objects, events, our programs' logs, and the guests'
+    /// consoles.
+    pub async fn state(&self) -> String {
+        let ours = ["--selector", "app.kubernetes.io/name=maroonedpods", "--prefix"];
+        let launchers = [
+            "--selector",
+            "kubevirt.io=virt-launcher",
+            "--all-containers",
+            "--prefix",
+            "--tail=60",
+        ];
+        let mut seen = String::new();
+        for arguments in [
+            ["get", "pods,nodes,vmi,mn", "--all-namespaces", "--output", "wide"].as_slice(),
+            &["get", "events", "--all-namespaces"],
+            &[["logs", "--namespace", SYSTEM_NAMESPACE].as_slice(), &ours].concat(),
+            &[
+                ["logs", "--namespace", names::VM_NAMESPACE].as_slice(),
+                &launchers,
+            ]
+            .concat(),
+        ] {
+            let shown = self.cluster.control_plane().kubectl(arguments).await;
+            seen += &shown.unwrap_or_else(|error| format!("{error:#}\n"));
+        }
+        seen
+    }
+}
+
+fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value {
+    let on_real_nodes = json!({"nodeSelector": {REAL_LABEL: "true"}});
+    let mut config = json!({
+        "nodeImage": node.name,
+        "enableKernelBoot": true,
+        "baseVMResources": {"cpu": 1, "memoryMi": 512},
+        "join": {"serverURL": cluster.control_plane().server_url(), "clusterDomain": CLUSTER_DOMAIN},
+        "deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "5s"},
+    });
+    if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
+        config.extend(more.clone());
+    }
+    json!({
+        "image": {"registry": "localhost", "pullPolicy": "Never"},
+        "webhook": on_real_nodes,
+        "reconciler": on_real_nodes,
+        "config": config,
+    })
+}

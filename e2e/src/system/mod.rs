@@ -1,0 +1,9 @@
+//! This machine: its processes, folders, programs, packages, and keys made on it.
+
+pub mod logs;
+pub mod packages;
+pub mod pki;
+pub mod process;
+pub mod skipped;
+pub mod tools;
+pub(crate) mod work_folder;

@@ -1,0 +1,273 @@
+//! The fake KubeVirt and its guests on a real control plane: do they behave as was measured on the real ones?
+//! The test does the reconciler's part by hand.
+
+// Clippy takes only the functions marked as tests for test code, not their helpers.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
+
+mod by_hand;
+
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::{accepts, becomes, gone, refused, rejects};
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use by_hand::{SOON, TestEnv, from, vmi};
+
+/// Several VMs at a time would take each other's certificate requests: one test, one scenario after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_live_and_die_as_kubevirts_do() {
+    let env = TestEnv::new().await;
+    virt_api_refuses(&env).await;
+    a_vm_runs_its_pod(&env).await;
+    a_lost_launcher_fails_the_vm(&env).await;
+    a_vm_is_marked_for_evacuation(&env).await;
+    a_script_is_followed(&env).await;
+    ordinary_pods_run(&env).await;
+    env.control_plane.stop().await.unwrap();
+}
+
+async fn virt_api_refuses(env: &TestEnv) {
+    let api = vmis(&env.admin);
+    let changed = |pointer: &str, value: Value| {
+        let mut vmi = vmi("bad", "x/y");
+        *vmi.data.pointer_mut(pointer).unwrap() = value;
+        vmi
+    };
+    for (bad, message) in [
+        (
+            changed("/spec/domain", json!({"devices": {}})),
+            "no memory requested",
+        ),
+        (
+            changed("/spec/domain/devices/disks/0/name", json!("other")),
+            "no volume",
+        ),
+        (
+            changed("/spec/networks/0/name", json!("other")),
+            "exactly one interface",
+        ),
+        (
+            changed("/spec/volumes/2/cloudInitNoCloud", json!({})),
+            "exactly one source",
+        ),
+        (changed("/spec/domain/machine/type", json!("microvm")), "machine"),
+        (
+            changed(
+                "/spec/domain/firmware",
+                json!({"kernelBoot": {"container": {"image": "i"}}}),
+            ),
+            "kernelPath",
+        ),
+    ] {
+        let said = rejects(&api, &bad).await.unwrap();
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+async fn a_vm_runs_its_pod(env: &TestEnv) {
+    let marooned = env.launch_ready(&json!({"reuseToken": true})).await;
+    let node: Node = Api::all(env.admin.clone()).get(&marooned.name).await.unwrap();
+    let status = node.status.unwrap();
+    assert_eq!(
+        status.node_info.unwrap().system_uuid,
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, marooned.name.as_bytes()).to_string()
+    );
+    let addresses = status.addresses.unwrap();
+    env.logs(&marooned, GuestEvent::ServingCertificate).await;
+
+    let api = vmis(&env.admin);
+    let frozen = Patch::Merge(json!({"spec": {"domain": {"cpu": {"cores": 4}}}}));
+    let said = refused(api.patch(&marooned.name, &PatchParams::default(), &frozen).await).unwrap();
+    assert!(said.contains("update of VMI object is restricted"), "{said}");
+    let listed = |vmi: &DynamicObject| {
+        vmi.data["status"]["interfaces"]
+            .as_array()
+            .is_some_and(|i| i.len() == 2)
+    };
+    let vmi = becomes(&api, &marooned.name, "the guest's interfaces", SOON, listed)
+        .await
+        .unwrap();
+    assert_ne!(vmi.data["status"]["interfaces"][0]["name"], "default");
+
+    let pods: Api<Pod> = Api::namespaced(env.admin.clone(), &env.namespace.name);
+    let pod: Pod = from(json!({
+        "metadata": {"name": "bound"},
+        "spec": {"nodeName": marooned.name, "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "main", "image": "web"}]},
+    }));
+    accepts(&pods, &pod).await.unwrap();
+    let too_large: Pod = from(json!({
+        "metadata": {"name": "too-large"},
+        "spec": {"nodeName": marooned.name, "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "main", "image": "web", "resources": {"requests": {"cpu": "4"}}}]},
+    }));
+    accepts(&pods, &too_large).await.unwrap();
+    let phase =
+        |phase: &'static str| move |pod: &Pod| pod.status.as_ref().unwrap().phase.as_deref() == Some(phase);
+    let running = becomes(&pods, "bound", "Running", SOON, phase("Running"))
+        .await
+        .unwrap();
+    assert_eq!(
+        running.status.unwrap().pod_ip.as_ref(),
+        Some(&addresses[0].address)
+    );
+    let refused = becomes(&pods, "too-large", "Failed", SOON, phase("Failed"))
+        .await
+        .unwrap();
+    assert_eq!(refused.status.unwrap().reason.as_deref(), Some("OutOfcpu"));
+    pods.delete("bound", &DeleteParams::default()).await.unwrap();
+    gone(&pods, "bound", SOON).await.unwrap();
+
+    // The token still works after the join, and the guest still uses it.
+    env.logs(&marooned, GuestEvent::TokenStillGood).await;
+    let token = names::token_secret_name(&marooned.name["marooned-".len()..][..6]);
+    let secrets: Api<Secret> = Api::namespaced(env.admin.clone(), names::TOKEN_NAMESPACE);
+    secrets.delete(&token, &DeleteParams::default()).await.unwrap();
+    env.logs(&marooned, GuestEvent::TokenRefused).await;
+
+    api.delete(&marooned.name, &DeleteParams::default())
+        .await
+        .unwrap();
+    gone(&api, &marooned.name, SOON).await.unwrap();
+    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
+    assert!(
+        launchers
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.admin.clone());
+    csrs.delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .unwrap();
+}
+
+async fn a_lost_launcher_fails_the_vm(env: &TestEnv) {
+    let marooned = env.launch_ready(&json!({})).await;
+    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
+    let launcher = launchers
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .items
+        .remove(0);
+    assert!(launcher.labels().contains_key("kubevirt.io/created-by"));
+    launchers
+        .delete(&launcher.name_any(), &DeleteParams::default())
+        .await
+        .unwrap();
+    let vmi = env.vmi_becomes(&marooned, "Failed").await;
+    assert!(vmi.data["status"].get("reason").is_none());
+    let let_go = |vmi: &DynamicObject| vmi.finalizers().is_empty();
+    becomes(&vmis(&env.admin), &marooned.name, "no finalizer", SOON, let_go)
+        .await
+        .unwrap();
+    vmis(&env.admin)
+        .delete(&marooned.name, &DeleteParams::default())
+        .await
+        .unwrap();
+    gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
+}
+
+async fn a_vm_is_marked_for_evacuation(env: &TestEnv) {
+    let marooned = env.launch(&json!({"neverJoins": true, "slowDelete": 1})).await;
+    env.vmi_becomes(&marooned, "Running").await;
+    env.host.evict(&marooned.name).await.unwrap();
+    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
+    assert_eq!(
+        vmi.data["status"]["evacuationNodeName"],
+        vmi.data["status"]["nodeName"]
+    );
+    vmis(&env.admin)
+        .delete(&marooned.name, &DeleteParams::default())
+        .await
+        .unwrap();
+    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
+    assert_eq!(vmi.data["status"]["phase"], "Running", "it ignores ACPI");
+    gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
+}
+
+async fn a_script_is_followed(env: &TestEnv) {
+    let stuck = env.launch(&json!({"unschedulable": true})).await;
+    let blocked = |vmi: &DynamicObject| {
+        let conditions = vmi.data["status"]["conditions"].as_array();
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c["reason"] == "Unschedulable")
+    };
+    let vmi = becomes(&vmis(&env.admin), &stuck.name, "Unschedulable", SOON, blocked)
+        .await
+        .unwrap();
+    assert_eq!(vmi.data["status"]["phase"], "Scheduling");
+    vmis(&env.admin)
+        .delete(&stuck.name, &DeleteParams::default())
+        .await
+        .unwrap();
+    gone(&vmis(&env.admin), &stuck.name, SOON).await.unwrap();
+
+    let denied = env
+        .launch(&json!({"wrongNodeName": "host-1", "extraSans": ["192.0.2.1", "kubernetes"]}))
+        .await;
+    env.judge("client-kubelet", "Denied").await;
+    env.logs(&denied, GuestEvent::ClientRequestDenied("Test".to_owned()))
+        .await;
+    vmis(&env.admin)
+        .delete(&denied.name, &DeleteParams::default())
+        .await
+        .unwrap();
+    gone(&vmis(&env.admin), &denied.name, SOON).await.unwrap();
+    let csrs: Api<CertificateSigningRequest> = Api::all(env.admin.clone());
+    csrs.delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .unwrap();
+
+    let reboots = env.launch_ready(&json!({"rebootAt": 4, "notReadyAt": 7})).await;
+    let boot_id = |node: &Node| node.status.clone().unwrap().node_info.unwrap().boot_id;
+    let nodes: Api<Node> = Api::all(env.admin.clone());
+    let first = boot_id(&nodes.get(&reboots.name).await.unwrap());
+    let rebooted = |node: &Node| boot_id(node) != first;
+    becomes(&nodes, &reboots.name, "another boot id", SOON, rebooted)
+        .await
+        .unwrap();
+    assert_eq!(
+        env.vmi_becomes(&reboots, "Running").await.name_any(),
+        reboots.name
+    );
+    env.node_becomes(&reboots, "False").await;
+
+    let dies = env.launch(&json!({"neverJoins": true, "diesAt": 0.5})).await;
+    env.vmi_becomes(&dies, "Failed").await;
+
+    let mad = env.launch(&json!({"neverBoot": true})).await;
+    let vmi = env.vmi_becomes(&mad, "Failed").await;
+    assert!(
+        vmi.data["status"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("neverBoot")
+    );
+}
+
+async fn ordinary_pods_run(env: &TestEnv) {
+    let pods: Api<Pod> = Api::namespaced(env.admin.clone(), &env.namespace.name);
+    let pod: Pod = from(json!({
+        "metadata": {"name": "job"},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "web"}]},
+    }));
+    accepts(&pods, &pod).await.unwrap();
+    let over = |pod: &Pod| pod.status.as_ref().unwrap().phase.as_deref() == Some("Succeeded");
+    becomes(&pods, "job", "Succeeded", SOON, over).await.unwrap();
+    pods.delete("job", &DeleteParams::default()).await.unwrap();
+    gone(&pods, "job", SOON).await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(env.admin.clone());
+    assert!(namespaces.get_opt(&env.namespace.name).await.unwrap().is_some());
+}

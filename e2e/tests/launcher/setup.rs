@@ -1,0 +1,322 @@
+//! A cluster with real guests on it, and VMIs by hand.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, DynamicObject, EvictParams, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Config, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::api::apply::apply_yaml;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
+use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
+use maroonedpods_e2e::fake_kubevirt::{
+    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, RealVm, install_crd, launcher_image,
+};
+use maroonedpods_e2e::harness::test_env::wait_for_default_account;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::stand_in;
+
+/// An emulated guest boots in 3 s on an idle machine.
+pub const SOON: Duration = Duration::from_secs(120);
+/// As the chart makes it.
+const NAMESPACE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: marooned-vms
+  labels: {pod-security.kubernetes.io/enforce: privileged}
+";
+const CLIENT: &str = "client";
+
+/// Archives of the images of launchers, guests and the client.
+pub struct Images {
+    archives: [PathBuf; 3],
+    _folder: TempDir,
+}
+
+impl Images {
+    /// Makes them. From a cluster's network, nothing that is missing could be downloaded.
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path();
+        Self {
+            archives: [
+                launcher_image(path).unwrap(),
+                stand_in::image(path),
+                test_server(path).unwrap(),
+            ],
+            _folder: folder,
+        }
+    }
+}
+
+pub struct Setup<'a> {
+    cluster: &'a Cluster,
+    admin: Client,
+    pub pods: Api<Pod>,
+    vmis: Api<DynamicObject>,
+    _kubevirt: FakeKubeVirt,
+}
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+impl<'a> Setup<'a> {
+    /// Imports the images, starts the fake KubeVirt, and a pod on node-2 to call guests from.
+    pub async fn new(cluster: &'a Cluster, images: &Images) -> Self {
+        for archive in &images.archives {
+            cluster.import(archive).await.unwrap();
+        }
+        let admin = cluster.control_plane().admin().await.unwrap();
+        apply_yaml(&admin, NAMESPACE).await.unwrap();
+        install_crd(&admin).await.unwrap();
+        wait_for_default_account(&admin, names::VM_NAMESPACE)
+            .await
+            .unwrap();
+        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
+            client: admin.clone(),
+            vm_namespace: names::VM_NAMESPACE.to_owned(),
+            hosts: Vec::new(),
+            seed: 0,
+            guests: Guests::Qemu(Kvm::Auto),
+        });
+        let pods: Api<Pod> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
+        accepts(&pods, &client_pod()).await.unwrap();
+        Self {
+            cluster,
+            vmis: vmis(&admin),
+            pods,
+            admin: admin.clone(),
+            _kubevirt: kubevirt.await.unwrap(),
+        }
+    }
+
+    /// Creates a VMI and its Secret; `more` is merged into the spec, and null takes a field away.
+    pub async fn launch(&self, name: &str, more: &Value) -> String {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), names::VM_NAMESPACE);
+        let secret: Secret = from(json!({
+            "metadata": {"name": format!("{name}-join")},
+            "stringData": {"userdata": "#cloud-config\nwrite_files: []\n", "networkdata": "version: 2\n"},
+        }));
+        accepts(&secrets, &secret).await.unwrap();
+        let mut vmi = vmi(name);
+        merge(&mut vmi["spec"], more);
+        accepts(&self.vmis, &from::<DynamicObject>(vmi)).await.unwrap();
+        name.to_owned()
+    }
+
+    pub async fn reaches(&self, vmi: &str, phase: &str) -> DynamicObject {
+        let settled = |vmi: &DynamicObject| {
+            let found = vmi.data["status"]["phase"].as_str().unwrap_or_default();
+            found == phase || matches!(found, "Succeeded" | "Failed")
+        };
+        match becomes(&self.vmis, vmi, phase, SOON, settled).await {
+            Ok(vmi) if vmi.data["status"]["phase"] == phase => vmi,
+            Ok(other) => panic!("{vmi} is {}\n{}", other.data["status"], self.launchers().await),
+            Err(error) => panic!("{error:#}\n{}", self.launchers().await),
+        }
+    }
+
+    /// What administrators would look at when a VM hangs.
+    async fn launchers(&self) -> String {
+        let control_plane = self.cluster.control_plane();
+        let namespace = ["--namespace", names::VM_NAMESPACE];
+        let selector = ["--selector", "kubevirt.io=virt-launcher"];
+        let mut seen = String::new();
+        for arguments in [
+            ["describe", "pods"].as_slice(),
+            &["logs", "--container", "network"],
+            &["logs", "--container", "disks"],
+            &["logs", "--container", "compute"],
+        ] {
+            match control_plane
+                .kubectl(&[&namespace, arguments, &selector].concat())
+                .await
+            {
+                Ok(text) => seen += &text,
+                Err(error) => seen += &error.to_string(),
+            }
+        }
+        seen
+    }
+
+    pub async fn vm(&self, vmi: &str) -> RealVm<'a> {
+        RealVm::find(self.cluster.control_plane(), vmi).await.unwrap()
+    }
+
+    /// Waits until the guest has said `line`, and returns its console.
+    pub async fn says(&self, vm: &RealVm<'_>, line: &str) -> String {
+        let said = eventually(line, SOON, || async {
+            let console = vm.console().await?;
+            anyhow::ensure!(console.contains(line), "{console}");
+            Ok(Some(console))
+        });
+        said.await.unwrap()
+    }
+
+    /// The address of the VMI's guest, once that listens.
+    pub async fn ready(&self, vmi: &str) -> String {
+        let running = self.reaches(vmi, "Running").await;
+        self.says(&self.vm(vmi).await, "stand-in: ready").await;
+        let address = running.data["status"]["interfaces"][0]["ipAddress"].as_str();
+        address.unwrap().to_owned()
+    }
+
+    /// Tells the guest at this address what to do.
+    pub async fn tell(&self, address: &str, what: &str) {
+        let listening = eventually("the guest to listen", SOON, || async {
+            Ok(Some(TcpStream::connect((address, 9000)).await?))
+        });
+        let mut stream = listening.await.unwrap();
+        stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Asks for a pod's eviction, once: the usual client would repeat what is refused with 429, for minutes.
+    pub async fn evict(&self, pod: &str) -> kube::Result<()> {
+        let kubeconfig = Kubeconfig::read_from(self.cluster.control_plane().kubeconfig()).unwrap();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .unwrap();
+        config.default_retry = false;
+        let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, names::VM_NAMESPACE);
+        pods.evict(pod, &EvictParams::default()).await.map(drop)
+    }
+
+    /// Deletes the VMI; its phase at the very end.
+    pub async fn delete(&self, vmi: &str) -> String {
+        let only = watcher::Config::default().fields(&format!("metadata.name={vmi}"));
+        let mut events = pin!(watcher(self.vmis.clone(), only));
+        let end = async {
+            while let Some(event) = events.next().await {
+                match event.unwrap() {
+                    Event::InitDone => drop(self.vmis.delete(vmi, &DeleteParams::default()).await.unwrap()),
+                    Event::Delete(vmi) => return vmi.data["status"]["phase"].as_str().map(str::to_owned),
+                    _ => {}
+                }
+            }
+            None
+        };
+        let phase = tokio::time::timeout(SOON, end).await.unwrap().unwrap();
+        let prefix = format!("virt-launcher-{vmi}-");
+        eventually("the launcher to be gone", SOON, || async {
+            let pods = self.pods.list_metadata(&ListParams::default()).await?;
+            let left = pods.iter().any(|pod| pod.name_any().starts_with(&prefix));
+            Ok((!left).then_some(()))
+        })
+        .await
+        .unwrap();
+        phase
+    }
+
+    /// What the client pod gets from a URL.
+    pub async fn get_from_client(&self, url: &str) -> String {
+        let answer = eventually("an answer", SOON, || async {
+            Ok(Some(self.try_get_from_client(url).await?))
+        });
+        answer.await.unwrap()
+    }
+
+    pub async fn try_get_from_client(&self, url: &str) -> anyhow::Result<String> {
+        let arguments = [
+            "--namespace",
+            names::VM_NAMESPACE,
+            "exec",
+            CLIENT,
+            "--",
+            "/testserver",
+            "get",
+            url,
+        ];
+        self.cluster.control_plane().kubectl(&arguments).await
+    }
+
+    pub async fn client_address(&self) -> String {
+        self.pods
+            .get(CLIENT)
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .pod_ip
+            .unwrap()
+    }
+}
+
+fn client_pod() -> Pod {
+    from(json!({
+        "metadata": {"name": CLIENT},
+        "spec": {
+            "nodeSelector": {REAL_LABEL: "true", "kubernetes.io/hostname": "node-2"},
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": TEST_SERVER, "args": ["serve"]}],
+        },
+    }))
+}
+
+/// A VMI in the shape of the reconciler's, and a watchdog.
+fn vmi(name: &str) -> Value {
+    let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
+    let secret = json!({"name": format!("{name}-join")});
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {"name": name},
+        "spec": {
+            "architecture": "amd64",
+            "hostname": name,
+            "nodeSelector": {"kubernetes.io/hostname": "node-1"},
+            "evictionStrategy": "External",
+            "domain": {
+                "machine": {"type": "q35"},
+                "cpu": {"sockets": 1, "cores": 1, "threads": 1, "maxSockets": 1},
+                "memory": {"guest": "256Mi", "maxGuest": "256Mi"},
+                "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+                "firmware": {
+                    "uuid": Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string(),
+                    "kernelBoot": {
+                        "kernelArgs": "console=ttyS0 panic=5 no_timer_check",
+                        "container": {"image": stand_in::IMAGE, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
+                    },
+                },
+                "devices": {
+                    "watchdog": {"name": "watchdog", "i6300esb": {"action": "poweroff"}},
+                    "disks": [disk("root"), disk("scratch"), disk("seed")],
+                    "interfaces": [{"name": "default", "model": "virtio", "masquerade": {}}],
+                },
+            },
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": [
+                {"name": "root", "containerDisk": {"image": stand_in::IMAGE}},
+                {"name": "scratch", "emptyDisk": {"capacity": "3Gi"}},
+                {"name": "seed", "cloudInitNoCloud": {"secretRef": secret, "networkDataSecretRef": secret}},
+            ],
+        },
+    })
+}
+
+/// As a JSON merge patch (RFC 7396).
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    for (name, value) in fields {
+        match value {
+            Value::Null => drop(target.as_object_mut().unwrap().remove(name)),
+            value => merge(&mut target[name], value),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Debian packages, fetched and unpacked without touching what is installed: apt with lists, caches and a status of its
+//! own, in which nothing is installed. Only where packages come from is taken from the machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command::say;
+
+/// apt for one architecture. Needs no root.
+#[derive(Clone, Debug)]
+pub(super) struct Apt {
+    folder: PathBuf,
+}
+
+/// A package, unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) arch: String,
+    /// Its files.
+    pub(super) root: PathBuf,
+}
+
+impl Apt {
+    /// Works in `folder`; `sources` is a file of package sources to use in place of the machine's own. Fetches the
+    /// lists of packages if there are none yet, or if told to.
+    pub(super) fn new(folder: &Path, arch: &str, sources: Option<&Path>, update: bool) -> Result<Self> {
+        for name in ["state/lists/partial", "cache/archives/partial", "unpacked"] {
+            fs::create_dir_all(folder.join(name))?;
+        }
+        fs::write(folder.join("state/status"), "")?;
+        let apt = Self {
+            folder: folder.to_owned(),
+        };
+        // The machine's proxies, but not its hooks, which would act on its own state.
+        let acquire = run(Command::new("apt-config").args(["dump", "Acquire"]))?;
+        let configuration = format!("{acquire}\n{}", settings(folder, arch, sources));
+        fs::write(folder.join("apt.conf"), configuration)?;
+        let listed = folder.join("state/listed");
+        if update || !listed.exists() {
+            say(&format!("fetching Debian's lists of packages for {arch}"));
+            apt.run("apt-get", &["--quiet=2", "update"])?;
+            fs::write(listed, "")?;
+        }
+        Ok(apt)
+    }
+
+    /// Fetches and unpacks packages and all that they depend on.
+    pub(super) fn with_dependencies(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let install = [&["install", "--yes", "--no-install-recommends"], names].concat();
+        let plan = self.run("apt-get", &[&["--simulate"], install.as_slice()].concat())?;
+        let wanted: Vec<_> = plan.lines().filter_map(planned).collect();
+        ensure!(
+            !wanted.is_empty(),
+            "apt-get plans nothing for {}",
+            names.join(" ")
+        );
+        if !wanted.iter().all(|wanted| self.archive(wanted).exists()) {
+            say(&format!(
+                "fetching {} Debian packages: {} …",
+                wanted.len(),
+                names.join(" ")
+            ));
+            self.run("apt-get", &[&["--download-only"], install.as_slice()].concat())?;
+        }
+        wanted.iter().map(|wanted| self.unpack(wanted)).collect()
+    }
+
+    /// Fetches and unpacks one package, without what it depends on.
+    pub(super) fn alone(&self, name: &str) -> Result<Package> {
+        let shown = self.show(name)?;
+        let field = |key| field(&shown, key).with_context(|| format!("apt-cache tells no {key} of {name}"));
+        let wanted = Wanted {
+            name: name.to_owned(),
+            version: field("Version")?.to_owned(),
+            arch: field("Architecture")?.to_owned(),
+        };
+        if !self.archive(&wanted).exists() {
+            say(&format!("fetching the Debian package {name} {}", wanted.version));
+            self.run("apt-get", &["download", name])?;
+        }
+        self.unpack(&wanted)
+    }
+
+    /// The first package that `name` depends on: how a metapackage says what is newest.
+    pub(super) fn first_dependency(&self, name: &str) -> Result<String> {
+        let shown = self.show(name)?;
+        let first = field(&shown, "Depends").and_then(|depends| depends.split([',', ' ', '|']).next());
+        Ok(first
+            .with_context(|| format!("{name} depends on nothing"))?
+            .to_owned())
+    }
+
+    fn show(&self, name: &str) -> Result<String> {
+        self.run("apt-cache", &["show", "--no-all-versions", name])
+    }
+
+    fn archive(&self, wanted: &Wanted) -> PathBuf {
+        self.folder.join("cache/archives").join(wanted.file_name())
+    }
+
+    fn unpack(&self, wanted: &Wanted) -> Result<Package> {
+        let root = self.folder.join("unpacked").join(wanted.file_name());
+        if !root.exists() {
+            let unfinished = tempfile::tempdir_in(&self.folder)?;
+            let archive = self.archive(wanted);
+            run(Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(archive)
+                .arg(unfinished.path()))?;
+            fs::rename(unfinished.keep(), &root)?;
+        }
+        Ok(Package {
+            name: wanted.name.clone(),
+            version: wanted.version.clone(),
+            arch: wanted.arch.clone(),
+            root,
+        })
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        run(Command::new(program)
+            .args(arguments)
+            .current_dir(self.folder.join("cache/archives"))
+            .env("APT_CONFIG", self.folder.join("apt.conf"))
+            .env("LC_ALL", "C"))
+    }
+}
+
+/// A version of a package.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    name: String,
+    version: String,
+    arch: String,
+}
+
+impl Wanted {
+    /// As apt names what it fetched.
+    fn file_name(&self) -> String {
+        format!(
+            "{}_{}_{}.deb",
+            self.name,
+            self.version.replace(':', "%3a"),
+            self.arch
+        )
+    }
+}
+
+fn settings(folder: &Path, arch: &str, sources: Option<&Path>) -> String {
+    let folder = folder.display();
+    let own_sources = sources.map_or_else(String::new, |sources| {
+        format!(
+            "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\n",
+            sources.display()
+        )
+    });
+    format!(
+        "Dir::State \"{folder}/state\";
+Dir::State::status \"{folder}/state/status\";
+Dir::Cache \"{folder}/cache\";
+Dir::Etc::parts \"/dev/null\";
+{own_sources}APT::Architecture \"{arch}\";
+APT::Architectures {{ \"{arch}\"; }};
+APT::Sandbox::User \"\";
+"
+    )
+}
+
+/// Reads a line such as `Inst libc6 (2.36-9 Debian:12.1/stable [amd64]) []` of a simulated installation.
+fn planned(line: &str) -> Option<Wanted> {
+    let mut words = line.strip_prefix("Inst ")?.split_whitespace();
+    let name = words.next()?.to_owned();
+    let version = words.next()?.strip_prefix('(')?.to_owned();
+    let arch = words.find_map(|word| word.strip_prefix('[')?.strip_suffix("])"))?;
+    Some(Wanted {
+        name,
+        version,
+        arch: arch.to_owned(),
+    })
+}
+
+/// The value of a field in what `apt-cache show` prints.
+fn field<'a>(shown: &'a str, key: &str) -> Option<&'a str> {
+    shown
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+            "{program} is not on this machine: the node image is made of Debian packages, so build it on Debian, or in a container of it"
+        ),
+        output => output.with_context(|| format!("running {program}"))?,
+    };
+    ensure!(
+        output.status.success(),
+        "{program} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_names_versions_and_architectures() {
+        let line =
+            "Inst libgmp10 (2:6.2.1+dfsg1-1.1 Debian:12.12/oldstable, Debian-Security:12/x [amd64]) []";
+        let wanted = planned(line).unwrap();
+        assert_eq!(wanted.file_name(), "libgmp10_2%3a6.2.1+dfsg1-1.1_amd64.deb");
+        for other in ["Conf libgmp10 (2:6.2.1 Debian:12 [amd64])", "Inst odd", ""] {
+            assert_eq!(planned(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_whole_words() {
+        let shown = "Package: linux-image-cloud-amd64\nPre-Depends: x\nDepends: linux-image-6.1 (= 1), y\n";
+        assert_eq!(field(shown, "Depends"), Some("linux-image-6.1 (= 1), y"));
+        assert_eq!(field(shown, "Version"), None);
+    }
+
+    #[test]
+    fn own_sources_take_the_place_of_the_machines() {
+        let settings = settings(Path::new("/folder"), "arm64", Some(Path::new("/my.sources")));
+        assert!(settings.contains("sourcelist \"/my.sources\""), "{settings}");
+        assert!(settings.contains("sourceparts \"/dev/null\""), "{settings}");
+    }
+}
