@@ -153,12 +153,12 @@ async fn other_paths_and_methods_are_refused() {
 async fn probes_answer_on_both_ports() {
     let webhook = Webhook::new();
     for router in [&webhook.admission, &webhook.plain] {
-        assert_eq!(Webhook::get(router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(Webhook::get(router, "/livez").await.0, StatusCode::OK);
         assert_eq!(Webhook::get(router, "/readyz").await.0, StatusCode::OK);
     }
     webhook.state.set_unready();
     for router in [&webhook.admission, &webhook.plain] {
-        assert_eq!(Webhook::get(router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(Webhook::get(router, "/livez").await.0, StatusCode::OK);
         assert_eq!(
             Webhook::get(router, "/readyz").await.0,
             StatusCode::SERVICE_UNAVAILABLE

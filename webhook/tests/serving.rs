@@ -85,7 +85,7 @@ async fn dropping_the_future_ends_everything() {
     let webhook = Running::start(volume.args()).await;
     let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
     stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await
         .unwrap();
     let mut byte = [0];
@@ -214,7 +214,7 @@ async fn an_idle_connection_outlives_what_a_handshake_may_take() {
     let webhook = Running::start(volume.args()).await;
     let unused = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
     let mut used = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
-    let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let health = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     used.write_all(health).await.unwrap();
     assert!(used.read(&mut [0; 1024]).await.unwrap() > 0);
     tokio::time::sleep(Duration::from_secs(6)).await;

@@ -109,7 +109,7 @@ impl Attack {
         let mut target = self.target.clone();
         Arc::make_mut(&mut target.config).alpn_protocols.clear();
         // In one header: after a hundred, the server needs no end to refuse them.
-        let text = Bytes::from("GET /healthz HTTP/1.1\r\na: ".to_owned() + &"b".repeat(60_000));
+        let text = Bytes::from("GET /livez HTTP/1.1\r\na: ".to_owned() + &"b".repeat(60_000));
         for _ in 0..clients {
             let (target, text) = (target.clone(), text.clone());
             self.clients
