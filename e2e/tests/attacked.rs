@@ -12,17 +12,13 @@ use maroonedpods_e2e::logs::logs;
 use maroonedpods_e2e::pki::Authority;
 use maroonedpods_e2e::plane::{Plane, PlaneOptions};
 use maroonedpods_e2e::world::World;
+use maroonedpods_testing::Attack;
 use maroonedpods_webhook::{Args, Server};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-#[path = "../../webhook/tests/support/attack.rs"]
-#[allow(dead_code)]
-mod attack;
-use attack::Attack;
 
 const RATE: u32 = 200;
 const LASTS: Duration = Duration::from_secs(20);
@@ -33,11 +29,11 @@ async fn creates_go_on_under_attack() {
     logs();
     let world = World::start(0).await.unwrap();
     let authority = CertificateDer::from_pem_slice(world.plane().ca_pem().as_bytes()).unwrap();
-    let attack = Attack::on(world.webhook_address(), "127.0.0.1", authority)
+    let attack = Attack::on_tls(world.webhook_address(), "127.0.0.1", authority)
         .with_idle(1100)
         .with_unfinished_bodies(40)
-        .with_unfinished_old_bodies(20)
-        .with_unfinished_headers(20);
+        .with_unfinished_http1_bodies(20)
+        .with_unfinished_headers(20, 60_000);
     eventually("all attackers to have been there", SOON, || async {
         Ok((attack.connected() >= 1180).then_some(()))
     })

@@ -8,15 +8,14 @@
 
 use std::time::Duration;
 
+use maroonedpods_testing::{GIVE_UP, until};
 use maroonedpods_webhook::Args;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 mod support;
-use support::server::{
-    GIVE_UP, Identity, Running, SecretVolume, connect, exchange, get_plain, mutate, post, until,
-};
+use support::server::{Identity, Running, SecretVolume, connect, exchange, get_plain, mutate, post};
 use support::{UID, creation, ordinary_pod, written};
 
 #[tokio::test]
