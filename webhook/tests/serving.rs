@@ -116,7 +116,7 @@ async fn an_idle_connection_gives_way_to_a_new_one() {
     assert!(webhook.metric(shed).await > 0.5);
 }
 
-/// Where HTTP/2 is spoken, its server begins by its settings.
+/// A server that speaks HTTP/2 sends its settings first.
 #[tokio::test]
 async fn the_plain_port_does_not_speak_http_2() {
     let identity = Identity::new();
@@ -133,9 +133,9 @@ async fn the_plain_port_does_not_speak_http_2() {
     );
 }
 
-/// An HTTP/2 client is told (GOAWAY), so that it never sends into a connection that is going away.
+/// The server sends GOAWAY, so that the client sends no request into a connection that is about to close.
 #[tokio::test]
-async fn an_idle_http_2_connection_is_told_to_go() {
+async fn an_idle_http_2_connection_gets_goaway() {
     let identity = Identity::new();
     let volume = SecretVolume::of(&identity);
     let webhook = Running::start(Args {
@@ -147,7 +147,7 @@ async fn an_idle_http_2_connection_is_told_to_go() {
     idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
         .await
         .unwrap();
-    // Its settings have come: it speaks HTTP/2 by now.
+    // The server's settings have come: the connection speaks HTTP/2 by now.
     idle.read_exact(&mut [0; 9]).await.unwrap();
     let mut younger = Vec::new();
     for _ in 0..3 {
@@ -165,7 +165,7 @@ async fn an_idle_http_2_connection_is_told_to_go() {
     tokio::time::timeout(GIVE_UP, async {
         loop {
             let read = idle.read(&mut part).await.unwrap();
-            assert!(read > 0, "closed without a word");
+            assert!(read > 0, "closed without GOAWAY");
             if goaway(&part[..read]) {
                 return;
             }
