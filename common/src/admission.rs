@@ -3,7 +3,7 @@
 //! The webhook applies it to raw JSON, the reconciler to typed pods; both see a [`PodView`], so that they cannot
 //! disagree. Everything the rule adds is a constant: a pod has no UID yet when it is admitted.
 
-mod tie;
+mod named_nodes;
 
 use k8s_openapi::api::core::v1::{Pod, Toleration as ApiToleration};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::names::{
 };
 use crate::text;
 
-pub use tie::{Term, Terms};
+pub use named_nodes::{Term, Terms};
 
 /// Annotation by which the API server marks the mirror of a kubelet's static pod.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -37,8 +37,8 @@ pub struct PodView<'a> {
     pub mirror: bool,
     /// `spec.nodeName`, empty where the scheduler is to choose.
     pub node_name: &'a str,
-    /// Node selector or required node affinity ask for nodes by name ([`Terms::name_nodes`]): a node of the pod's own is
-    /// none of them.
+    /// Node selector or required node affinity ask for nodes by name ([`Terms::name_nodes`]): none of these is a node of
+    /// the pod's own.
     pub names_nodes: bool,
     /// [`GATE`] is among the scheduling gates.
     pub gated: bool,
@@ -78,7 +78,7 @@ pub enum OptOut {
     Overruled,
 }
 
-/// What is to be done with a pod.
+/// What the webhook does with a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Admit the pod as it is.
@@ -94,8 +94,8 @@ pub enum Outcome {
 pub enum Reason {
     /// The pod's label says `"false"`.
     OptedOut,
-    /// A `DaemonSet` owns the pod: it belongs to the node that it is for, and a gated one would beget a new node,
-    /// which would beget a new pod.
+    /// A `DaemonSet` owns the pod: it belongs to the node that it is for. A gated one would cause a new node, for which
+    /// the `DaemonSet` controller would create a new pod, without end.
     DaemonSet,
     /// The pod is for a node that it names, and its namespace alone opted it in. Whatever made it may make one for each
     /// node, and would make one for the pod's own.
@@ -116,13 +116,13 @@ pub enum Addition {
     Gate,
     /// [`CLASS_LABEL`] in the node selector.
     ClassSelector,
-    /// A toleration, appended.
+    /// A toleration, appended to the list.
     Toleration(Toleration<'static>),
 }
 
-/// Decides what becomes of a pod that is being created in the webhook's scope.
+/// Decides what the webhook does with a pod that is being created in its scope.
 ///
-/// The caller vouches that the pod is in scope: the selectors of the webhook configuration see namespace labels,
+/// The caller guarantees that the pod is in scope: the selectors of the webhook configuration see namespace labels,
 /// this function does not. Applying the additions and deciding again yields [`Reason::Complete`].
 #[must_use]
 pub fn decide(pod: &PodView<'_>, opt_out: OptOut) -> Outcome {
@@ -169,14 +169,14 @@ pub fn missing(pod: &PodView<'_>) -> Vec<Addition> {
     if pod.class_selector != Some(CLASS_LABEL_VALUE) {
         additions.push(Addition::ClassSelector);
     }
-    // A wider toleration of the user's does not count: the exact one is simple to look for, and stays ours
-    // whatever becomes of the user's.
+    // A wider toleration of the user's does not count: the exact one is simple to find, and stays ours when the user
+    // changes theirs.
     let class = TAINT_EFFECTS
         .map(class_toleration)
         .into_iter()
         .filter(|ours| !pod.tolerations.iter().any(|theirs| theirs.explicit() == *ours));
     // DefaultTolerationSeconds runs before webhooks. Where it is on, its 300 s are there already and count as set:
-    // nothing tells them from the user's own.
+    // nothing distinguishes them from the user's own.
     let lost_node = LOST_NODE_TAINTS
         .into_iter()
         .filter(|taint| {
@@ -303,7 +303,7 @@ impl<'a> From<&'a Pod> for PodView<'a> {
                 .as_ref()
                 .and_then(|selector| selector.get(CLASS_LABEL));
             view.node_name = spec.node_name.as_deref().unwrap_or_default();
-            view.names_nodes = tie::spec_names_nodes(spec);
+            view.names_nodes = named_nodes::spec_names_nodes(spec);
             view.gated = spec
                 .scheduling_gates
                 .iter()

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::JoinMode;
 use crate::names;
 
-/// Content of `join-info.yaml`. Unknown and missing fields are errors: a guest that guesses would join wrong.
+/// Content of `join-info.yaml`. Unknown and missing fields are errors: a guest that guesses would join wrongly.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct JoinInfo {
@@ -31,13 +31,13 @@ pub struct JoinInfo {
     /// Address of the cluster's DNS Service, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_dns: Option<String>,
-    /// Domain of the cluster's names. Left out where it is the usual one, so that node images of before this field go on.
+    /// Domain of the cluster's names. Left out where it is the usual one, so that node images older than this field still work.
     #[serde(
         default = "usual_cluster_domain",
         skip_serializing_if = "is_usual_cluster_domain"
     )]
     pub cluster_domain: String,
-    /// The pod uses the guest's own network: every port of the guest is the pod's business then.
+    /// The pod uses the guest's own network: every port of the guest is the pod's then.
     #[serde(default)]
     pub host_network: bool,
     /// What the kubelet must know.

@@ -1,7 +1,8 @@
-//! What the webhook and the reconciler share: names, CRD types and rules.
+//! What the webhook, the reconciler and the guest share: names, CRD types and rules. Every item is a constant, a type,
+//! or a function of its arguments: nothing reads a clock, the environment, the network or a random source.
 //!
-//! Nothing here reads a clock, the environment, the network or a random source: every item is a constant, a
-//! type, or a function of its arguments.
+//! Start with [`names`], every label, taint and derived name; then [`admission`], which pods are marooned and what they
+//! carry, and [`api`], the custom resources. [`sizing`] sizes VMs, [`join_info`] is the contract with the guest.
 
 pub mod admission;
 pub mod api;

@@ -1,6 +1,6 @@
 //! Every label, taint, annotation, group and derived name, in one place.
 //!
-//! Names derive from the pod's UID: such a name cannot be created twice, reused or stolen.
+//! Names derive from the pod's UID: such a name cannot be created twice, reused or taken by another pod.
 
 /// Opt-in label on a pod or a namespace: [`MAROON_TRUE`], [`MAROON_FALSE`] (pods only) or [`MAROON_ENFORCED`]
 /// (namespaces only). The webhook copies it to pods that their namespace opted in, so that one label selector
@@ -32,7 +32,7 @@ pub const TAINT_EFFECTS: [&str; 2] = ["NoSchedule", "NoExecute"];
 pub const IDENTITY_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/pod-uid";
 /// The pod's UID on Nodes, VMIs and Secrets, for people and list calls; never trusted.
 pub const POD_UID_LABEL: &str = "maroonedpods.io/pod-uid";
-/// Label that names a node. Every node has a value of its own, which nothing but that node can have.
+/// Label that names a node. Its value is unique to the node.
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Namespace of the pod, on its record: for people and for counts.
 pub const POD_NAMESPACE_LABEL: &str = "maroonedpods.io/pod-namespace";
@@ -61,8 +61,8 @@ pub const NODE_USER_PREFIX: &str = "system:node:";
 /// Group (organization) of every kubelet.
 pub const NODES_GROUP: &str = "system:nodes";
 
-/// Name of a node that there is none of, as which preflight asks whether kubelets are restricted. Not in the form of a
-/// marooned node's name: no guard of ours is to answer.
+/// Name of a node that does not exist, under which preflight checks whether kubelets are restricted. It has not the form
+/// of a marooned node's name, so that none of our guards answers in place of the API server.
 pub const PREFLIGHT_NODE: &str = "marooned-preflight";
 
 /// Name of our `MutatingWebhookConfiguration`.
@@ -75,7 +75,7 @@ pub const DEFAULT_TAINT_KEY: &str = "maroonedpods.io";
 pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 /// Namespace and name of the Service that most clusters resolve their names by.
 pub const CLUSTER_DNS: (&str, &str) = ("kube-system", "kube-dns");
-/// Where the kubelet of a marooned node listens: an odd port, so that 10250 stays the pod's.
+/// Port of the kubelet of a marooned node: an unusual one, so that 10250 stays free for the pod.
 pub const KUBELET_PORT: u16 = 65250;
 /// Where the guest finds its join data.
 pub const JOIN_INFO_PATH: &str = "/etc/marooned/join-info.yaml";
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn dns_subdomains_are_told_from_others() {
+    fn dns_subdomains_are_distinguished_from_others() {
         let label = "a".repeat(63);
         for good in ["a", "cluster.local", "4-2.x", &label, &[&*label; 3].join(".")] {
             assert!(is_dns_subdomain(good), "{good}");

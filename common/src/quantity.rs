@@ -2,12 +2,12 @@
 //!
 //! The grammar is that of `resource.Quantity` in k8s.io/apimachinery: an optional sign; digits with an optional
 //! fraction; then nothing, a decimal suffix (`n u m k M G T P E`), a binary suffix (`Ki Mi Gi Ti Pi Ei`) or a
-//! decimal exponent (`e3`, `E-3`). Rounding is that of `Quantity.Value()` and `Quantity.MilliValue()`: whoever
-//! asks for a little gets at least that.
+//! decimal exponent (`e3`, `E-3`). Rounding is that of `Quantity.Value()` and `Quantity.MilliValue()`: a pod
+//! that asks for a fraction gets at least that.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-/// A text that is no quantity, or one that no resource can have.
+/// A text that is not a quantity, or a quantity that no resource can have.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
 pub enum ParseQuantityError {
     /// The text is outside the grammar.

@@ -1,5 +1,5 @@
-//! The one rule by which text that others wrote is shortened before we pass it on: in logs, conditions, events, status
-//! and denials.
+//! Shortens text that others wrote before a program of ours passes it on: in logs, conditions, events, status and
+//! denials.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ pub const LONGEST_VALUE: usize = 128;
 /// How many names a text lists.
 pub const MOST_NAMES: usize = 10;
 
-/// The text, or its beginning and how many bytes more there are, in at most `limit` bytes (but never less than the
-/// words that say so). It ends between two characters.
+/// The text, or its beginning and how many bytes more there are, in at most `limit` bytes (but never fewer than the note
+/// of the missing bytes takes). It ends between two characters.
 #[must_use]
 pub fn shortened(text: &str, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit {
         return Cow::Borrowed(text);
     }
-    // The longest tail there can be for this text, so that the number need not be known before the cut.
+    // The longest tail that this text can have, so that the number need not be known before the cut.
     let room = limit.saturating_sub(tail(text.len()).len());
     let end = (0..=room)
         .rev()
@@ -38,7 +38,7 @@ pub fn value(text: &str) -> Cow<'_, str> {
     shortened(text, LONGEST_VALUE)
 }
 
-/// The names, separated by commas; past [`MOST_NAMES`] only their number is said.
+/// The names, separated by commas; of those past [`MOST_NAMES`], only the number.
 #[must_use]
 pub fn listed(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<_> = names

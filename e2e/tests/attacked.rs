@@ -13,17 +13,13 @@ use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::{InstallValues, install};
 use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_e2e::system::pki::Authority;
+use maroonedpods_testing::Attack;
 use maroonedpods_webhook::{Args, Server};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-#[path = "../../webhook/tests/support/attack.rs"]
-#[allow(dead_code)]
-mod attack;
-use attack::Attack;
 
 const RATE: u32 = 200;
 const LASTS: Duration = Duration::from_secs(20);
@@ -34,11 +30,11 @@ async fn creates_go_on_under_attack() {
     logs();
     let env = TestEnv::start(0).await.unwrap();
     let authority = CertificateDer::from_pem_slice(env.control_plane().ca_pem().as_bytes()).unwrap();
-    let attack = Attack::on(env.webhook_address(), "127.0.0.1", authority)
+    let attack = Attack::on_tls(env.webhook_address(), "127.0.0.1", authority)
         .with_idle(1100)
         .with_unfinished_bodies(40)
-        .with_unfinished_old_bodies(20)
-        .with_unfinished_headers(20);
+        .with_unfinished_http1_bodies(20)
+        .with_unfinished_headers(20, 60_000);
     eventually("all attackers to have been there", SOON, || async {
         Ok((attack.connected() >= 1180).then_some(()))
     })

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use jiff::SignedDuration;
+use clap::{Parser, Subcommand};
 use maroonedpods_common::names;
+use maroonedpods_server::program::{LogArgs, positive_duration};
 
 use crate::certs::args::CertsArgs;
 
@@ -20,22 +20,12 @@ pub struct Cli {
     /// Kubeconfig file. Without it: $KUBECONFIG, ~/.kube/config, then the pod's own service account.
     #[arg(long, global = true, env = "MAROONEDPODS_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Namespace in which VMs and their join data are made. Nobody else should hold rights there.
+    /// Namespace in which VMs and their join data are made. No one else should hold rights there.
     #[arg(long, global = true, env = "MAROONEDPODS_VM_NAMESPACE", value_name = "NAME", default_value = names::VM_NAMESPACE)]
     pub vm_namespace: String,
-    /// How logs are written.
-    #[arg(long, global = true, env = "MAROONEDPODS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter such as "info,kube=debug".
-    #[arg(
-        long,
-        global = true,
-        env = "MAROONEDPODS_LOG_LEVEL",
-        value_name = "FILTER",
-        default_value = "info",
-        value_parser = filter
-    )]
-    pub log_level: String,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// What the program can do.
@@ -90,7 +80,7 @@ pub struct Args {
     #[command(flatten)]
     pub certs: CertsArgs,
     /// How soon the cluster is checked again when something was found; when nothing was, ten times as late.
-    #[arg(long, env = "MAROONEDPODS_RECHECK", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, env = "MAROONEDPODS_RECHECK", value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub recheck: Duration,
 }
 
@@ -118,34 +108,8 @@ pub struct UninstallArgs {
     #[arg(long, env = "MAROONEDPODS_FORCE")]
     pub force: bool,
     /// How long to wait until everything is gone. Helm's own patience with a hook is 5m.
-    #[arg(long, env = "MAROONEDPODS_TIMEOUT", value_name = "DURATION", default_value = "4m30s", value_parser = duration)]
+    #[arg(long, env = "MAROONEDPODS_TIMEOUT", value_name = "DURATION", default_value = "4m30s", value_parser = positive_duration)]
     pub timeout: Duration,
-}
-
-/// A duration such as `30s` or `1m30s`, above zero.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text
-        .parse()
-        .map_err(|error| format!("{error}; a duration looks like 30s or 1m30s"))?;
-    match Duration::try_from(duration) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("a duration must be above zero".to_owned()),
-    }
-}
-
-fn filter(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
-}
-
-/// How logs are written.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 #[cfg(test)]
@@ -156,13 +120,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_are_read() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        for bad in ["", "30", "0s", "-1s", "soon"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,18 +1,15 @@
-//! `/metrics`, `/livez` and `/readyz`, plain HTTP.
+//! The pages of the plain port: `/metrics`, `/livez` and `/readyz`.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use maroonedpods_server::program;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::preflight::{self, Finding};
 
-/// What the endpoints speak of.
+/// What the pages show.
 #[derive(Clone)]
 pub struct Health {
     /// The registry.
@@ -23,24 +20,18 @@ pub struct Health {
     pub cluster_check: watch::Receiver<preflight::Decision>,
 }
 
-/// The routes. `/livez` answers as long as the runtime turns; `/readyz` names what is waited for, and what is wrong
-/// with the cluster.
+/// The routes. `/readyz` names what is waited for, and what is wrong with the cluster.
 pub fn router(health: Health) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(health)
+    let Health {
+        metrics,
+        waiting_for,
+        cluster_check,
+    } = health;
+    let ready = move || readiness(waiting_for.borrow().as_deref(), cluster_check.borrow().findings());
+    program::health(ready).merge(program::metrics(move || Ok(metrics.text())))
 }
 
-async fn readyz(State(health): State<Health>) -> impl IntoResponse {
-    answer(
-        health.waiting_for.borrow().as_deref(),
-        health.cluster_check.borrow().findings(),
-    )
-}
-
-fn answer(waiting_for: Option<&str>, findings: &[Finding]) -> (StatusCode, String) {
+fn readiness(waiting_for: Option<&str>, findings: &[Finding]) -> Result<String, String> {
     let line = |finding: &Finding| {
         let word = if finding.blocks {
             "no VM is started"
@@ -51,20 +42,12 @@ fn answer(waiting_for: Option<&str>, findings: &[Finding]) -> (StatusCode, Strin
     };
     let lines: String = findings.iter().map(line).collect();
     if let Some(what) = waiting_for {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("waiting for {what}\n{lines}"),
-        );
+        return Err(format!("waiting for {what}\n{lines}"));
     }
     if findings.iter().any(|finding| finding.blocks) {
-        return (StatusCode::SERVICE_UNAVAILABLE, lines);
+        return Err(lines);
     }
-    (StatusCode::OK, format!("ok\n{lines}"))
-}
-
-async fn metrics(State(health): State<Health>) -> impl IntoResponse {
-    let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, openmetrics)], health.metrics.text())
+    Ok(format!("ok\n{lines}"))
 }
 
 #[cfg(test)]
@@ -78,17 +61,22 @@ mod tests {
             blocks,
             message: "a sentence".to_owned(),
         };
-        assert_eq!(answer(None, &[]), (StatusCode::OK, "ok\n".to_owned()));
-        let (code, text) = answer(None, &[finding(false)]);
-        assert_eq!(
-            (code, text.as_str()),
-            (StatusCode::OK, "ok\nwarning: a sentence\n")
+        let (ok, err) = (
+            |text: &str| Ok(text.to_owned()),
+            |text: &str| Err(text.to_owned()),
         );
-        let (code, text) = answer(None, &[finding(true)]);
-        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text, "no VM is started: a sentence\n");
-        let (code, text) = answer(Some("pods"), &[finding(true)]);
-        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text, "waiting for pods\nno VM is started: a sentence\n");
+        assert_eq!(readiness(None, &[]), ok("ok\n"));
+        assert_eq!(
+            readiness(None, &[finding(false)]),
+            ok("ok\nwarning: a sentence\n")
+        );
+        assert_eq!(
+            readiness(None, &[finding(true)]),
+            err("no VM is started: a sentence\n")
+        );
+        assert_eq!(
+            readiness(Some("pods"), &[finding(true)]),
+            err("waiting for pods\nno VM is started: a sentence\n")
+        );
     }
 }

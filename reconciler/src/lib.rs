@@ -38,7 +38,7 @@ mod watches;
 mod workers;
 
 pub use api::{Cluster, ConnectError};
-pub use args::{Args, Cli, Command, LogFormat, PreflightArgs, UninstallArgs};
+pub use args::{Args, Cli, Command, PreflightArgs, UninstallArgs};
 pub use certs::args::{CertsArgs, Mode as CertsMode};
 pub use certs::secret::{NAME as CERTS_SECRET, ROTATE_ANNOTATION};
 pub use crds::apply as apply_crds;

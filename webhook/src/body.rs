@@ -1,4 +1,4 @@
-//! Request bodies, bounded in size, time, and what all of them hold together.
+//! Request bodies, bounded in size, in time, and in the memory that all of them hold together.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const BODY_LIMIT: usize = 8 << 20;
 const DISCARD_LIMIT: usize = 64 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is set aside at once for a body that announces its size; announcing is free, so not all of it.
+/// What is allocated at once for a body that announces its size; announcing is free, so not all of it.
 const RESERVE_LIMIT: usize = 256 << 10;
 
 /// A body as far as it arrived.
@@ -23,7 +23,7 @@ const RESERVE_LIMIT: usize = 256 << 10;
 pub struct Received {
     /// The first bytes, at most [`BODY_LIMIT`].
     pub bytes: Vec<u8>,
-    /// Why there are not all of them.
+    /// Why some are missing.
     pub fault: Option<Fault>,
 }
 
@@ -41,30 +41,28 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The HTTP status that describes it.
+    /// The HTTP status that describes it, and a sentence for the client.
     #[must_use]
-    pub fn code(self) -> StatusCode {
+    pub fn describe(self) -> (StatusCode, &'static str) {
         match self {
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Broken => StatusCode::BAD_REQUEST,
-            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// A sentence for the client.
-    #[must_use]
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::TooLarge => "the body is larger than 8 MiB, the most that this webhook reads",
-            Self::TooSlow => "the body did not arrive within 10 seconds",
-            Self::Broken => "the body broke off",
-            Self::NoRoom => "the webhook has too many requests at once: try again",
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than 8 MiB, the most that this webhook reads",
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive within 10 seconds",
+            ),
+            Self::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
+            Self::NoRoom => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the webhook has too many requests at once: try again",
+            ),
         }
     }
 }
 
-/// Reads `body` to its end, to [`BODY_LIMIT`] bytes and beyond that into the void. `charge` is where it asks for room;
+/// Reads `body` to its end, keeps up to [`BODY_LIMIT`] bytes and discards the rest. `charge` reserves the memory;
 /// without one there is always room.
 pub async fn receive(body: Body, charge: Option<&Charge>) -> Received {
     let mut bytes = Vec::new();
@@ -85,7 +83,6 @@ async fn fill(bytes: &mut Vec<u8>, mut body: Body, charge: Option<&Charge>) -> O
     if room > WINDOW && reserve(charge, room - WINDOW).await.is_err() {
         return Some(Fault::NoRoom);
     }
-    // Announcing is free, so not all of it is set aside.
     bytes.reserve_exact(room.min(RESERVE_LIMIT));
     let mut size = 0;
     while let Some(frame) = body.frame().await {
@@ -95,7 +92,7 @@ async fn fill(bytes: &mut Vec<u8>, mut body: Body, charge: Option<&Charge>) -> O
         let Some(data) = frame.data_ref() else { continue };
         size += data.len();
         if announced.is_none() && size > room && size <= BODY_LIMIT {
-            // It never said how large it is.
+            // The client did not announce the size.
             let more = room.max(size - room).min(BODY_LIMIT - room);
             if reserve(charge, more).await.is_err() {
                 return Some(Fault::NoRoom);

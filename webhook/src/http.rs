@@ -1,15 +1,15 @@
-//! The routes of both ports, apart from serving them.
+//! The routes of both ports. `server` serves them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Request, State as Extract};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use maroonedpods_common::admission::OptOut;
-use maroonedpods_server::Charge;
+use maroonedpods_server::{Charge, program};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
@@ -39,13 +39,21 @@ impl State {
         self.ready.store(false, Ordering::Relaxed);
     }
 
+    fn readiness(&self) -> Result<String, String> {
+        if self.ready.load(Ordering::Relaxed) {
+            Ok("ok\n".to_owned())
+        } else {
+            Err("shutting down\n".to_owned())
+        }
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 }
 
-/// The TLS port. Which path an entry of the webhook configuration calls says whether pods may opt out; the API
-/// server has looked at the namespace, so we need not.
+/// The TLS port. The path that an entry of the webhook configuration calls says whether pods may opt out: the API
+/// server has matched the namespace's labels, so the webhook need not read them.
 pub fn router(state: Arc<State>) -> Router {
     let mutate = |Extract(state): Extract<Arc<State>>, request| async move {
         admit(&state, request, |review| answer(review, OptOut::Honoured)).await
@@ -56,33 +64,26 @@ pub fn router(state: Arc<State>) -> Router {
     let preemption = |Extract(state): Extract<Arc<State>>, request| async move {
         admit(&state, request, no_preemption).await
     };
-    probes()
+    Router::new()
         .route("/mutate", post(mutate))
         .route("/mutate/enforced", post(enforced))
         .route("/preemption", post(preemption))
-        .with_state(state)
+        .with_state(Arc::clone(&state))
+        .merge(health(state))
 }
 
 /// The plain port.
 pub fn metrics_router(state: Arc<State>, registry: Registry) -> Router {
     let registry = Arc::new(registry);
-    probes()
-        .with_state(state)
-        .route("/metrics", get(move || async move { scrape(&registry) }))
+    let metrics = program::metrics(move || {
+        let mut text = String::new();
+        encode(&mut text, &registry).map(|()| text)
+    });
+    health(state).merge(metrics)
 }
 
-fn probes() -> Router<Arc<State>> {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-}
-
-async fn readyz(Extract(state): Extract<Arc<State>>) -> (StatusCode, &'static str) {
-    if state.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
-    }
+fn health(state: Arc<State>) -> Router {
+    program::health(move || state.readiness())
 }
 
 async fn admit(state: &State, request: Request, answer: impl Fn(&[u8]) -> Answer) -> Response {
@@ -92,7 +93,10 @@ async fn admit(state: &State, request: Request, answer: impl Fn(&[u8]) -> Answer
     let received = receive(body, charge.as_deref()).await;
     let answer = match received.fault {
         None => answer(&received.bytes),
-        Some(fault) => refuse(&received.bytes, fault.code(), fault.message()),
+        Some(fault) => {
+            let (code, message) = fault.describe();
+            refuse(&received.bytes, code, message)
+        }
     };
     drop(received);
     if let Some(charge) = charge {
@@ -105,15 +109,4 @@ async fn admit(state: &State, request: Request, answer: impl Fn(&[u8]) -> Answer
         "text/plain; charset=utf-8"
     };
     (answer.status, [(header::CONTENT_TYPE, content_type)], answer.body).into_response()
-}
-
-fn scrape(registry: &Registry) -> Response {
-    let mut text = String::new();
-    match encode(&mut text, registry) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
 }

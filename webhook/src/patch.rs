@@ -1,161 +1,120 @@
-//! The rule's additions as a JSON Patch (RFC 6902), written as bytes.
+//! The rule's additions as a JSON Patch (RFC 6902).
 
+use json_patch::jsonptr::{Pointer, PointerBuf};
+use json_patch::{AddOperation, Patch, PatchOperation};
 use maroonedpods_common::admission::Addition;
 use maroonedpods_common::admission::update::Lost;
 use maroonedpods_common::names::{
     CLASS_LABEL, CLASS_LABEL_VALUE, GATE, IDENTITY_LABEL, MAROON_LABEL, MAROON_TRUE,
 };
-use serde::Serialize;
+use serde_json::{Result, Value, json, to_value};
 
 use crate::pod::Pod;
 
+const METADATA: &Pointer = Pointer::from_static("/metadata");
+const LABELS: &Pointer = Pointer::from_static("/metadata/labels");
+const SPEC: &Pointer = Pointer::from_static("/spec");
+const GATES: &Pointer = Pointer::from_static("/spec/schedulingGates");
+const NODE_SELECTOR: &Pointer = Pointer::from_static("/spec/nodeSelector");
+const TOLERATIONS: &Pointer = Pointer::from_static("/spec/tolerations");
+/// The place behind the last item of a list.
+const END: &str = "-";
+
 /// The patch that makes `additions` to `pod`: `add` operations only, every missing parent created before its
 /// first child.
-pub fn json_patch(pod: &Pod<'_>, additions: &[Addition]) -> serde_json::Result<Vec<u8>> {
-    let mut patch = Patch::of(pod);
+pub fn adding_patch(pod: &Pod<'_>, additions: &[Addition]) -> Result<Patch> {
+    let mut patch = Builder::of(pod);
     for addition in additions {
         match addition {
-            Addition::Label => patch.add(&member("/metadata/labels", MAROON_LABEL), &MAROON_TRUE)?,
-            Addition::Gate => patch.add("/spec/schedulingGates/-", &Gate { name: GATE })?,
-            Addition::ClassSelector => {
-                patch.add(&member("/spec/nodeSelector", CLASS_LABEL), &CLASS_LABEL_VALUE)?;
-            }
-            Addition::Toleration(toleration) => patch.add("/spec/tolerations/-", toleration)?,
+            Addition::Label => patch.add(LABELS, MAROON_LABEL, MAROON_TRUE.into()),
+            Addition::Gate => patch.add(GATES, END, json!({"name": GATE})),
+            Addition::ClassSelector => patch.add(NODE_SELECTOR, CLASS_LABEL, CLASS_LABEL_VALUE.into()),
+            Addition::Toleration(toleration) => patch.add(TOLERATIONS, END, to_value(toleration)?),
         }
     }
-    Ok(patch.end())
+    Ok(Patch(patch.operations))
 }
 
 /// The patch that gives `pod` back what it lost.
-pub fn restoring_patch(pod: &Pod<'_>, lost: &Lost<'_>) -> serde_json::Result<Vec<u8>> {
-    let mut patch = Patch::of(pod);
+pub fn restoring_patch(pod: &Pod<'_>, lost: &Lost<'_>) -> Result<Patch> {
+    let mut patch = Builder::of(pod);
     for (key, value) in [
-        (CLASS_LABEL, &lost.class_selector),
-        (IDENTITY_LABEL, &lost.identity_selector),
+        (CLASS_LABEL, lost.class_selector),
+        (IDENTITY_LABEL, lost.identity_selector),
     ] {
         if let Some(value) = value {
-            patch.add(&member("/spec/nodeSelector", key), value)?;
+            patch.add(NODE_SELECTOR, key, value.into());
         }
     }
     for toleration in &lost.tolerations {
-        patch.add("/spec/tolerations/-", toleration)?;
+        patch.add(TOLERATIONS, END, to_value(toleration)?);
     }
-    Ok(patch.end())
+    Ok(Patch(patch.operations))
 }
 
-#[derive(Serialize)]
-struct Operation<'a, V> {
-    op: &'static str,
-    path: &'a str,
-    value: &'a V,
+struct Builder {
+    operations: Vec<PatchOperation>,
+    missing: Vec<Container>,
 }
 
-#[derive(Serialize)]
-struct Gate {
-    name: &'static str,
-}
-
-struct Patch {
-    bytes: Vec<u8>,
-    missing: Vec<Parent>,
-}
-
-/// A container that the pod lacks.
-struct Parent {
-    path: &'static str,
-    is_list: bool,
+/// An object or a list that the pod lacks.
+struct Container {
+    path: &'static Pointer,
+    empty: Value,
 }
 
 /// Parents come before their children.
-fn missing_parents(pod: &Pod<'_>) -> Vec<Parent> {
+fn missing_containers(pod: &Pod<'_>) -> Vec<Container> {
     let metadata = pod.metadata.as_ref();
     let spec = pod.spec.as_ref();
-    let parents = [
-        ("/metadata", false, metadata.is_some()),
-        (
-            "/metadata/labels",
-            false,
-            metadata.is_some_and(|metadata| metadata.labels.is_some()),
-        ),
-        ("/spec", false, spec.is_some()),
-        (
-            "/spec/schedulingGates",
-            true,
-            spec.is_some_and(|spec| spec.scheduling_gates.is_some()),
-        ),
-        (
-            "/spec/nodeSelector",
-            false,
-            spec.is_some_and(|spec| spec.node_selector.is_some()),
-        ),
-        (
-            "/spec/tolerations",
-            true,
-            spec.is_some_and(|spec| spec.tolerations.is_some()),
-        ),
+    let labels = metadata.and_then(|metadata| metadata.labels.as_ref());
+    let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref());
+    let selector = spec.and_then(|spec| spec.node_selector.as_ref());
+    let tolerations = spec.and_then(|spec| spec.tolerations.as_ref());
+    let containers = [
+        (METADATA, json!({}), metadata.is_some()),
+        (LABELS, json!({}), labels.is_some()),
+        (SPEC, json!({}), spec.is_some()),
+        (GATES, json!([]), gates.is_some()),
+        (NODE_SELECTOR, json!({}), selector.is_some()),
+        (TOLERATIONS, json!([]), tolerations.is_some()),
     ];
-    let missing = parents.into_iter().filter(|(.., present)| !present);
+    let missing = containers.into_iter().filter(|(.., present)| !present);
     missing
-        .map(|(path, is_list, _)| Parent { path, is_list })
+        .map(|(path, empty, _)| Container { path, empty })
         .collect()
 }
 
-impl Patch {
+impl Builder {
     fn of(pod: &Pod<'_>) -> Self {
         Self {
-            bytes: Vec::with_capacity(1024),
-            missing: missing_parents(pod),
+            operations: Vec::with_capacity(8),
+            missing: missing_containers(pod),
         }
     }
 
-    fn end(mut self) -> Vec<u8> {
-        self.bytes.push(b']');
-        self.bytes
-    }
-
-    fn add(&mut self, path: &str, value: &impl Serialize) -> serde_json::Result<()> {
-        while let Some(index) = self
-            .missing
-            .iter()
-            .position(|parent| path.starts_with(parent.path))
-        {
-            let parent = self.missing.remove(index);
-            if parent.is_list {
-                self.push(parent.path, &[(); 0])?;
-            } else {
-                self.push(parent.path, &serde_json::Map::new())?;
-            }
-        }
-        self.push(path, value)
-    }
-
-    fn push(&mut self, path: &str, value: &impl Serialize) -> serde_json::Result<()> {
-        self.bytes.push(if self.bytes.is_empty() { b'[' } else { b',' });
-        serde_json::to_writer(
-            &mut self.bytes,
-            &Operation {
-                op: "add",
-                path,
-                value,
-            },
-        )
+    /// Adds the member or item `key` of `container`, and before it what it is in, where the pod lacks that.
+    fn add(&mut self, container: &Pointer, key: &str, value: Value) {
+        let around = |missing: &mut Container| container.starts_with(missing.path);
+        let created = self.missing.extract_if(.., around);
+        self.operations
+            .extend(created.map(|missing| add(missing.path.to_buf(), missing.empty)));
+        self.operations
+            .push(add(container.with_trailing_token(key), value));
     }
 }
 
-/// JSON Pointer (RFC 6901) to the member `key` of `parent`.
-fn member(parent: &str, key: &str) -> String {
-    format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
+fn add(path: PointerBuf, value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation { path, value })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     fn patch(pod: &str, additions: &[Addition]) -> Value {
         let pod: Pod<'_> = serde_json::from_str(pod).unwrap();
-        serde_json::from_slice(&json_patch(&pod, additions).unwrap()).unwrap()
+        to_value(adding_patch(&pod, additions).unwrap()).unwrap()
     }
 
     #[test]
@@ -184,7 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn pointers_are_escaped() {
-        assert_eq!(member("/a", "x~y/z"), "/a/x~0y~1z");
+    fn keys_are_escaped() {
+        let mut patch = Builder::of(&Pod::default());
+        patch.missing.clear();
+        patch.add(SPEC, "x~y/z", Value::Null);
+        assert_eq!(patch.operations[0].path().as_str(), "/spec/x~0y~1z");
     }
 }

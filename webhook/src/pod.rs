@@ -1,4 +1,4 @@
-//! The few fields of a pod that the rule looks at, borrowed from the request.
+//! The few fields of a pod that the admission rule reads, borrowed from the request.
 //!
 //! A typed pod costs four times the processor time (parsing and allocation), and would lose unknown fields if it
 //! were ever written back. JSON null counts as absent, as it does for the API server.
@@ -17,8 +17,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use affinity::Affinity;
 
-/// How many items of a list are looked at: many times what a pod has, and few enough to hold.
-const ITEMS: usize = 1024;
+/// How many items of a list are read: many times what a pod has, and few enough to hold.
+const MAX_ITEMS: usize = 1024;
 
 /// A string that borrows from the input unless it contains escapes. A bare `Option<Cow<str>>` never borrows.
 #[derive(Debug, serde::Deserialize)]
@@ -44,7 +44,7 @@ pub struct Metadata<'a> {
     #[serde(default, deserialize_with = "object")]
     annotations: Option<Annotations>,
     #[serde(borrow, default)]
-    owner_references: Option<Few<OwnerReference<'a>>>,
+    owner_references: Option<Bounded<OwnerReference<'a>>>,
     #[serde(borrow, default)]
     uid: Option<Text<'a>>,
 }
@@ -83,14 +83,14 @@ pub struct Spec<'a> {
     #[serde(default, deserialize_with = "object")]
     affinity: Option<Affinity>,
     #[serde(borrow, default)]
-    pub scheduling_gates: Option<Few<Gate<'a>>>,
+    pub scheduling_gates: Option<Bounded<Gate<'a>>>,
     #[serde(borrow, default)]
-    pub tolerations: Option<Few<Toleration<'a>>>,
+    pub tolerations: Option<Bounded<Toleration<'a>>>,
 }
 
-/// The first [`ITEMS`] of a list. A `{}` of three bytes would become an item of a hundred.
+/// The first [`MAX_ITEMS`] of a list. A `{}` of three bytes would become an item of a hundred.
 #[derive(Debug)]
-pub struct Few<T>(Vec<T>);
+pub struct Bounded<T>(Vec<T>);
 
 /// `spec.nodeSelector`; the names are `names::CLASS_LABEL`, `names::IDENTITY_LABEL` and `names::HOSTNAME_LABEL`.
 #[derive(Debug, serde::Deserialize)]
@@ -207,7 +207,7 @@ impl Spec<'_> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct First<T>(PhantomData<T>);
 
@@ -220,7 +220,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut items = Vec::new();
-                while items.len() < ITEMS {
+                while items.len() < MAX_ITEMS {
                     match list.next_element()? {
                         Some(item) => items.push(item),
                         None => return Ok(items),
@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// The partial pod and the typed one must look the same to the rule, whichever program asks.
+    /// The rule must see the partial pod, which the webhook reads, as it sees the typed one, which the reconciler reads.
     fn assert_seen_as_typed(pod: &Value) {
         let text = pod.to_string();
         let partial: Pod<'_> = serde_json::from_str(&text).unwrap();

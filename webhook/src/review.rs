@@ -1,11 +1,12 @@
 //! Request bytes to answer bytes: the `AdmissionReview` envelope of `admission.k8s.io/v1`.
 //!
-//! Whatever is wrong with a request, its answer carries the uid and a message. Without the uid the API server
-//! reports nothing but a broken webhook.
+//! Whatever is wrong with a request, its answer carries the uid and a message. To an answer without the uid, the API
+//! server reports a broken webhook and no message.
 
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use json_patch::Patch;
 use maroonedpods_common::admission::update::lost;
 use maroonedpods_common::admission::{OptOut, Outcome, decide};
 use maroonedpods_common::names::CLASS_LABEL;
@@ -13,24 +14,22 @@ use maroonedpods_common::text::value;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::AdmissionResult;
-use crate::patch::{json_patch, restoring_patch};
+use crate::partial::{PartialReview, read_partially};
+use crate::patch::{adding_patch, restoring_patch};
 use crate::pod::{Pod, Text, object, text};
 use crate::prune::prune;
-use crate::salvage::{Salvage, salvage};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-const CREATE: &str = "CREATE";
-const UPDATE: &str = "UPDATE";
 
-/// What goes back to the API server, and under which heading it is counted.
+/// The answer to the API server, and the result that it is counted as.
 #[derive(Debug)]
 pub struct Answer {
-    /// 200 with a review, or 400 where there is no uid to answer to.
+    /// 200 with a review, or 400 where the request has no uid, which a review must repeat.
     pub status: StatusCode,
     /// A review as JSON, or a plain sentence.
     pub body: Vec<u8>,
-    /// For the metrics.
+    /// What the metrics count.
     pub result: AdmissionResult,
 }
 
@@ -99,23 +98,23 @@ pub fn answer(body: &[u8], opt_out: OptOut) -> Answer {
 /// Answers a request whose body did not arrive whole, by the uid in what did arrive.
 #[must_use]
 pub fn refuse(prefix: &[u8], code: StatusCode, message: &str) -> Answer {
-    match salvage(prefix).uid {
+    match read_partially(prefix).uid {
         Some(uid) => invalid(&uid, code, message),
         None => no_uid(message),
     }
 }
 
-/// Tells a scheduler that the pod which it is about to preempt is not there, whatever is in the request.
+/// Tells a scheduler that the pod which it is about to preempt is not found, whatever is in the request.
 ///
-/// That is the one refusal by which it leaves the pod alone and waits. After any other, kube-scheduler 1.33 and later
-/// tries again at once, and spends all of its requests on that.
+/// "Not found" is the one refusal after which the scheduler leaves the pod alone and waits. After any other,
+/// kube-scheduler 1.33 and later tries again at once, and spends all of its requests on that.
 #[must_use]
 pub fn no_preemption(body: &[u8]) -> Answer {
     let message = format!(
         "a marooned pod is not preempted, because no other pod can run on its node: keep the other pod off by a \
          required node affinity, {CLASS_LABEL} DoesNotExist"
     );
-    let Some(uid) = salvage(body).uid else {
+    let Some(uid) = read_partially(body).uid else {
         return no_uid("the review has no request.uid");
     };
     let status = Status {
@@ -131,9 +130,10 @@ fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
     let gvk = kind.map(|kind| [&kind.group, &kind.version, &kind.kind].map(|field| text(field.as_ref())));
     let operation = text(request.operation.as_ref());
     let sub_resource = text(request.sub_resource.as_ref());
-    if let Some(result) = out_of_scope(gvk.unwrap_or_default(), operation, sub_resource) {
-        return allowed(uid, result, None);
-    }
+    let operation = match in_scope(gvk.unwrap_or_default(), operation, sub_resource) {
+        Ok(operation) => operation,
+        Err(result) => return allowed(uid, result, None),
+    };
     let Some(pod) = &request.object else {
         return invalid(
             uid,
@@ -141,21 +141,24 @@ fn decided(uid: &str, request: &Request<'_>, opt_out: OptOut) -> Answer {
             "request.object is missing: a CREATE or UPDATE carries the pod",
         );
     };
-    if operation == UPDATE {
-        let old = request.old_object.as_ref();
-        return updated(uid, pod, old.unwrap_or(&Pod::default()));
+    match operation {
+        Operation::Create => created(uid, pod, opt_out),
+        Operation::Update => updated(uid, pod, request.old_object.as_ref().unwrap_or(&Pod::default())),
     }
+}
+
+fn created(uid: &str, pod: &Pod<'_>, opt_out: OptOut) -> Answer {
     match decide(&pod.view(), opt_out) {
         Outcome::LeaveAlone(reason) => allowed(uid, reason.into(), None),
         Outcome::Deny(message) => {
             tracing::info!(uid = %value(uid), reason = message, "pod denied");
             denied(uid, StatusCode::FORBIDDEN, &message, AdmissionResult::Denied)
         }
-        Outcome::Add(additions) => patched(uid, AdmissionResult::Patched, json_patch(pod, &additions)),
+        Outcome::Add(additions) => patched(uid, AdmissionResult::Patched, adding_patch(pod, &additions)),
     }
 }
 
-/// An update is never refused here: the API server and the guards judge it as we leave it.
+/// An update is never refused here: the API server and the chart's admission policies (its guards) judge the result.
 fn updated(uid: &str, pod: &Pod<'_>, old: &Pod<'_>) -> Answer {
     let lost = lost(&old.placement(), &pod.placement());
     if lost.is_empty() {
@@ -164,47 +167,57 @@ fn updated(uid: &str, pod: &Pod<'_>, old: &Pod<'_>) -> Answer {
     patched(uid, AdmissionResult::Restored, restoring_patch(pod, &lost))
 }
 
-fn patched(uid: &str, result: AdmissionResult, patch: serde_json::Result<Vec<u8>>) -> Answer {
-    match patch {
+fn patched(uid: &str, result: AdmissionResult, patch: serde_json::Result<Patch>) -> Answer {
+    match patch.and_then(|patch| serde_json::to_vec(&patch)) {
         Ok(patch) => allowed(uid, result, Some(&patch)),
         Err(error) => invalid(
             uid,
             StatusCode::INTERNAL_SERVER_ERROR,
-            &format!("no patch: {error}"),
+            &format!("the patch cannot be written: {error}"),
         ),
     }
 }
 
-/// Requests that the webhook configuration does not send us, or that are neither birth nor change of a pod.
-fn out_of_scope(kind: [&str; 3], operation: &str, sub_resource: &str) -> Option<AdmissionResult> {
+/// The operations on a pod that the webhook looks at.
+enum Operation {
+    Create,
+    Update,
+}
+
+/// The operation, if the request creates or updates a pod; else as what it is allowed. The webhook configuration does
+/// not send others.
+fn in_scope(kind: [&str; 3], operation: &str, sub_resource: &str) -> Result<Operation, AdmissionResult> {
     if kind != ["", "v1", "Pod"] {
-        Some(AdmissionResult::ForeignKind)
-    } else if !sub_resource.is_empty() {
-        Some(AdmissionResult::Subresource)
-    } else if ![CREATE, UPDATE].contains(&operation) {
-        Some(AdmissionResult::OtherOperation)
-    } else {
-        None
+        return Err(AdmissionResult::ForeignKind);
+    }
+    if !sub_resource.is_empty() {
+        return Err(AdmissionResult::Subresource);
+    }
+    match operation {
+        "CREATE" => Ok(Operation::Create),
+        "UPDATE" => Ok(Operation::Update),
+        _ => Err(AdmissionResult::OtherOperation),
     }
 }
 
-/// The body is not what [`Review`] reads: broken JSON, or an object of another kind, which is no business of ours.
+/// Answers a body that [`Review`] cannot be read from: broken JSON, which is refused, or an object of another kind,
+/// which is not judged here.
 fn unreadable(body: &[u8], error: &serde_json::Error) -> Answer {
     let message = format!(
         "this AdmissionReview cannot be read: {}",
         value(&error.to_string())
     );
-    let Salvage {
+    let PartialReview {
         uid,
         kind,
         operation,
         sub_resource,
         whole,
-    } = salvage(body);
+    } = read_partially(body);
     let Some(uid) = uid else { return no_uid(&message) };
     let kind = [&kind.group, &kind.version, &kind.kind].map(String::as_str);
-    match out_of_scope(kind, &operation, &sub_resource) {
-        Some(result) if whole => allowed(&uid, result, None),
+    match in_scope(kind, &operation, &sub_resource) {
+        Err(result) if whole => allowed(&uid, result, None),
         _ => invalid(&uid, StatusCode::BAD_REQUEST, &message),
     }
 }
@@ -276,7 +289,7 @@ fn refused(uid: &str, status: Status<'_>, result: AdmissionResult) -> Answer {
 }
 
 fn invalid(uid: &str, code: StatusCode, message: &str) -> Answer {
-    tracing::warn!(uid = %value(uid), reason = message, "request not understood");
+    tracing::warn!(uid = %value(uid), reason = message, "invalid request");
     denied(uid, code, message, AdmissionResult::Invalid)
 }
 
@@ -300,6 +313,6 @@ fn review(response: Response<'_>, result: AdmissionResult) -> Answer {
             body,
             result,
         },
-        Err(error) => no_uid(&format!("no answer could be written: {error}")),
+        Err(error) => no_uid(&format!("the answer cannot be written: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! The server: what is bound, what runs, and how it ends.
+//! The server: binds both ports, runs, and ends in good order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::http::{State, metrics_router, router};
 use crate::metrics::Metrics;
 use crate::tls::{Files, Reloader, TlsError};
 
-/// What requests on the TLS port may hold together. With as many connections as may be, and what each of them costs, it
-/// is well below the chart's memory limit.
+/// The bytes that all requests on the TLS port may hold together. With the most connections, and what each of them costs,
+/// the sum is well below the chart's memory limit.
 const BYTES: usize = 40 << 20;
 
 /// Why the webhook does not start.
@@ -28,14 +28,14 @@ pub enum Error {
     /// The certificate cannot be served.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An address is taken, or not ours.
+    /// An address is in use, or does not belong to this machine.
     #[error("cannot listen on {address}: {source}; choose another by {flag}")]
     Bind {
         /// The address.
         address: SocketAddr,
         /// The flag that it came from.
         flag: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -130,7 +130,7 @@ impl Server {
             tokio::time::sleep(self.shutdown_delay).await;
             tracing::info!("draining");
         };
-        // The plain port serves to the end, which shows what the other one does.
+        // The plain port serves to the end, so that probes and metrics show the TLS port draining.
         tokio::select! {
             () = self.admission.serve(stopped) => {}
             () = self.plain.serve(pending()) => {}

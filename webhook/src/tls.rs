@@ -26,15 +26,15 @@ const CLIENT_CA: &str = "--client-ca";
 /// Why a certificate cannot be served.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file is not there, or not readable.
+    /// A file is missing, or not readable.
     #[error("cannot read {}: {source}; --tls-dir is a folder with {CERTIFICATE} and {KEY}, --client-ca a file", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is no PEM, or holds nothing of use.
+    /// A file is not PEM, or holds neither certificate nor key.
     #[error("{file} is not usable: {source}; it takes PEM, as kubectl create secret tls does")]
     Pem {
         /// The file's name.
@@ -48,7 +48,7 @@ pub enum TlsError {
     /// The key is of an unknown kind, or belongs to another certificate.
     #[error("{CERTIFICATE} and {KEY} cannot be served together: {0}")]
     Unusable(#[from] rustls::Error),
-    /// The clients' authorities are none.
+    /// The file of the clients' authorities holds none.
     #[error("--client-ca holds no usable certificate: {0}")]
     ClientCa(#[from] VerifierBuilderError),
 }
@@ -63,7 +63,7 @@ pub struct Files {
 }
 
 /// A pair that can be served.
-struct Good {
+struct Usable {
     config: Arc<ServerConfig>,
     /// When the certificate ends.
     not_after: Timestamp,
@@ -82,33 +82,33 @@ pub struct Reloader {
     files: Files,
     config: watch::Sender<Arc<ServerConfig>>,
     not_after: Timestamp,
-    /// What was last looked at, good or bad; for files that cannot be read, the message.
+    /// The content at the last check, usable or not; for files that cannot be read, the error message.
     seen: Result<Content, String>,
 }
 
 impl Reloader {
-    /// Loads and validates the files. Blocks for two or three small ones: nothing is served yet, and each hand-over to
+    /// Loads and validates the files. Blocks for two or three small files: nothing is served yet, and each hand-over to
     /// another thread would make the start longer.
     pub fn load(files: Files) -> Result<Self, TlsError> {
         let content = read(&files)?;
-        let good = judge(&content)?;
+        let usable = validate(&content)?;
         Ok(Self {
             files,
-            config: watch::Sender::new(good.config),
-            not_after: good.not_after,
+            config: watch::Sender::new(usable.config),
+            not_after: usable.not_after,
             seen: Ok(content),
         })
     }
 
-    /// By which a server always serves the last good certificate.
+    /// The configuration with the last usable certificate, for a server to follow.
     pub fn config(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.config.subscribe()
     }
 
-    /// Looks at the files every `interval`, for ever. Each distinct content is judged, logged and counted once. When
-    /// the certificate in service ends is a metric.
+    /// Checks the files every `interval`, for ever. Each distinct content is validated, logged and counted once. The end
+    /// of the certificate in service is a metric.
     ///
-    /// Polled, since inotify misses what the kubelet does: it swaps a symlink two levels up.
+    /// The files are polled because inotify misses what the kubelet does: it swaps a symlink two levels up.
     pub async fn follow(mut self, interval: Duration, metrics: &Metrics) {
         metrics.serving_until(self.not_after);
         loop {
@@ -121,10 +121,10 @@ impl Reloader {
             if now == self.seen.as_ref().map_err(Clone::clone) {
                 continue;
             }
-            let result = match content.as_ref().map(judge) {
-                Ok(Ok(good)) => {
-                    self.config.send_replace(good.config);
-                    metrics.serving_until(good.not_after);
+            let result = match content.as_ref().map(validate) {
+                Ok(Ok(usable)) => {
+                    self.config.send_replace(usable.config);
+                    metrics.serving_until(usable.not_after);
                     tracing::info!(dir = %self.files.dir.display(), "serving the new certificate");
                     ReloadResult::Success
                 }
@@ -179,7 +179,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 /// TLS 1.2 and 1.3 with the ring provider, whatever the process's default provider is.
-fn judge(content: &Content) -> Result<Good, TlsError> {
+fn validate(content: &Content) -> Result<Usable, TlsError> {
     let chain = certificates(&content.certificate, CERTIFICATE)?;
     let not_after = chain.first().and_then(|leaf| not_after(leaf));
     let not_after = not_after.ok_or(TlsError::NoCertificate)?;
@@ -194,7 +194,7 @@ fn judge(content: &Content) -> Result<Good, TlsError> {
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Good {
+    Ok(Usable {
         config: Arc::new(config),
         not_after,
     })

@@ -31,7 +31,7 @@ async fn an_opted_in_pod_gets_the_constants() {
 }
 
 #[tokio::test]
-async fn a_lost_node_is_tolerated_for_30_seconds_where_nobody_said_otherwise() {
+async fn a_lost_node_is_tolerated_for_30_seconds_where_the_pod_does_not_say() {
     let mut pod = ordinary_pod();
     pod["spec"]["tolerations"].as_array_mut().unwrap().remove(0);
     let stored = patched(&pod, &review("/mutate", &creation(&pod)).await);
@@ -115,7 +115,7 @@ async fn what_cannot_be_marooned_is_denied_with_advice() {
 }
 
 #[tokio::test]
-async fn what_is_neither_birth_nor_change_of_a_pod_is_allowed_untouched() {
+async fn what_neither_creates_nor_updates_a_pod_is_allowed_untouched() {
     let with = |changes: Value| {
         let mut review = creation(&ordinary_pod());
         for (key, value) in changes.as_object().unwrap() {
@@ -131,7 +131,7 @@ async fn what_is_neither_birth_nor_change_of_a_pod_is_allowed_untouched() {
         with(json!({"subResource": "status"})),
         with(json!({"subResource": "binding", "kind": {"group": "", "version": "v1", "kind": "Binding"}})),
         with(json!({"kind": deployment, "object": {"spec": {"replicas": 1}}})),
-        // An object that is no pod need not look like one.
+        // An object that is not a pod need not look like one.
         with(json!({"kind": deployment, "object": {"metadata": {"labels": []}, "spec": {"nodeName": 1}}})),
         with(json!({"kind": {"group": "", "version": "v2", "kind": "Pod"}})),
     ];

@@ -1,4 +1,4 @@
-//! Whatever the API server, or anybody else, may send: malformed, too large, too slow, to the wrong place.
+//! Whatever the API server or another client may send: malformed, too large, too slow, to the wrong path.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -153,12 +153,12 @@ async fn other_paths_and_methods_are_refused() {
 async fn probes_answer_on_both_ports() {
     let webhook = Webhook::new();
     for router in [&webhook.admission, &webhook.plain] {
-        assert_eq!(Webhook::get(router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(Webhook::get(router, "/livez").await.0, StatusCode::OK);
         assert_eq!(Webhook::get(router, "/readyz").await.0, StatusCode::OK);
     }
     webhook.state.set_unready();
     for router in [&webhook.admission, &webhook.plain] {
-        assert_eq!(Webhook::get(router, "/healthz").await.0, StatusCode::OK);
+        assert_eq!(Webhook::get(router, "/livez").await.0, StatusCode::OK);
         assert_eq!(
             Webhook::get(router, "/readyz").await.0,
             StatusCode::SERVICE_UNAVAILABLE
@@ -187,7 +187,10 @@ async fn requests_are_counted_by_result() {
         "maroonedpods_webhook_admission_requests_total{result=\"invalid\"} 1",
         "maroonedpods_webhook_admission_duration_seconds_count 4",
         "maroonedpods_webhook_admission_inflight 0",
+        "maroonedpods_webhook_admission_requests_total{result=\"daemon_set\"} 0",
+        "maroonedpods_webhook_admission_requests_total{result=\"preemption_refused\"} 0",
         "maroonedpods_webhook_tls_reloads_total{result=\"error\"} 0",
+        "maroonedpods_webhook_tls_reloads_total{result=\"success\"} 0",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),

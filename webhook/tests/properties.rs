@@ -79,7 +79,7 @@ fn mostly(usual: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value 
     prop_oneof![40 => usual, 3 => Just(Value::Null), 1 => odd()]
 }
 
-/// An object with any of these members, and some that nobody knows.
+/// An object with any of these members, and some unknown ones.
 fn object(members: Vec<(&'static str, BoxedStrategy<Value>)>) -> impl Strategy<Value = Value> {
     let members: Vec<_> = members
         .into_iter()

@@ -8,11 +8,12 @@
 
 use std::net::SocketAddr;
 
+use maroonedpods_testing::until;
 use maroonedpods_webhook::{Args, Error, Server, TlsError};
 
 mod support;
 use support::UID;
-use support::server::{ClientIdentity, Identity, Running, SecretVolume, mutate, mutate_as, until};
+use support::server::{ClientIdentity, Identity, Running, SecretVolume, mutate, mutate_as};
 
 const NOT_AFTER: &str = "maroonedpods_webhook_tls_cert_not_after_seconds";
 

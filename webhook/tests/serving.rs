@@ -8,15 +8,14 @@
 
 use std::time::Duration;
 
+use maroonedpods_testing::{GIVE_UP, until};
 use maroonedpods_webhook::Args;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 mod support;
-use support::server::{
-    GIVE_UP, Identity, Running, SecretVolume, connect, exchange, get_plain, mutate, post, until,
-};
+use support::server::{Identity, Running, SecretVolume, connect, exchange, get_plain, mutate, post};
 use support::{UID, creation, ordinary_pod, written};
 
 #[tokio::test]
@@ -85,7 +84,7 @@ async fn dropping_the_future_ends_everything() {
     let webhook = Running::start(volume.args()).await;
     let mut stream = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
     stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await
         .unwrap();
     let mut byte = [0];
@@ -117,7 +116,7 @@ async fn an_idle_connection_gives_way_to_a_new_one() {
     assert!(webhook.metric(shed).await > 0.5);
 }
 
-/// Where HTTP/2 is spoken, its server begins by its settings.
+/// A server that speaks HTTP/2 sends its settings first.
 #[tokio::test]
 async fn the_plain_port_does_not_speak_http_2() {
     let identity = Identity::new();
@@ -134,9 +133,9 @@ async fn the_plain_port_does_not_speak_http_2() {
     );
 }
 
-/// An HTTP/2 client is told (GOAWAY), so that it never sends into a connection that is going away.
+/// The server sends GOAWAY, so that the client sends no request into a connection that is about to close.
 #[tokio::test]
-async fn an_idle_http_2_connection_is_told_to_go() {
+async fn an_idle_http_2_connection_gets_goaway() {
     let identity = Identity::new();
     let volume = SecretVolume::of(&identity);
     let webhook = Running::start(Args {
@@ -148,7 +147,7 @@ async fn an_idle_http_2_connection_is_told_to_go() {
     idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
         .await
         .unwrap();
-    // Its settings have come: it speaks HTTP/2 by now.
+    // The server's settings have come: the connection speaks HTTP/2 by now.
     idle.read_exact(&mut [0; 9]).await.unwrap();
     let mut younger = Vec::new();
     for _ in 0..3 {
@@ -166,7 +165,7 @@ async fn an_idle_http_2_connection_is_told_to_go() {
     tokio::time::timeout(GIVE_UP, async {
         loop {
             let read = idle.read(&mut part).await.unwrap();
-            assert!(read > 0, "closed without a word");
+            assert!(read > 0, "closed without GOAWAY");
             if goaway(&part[..read]) {
                 return;
             }
@@ -214,7 +213,7 @@ async fn an_idle_connection_outlives_what_a_handshake_may_take() {
     let webhook = Running::start(volume.args()).await;
     let unused = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
     let mut used = connect(webhook.addr, &[&identity], &[&TLS13], &[]).await;
-    let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let health = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     used.write_all(health).await.unwrap();
     assert!(used.read(&mut [0; 1024]).await.unwrap() > 0);
     tokio::time::sleep(Duration::from_secs(6)).await;

@@ -1,4 +1,4 @@
-//! The connections of one port, each with its place in the ledger and a way to be told to go.
+//! The connections of one port, each with its entry in the ledger and a channel by which it is instructed to go.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,17 +12,17 @@ use tokio::time::timeout;
 
 use crate::ledger::{Eviction, Id, Ledger, Limits, Room};
 
-/// How often a body that waits for room looks whether somebody else has stalled.
+/// How often a body that waits for room checks whether another request has stalled meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What a connection is told.
+/// What the ledger has a connection do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Nothing.
+pub enum Instruction {
+    /// Go on.
     Stay,
-    /// To finish what it has begun, and to take no more.
+    /// Finish the requests that have begun, and accept no more.
     Drain,
-    /// To end at once.
+    /// End at once.
     Close,
 }
 
@@ -32,136 +32,138 @@ pub struct Connections(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    books: Mutex<Books>,
+    state: Mutex<State>,
     freed: Notify,
     shed: Counter,
 }
 
 #[derive(Debug)]
-struct Books {
+struct State {
     ledger: Ledger,
-    told: HashMap<Id, watch::Sender<Told>>,
+    instructions: HashMap<Id, watch::Sender<Instruction>>,
 }
 
 impl Connections {
-    /// None yet. Connections closed to make room are counted in `shed`.
+    /// No connections yet. Those that are closed to make room are counted in `shed`.
     #[must_use]
     pub fn new(limits: Limits, shed: Counter) -> Self {
-        let books = Books {
+        let state = State {
             ledger: Ledger::new(limits),
-            told: HashMap::new(),
+            instructions: HashMap::new(),
         };
         Self(Arc::new(Shared {
-            books: Mutex::new(books),
+            state: Mutex::new(state),
             freed: Notify::new(),
             shed,
         }))
     }
 
-    /// Takes in a connection. Another may have to give way for it.
+    /// Enters a new connection. Another one may have to give way for it.
     pub(crate) fn open(&self, peer: IpAddr) -> Connection {
-        let mut books = self.books();
+        let mut state = self.state();
         let mut evicted = Vec::new();
         // An IPv4 client is one peer, whichever kind of socket it reaches.
-        let id = books.ledger.open(peer.to_canonical(), &mut evicted);
-        let (told, tells) = watch::channel(Told::Stay);
-        books.told.insert(id, told);
-        self.tell(&mut books, &evicted);
+        let id = state.ledger.open(peer.to_canonical(), &mut evicted);
+        let (sender, instruction) = watch::channel(Instruction::Stay);
+        state.instructions.insert(id, sender);
+        self.instruct(&state, &evicted);
         Connection {
-            place: Place {
+            handle: Handle {
                 connections: self.clone(),
                 id,
                 begun: Arc::default(),
                 http2: Arc::default(),
                 leaving: Arc::default(),
             },
-            tells,
+            instruction,
         }
     }
 
-    /// Tells every connection to finish.
+    /// Has every connection finish its requests and end.
     pub(crate) fn drain(&self) {
-        for told in self.books().told.values() {
-            told.send_replace(Told::Drain);
+        for sender in self.state().instructions.values() {
+            sender.send_replace(Instruction::Drain);
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, books: &mut Books, evicted: &[Eviction]) {
+    fn instruct(&self, state: &State, evicted: &[Eviction]) {
         for eviction in evicted {
-            let (id, what) = match *eviction {
-                Eviction::Drain(id) => (id, Told::Drain),
-                Eviction::Close(id) => (id, Told::Close),
+            let (id, instruction) = match *eviction {
+                Eviction::Drain(id) => (id, Instruction::Drain),
+                Eviction::Close(id) => (id, Instruction::Close),
             };
-            if let Some(told) = books.told.get(&id) {
-                told.send_replace(what);
+            if let Some(sender) = state.instructions.get(&id) {
+                sender.send_replace(instruction);
             }
             self.0.shed.inc();
         }
     }
 }
 
-/// One connection; dropping it strikes it out.
+/// One connection; dropping it removes it from the ledger.
 #[derive(Debug)]
 pub struct Connection {
-    place: Place,
-    tells: watch::Receiver<Told>,
+    handle: Handle,
+    instruction: watch::Receiver<Instruction>,
 }
 
 impl Connection {
-    /// Its place, for its requests.
-    pub fn place(&self) -> Place {
-        self.place.clone()
+    /// A handle to it, for its requests.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Whether any request has begun on it.
     pub fn has_begun(&self) -> bool {
-        self.place.begun.load(Ordering::Relaxed)
+        self.handle.begun.load(Ordering::Relaxed)
     }
 
     /// Whether it speaks HTTP/2, as far as is known.
     pub fn speaks_http2(&self) -> bool {
-        self.place.http2.load(Ordering::Relaxed)
+        self.handle.http2.load(Ordering::Relaxed)
     }
 
-    /// Its next answer tells the client to close it.
+    /// Has its next answer tell the client to close it.
     pub fn leave(&self) {
-        self.place.leaving.store(true, Ordering::Relaxed);
+        self.handle.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until it is told to drain or to close.
-    pub async fn told(&mut self) -> Told {
-        self.wait_for(|told| told != Told::Stay).await
+    /// Waits until it must drain or close.
+    pub async fn instructed(&mut self) -> Instruction {
+        self.wait_for(|instruction| instruction != Instruction::Stay)
+            .await
     }
 
-    /// Waits until it is told to close.
+    /// Waits until it must close.
     pub async fn closed(&mut self) {
-        self.wait_for(|told| told == Told::Close).await;
+        self.wait_for(|instruction| instruction == Instruction::Close)
+            .await;
     }
 
-    async fn wait_for(&mut self, heard: impl Fn(Told) -> bool) -> Told {
-        // The sender lives in the books until this connection is struck out.
-        let told = self.tells.wait_for(|told| heard(*told)).await;
-        told.map_or(Told::Close, |told| *told)
+    async fn wait_for(&mut self, awaited: impl Fn(Instruction) -> bool) -> Instruction {
+        // The sender is kept until this connection is dropped.
+        let instruction = self.instruction.wait_for(|now| awaited(*now)).await;
+        instruction.map_or(Instruction::Close, |now| *now)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut books = self.place.connections.books();
-        books.ledger.close(self.place.id);
-        books.told.remove(&self.place.id);
-        drop(books);
-        self.place.connections.0.freed.notify_waiters();
+        let mut state = self.handle.connections.state();
+        state.ledger.close(self.handle.id);
+        state.instructions.remove(&self.handle.id);
+        drop(state);
+        self.handle.connections.0.freed.notify_waiters();
     }
 }
 
-/// A connection's place in the ledger.
+/// What the requests of a connection know of it.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Handle {
     connections: Connections,
     id: Id,
     begun: Arc<AtomicBool>,
@@ -169,7 +171,7 @@ pub struct Place {
     leaving: Arc<AtomicBool>,
 }
 
-impl Place {
+impl Handle {
     /// Remembers that it speaks HTTP/2.
     pub fn note_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
@@ -183,11 +185,11 @@ impl Place {
     /// Enters a request that will hold so many bytes; `None` where there is no room for it.
     pub fn begin(&self, bytes: usize) -> Option<Charge> {
         self.begun.store(true, Ordering::Relaxed);
-        let mut books = self.connections.books();
+        let mut state = self.connections.state();
         let mut evicted = Vec::new();
-        let request = books.ledger.begin(self.id, bytes, Instant::now(), &mut evicted);
-        self.connections.tell(&mut books, &evicted);
-        drop(books);
+        let request = state.ledger.begin(self.id, bytes, Instant::now(), &mut evicted);
+        self.connections.instruct(&state, &evicted);
+        drop(state);
         Some(Charge {
             connections: self.connections.clone(),
             connection: self.id,
@@ -197,7 +199,7 @@ impl Place {
     }
 }
 
-/// What a request holds; dropping it gives it back.
+/// The bytes that a request holds; dropping the charge gives them back.
 #[derive(Debug)]
 pub struct Charge {
     connections: Connections,
@@ -206,7 +208,7 @@ pub struct Charge {
     reserved: AtomicBool,
 }
 
-/// The request had to give way.
+/// The request had to give way to another.
 #[derive(Debug)]
 pub struct Evicted;
 
@@ -226,33 +228,33 @@ impl Charge {
         }
     }
 
-    /// Gives back all that was reserved.
+    /// Gives back all bytes that were reserved.
     pub fn release(&self) {
         if !self.reserved.load(Ordering::Relaxed) {
             return;
         }
         self.connections
-            .books()
+            .state()
             .ledger
             .release(self.connection, self.request);
         self.connections.0.freed.notify_waiters();
     }
 
     fn try_reserve(&self, bytes: usize) -> Room {
-        let mut books = self.connections.books();
+        let mut state = self.connections.state();
         let mut evicted = Vec::new();
         let now = Instant::now();
-        let room = books
+        let room = state
             .ledger
             .reserve(self.connection, self.request, bytes, now, &mut evicted);
-        self.connections.tell(&mut books, &evicted);
+        self.connections.instruct(&state, &evicted);
         room
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.connections.books().ledger.end(self.connection, self.request);
+        self.connections.state().ledger.end(self.connection, self.request);
         self.connections.0.freed.notify_waiters();
     }
 }

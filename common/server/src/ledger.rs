@@ -1,8 +1,9 @@
-//! Who holds what: connections and the bytes of their requests, and who gives way when there is no room.
+//! The ledger of connections and the bytes of their requests: which peer holds what, and which connection gives way
+//! when there is no room.
 //!
 //! Pure: no sockets, no clock. Each decision is one scan over the connections, made only when there is no room.
 //!
-//! Whoever holds most gives way, if that is many, and of one peer's connections the one that has waited longest. A client
+//! The peer that holds most gives way, if that is many, and of its connections the one that has waited longest. A client
 //! that finishes its requests, as the API server does, is always among the youngest: it outlasts any number of connections
 //! that do nothing, from many addresses or from its own.
 
@@ -11,14 +12,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// A request that is older than this and still has not arrived makes way for others' large bodies.
+/// A request that is older than this and has not arrived whole gives way to others' large bodies.
 const STALL: Duration = Duration::from_secs(1);
 /// One in so many connections may be on its way out.
 const LEAVING_SHARE: usize = 4;
 /// One in so many connections is what one peer may hold without being the first to give way.
 const FEW_SHARE: usize = 16;
 
-/// What there is room for.
+/// How much there is room for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections, those on their way out not counted.
@@ -28,7 +29,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a plain port: enough for the kubelet, a scraper or two, and a person who looks.
+    /// The limits of a plain port: enough for the kubelet, a scraper or two, and a person with curl.
     #[must_use]
     pub const fn for_probes() -> Self {
         Self {
@@ -38,13 +39,13 @@ impl Limits {
     }
 }
 
-/// Names a connection, and a request: they are numbered in the order in which they came.
+/// Names a connection or a request: both are numbered in the order in which they came.
 pub type Id = u64;
 
 /// A connection that gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
-    /// It does nothing: it is told to go, and may finish what it has begun meanwhile.
+    /// It is idle: it is drained, and may finish what it begins meanwhile.
     Drain(Id),
     /// It is closed at once.
     Close(Id),
@@ -53,15 +54,15 @@ pub enum Eviction {
 /// The answer to a request for more room.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Room {
-    /// It is there.
+    /// There is room, and the request has it now.
     Granted,
-    /// Not now: those that hold it may finish soon.
+    /// Not now: the requests that hold it may finish soon.
     Later,
     /// Never: the request itself was evicted.
     Gone,
 }
 
-/// The books.
+/// All connections of a port, and the sums over them.
 #[derive(Debug)]
 pub struct Ledger {
     limits: Limits,
@@ -76,7 +77,7 @@ pub struct Ledger {
 #[derive(Debug)]
 struct Connection {
     peer: IpAddr,
-    /// When it came, or was last done with its requests: a number from the sequence of [`Id`]s.
+    /// When it was opened, or last finished all its requests: a number from the sequence of [`Id`]s.
     idle_since: Id,
     requests: Vec<Request>,
     leaving: bool,
@@ -87,7 +88,7 @@ struct Request {
     id: Id,
     began: Instant,
     bytes: usize,
-    /// What of it is a large body's.
+    /// How many of the bytes are reserved for a large body.
     large: usize,
 }
 
@@ -98,7 +99,7 @@ struct Peer {
 }
 
 impl Ledger {
-    /// Empty books.
+    /// An empty ledger.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -111,7 +112,7 @@ impl Ledger {
         }
     }
 
-    /// Enters a new connection, always; who gives way for it is in `evicted`.
+    /// Enters a new connection, always; `evicted` gets the connections that give way for it.
     pub fn open(&mut self, peer: IpAddr, evicted: &mut Vec<Eviction>) -> Id {
         if self.connections.len() - self.leaving >= self.limits.connections {
             evicted.extend(self.make_room_for_a_connection());
@@ -128,7 +129,7 @@ impl Ledger {
         id
     }
 
-    /// Strikes out a connection, with its requests.
+    /// Removes a connection, with its requests.
     pub fn close(&mut self, id: Id) {
         let Some(connection) = self.connections.remove(&id) else {
             return;
@@ -147,7 +148,7 @@ impl Ledger {
         });
     }
 
-    /// Enters a request of so many bytes; `None` where even evicting others makes no room, or the connection is gone.
+    /// Enters a request of so many bytes; `None` where even evicting others makes no room, or the connection has ended.
     pub fn begin(
         &mut self,
         connection: Id,
@@ -157,11 +158,11 @@ impl Ledger {
     ) -> Option<Id> {
         let peer = self.connections.get(&connection)?.peer;
         loop {
-            let own_share = self.peer(peer).bytes + bytes <= self.limits.bytes / 2;
-            if own_share && self.bytes + bytes <= self.limits.bytes {
+            let within_share = self.peer(peer).bytes + bytes <= self.limits.bytes / 2;
+            if within_share && self.bytes + bytes <= self.limits.bytes {
                 break;
             }
-            let victim = self.busiest(connection, |other| own_share || other.peer == peer)?;
+            let victim = self.busiest(connection, |other| within_share || other.peer == peer)?;
             self.close(victim);
             evicted.push(Eviction::Close(victim));
         }
@@ -178,7 +179,7 @@ impl Ledger {
         Some(id)
     }
 
-    /// Room for so many bytes more of a request's large body. Others that hold large bodies give way only once they
+    /// Reserves so many bytes more for a request's large body. Other requests with large bodies give way only once they
     /// have stalled.
     pub fn reserve(
         &mut self,
@@ -196,14 +197,14 @@ impl Ledger {
             return Room::Gone;
         };
         loop {
-            let own_share = self.peer(peer).bytes + bytes <= self.limits.bytes / 2;
+            let within_share = self.peer(peer).bytes + bytes <= self.limits.bytes / 2;
             let room = self.large + bytes <= self.limits.bytes / 2 && self.bytes + bytes <= self.limits.bytes;
-            if own_share && room {
+            if within_share && room {
                 break;
             }
             let stalled = |other: &Connection| {
                 let mut requests = other.requests.iter();
-                (own_share || other.peer == peer)
+                (within_share || other.peer == peer)
                     && requests.any(|request| request.large > 0 && request.began + STALL <= now)
             };
             let Some(victim) = self.busiest(connection, stalled) else {
@@ -233,7 +234,7 @@ impl Ledger {
         self.give_back(connection, large, large);
     }
 
-    /// Strikes out a request.
+    /// Removes a request.
     pub fn end(&mut self, connection: Id, request: Id) {
         let now = self.number();
         let Some(found) = self.connections.get_mut(&connection) else {
@@ -283,17 +284,17 @@ impl Ledger {
     fn busiest(&self, but: Id, may: impl Fn(&Connection) -> bool) -> Option<Id> {
         let busy = self.connections.iter();
         let busy = busy.filter(|(id, other)| **id != but && !other.requests.is_empty() && may(other));
-        let greed =
+        let held =
             |(_, other): &(&Id, &Connection)| (self.peer(other.peer).bytes, Reverse(other.waits_since()));
-        busy.max_by_key(greed).map(|(id, _)| *id)
+        busy.max_by_key(held).map(|(id, _)| *id)
     }
 
     /// The connections to end for a new one: of the peer that holds most, if that is many; and the one that has been idle
-    /// longest. A peer that holds a few must not give way, of all, because each of many others holds less.
+    /// longest. A peer that holds a few must not be the one to give way because each of many others holds less.
     fn make_room_for_a_connection(&mut self) -> Vec<Eviction> {
         let staying = self.connections.iter().filter(|(_, other)| !other.leaving);
         let few = self.limits.connections / FEW_SHARE;
-        let greed = |(_, other): &(&Id, &Connection)| {
+        let burden = |(_, other): &(&Id, &Connection)| {
             let idle = other.requests.is_empty();
             let held = self.peer(other.peer).connections;
             (
@@ -302,7 +303,7 @@ impl Ledger {
                 Reverse(other.waits_since()),
             )
         };
-        let Some(id) = staying.max_by_key(greed).map(|(id, _)| *id) else {
+        let Some(id) = staying.max_by_key(burden).map(|(id, _)| *id) else {
             return Vec::new();
         };
         let mut evicted = Vec::new();

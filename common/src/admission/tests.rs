@@ -34,7 +34,7 @@ fn a_bare_pod_gets_everything() {
         .iter()
         .map(|addition| match addition {
             Addition::Toleration(toleration) => serde_json::to_value(toleration).unwrap(),
-            other => panic!("{other:?} is no toleration"),
+            other => panic!("{other:?} is not a toleration"),
         })
         .collect();
     let expected = json!([
@@ -151,7 +151,7 @@ fn what_cannot_be_marooned_is_denied_with_advice() {
         ..complete()
     };
     assert!(denial(&selected, OptOut::Honoured).contains("remove it"));
-    // Added to, such a pod would wait for ever: no label selector of ours finds it.
+    // With additions, such a pod would wait for ever: no label selector of ours finds it.
     let misspelt = PodView {
         opt_in: Some("yes"),
         ..complete()

@@ -1,9 +1,9 @@
-//! What of ours an update would take from a pod.
+//! Which of the webhook's and the reconciler's additions an update would take from a pod.
 //!
 //! `spec.tolerations` is one value to `kubectl apply` and to server-side apply, and so is `spec.nodeSelector` to the
-//! latter: a manifest that is applied again says what its author wrote, without what was added. The API server refuses
-//! to remove either from a pod, hence the whole request. `DefaultTolerationSeconds` adds its own back at each update,
-//! and so do we.
+//! latter: a manifest that is applied again contains what its author wrote, without what was added. The API server refuses
+//! to remove either from a pod, hence refuses the whole request. `DefaultTolerationSeconds` adds its own tolerations back
+//! at each update, and so does the webhook.
 
 use super::{LOST_NODE_TAINTS, Toleration};
 use crate::names::{CLASS_TAINT, IDENTITY_TAINT_SUFFIX, UNREACHABLE_TOLERATION_SECONDS};
@@ -33,14 +33,15 @@ pub struct Lost<'a> {
 }
 
 impl Lost<'_> {
-    /// Nothing of ours is lacking.
+    /// Whether the update lacks nothing of ours.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What of ours `old` has and `new` lacks. What an update changes to another value is for the guards to refuse.
+/// The additions of ours that `old` has and `new` lacks. What an update changes to another value, the chart's guards
+/// refuse.
 #[must_use]
 pub fn lost<'a>(old: &Placement<'a>, new: &Placement<'_>) -> Lost<'a> {
     let has = |ours: &Toleration<'_>| {
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_author_never_wrote_is_lost_and_found() {
+    fn what_the_author_never_wrote_is_found_missing() {
         let old = lifted();
         let manifest = Placement {
             uid: UID,
@@ -149,7 +150,7 @@ mod tests {
             ..Placement::default()
         };
         assert!(lost(&old, &Placement::default()).is_empty());
-        // A pod without a UID is none that is stored.
+        // Without a UID it is not a stored pod.
         old.uid = "";
         old.tolerations.push(toleration("corp.test/dedicated", ""));
         assert!(lost(&old, &Placement::default()).is_empty());

@@ -82,7 +82,7 @@ fn pod_level_requests_override_each_resource_alone() {
         "containers": [{"name": "c", "resources": {"requests":
             {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "2Gi"}}}],
     })));
-    // Local storage has no pod level, so the container's word stands.
+    // Local storage has no pod level, so the container's request counts.
     let expected = Request {
         cpu_milli: 3250,
         memory_bytes: (1024 + 120) * MI,

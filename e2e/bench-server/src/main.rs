@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
     };
     let routes = Router::new()
         .route("/mutate", mutate)
-        .route("/healthz", get(async || "ok\n"));
+        .route("/livez", get(async || "ok\n"));
     serve(bind, &tls_dir, routes).await
 }
 

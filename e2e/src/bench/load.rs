@@ -75,7 +75,7 @@ impl Target {
     #[must_use]
     pub fn health(mut self) -> Self {
         self.method = Method::GET;
-        self.path = "/healthz";
+        self.path = "/livez";
         self.body = Bytes::new();
         self
     }

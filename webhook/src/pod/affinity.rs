@@ -1,5 +1,5 @@
-//! Whether a pod's affinity names nodes, read without holding any of it: however many terms there are, they come to two
-//! bits.
+//! Whether a pod's affinity names nodes, read without holding any of it: however many terms there are, two bits are
+//! kept.
 
 use std::fmt;
 use std::marker::PhantomData;

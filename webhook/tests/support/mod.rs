@@ -1,7 +1,6 @@
 //! Reviews as the API server writes them, and answers taken apart.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub mod attack;
 pub mod router;
 pub mod server;
 

@@ -1,11 +1,11 @@
 //! The whole server on free ports, and a client that speaks TLS to it.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use maroonedpods_testing::GIVE_UP;
 use maroonedpods_webhook::{Args, Error, Server};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
@@ -19,9 +19,6 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{creation, ordinary_pod, written};
-
-/// Long enough that only a defect takes longer.
-pub const GIVE_UP: Duration = Duration::from_secs(60);
 
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
@@ -239,15 +236,4 @@ pub fn post(body: &str) -> String {
 pub async fn mutate(addr: SocketAddr, identity: &Identity) -> String {
     let stream = connect(addr, &[identity], &[&TLS13], &[]).await;
     exchange(stream, &post(&written(&creation(&ordinary_pod())))).await
-}
-
-pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    let waiting = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(GIVE_UP, waiting)
-        .await
-        .unwrap_or_else(|_| panic!("still waiting: {what}"));
 }

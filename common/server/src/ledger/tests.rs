@@ -12,13 +12,13 @@ const LIMITS: Limits = Limits {
     bytes: 1000,
 };
 
-struct Books {
+struct Harness {
     ledger: Ledger,
     evicted: Vec<Eviction>,
     now: Instant,
 }
 
-impl Books {
+impl Harness {
     fn new() -> Self {
         Self {
             ledger: Ledger::new(LIMITS),
@@ -47,78 +47,81 @@ impl Books {
 
 #[test]
 fn the_longest_idle_connection_of_the_largest_peer_gives_way() {
-    let mut books = Books::new();
-    let quiet = books.open(API_SERVER);
-    let idle: Vec<_> = (0..7).map(|_| books.open(ATTACKER)).collect();
-    books.open(ATTACKER);
-    books.open(API_SERVER);
+    let mut harness = Harness::new();
+    let quiet = harness.open(API_SERVER);
+    let idle: Vec<_> = (0..7).map(|_| harness.open(ATTACKER)).collect();
+    harness.open(ATTACKER);
+    harness.open(API_SERVER);
     assert_eq!(
-        books.evicted(),
+        harness.evicted(),
         [Eviction::Drain(idle[0]), Eviction::Drain(idle[1])],
         "not {quiet}, which is older"
     );
 }
 
 #[test]
-fn who_finishes_requests_outlasts_idle_connections_of_the_same_address() {
-    let mut books = Books::new();
-    let api_server = books.open(ATTACKER);
+fn a_client_that_finishes_requests_outlasts_idle_connections_of_the_same_address() {
+    let mut harness = Harness::new();
+    let api_server = harness.open(ATTACKER);
     for _ in 0..100 {
-        books.open(ATTACKER);
-        let request = books.begin(api_server, 10).unwrap();
-        books.ledger.end(api_server, request);
+        harness.open(ATTACKER);
+        let request = harness.begin(api_server, 10).unwrap();
+        harness.ledger.end(api_server, request);
     }
-    let gone = books.evicted();
+    let gone = harness.evicted();
     assert!(!gone.contains(&Eviction::Drain(api_server)) && !gone.contains(&Eviction::Close(api_server)));
 }
 
 #[test]
-fn few_are_on_their_way_out_at_a_time() {
-    let mut books = Books::new();
+fn few_connections_drain_at_a_time() {
+    let mut harness = Harness::new();
     for _ in 0..8 + 3 {
-        books.open(ATTACKER);
+        harness.open(ATTACKER);
     }
-    let first = books.evicted().remove(0);
+    let first = harness.evicted().remove(0);
     assert_eq!(first, Eviction::Drain(1));
-    assert_eq!((books.ledger.connections.len(), books.ledger.leaving), (10, 2));
-    assert!(!books.ledger.connections.contains_key(&1));
+    assert_eq!(
+        (harness.ledger.connections.len(), harness.ledger.leaving),
+        (10, 2)
+    );
+    assert!(!harness.ledger.connections.contains_key(&1));
 }
 
 #[test]
-fn a_connection_that_was_told_to_go_may_still_ask() {
-    let mut books = Books::new();
-    let idle: Vec<_> = (0..9).map(|_| books.open(ATTACKER)).collect();
-    assert_eq!(books.evicted(), [Eviction::Drain(idle[0])]);
-    let request = books.begin(idle[0], 10).unwrap();
-    books.ledger.end(idle[0], request);
+fn a_draining_connection_may_still_begin_a_request() {
+    let mut harness = Harness::new();
+    let idle: Vec<_> = (0..9).map(|_| harness.open(ATTACKER)).collect();
+    assert_eq!(harness.evicted(), [Eviction::Drain(idle[0])]);
+    let request = harness.begin(idle[0], 10).unwrap();
+    harness.ledger.end(idle[0], request);
 }
 
 #[test]
 fn busy_connections_give_way_where_none_is_idle() {
-    let mut books = Books::new();
-    let busy: Vec<_> = (0..8).map(|_| books.open(ATTACKER)).collect();
+    let mut harness = Harness::new();
+    let busy: Vec<_> = (0..8).map(|_| harness.open(ATTACKER)).collect();
     for connection in busy.iter().rev() {
-        books.begin(*connection, 10).unwrap();
+        harness.begin(*connection, 10).unwrap();
     }
-    books.open(API_SERVER);
-    assert_eq!(books.evicted(), [Eviction::Close(busy[7])]);
+    harness.open(API_SERVER);
+    assert_eq!(harness.evicted(), [Eviction::Close(busy[7])]);
 }
 
 #[test]
 fn a_peer_that_holds_a_few_does_not_give_way_to_many_that_hold_less() {
-    let mut books = Books::new();
-    books.ledger.limits.connections = 64;
+    let mut harness = Harness::new();
+    harness.ledger.limits.connections = 64;
     let asks: Vec<_> = (0..3)
         .map(|_| {
-            let connection = books.open(API_SERVER);
-            books.begin(connection, 10).unwrap();
+            let connection = harness.open(API_SERVER);
+            harness.begin(connection, 10).unwrap();
             connection
         })
         .collect();
     for last in 0..200 {
-        books.open(IpAddr::V4(Ipv4Addr::new(10, 0, 1, last)));
+        harness.open(IpAddr::V4(Ipv4Addr::new(10, 0, 1, last)));
     }
-    let gone = books.evicted();
+    let gone = harness.evicted();
     assert!(gone.len() >= 139, "{gone:?}");
     for connection in asks {
         assert!(!gone.contains(&Eviction::Drain(connection)) && !gone.contains(&Eviction::Close(connection)));
@@ -127,62 +130,62 @@ fn a_peer_that_holds_a_few_does_not_give_way_to_many_that_hold_less() {
 
 #[test]
 fn a_peer_that_holds_its_share_displaces_itself_alone() {
-    let mut books = Books::new();
-    let other = books.open(API_SERVER);
-    books.begin(other, 400).unwrap();
-    let first = books.open(ATTACKER);
-    books.begin(first, 300).unwrap();
-    let second = books.open(ATTACKER);
-    books.begin(second, 300).unwrap();
-    assert_eq!(books.evicted(), [Eviction::Close(first)]);
+    let mut harness = Harness::new();
+    let other = harness.open(API_SERVER);
+    harness.begin(other, 400).unwrap();
+    let first = harness.open(ATTACKER);
+    harness.begin(first, 300).unwrap();
+    let second = harness.open(ATTACKER);
+    harness.begin(second, 300).unwrap();
+    assert_eq!(harness.evicted(), [Eviction::Close(first)]);
     assert_eq!(
-        books.begin(second, 300),
+        harness.begin(second, 300),
         None,
         "a connection does not displace itself"
     );
-    assert!(books.begin(other, 100).is_some());
-    assert_eq!(books.evicted(), []);
+    assert!(harness.begin(other, 100).is_some());
+    assert_eq!(harness.evicted(), []);
 }
 
 #[test]
-fn the_greediest_peer_gives_way_when_all_is_taken() {
-    let mut books = Books::new();
+fn the_peer_that_holds_most_gives_way_when_all_is_taken() {
+    let mut harness = Harness::new();
     let mut of = |last: u8, bytes| {
-        let connection = books.open(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)));
-        books.begin(connection, bytes).unwrap();
-        (connection, books.evicted())
+        let connection = harness.open(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)));
+        harness.begin(connection, bytes).unwrap();
+        (connection, harness.evicted())
     };
     of(1, 200);
-    let (greedy, _) = of(2, 400);
+    let (largest, _) = of(2, 400);
     of(3, 300);
-    assert_eq!(of(4, 200).1, [Eviction::Close(greedy)]);
+    assert_eq!(of(4, 200).1, [Eviction::Close(largest)]);
 }
 
 #[test]
 fn large_bodies_wait_for_each_other_until_one_stalls() {
-    let mut books = Books::new();
-    let (slow, fast) = (books.open(ATTACKER), books.open(API_SERVER));
-    let held = books.begin(slow, 10).unwrap();
-    assert_eq!(books.reserve(slow, held, 400), Room::Granted);
-    let waiting = books.begin(fast, 10).unwrap();
-    assert_eq!(books.reserve(fast, waiting, 400), Room::Later);
-    assert_eq!(books.evicted(), []);
+    let mut harness = Harness::new();
+    let (slow, fast) = (harness.open(ATTACKER), harness.open(API_SERVER));
+    let held = harness.begin(slow, 10).unwrap();
+    assert_eq!(harness.reserve(slow, held, 400), Room::Granted);
+    let waiting = harness.begin(fast, 10).unwrap();
+    assert_eq!(harness.reserve(fast, waiting, 400), Room::Later);
+    assert_eq!(harness.evicted(), []);
 
-    books.now += STALL;
-    assert_eq!(books.reserve(fast, waiting, 400), Room::Granted);
-    assert_eq!(books.evicted(), [Eviction::Close(slow)]);
-    assert_eq!(books.reserve(slow, held, 1), Room::Gone);
+    harness.now += STALL;
+    assert_eq!(harness.reserve(fast, waiting, 400), Room::Granted);
+    assert_eq!(harness.evicted(), [Eviction::Close(slow)]);
+    assert_eq!(harness.reserve(slow, held, 1), Room::Gone);
 }
 
 #[test]
 fn what_is_released_is_there_for_others() {
-    let mut books = Books::new();
-    let (one, other) = (books.open(API_SERVER), books.open(API_SERVER));
-    let (first, second) = (books.begin(one, 10).unwrap(), books.begin(other, 10).unwrap());
-    assert_eq!(books.reserve(one, first, 400), Room::Granted);
-    assert_eq!(books.reserve(other, second, 400), Room::Later);
-    books.ledger.release(one, first);
-    assert_eq!(books.reserve(other, second, 400), Room::Granted);
+    let mut harness = Harness::new();
+    let (one, other) = (harness.open(API_SERVER), harness.open(API_SERVER));
+    let (first, second) = (harness.begin(one, 10).unwrap(), harness.begin(other, 10).unwrap());
+    assert_eq!(harness.reserve(one, first, 400), Room::Granted);
+    assert_eq!(harness.reserve(other, second, 400), Room::Later);
+    harness.ledger.release(one, first);
+    assert_eq!(harness.reserve(other, second, 400), Room::Granted);
 }
 
 #[derive(Clone, Debug)]
@@ -208,7 +211,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What is held, counted anew.
+/// Counts what is held again, and compares it with the sums that the ledger keeps.
 fn assert_balanced(ledger: &Ledger) {
     let all = || ledger.connections.values();
     let bytes: usize = all().map(Connection::bytes).sum();
@@ -245,43 +248,43 @@ fn assert_balanced(ledger: &Ledger) {
 
 proptest! {
     #[test]
-    fn the_books_balance_and_no_limit_is_passed(steps in prop::collection::vec(step(), 0..120)) {
-        let mut books = Books::new();
+    fn the_sums_hold_and_no_limit_is_exceeded(steps in prop::collection::vec(step(), 0..120)) {
+        let mut harness = Harness::new();
         let mut connections = Vec::new();
         let mut requests = Vec::new();
         for step in steps {
             match step {
-                Step::Open(last) => connections.push(books.open(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))),
-                Step::Wait(millis) => books.now += Duration::from_millis(millis),
+                Step::Open(last) => connections.push(harness.open(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))),
+                Step::Wait(millis) => harness.now += Duration::from_millis(millis),
                 Step::Close(who) => {
                     if let Some(id) = connections.get(who) {
-                        books.ledger.close(*id);
+                        harness.ledger.close(*id);
                     }
                 }
                 Step::Begin(who, bytes) => {
                     if let Some(id) = connections.get(who)
-                        && let Some(request) = books.begin(*id, bytes)
+                        && let Some(request) = harness.begin(*id, bytes)
                     {
                         requests.push((*id, request));
                     }
                 }
                 Step::Reserve(who, bytes) => {
                     if let Some((connection, request)) = requests.get(who) {
-                        books.reserve(*connection, *request, bytes);
+                        harness.reserve(*connection, *request, bytes);
                     }
                 }
                 Step::Release(who) => {
                     if let Some((connection, request)) = requests.get(who) {
-                        books.ledger.release(*connection, *request);
+                        harness.ledger.release(*connection, *request);
                     }
                 }
                 Step::End(who) => {
                     if let Some((connection, request)) = requests.get(who) {
-                        books.ledger.end(*connection, *request);
+                        harness.ledger.end(*connection, *request);
                     }
                 }
             }
-            assert_balanced(&books.ledger);
+            assert_balanced(&harness.ledger);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the request's uid, and what the request is about, in a body that cannot be read as a review.
+//! Reads what it can of a body that cannot be parsed as a review: the request's uid, and what the request is about.
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-/// What could be read. A field is empty where it was not found or was of the wrong type.
+/// The fields that could be read. A field is empty where it was not found or was of the wrong type.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Salvage {
+pub struct PartialReview {
     /// `request.uid`, never empty.
     pub uid: Option<String>,
     /// `request.kind`.
@@ -30,10 +30,10 @@ pub struct GroupVersionKind {
     pub kind: String,
 }
 
-/// Reads as far as the bytes make sense, and keeps what came before they stopped doing so. Skipped values take
-/// no stack, however deeply they nest.
-pub fn salvage(body: &[u8]) -> Salvage {
-    let mut found = Salvage::default();
+/// Reads up to the first byte that is not JSON, and keeps the fields that came before it. Skipped values take no stack,
+/// however deeply they nest.
+pub fn read_partially(body: &[u8]) -> PartialReview {
+    let mut found = PartialReview::default();
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = Envelope(&mut found)
         .deserialize(&mut json)
@@ -42,7 +42,7 @@ pub fn salvage(body: &[u8]) -> Salvage {
     found
 }
 
-struct Envelope<'s>(&'s mut Salvage);
+struct Envelope<'s>(&'s mut PartialReview);
 
 impl<'de> DeserializeSeed<'de> for Envelope<'_> {
     type Value = ();
@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for Envelope<'_> {
     }
 }
 
-struct Request<'s>(&'s mut Salvage);
+struct Request<'s>(&'s mut PartialReview);
 
 impl<'de> DeserializeSeed<'de> for Request<'_> {
     type Value = ();
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn uid(body: &str) -> Option<String> {
-        salvage(body.as_bytes()).uid
+        read_partially(body.as_bytes()).uid
     }
 
     #[test]
@@ -149,13 +149,13 @@ mod tests {
     #[test]
     fn only_a_complete_object_is_whole() {
         let body = r#"{"request": {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}}}"#;
-        let found = salvage(body.as_bytes());
+        let found = read_partially(body.as_bytes());
         assert!(found.whole);
         assert_eq!(
             (found.kind.group.as_str(), found.kind.kind.as_str()),
             ("apps", "Deployment")
         );
-        assert!(!salvage(&body.as_bytes()[..body.len() - 1]).whole);
-        assert!(!salvage(b"{} {}").whole);
+        assert!(!read_partially(&body.as_bytes()[..body.len() - 1]).whole);
+        assert!(!read_partially(b"{} {}").whole);
     }
 }

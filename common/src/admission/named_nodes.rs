@@ -1,4 +1,4 @@
-//! Pods that ask for nodes by name, as those of agents do that run once on each node.
+//! Whether a pod asks for nodes by name, as the pods of an agent do that runs once on each node.
 
 use k8s_openapi::api::core::v1::PodSpec;
 
@@ -8,14 +8,14 @@ use crate::names::HOSTNAME_LABEL;
 const NAME_FIELD: &str = "metadata.name";
 const IN: &str = "In";
 
-/// The terms of a required node affinity, told one by one. A pod may match any of them.
+/// The terms of a required node affinity, added one by one. A node may match any of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
     named: bool,
     open: bool,
 }
 
-/// One term, told requirement by requirement. All of them must be met.
+/// One term, added requirement by requirement. A node must meet all of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Term {
     asks: bool,
@@ -23,13 +23,13 @@ pub struct Term {
 }
 
 impl Terms {
-    /// One more term. One that asks for nothing matches no node.
+    /// Adds a term. One that asks for nothing matches no node.
     pub fn add(&mut self, term: Term) {
         self.named |= term.asks && term.names;
         self.open |= term.asks && !term.names;
     }
 
-    /// Whether they name the nodes that they allow: each of them does.
+    /// Whether the terms name the nodes that they allow: each of them does.
     #[must_use]
     pub fn name_nodes(&self) -> bool {
         self.named && !self.open
@@ -37,13 +37,13 @@ impl Terms {
 }
 
 impl Term {
-    /// One more of the term's `matchExpressions`.
+    /// Adds one of the term's `matchExpressions`.
     pub fn add_expression(&mut self, key: &str, operator: &str) {
         self.asks = true;
         self.names |= (key, operator) == (HOSTNAME_LABEL, IN);
     }
 
-    /// One more of the term's `matchFields`.
+    /// Adds one of the term's `matchFields`.
     pub fn add_field(&mut self, key: &str, operator: &str) {
         self.asks = true;
         self.names |= (key, operator) == (NAME_FIELD, IN);
@@ -91,8 +91,8 @@ mod tests {
 
     type Asked = &'static [(&'static str, &'static str)];
 
-    fn tied(terms: &[(Asked, Asked)]) -> bool {
-        let mut told = Terms::default();
+    fn name_nodes(terms: &[(Asked, Asked)]) -> bool {
+        let mut added = Terms::default();
         for (expressions, fields) in terms {
             let (mut of_labels, mut of_fields) = (Term::default(), Term::default());
             expressions
@@ -101,9 +101,9 @@ mod tests {
             fields
                 .iter()
                 .for_each(|(key, operator)| of_fields.add_field(key, operator));
-            told.add(of_labels.and(of_fields));
+            added.add(of_labels.and(of_fields));
         }
-        told.name_nodes()
+        added.name_nodes()
     }
 
     #[test]
@@ -111,16 +111,16 @@ mod tests {
         const NAME: Asked = &[("metadata.name", "In")];
         const HOST: Asked = &[("disk", "Exists"), ("kubernetes.io/hostname", "In")];
         const ZONE: Asked = &[("topology.kubernetes.io/zone", "In")];
-        assert!(tied(&[(&[], NAME)]));
-        assert!(tied(&[(HOST, &[])]));
-        assert!(tied(&[(ZONE, NAME), (HOST, &[]), (&[], &[])]));
-        assert!(!tied(&[]));
-        assert!(!tied(&[(&[], &[])]));
-        assert!(!tied(&[(HOST, &[]), (ZONE, &[])]));
+        assert!(name_nodes(&[(&[], NAME)]));
+        assert!(name_nodes(&[(HOST, &[])]));
+        assert!(name_nodes(&[(ZONE, NAME), (HOST, &[]), (&[], &[])]));
+        assert!(!name_nodes(&[]));
+        assert!(!name_nodes(&[(&[], &[])]));
+        assert!(!name_nodes(&[(HOST, &[]), (ZONE, &[])]));
     }
 
     #[test]
-    fn other_nodes_than_the_named_are_no_tie() {
+    fn other_operators_and_places_name_no_nodes() {
         const OTHERS: [Asked; 3] = [
             &[("kubernetes.io/hostname", "NotIn")],
             &[("kubernetes.io/hostname", "Exists")],
@@ -128,8 +128,8 @@ mod tests {
             &[("metadata.name", "In")],
         ];
         for asked in OTHERS {
-            assert!(!tied(&[(asked, &[])]), "{asked:?}");
+            assert!(!name_nodes(&[(asked, &[])]), "{asked:?}");
         }
-        assert!(!tied(&[(&[], &[("metadata.name", "NotIn")])]));
+        assert!(!name_nodes(&[(&[], &[("metadata.name", "NotIn")])]));
     }
 }
