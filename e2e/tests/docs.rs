@@ -99,6 +99,30 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
+/// The page names files from the root, or from the reconciler's source.
+#[test]
+fn files_that_the_architecture_names_exist() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/architecture.md")).unwrap();
+    let mut named = BTreeSet::new();
+    for event in Parser::new_ext(&page, Options::ENABLE_TABLES) {
+        if let Event::Code(code) = event {
+            let is_file = code.ends_with(".rs") || code.ends_with(".yaml") || code.ends_with('/');
+            if is_file && !code.contains(['…', '*']) {
+                named.insert(code.into_string());
+            }
+        }
+    }
+    assert!(named.len() > 15, "{named:?}");
+    named.retain(|file| {
+        let places = [
+            Path::new(ROOT).join(file),
+            Path::new(ROOT).join("reconciler/src").join(file),
+        ];
+        !places.iter().any(|place| place.exists())
+    });
+    assert!(named.is_empty(), "no such files: {named:?}");
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     let pages: BTreeMap<_, _> = files(&["md"])

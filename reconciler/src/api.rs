@@ -32,7 +32,7 @@ pub enum CallError {
     /// No answer in time.
     #[error("the API server did not answer within {} s", DEADLINE.as_secs())]
     Deadline,
-    /// A precondition does not hold that we look at ourselves, for the API server knows none of its kind.
+    /// A precondition that we check ourselves, because the API server has none of this kind, does not hold.
     #[error("{0}")]
     Precondition(String),
     /// The answer is not what it must be.
@@ -54,7 +54,7 @@ impl CallError {
         self.code() == Some(404) && self.names_an_object()
     }
 
-    /// 404 of the kind: it is not served, which says nothing about objects. The API server names what it did not
+    /// 404 of the kind: it is not served, which proves nothing about objects. The API server names what it did not
     /// find in `details`, and answers unknown paths with a plain text.
     #[must_use]
     pub fn is_unserved(&self) -> bool {
@@ -107,7 +107,7 @@ impl CallError {
         self.code() == Some(410)
     }
 
-    /// The request will be refused again until somebody changes something: rights, quota, policy, schema.
+    /// The request will be refused again until a person changes something: rights, quota, policy, schema.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self.code(), Some(400 | 403 | 422))
@@ -126,7 +126,7 @@ fn said(error: &kube::Error) -> String {
 /// Awaits a call, but not for ever.
 ///
 /// # Errors
-/// What the call says, or [`CallError::Deadline`].
+/// The call's error, or [`CallError::Deadline`].
 pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
     tokio::time::timeout(DEADLINE, request)
         .await
@@ -134,7 +134,7 @@ pub async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
         .map_err(CallError::from)
 }
 
-/// The object of this name; `None` only where the API server says that this very object is not there. (kube's own
+/// The object of this name; `None` only where the API server answers that this very object is not there. (kube's own
 /// `get_opt` takes a kind that is not served for an object that is not there.)
 ///
 /// # Errors
@@ -165,7 +165,7 @@ pub enum ConnectError {
     /// The kubeconfig cannot be used.
     #[error("cannot use the kubeconfig: {0}")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// There is no kubeconfig and this is no pod.
+    /// There is no kubeconfig, and this process does not run in a pod.
     #[error("cannot find the cluster: {0}; give --kubeconfig")]
     NoCluster(#[from] kube::config::InferConfigError),
     /// No client can be made.

@@ -7,7 +7,7 @@ use maroonedpods_common::text;
 /// Bytes of a message: several sentences, each of them short.
 const LONGEST_MESSAGE: usize = 4 * text::LONGEST;
 
-/// What a condition is to say.
+/// The new content of a condition.
 #[derive(Clone, Copy, Debug)]
 pub struct ConditionUpdate<'a> {
     /// True or False; we know which.

@@ -9,7 +9,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::Resource;
 use kube::api::Api;
-use maroonedpods_common::api::{MaroonedNode, VmResources};
+use maroonedpods_common::api::{Architecture, MaroonedNode, VmResources};
 use maroonedpods_common::{names, sizing};
 
 use crate::api::{CallError, Cluster};
@@ -174,6 +174,7 @@ fn view(
             .map(|pod| network_policies::selecting(pod, &caches.policies))
             .unwrap_or_default(),
         cluster_dns: None,
+        architecture: Architecture::default(),
         namespace_records: namespace_records(&objects, caches, settings),
         pod: objects.pod.map(Arc::unwrap_or_clone),
         size,

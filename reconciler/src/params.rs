@@ -43,8 +43,8 @@ pub(crate) fn patch() -> PatchParams {
     }
 }
 
-/// For a server-side apply of what is ours whole. Who else has set a field of it, as helm at the first install, is
-/// overruled.
+/// For a server-side apply of an object that is entirely ours. It takes over fields that others set, as helm does at
+/// the first install.
 pub(crate) fn apply() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }

@@ -67,7 +67,7 @@ pub enum Error {
 /// Runs until `stop` resolves. Dropping the future stops everything at once, as a crash would.
 ///
 /// # Errors
-/// What keeps it from starting, or ended it: the process should exit and be started anew.
+/// What keeps it from starting, or ended it: the process should exit and be started again.
 pub async fn run(cluster: Cluster, args: Args, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
     Reconciler::new(cluster, args).await?.run(stop).await
 }
@@ -86,7 +86,7 @@ impl Reconciler {
     /// Reads the configuration file and binds the metrics address. Nothing is written yet.
     ///
     /// # Errors
-    /// See [`Error`]; each says which flag to mend.
+    /// See [`Error`]; each names the flag to correct.
     pub async fn new(cluster: Cluster, args: Args) -> Result<Self, Error> {
         let from_file = args.config.as_deref().map(config::from_file).transpose()?;
         let certs = args.certs.rules()?;
@@ -109,7 +109,7 @@ impl Reconciler {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     ///
     /// # Errors
-    /// The system's, in the unlikely case that it cannot say.
+    /// The system's, in the unlikely case that it does not know the address.
     pub fn metrics_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -258,8 +258,8 @@ async fn work(
     tasks.spawn(
         async move { preflight::follow(&asked, in_doubt, &cluster_check, recheck, enqueue_all).await },
     );
-    // No VM is started before the first check of the cluster. Waiting for it here, mostly moments, saves a report on each
-    // waiting pod.
+    // No VM is started before the first check of the cluster. Waiting for it here, mostly moments, saves a report on
+    // each waiting pod.
     let first = checked.wait_for(|cluster_check| *cluster_check != preflight::Decision::Unchecked);
     let _: Result<_, _> = tokio::time::timeout(FIRST_VERDICT, first).await;
     let (provider, provider_ready) = watch::channel(false);
@@ -310,7 +310,7 @@ async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     caches.policies.filled().await;
 }
 
-/// KubeVirt may be installed later than we are: pods say meanwhile what they wait for.
+/// KubeVirt may be installed later than we are: until then pods report what they wait for.
 async fn await_provider(
     caches: Caches,
     provider: watch::Sender<bool>,

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -41,6 +42,10 @@ pub struct MaroonedPodsConfigSpec {
     /// Where the kernel and initrd are in `nodeImage`, and the kernel's arguments.
     #[serde(default)]
     pub kernel_boot_config: KernelBootConfig,
+    /// Processor architecture of VMs and of `nodeImage`. Defaults to that of the Nodes which match `vm.nodeSelector`, if
+    /// they all have the same, else to `amd64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
     /// Floor of a VM's size.
     #[serde(default, rename = "baseVMResources")]
     pub base_vm_resources: BaseVmResources,
@@ -72,6 +77,37 @@ pub struct MaroonedPodsConfigSpec {
     /// Where and how VMs run.
     #[serde(default)]
     pub vm: VmOptions,
+}
+
+/// A processor architecture, by the name that Kubernetes and KubeVirt give it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// x86-64.
+    #[default]
+    Amd64,
+    /// 64-bit Arm.
+    Arm64,
+}
+
+impl Architecture {
+    /// Every architecture that VMs can have.
+    pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+
+    /// The value of the label `kubernetes.io/arch`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Where a kernel boot finds its parts inside the node image.

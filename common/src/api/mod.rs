@@ -4,7 +4,7 @@ mod config;
 mod record;
 
 pub use config::{
-    BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, Limits, MaroonedPodsConfig,
+    Architecture, BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, Limits, MaroonedPodsConfig,
     MaroonedPodsConfigSpec, MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts,
     ResourceOverhead, VmOptions,
 };

@@ -78,6 +78,9 @@ pub struct VmResources {
 pub struct VmSpec {
     /// Container image of the node's disk.
     pub node_image: String,
+    /// Processor architecture.
+    #[serde(default)]
+    pub architecture: super::Architecture,
     /// Kernel boot out of the node image; the disk's own loader when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_boot: Option<super::KernelBootConfig>,

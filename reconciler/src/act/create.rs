@@ -1,35 +1,36 @@
-//! Steps 1 and 2: the record, the credentials, the Node, the VMI. Each may be there already, and is ours then or
-//! an error.
+//! Steps 1 and 2: the record, the credentials, the Node, the VMI. An object that is there already must be ours; else it
+//! is an error.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::{DynamicObject, Request, Resource, ResourceExt};
-use maroonedpods_common::api::MaroonedNode;
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec};
 use maroonedpods_common::names;
 
 use crate::api::{CallError, Cluster, call, get};
-use crate::objects::{identity, seed, token, vmi};
+use crate::objects::{identity, record, seed, token, vmi};
 use crate::own_writes::OwnWrites;
 use crate::params;
 
 /// ConfigMap that kube-controller-manager publishes in every namespace, and the key of the CA in it.
 const ROOT_CA: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
 
-/// The count of a limit is a live one, and exact where nobody else makes records meanwhile.
+/// The limit is checked against a live count, which is exact unless another reconciler makes records meanwhile.
 pub(super) async fn record(
     cluster: &Cluster,
-    new: &MaroonedNode,
+    spec: &MaroonedNodeSpec,
     at_most: Option<u32>,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     is_gating(cluster).await?;
+    let new = record::new(spec.clone());
     let records = cluster.all::<MaroonedNode>();
     if let Some(most) = at_most {
         has_place(&records, &new.spec.pod_ref.namespace, most).await?;
     }
-    match call(records.create(&params::create(), new)).await {
+    match call(records.create(&params::create(), &new)).await {
         Err(error) if error.is_conflict() => {
             let found = get(&records, &new.name_any()).await?;
             // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no
@@ -48,8 +49,8 @@ pub(super) async fn record(
     }
 }
 
-/// Whoever uninstalls deletes the webhook's configuration, and waits for the records that are there: no further one may
-/// come, also for a pod that brings the gate along.
+/// An uninstallation deletes the webhook's configuration, and then waits until all records are gone: no new one may
+/// appear, even for a pod that was created with the gate.
 async fn is_gating(cluster: &Cluster) -> Result<(), CallError> {
     let webhooks = cluster.all::<MutatingWebhookConfiguration>();
     let found = call(webhooks.get_metadata_opt(names::WEBHOOK_CONFIGURATION)).await?;
@@ -75,8 +76,8 @@ async fn has_place(records: &Api<MaroonedNode>, namespace: &str, most: u32) -> R
     }
 }
 
-/// The token's Secret is created first and read back where it exists, so that seed and token agree whoever
-/// created which.
+/// The token's Secret is created first, and read back where it exists, so that seed and token agree even if two
+/// reconcilers created them.
 pub(super) async fn credentials(
     cluster: &Cluster,
     record: &MaroonedNode,
@@ -159,7 +160,7 @@ pub(super) async fn node(
         Err(error) if error.is_conflict() => {
             let found = get(&cluster.nodes(), &node.name_any()).await?;
             if owner_uid(&found) != owner_uid(node) {
-                let message = format!("Node {} belongs to somebody else: delete it", node.name_any());
+                let message = format!("Node {} has another owner: delete it", node.name_any());
                 return Err(CallError::Unexpected(message));
             }
             own_writes.note(&found);

@@ -1,11 +1,13 @@
 //! Steps 4 and 6: decisions on certificate signing requests.
 
+use json_patch::Patch;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::json;
 
 use super::{json_patch, now};
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
+use crate::objects::patch;
 use crate::own_writes::OwnWrites;
 use crate::params;
 
@@ -26,13 +28,13 @@ pub(super) async fn decide(
     };
     let condition = json!({"type": type_, "status": "True", "reason": reason, "message": message,
         "lastUpdateTime": now()});
-    let patch = [
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": resource_version}),
-        json!({"op": "add", "path": "/status/conditions", "value": [condition]}),
-    ];
+    let patch = Patch(vec![
+        patch::test(&["metadata", "resourceVersion"], resource_version),
+        patch::add(&["status", "conditions"], json!([condition])),
+    ]);
     let csrs = cluster.all::<Answer<CertificateSigningRequest>>();
     let patched =
-        call(csrs.patch_subresource("approval", name, &params::patch(), &json_patch(&patch)?)).await?;
+        call(csrs.patch_subresource("approval", name, &params::patch(), &json_patch(patch))).await?;
     own_writes.note(&patched);
     Ok(())
 }

@@ -8,40 +8,42 @@ mod pod;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
+use json_patch::Patch;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, Patch};
+use kube::api::{Api, DeleteParams};
 use kube::core::{Request, Resource, ResourceExt};
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::names;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 pub(crate) use create::post_vmi;
 
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
-use crate::objects::record;
+use crate::objects::{self, identity, patch, record};
 use crate::own_writes::OwnWrites;
 use crate::params;
 use crate::plan::Write;
+use crate::view::ObjectRef;
 
-/// Performs one write. What it wrote is noted in `seen`, so that an older cache is not believed.
+/// Performs one write. What it wrote is noted in `own_writes`, so that an older cache is not believed.
 ///
 /// # Errors
 /// The API server's refusal, a precondition that does not hold any more included.
 pub async fn perform(cluster: &Cluster, write: &Write, own_writes: &mut OwnWrites) -> Result<(), CallError> {
     match write {
-        Write::CreateRecord { record, at_most } => {
-            create::record(cluster, record, *at_most, own_writes).await
-        }
+        Write::CreateRecord { spec, at_most } => create::record(cluster, spec, *at_most, own_writes).await,
         Write::IssueCredentials {
             record,
             attempt,
             lifetime_seconds,
         } => create::credentials(cluster, record, *attempt, *lifetime_seconds).await,
-        Write::CreateNode(new) => create::node(cluster, new, own_writes).await,
+        Write::CreateNode {
+            record,
+            attempt,
+            place,
+        } => create::node(cluster, &objects::node::new(record, *attempt, place), own_writes).await,
         Write::TryVmi { record, attempt } => create::try_vmi(cluster, record, *attempt).await,
         Write::CreateVmi { record, attempt } => create::vmi(cluster, record, *attempt, own_writes).await,
         Write::RecordStatus {
@@ -56,51 +58,34 @@ pub async fn perform(cluster: &Cluster, write: &Write, own_writes: &mut OwnWrite
             deny,
         } => csr::decide(cluster, name, resource_version, deny.as_ref(), own_writes).await,
         Write::PlaceNode {
-            name,
-            uid,
+            node,
             address,
             labels,
-        } => node::place(cluster, (name, uid), address.as_deref(), labels, own_writes).await,
-        Write::RevokeCredentials {
-            record_uid,
-            token_secret,
-            join_secret,
-        } => revoke(cluster, record_uid, [token_secret, join_secret]).await,
-        Write::RemoveStartupTaint { name, uid, index } => {
-            node::open(cluster, (name, uid), *index, own_writes).await
+        } => node::place(cluster, node, address.as_deref(), labels, own_writes).await,
+        Write::RevokeCredentials { record, attempt } => revoke(cluster, record, *attempt).await,
+        Write::RemoveStartupTaint { node, index } => {
+            node::remove_startup_taint(cluster, node, *index, own_writes).await
         }
-        Write::LiftGate {
-            namespace,
-            name,
-            patch,
-            ..
-        } => pod::lift(cluster, (namespace, name), patch, own_writes).await,
-        Write::BindPod { namespace, name, uid } => pod::bind(cluster, namespace, name, uid).await,
-        Write::PodNotReady { namespace, name, uid } => {
-            pod::not_ready(cluster, (namespace, name, uid), own_writes).await
+        Write::LiftGate(lift) => pod::lift(cluster, lift, own_writes).await,
+        Write::BindPod(pod) => pod::bind(cluster, pod).await,
+        Write::PodNotReady(pod) => pod::not_ready(cluster, pod, own_writes).await,
+        Write::EvictPod(pod) => pod::evict(cluster, pod).await,
+        Write::FailPod { pod, message } => pod::fail(cluster, pod, message, own_writes).await,
+        Write::DeletePod(pod) => {
+            let at_once = params::delete(&pod.uid).grace_period(0);
+            delete_with(&cluster.pods(&pod.namespace), &pod.name, &at_once).await
         }
-        Write::EvictPod { namespace, name, uid } => pod::evict(cluster, namespace, name, uid).await,
-        Write::FailPod {
-            namespace,
-            name,
-            uid,
-            message,
-        } => pod::fail(cluster, (namespace, name, uid), message, own_writes).await,
-        Write::DeletePod { namespace, name, uid } => {
-            let at_once = params::delete(uid).grace_period(0);
-            delete_with(&cluster.pods(namespace), name, &at_once).await
+        Write::DeleteRecord(record) => {
+            delete(&cluster.all::<MaroonedNode>(), &record.name, &record.uid).await
         }
-        Write::DeleteRecord { name, uid } => delete(&cluster.all::<MaroonedNode>(), name, uid).await,
-        Write::DeleteVmi { name, uid } => delete(&cluster.vmis(), name, uid).await,
-        Write::DeleteNode { name, uid } => delete(&cluster.nodes(), name, uid).await,
-        Write::DeleteCsr { name, uid } => {
-            delete(&cluster.all::<CertificateSigningRequest>(), name, uid).await
+        Write::DeleteVmi(vmi) => delete(&cluster.vmis(), &vmi.name, &vmi.uid).await,
+        Write::DeleteNode(node) => delete(&cluster.nodes(), &node.name, &node.uid).await,
+        Write::DeleteCsr(csr) => {
+            delete(&cluster.all::<CertificateSigningRequest>(), &csr.name, &csr.uid).await
         }
-        Write::StripNodeFinalizers { name, uid } => {
-            node::strip_finalizers(cluster, name, uid, own_writes).await
-        }
-        Write::RemoveFinalizer { name, uid, index } => {
-            remove_finalizer(cluster, name, uid, *index, own_writes).await
+        Write::StripNodeFinalizers(node) => node::strip_finalizers(cluster, node, own_writes).await,
+        Write::RemoveFinalizer { record, index } => {
+            remove_finalizer(cluster, record, *index, own_writes).await
         }
     }
 }
@@ -112,18 +97,21 @@ async fn record_status(
     status: &MaroonedNodeStatus,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let patch = Patch::Merge(record::status_patch(resource_version, status));
+    let patch = record::status_patch(resource_version, status).map_err(kube::Error::SerdeError)?;
     let records = cluster.all::<Answer<MaroonedNode>>();
-    own_writes.note(&call(records.patch_status(name, &params::patch(), &patch)).await?);
+    own_writes.note(&call(records.patch_status(name, &params::patch(), &json_patch(patch))).await?);
     Ok(())
 }
 
-async fn revoke(cluster: &Cluster, record_uid: &str, [token, seed]: [&str; 2]) -> Result<(), CallError> {
+async fn revoke(cluster: &Cluster, record: &MaroonedNode, attempt: u32) -> Result<(), CallError> {
+    let record_uid = record.metadata.uid.as_deref().unwrap_or_default();
+    let token = names::token_secret_name(&identity::token_id(record_uid, attempt));
+    let seed = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
     let seeds = cluster.within::<Secret>(&cluster.vm_namespace);
     tokio::try_join!(
-        delete_of_record(&tokens, token, record_uid),
-        delete_of_record(&seeds, seed, record_uid),
+        delete_of_record(&tokens, &token, record_uid),
+        delete_of_record(&seeds, &seed, record_uid),
     )?;
     Ok(())
 }
@@ -149,39 +137,31 @@ async fn delete_of_record(secrets: &Api<Secret>, name: &str, record_uid: &str) -
 
 async fn remove_finalizer(
     cluster: &Cluster,
-    name: &str,
-    uid: &str,
+    record: &ObjectRef,
     index: usize,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let path = format!("/metadata/finalizers/{index}");
-    let patch = [
-        test_uid(uid),
-        json!({"op": "test", "path": path, "value": names::FINALIZER}),
-        json!({"op": "remove", "path": path}),
-    ];
-    gone_is_fine(
-        patch_object(
-            &cluster.all::<Answer<MaroonedNode>>(),
-            name,
-            &json_patch(&patch)?,
-            own_writes,
-        )
-        .await,
-    )
+    let index = index.to_string();
+    let finalizer = ["metadata", "finalizers", &index];
+    let patch = Patch(vec![
+        patch::test_uid(&record.uid),
+        patch::test(&finalizer, names::FINALIZER),
+        patch::remove(&finalizer),
+    ]);
+    let records = cluster.all::<Answer<MaroonedNode>>();
+    gone_is_fine(patch_object(&records, &record.name, patch, own_writes).await)
 }
 
-async fn patch_object<K, P>(
+async fn patch_object<K>(
     api: &Api<K>,
     name: &str,
-    patch: &Patch<P>,
+    patch: Patch,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-    P: Serialize + Debug,
 {
-    own_writes.note(&call(api.patch(name, &params::patch(), patch)).await?);
+    own_writes.note(&call(api.patch(name, &params::patch(), &json_patch(patch))).await?);
     Ok(())
 }
 
@@ -216,13 +196,8 @@ fn gone_is_fine(result: Result<(), CallError>) -> Result<(), CallError> {
     }
 }
 
-fn test_uid(uid: &str) -> Value {
-    json!({"op": "test", "path": "/metadata/uid", "value": uid})
-}
-
-fn json_patch(operations: &[Value]) -> Result<Patch<()>, CallError> {
-    let patch = serde_json::from_value(Value::Array(operations.to_vec())).map_err(kube::Error::SerdeError)?;
-    Ok(Patch::Json(patch))
+fn json_patch(patch: Patch) -> kube::api::Patch<()> {
+    kube::api::Patch::Json(patch)
 }
 
 /// The time of a write, in the API's whole seconds.

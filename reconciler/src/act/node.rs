@@ -2,38 +2,40 @@
 
 use std::collections::BTreeMap;
 
+use json_patch::Patch;
 use maroonedpods_common::names;
 use serde_json::json;
 
-use super::{gone_is_fine, json_patch, patch_object, test_uid};
+use super::{gone_is_fine, json_patch, patch_object};
 use crate::api::{CallError, Cluster, call};
-use crate::objects::{lift, node};
+use crate::objects::{node, patch};
 use crate::own_writes::OwnWrites;
 use crate::params;
+use crate::view::ObjectRef;
 
-/// One patch of the status: the API server takes labels with it, as kubelets send theirs. A Node that is gone says nothing
-/// wrong.
+/// One patch of the status: the API server takes labels with it, as kubelets send theirs. A Node that is gone needs no
+/// correction.
 pub(super) async fn place(
     cluster: &Cluster,
-    (name, uid): (&str, &str),
+    node: &ObjectRef,
     address: Option<&str>,
     labels: &BTreeMap<String, Option<String>>,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let mut patch = vec![test_uid(uid)];
+    let mut operations = vec![patch::test_uid(&node.uid)];
     if let Some(address) = address {
-        let addresses = node::addresses(name, address);
-        patch.push(json!({"op": "add", "path": "/status/addresses", "value": addresses}));
+        let addresses = json!(node::addresses(&node.name, address));
+        operations.push(patch::add(&["status", "addresses"], addresses));
     }
     for (label, value) in labels {
-        let path = format!("/metadata/labels/{}", lift::escape(label));
-        patch.push(match value {
-            Some(value) => json!({"op": "add", "path": path, "value": value}),
-            None => json!({"op": "remove", "path": path}),
+        let path = ["metadata", "labels", label];
+        operations.push(match value {
+            Some(value) => patch::add(&path, value.as_str()),
+            None => patch::remove(&path),
         });
     }
-    let nodes = cluster.nodes();
-    match call(nodes.patch_status(name, &params::patch(), &json_patch(&patch)?)).await {
+    let patch = json_patch(Patch(operations));
+    match call(cluster.nodes().patch_status(&node.name, &params::patch(), &patch)).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
             own_writes.note(&patched?);
@@ -42,30 +44,29 @@ pub(super) async fn place(
     }
 }
 
-pub(super) async fn open(
+pub(super) async fn remove_startup_taint(
     cluster: &Cluster,
-    (name, uid): (&str, &str),
+    node: &ObjectRef,
     index: usize,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let path = format!("/spec/taints/{index}");
-    let patch = [
-        test_uid(uid),
-        json!({"op": "test", "path": format!("{path}/key"), "value": names::STARTUP_TAINT}),
-        json!({"op": "remove", "path": path}),
-    ];
-    patch_object(&cluster.nodes(), name, &json_patch(&patch)?, own_writes).await
+    let index = index.to_string();
+    let patch = Patch(vec![
+        patch::test_uid(&node.uid),
+        patch::test(&["spec", "taints", &index, "key"], names::STARTUP_TAINT),
+        patch::remove(&["spec", "taints", &index]),
+    ]);
+    patch_object(&cluster.nodes(), &node.name, patch, own_writes).await
 }
 
 pub(super) async fn strip_finalizers(
     cluster: &Cluster,
-    name: &str,
-    uid: &str,
+    node: &ObjectRef,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let patch = [
-        test_uid(uid),
-        json!({"op": "remove", "path": "/metadata/finalizers"}),
-    ];
-    gone_is_fine(patch_object(&cluster.nodes(), name, &json_patch(&patch)?, own_writes).await)
+    let patch = Patch(vec![
+        patch::test_uid(&node.uid),
+        patch::remove(&["metadata", "finalizers"]),
+    ]);
+    gone_is_fine(patch_object(&cluster.nodes(), &node.name, patch, own_writes).await)
 }

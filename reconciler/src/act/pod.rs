@@ -7,14 +7,15 @@ use kube::api::Patch;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::now;
+use super::{json_patch, now};
 use crate::api::{CallError, Cluster, call};
 use crate::objects::disown::{self, Owners};
+use crate::objects::lift::{self, Lift};
 use crate::own_writes::OwnWrites;
 use crate::params;
 use crate::plan::PodReport;
 use crate::read;
-use crate::view::VM_GONE;
+use crate::view::{ObjectRef, VM_GONE};
 
 /// The scheduler and the kubelet write to a pod that was just lifted.
 const DISOWN_ATTEMPTS: u32 = 3;
@@ -33,18 +34,18 @@ pub(super) async fn report(
     if report.transition {
         condition["lastTransitionTime"] = json!(now());
     }
-    let body = json!({"metadata": {"uid": report.uid}, "status": {"conditions": [condition]}});
-    patch_status(cluster, &report.namespace, &report.name, body, own_writes).await
+    let body = json!({"metadata": {"uid": report.pod.uid}, "status": {"conditions": [condition]}});
+    patch_status(cluster, &report.pod, body, own_writes).await
 }
 
 pub(super) async fn lift(
     cluster: &Cluster,
-    (namespace, name): (&str, &str),
-    patch: &json_patch::Patch,
+    lift: &Lift,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
+    let (namespace, name) = (&lift.pod.namespace, &lift.pod.name);
     let pods = cluster.pods(namespace);
-    let patch = Patch::Json::<()>(patch.clone());
+    let patch = json_patch(lift::patch(lift));
     let (written, mut owners) = read::patch::<Owners, _>(&pods, name, &params::patch(), &patch).await?;
     own_writes.note(&written);
     // The pod is lifted, whatever becomes of this: without it, a server-side apply must force conflicts.
@@ -52,7 +53,7 @@ pub(super) async fn lift(
         let Some(patch) = owners.as_ref().and_then(disown::patch) else {
             break;
         };
-        let patch = Patch::Json::<()>(patch);
+        let patch = json_patch(patch);
         match call(pods.patch(name, &params::patch(), &patch)).await {
             Ok(disowned) => {
                 own_writes.note(&disowned);
@@ -75,46 +76,46 @@ pub(super) async fn lift(
 /// What endpoints go by.
 pub(super) async fn not_ready(
     cluster: &Cluster,
-    (namespace, name, uid): (&str, &str, &str),
+    pod: &ObjectRef,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let conditions = ["Ready", "ContainersReady"].map(
         |type_| json!({"type": type_, "status": "False", "reason": VM_GONE, "lastTransitionTime": now()}),
     );
-    let body = json!({"metadata": {"uid": uid}, "status": {"conditions": conditions}});
-    patch_status(cluster, namespace, name, body, own_writes).await
+    let body = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": conditions}});
+    patch_status(cluster, pod, body, own_writes).await
 }
 
 pub(super) async fn fail(
     cluster: &Cluster,
-    (namespace, name, uid): (&str, &str, &str),
+    pod: &ObjectRef,
     message: &str,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": VM_GONE,
         "message": message, "lastTransitionTime": now()});
-    let body = json!({"metadata": {"uid": uid}, "status": {
+    let body = json!({"metadata": {"uid": pod.uid}, "status": {
         "phase": "Failed", "reason": VM_GONE, "message": message, "conditions": [disrupted]}});
-    patch_status(cluster, namespace, name, body, own_writes).await
+    patch_status(cluster, pod, body, own_writes).await
 }
 
 /// The UID is a precondition. A pod that is bound already, and to where but here, is what this wants.
-pub(super) async fn bind(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -> Result<(), CallError> {
+pub(super) async fn bind(cluster: &Cluster, pod: &ObjectRef) -> Result<(), CallError> {
     let binding = Binding {
         metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            uid: Some(uid.to_owned()),
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+            uid: Some(pod.uid.clone()),
             ..ObjectMeta::default()
         },
         target: ObjectReference {
             kind: Some("Node".to_owned()),
-            name: Some(names::node_name(uid)),
+            name: Some(names::node_name(&pod.uid)),
             ..ObjectReference::default()
         },
     };
-    let pods = cluster.within::<Pod>(namespace);
-    match call(pods.create_subresource::<_, Value>("binding", name, &params::create(), &binding)).await {
+    let pods = cluster.within::<Pod>(&pod.namespace);
+    match call(pods.create_subresource::<_, Value>("binding", &pod.name, &params::create(), &binding)).await {
         Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
         bound => bound.map(drop),
     }
@@ -123,20 +124,15 @@ pub(super) async fn bind(cluster: &Cluster, namespace: &str, name: &str, uid: &s
 /// 429 is a disruption budget that holds: asked again at the next pass.
 ///
 /// Not by kube's own `evict`, which sends `delete_options`: no API server knows that field, and the condition is lost.
-pub(super) async fn evict(
-    cluster: &Cluster,
-    namespace: &str,
-    name: &str,
-    uid: &str,
-) -> Result<(), CallError> {
+pub(super) async fn evict(cluster: &Cluster, pod: &ObjectRef) -> Result<(), CallError> {
     let this_one = Preconditions {
-        uid: Some(uid.to_owned()),
+        uid: Some(pod.uid.clone()),
         ..Preconditions::default()
     };
     let eviction = Eviction {
         metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
             ..ObjectMeta::default()
         },
         delete_options: Some(DeleteOptions {
@@ -144,9 +140,9 @@ pub(super) async fn evict(
             ..DeleteOptions::default()
         }),
     };
-    let pods = cluster.within::<Pod>(namespace);
+    let pods = cluster.within::<Pod>(&pod.namespace);
     let params = params::create();
-    let asked = pods.create_subresource::<_, Status>("eviction", name, &params, &eviction);
+    let asked = pods.create_subresource::<_, Status>("eviction", &pod.name, &params, &eviction);
     match call(asked).await {
         Err(error) if error.is_gone() || error.is_too_many_requests() => Ok(()),
         evicted => evicted.map(drop),
@@ -157,13 +153,12 @@ pub(super) async fn evict(
 /// the stored one is answered 409.
 async fn patch_status(
     cluster: &Cluster,
-    namespace: &str,
-    name: &str,
+    pod: &ObjectRef,
     body: Value,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let pods = cluster.pods(namespace);
-    match call(pods.patch_status(name, &params::patch(), &Patch::Strategic(body))).await {
+    let pods = cluster.pods(&pod.namespace);
+    match call(pods.patch_status(&pod.name, &params::patch(), &Patch::Strategic(body))).await {
         Err(error) if error.is_gone() => Ok(()),
         patched => {
             own_writes.note(&patched?);

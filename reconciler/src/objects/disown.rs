@@ -1,18 +1,19 @@
-//! Leaves a lifted pod's placement to who applies it.
+//! Leaves the placement of a lifted pod to the user who applies it.
 //!
-//! To server-side apply, tolerations are one value, and so is the node selector. The lift changes both, so the API
-//! server writes us down as their owner, and the next `kubectl apply --server-side` of the same manifest would be
-//! refused as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
+//! For server-side apply, tolerations are one value, and so is the node selector. The lift changes both, so the API
+//! server records us as their owner, and the next `kubectl apply --server-side` of the same manifest would be refused
+//! as a conflict with us. The webhook keeps ours in them at every update, so we need not own them.
 
 use json_patch::Patch;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::objects::patch;
 use crate::read::{Keep, View};
 
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
 
-/// Who owns what of a lifted pod. Anybody may write that, so a pod may have owners that cannot be read; it keeps them.
+/// The owners of a lifted pod's fields. Any user can write this list, so it may be unreadable; the pod keeps it then.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owners {
@@ -58,7 +59,7 @@ impl View for Owners {
     }
 }
 
-/// The patch after which no updater owns tolerations and node selector, right after a lift; nothing where nobody applies
+/// The patch after which no updater owns tolerations and node selector, right after a lift; nothing if no user applies
 /// the pod server-side. (Before the lift the appliers owned them: an update takes fields from all others.)
 #[must_use]
 pub fn patch(lifted: &Owners) -> Option<Patch> {
@@ -66,7 +67,7 @@ pub fn patch(lifted: &Owners) -> Option<Patch> {
     if !entries.iter().any(|entry| is(entry, "Apply")) {
         return None;
     }
-    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": lifted.uid})];
+    let mut operations = vec![patch::test_uid(&lifted.uid)];
     // The last one first: a removal moves those behind it.
     for (index, entry) in entries.iter().enumerate().rev() {
         let Some(fields) = entry.fields_v1.as_ref().filter(|_| is(entry, "Update")) else {
@@ -75,20 +76,17 @@ pub fn patch(lifted: &Owners) -> Option<Patch> {
         let Some(rest) = without_placement(fields) else {
             continue;
         };
-        let entry = format!("/metadata/managedFields/{index}");
-        let path = format!("{entry}/fieldsV1");
-        operations.push(json!({"op": "test", "path": path, "value": fields}));
+        let index = index.to_string();
+        let entry = ["metadata", "managedFields", &index];
+        let path = ["metadata", "managedFields", &index, "fieldsV1"];
+        operations.push(patch::test(&path, fields.clone()));
         operations.push(if is_empty(&rest) {
-            json!({"op": "remove", "path": entry})
+            patch::remove(&entry)
         } else {
-            json!({"op": "replace", "path": path, "value": rest})
+            patch::replace(&path, rest)
         });
     }
-    if operations.len() == 1 {
-        return None;
-    }
-    // The operations above are literals of the right shape; a test holds them to it.
-    serde_json::from_value(Value::Array(operations)).ok()
+    (operations.len() > 1).then_some(Patch(operations))
 }
 
 fn is(entry: &Entry, operation: &str) -> bool {
@@ -120,6 +118,7 @@ fn is_empty(fields: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::read::view_of;
+    use serde_json::json;
 
     fn disowned(entries: &Value) -> Option<Value> {
         let pod = json!({"metadata": {"name": "p", "uid": "u", "managedFields": entries}});

@@ -29,7 +29,7 @@ pub fn recent_token_ids(record_uid: &str, attempt: u32) -> impl Iterator<Item = 
 
 /// Maps random or hashed bytes to a token's alphabet.
 ///
-/// 256 is no multiple of 36, so the first four letters come up 14 % more often: 16 letters still carry more
+/// 256 is not a multiple of 36, so the first four letters come up 14 % more often: 16 letters still carry more
 /// than 82 of 83 possible bits.
 #[must_use]
 pub fn token_text(bytes: &[u8]) -> String {

@@ -6,7 +6,8 @@ use maroonedpods_common::admission::{self, Addition};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use crate::view::PodView;
+use crate::objects::patch;
+use crate::view::ObjectRef;
 
 /// What the lift patch needs to know of a pod's present shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,81 +33,98 @@ impl Placement {
     }
 }
 
+/// Step 8 of one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lift {
+    /// The pod.
+    pub pod: ObjectRef,
+    /// The version of it that this was decided from.
+    pub resource_version: String,
+    /// Position of our gate.
+    pub gate_index: usize,
+    /// The pod's present shape.
+    pub placement: Placement,
+    /// The key that the identity taint is made of.
+    pub taint_key: String,
+    /// The Node's address.
+    pub address: String,
+}
+
 /// Tests UID, version and gate, removes the gate, pins the pod to its own Node and lets it tolerate that Node's taints.
 /// Notes the Node's address on the pod: its kubelet may report no other, which a guard sees to.
 ///
 /// The API server applies it whole or not at all, and accepts selectors and tolerations only as additions
-/// (KEP-3838), which these are. The version keeps a patch that was held up on its way from an attempt after its own:
-/// the pod is told of each failure and each new start.
+/// (KEP-3838), which these are. The version keeps out a patch that was held up on its way from an earlier attempt: each
+/// failure and each new start is reported on the pod, which changes its version.
 #[must_use]
-pub fn patch(pod: &PodView, gate_index: usize, taint_key: &str, address: &str) -> Patch {
-    let (pod_uid, placement) = (pod.uid.as_str(), &pod.placement);
-    let gate = format!("/spec/schedulingGates/{gate_index}");
+pub fn patch(lift: &Lift) -> Patch {
+    let (pod_uid, placement) = (lift.pod.uid.as_str(), &lift.placement);
+    let gate_index = lift.gate_index.to_string();
+    let gate = ["spec", "schedulingGates", &gate_index];
     let mut operations = vec![
-        json!({"op": "test", "path": "/metadata/uid", "value": pod_uid}),
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}),
-        json!({"op": "test", "path": format!("{gate}/name"), "value": names::GATE}),
-        json!({"op": "remove", "path": gate}),
+        patch::test_uid(pod_uid),
+        patch::test(&["metadata", "resourceVersion"], lift.resource_version.as_str()),
+        patch::test(&["spec", "schedulingGates", &gate_index, "name"], names::GATE),
+        patch::remove(&gate),
     ];
     if !placement.has_annotations {
-        operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+        operations.push(patch::add(&["metadata", "annotations"], json!({})));
     }
-    let path = format!("/metadata/annotations/{}", escape(names::ADDRESS_ANNOTATION));
-    operations.push(json!({"op": "add", "path": path, "value": address}));
+    operations.push(patch::add(
+        &["metadata", "annotations", names::ADDRESS_ANNOTATION],
+        lift.address.as_str(),
+    ));
     if !placement.has_node_selector {
-        operations.push(json!({"op": "add", "path": "/spec/nodeSelector", "value": {}}));
+        operations.push(patch::add(&["spec", "nodeSelector"], json!({})));
     }
-    let mut select = |key: &str, value: &str| {
-        let path = format!("/spec/nodeSelector/{}", escape(key));
-        operations.push(json!({"op": "add", "path": path, "value": value}));
-    };
-    select(names::IDENTITY_LABEL, pod_uid);
+    let select = |key: &str, value: &str| patch::add(&["spec", "nodeSelector", key], value);
+    operations.push(select(names::IDENTITY_LABEL, pod_uid));
     if placement.missing.contains(&Addition::ClassSelector) {
-        select(names::CLASS_LABEL, names::CLASS_LABEL_VALUE);
+        operations.push(select(names::CLASS_LABEL, names::CLASS_LABEL_VALUE));
     }
     if !placement.has_tolerations {
-        operations.push(json!({"op": "add", "path": "/spec/tolerations", "value": []}));
+        operations.push(patch::add(&["spec", "tolerations"], json!([])));
     }
-    let identity = names::identity_taint(taint_key);
+    let identity = names::identity_taint(&lift.taint_key);
     let own = names::TAINT_EFFECTS.map(|effect| toleration(&identity, pod_uid, effect));
     let class = placement.missing.iter().filter_map(|addition| match addition {
         Addition::Toleration(t) if t.key == names::CLASS_TAINT => Some(toleration(t.key, t.value, t.effect)),
         _ => None,
     });
-    for value in class.chain(own) {
-        operations.push(json!({"op": "add", "path": "/spec/tolerations/-", "value": value}));
-    }
-    // The operations above are literals of the right shape; a test holds them to it.
-    serde_json::from_value(Value::Array(operations)).unwrap_or_default()
+    let tolerations = class.chain(own);
+    operations.extend(tolerations.map(|value| patch::add(&["spec", "tolerations", patch::END], value)));
+    Patch(operations)
 }
 
 fn toleration(key: &str, value: &str, effect: &str) -> Value {
     json!({"key": key, "operator": "Equal", "value": value, "effect": effect})
 }
 
-/// Escapes a key for a JSON pointer (RFC 6901).
-#[must_use]
-pub fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::PodView;
 
     const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
-
-    fn view(pod: &Value) -> PodView {
-        PodView::of(&serde_json::from_value(pod.clone()).unwrap()).unwrap()
-    }
 
     fn metadata() -> Value {
         json!({"namespace": "ns", "name": "pod", "uid": UID, "resourceVersion": "7"})
     }
 
+    fn lift_of(pod: &Value, gate_index: usize) -> Patch {
+        let view = PodView::of(&serde_json::from_value(pod.clone()).unwrap()).unwrap();
+        super::patch(&Lift {
+            pod: view.reference(),
+            resource_version: view.resource_version,
+            gate_index,
+            placement: view.placement,
+            taint_key: "example.org".to_owned(),
+            address: "192.0.2.7".to_owned(),
+        })
+    }
+
     fn lift(pod: Value) -> Value {
-        let patch = patch(&view(&pod), 1, "example.org", "192.0.2.7");
-        assert!(!patch.0.is_empty());
+        let patch = lift_of(&pod, 1);
         let mut lifted = pod;
         json_patch::patch(&mut lifted, &patch).unwrap();
         lifted
@@ -151,7 +169,7 @@ mod tests {
         let pod = json!({"metadata": metadata(), "spec": {"containers": [],
             "schedulingGates": [{"name": names::GATE}, {"name": "kueue"}]}});
         let fits = |pod: &Value, index| {
-            let patch = patch(&view(pod), index, "k", "192.0.2.7");
+            let patch = lift_of(pod, index);
             move |stored: &Value| json_patch::patch(&mut stored.clone(), &patch).is_ok()
         };
         assert!(fits(&pod, 0)(&pod));

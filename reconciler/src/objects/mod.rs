@@ -4,6 +4,7 @@ pub mod disown;
 pub mod identity;
 pub mod lift;
 pub mod node;
+pub mod patch;
 pub mod record;
 pub mod seed;
 pub mod token;

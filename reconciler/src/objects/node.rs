@@ -14,7 +14,7 @@ use crate::objects::record::owner_reference;
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
-/// Where a VM is, as its Node says it.
+/// Where a VM is, for its Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The VM's address.
@@ -33,14 +33,14 @@ pub struct Place {
 /// - No `kubernetes.io/hostname`: the Node would be an empty domain of every ordinary pod's spread over hosts.
 /// - No `podCIDR`: kube-controller-manager does not start where one is outside the cluster's range, and would hand out
 ///   one inside of it a second time once this Node is gone.
-/// - A Node that is not ready, as each is while it boots, is no sign that its zone is in trouble.
+/// - A Node that is not ready, as each is while it boots, must not look like trouble in its zone.
 #[must_use]
 pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let pod_uid = &record.spec.pod_ref.uid;
     let name = names::node_name(pod_uid);
     let labels = [
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
+        ("kubernetes.io/arch", record.spec.vm.architecture.as_str()),
         ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
         ("node.kubernetes.io/exclude-disruption", "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
@@ -138,6 +138,7 @@ fn resources(record: &MaroonedNode) -> (BTreeMap<String, Quantity>, BTreeMap<Str
 mod tests {
     use super::*;
     use crate::objects::record::tests::{POD_UID, record};
+    use maroonedpods_common::api::Architecture;
 
     fn node() -> Node {
         let place = Place {
@@ -189,5 +190,13 @@ mod tests {
         let taints = node.spec.unwrap().taints.unwrap();
         assert!(taints.iter().any(|t| t.key == names::STARTUP_TAINT));
         assert!(lasting_taints(&record()).iter().all(|t| taints.contains(t)));
+    }
+
+    #[test]
+    fn it_has_the_architecture_of_its_vm() {
+        let mut record = record();
+        record.spec.vm.architecture = Architecture::Arm64;
+        let labels = new(&record, 1, &Place::default()).metadata.labels.unwrap();
+        assert_eq!(labels["kubernetes.io/arch"], "arm64");
     }
 }

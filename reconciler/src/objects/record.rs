@@ -1,21 +1,22 @@
 //! Our record, `MaroonedNode`: how it is made and how its status moves.
 
 use jiff::Timestamp;
+use json_patch::Patch;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
-    Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions, VmResources,
-    VmSpec,
+    Architecture, Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions,
+    VmResources, VmSpec,
 };
 use maroonedpods_common::{api, names};
 
 use crate::conditions::{self, ConditionUpdate};
-use crate::objects::identity;
+use crate::objects::{identity, patch};
 use crate::read::{Keep, Mark, View};
 use crate::settings::Settings;
 
-/// A record as it is. It is marked by its pod's namespace, and by the users that its tokens stand for: those of each attempt so far, and of the
-/// next, whose guest may be quicker than the watch that tells us of the attempt.
+/// The whole record. Its marks are its pod's namespace and the users of its tokens: those of each attempt so far, and
+/// of the next, whose guest may be quicker than the watch that reports the attempt.
 impl View for MaroonedNode {
     const KIND: &'static str = "maroonednodes";
     const KEEP: Keep = Keep::But(&[(
@@ -47,17 +48,46 @@ pub fn token_users(record_uid: &str, attempt: u32) -> impl Iterator<Item = Strin
     identity::recent_token_ids(record_uid, attempt).map(|id| format!("{}{id}", names::BOOTSTRAP_USER_PREFIX))
 }
 
-/// The record of a pod, with our finalizer on it from the start. `cluster_dns` is for a configuration that names none.
+/// What the cluster has that a configuration may leave open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterDefaults<'a> {
+    /// Address of its DNS Service.
+    pub dns: Option<&'a str>,
+    /// Architecture of its Nodes.
+    pub architecture: Architecture,
+}
+
+/// The specification of a pod's record. `cluster` fills in what the configuration leaves open.
 #[must_use]
-pub fn new(
+pub fn spec(
     pod: PodRef,
     host_network: bool,
     priority_class: &str,
     resources: VmResources,
     settings: &Settings,
-    cluster_dns: Option<&str>,
-) -> MaroonedNode {
+    cluster: ClusterDefaults<'_>,
+) -> MaroonedNodeSpec {
     let spec = &settings.spec;
+    MaroonedNodeSpec {
+        pod_ref: pod,
+        host_network,
+        resources,
+        config_hash: settings.hash.clone(),
+        vm: VmSpec {
+            node_image: spec.node_image.clone(),
+            architecture: spec.architecture.unwrap_or(cluster.architecture),
+            kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
+            taint_key: spec.taint_key.clone(),
+            join: join(&spec.join, cluster.dns),
+            options: options(&spec.vm, priority_class),
+        },
+    }
+}
+
+/// The record with this specification, and with our finalizer from the start.
+#[must_use]
+pub fn new(spec: MaroonedNodeSpec) -> MaroonedNode {
+    let pod = &spec.pod_ref;
     MaroonedNode {
         metadata: ObjectMeta {
             name: Some(names::node_name(&pod.uid)),
@@ -71,19 +101,7 @@ pub fn new(
             finalizers: Some(vec![names::FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
-        spec: MaroonedNodeSpec {
-            pod_ref: pod,
-            host_network,
-            resources,
-            config_hash: settings.hash.clone(),
-            vm: VmSpec {
-                node_image: spec.node_image.clone(),
-                kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
-                taint_key: spec.taint_key.clone(),
-                join: join(&spec.join, cluster_dns),
-                options: options(&spec.vm, priority_class),
-            },
-        },
+        spec,
         status: None,
     }
 }
@@ -166,33 +184,16 @@ pub fn attempt(record: &MaroonedNode) -> u32 {
     record.status.as_ref().map_or(1, |s| s.attempts.max(1))
 }
 
-/// Empty values of a status are left out when it is written (`skip_serializing_if`); a merge patch must say
-/// `null` for what is to go.
-#[must_use]
-pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serde_json::Value {
-    let mut body = serde_json::to_value(status).unwrap_or_default();
-    if let Some(fields) = body.as_object_mut() {
-        for field in [
-            "message",
-            "notBefore",
-            "vmiName",
-            "vmiUID",
-            "nodeUID",
-            "address",
-            "bootID",
-        ] {
-            fields.entry(field).or_insert(serde_json::Value::Null);
-        }
-        if let Some(stages) = fields
-            .get_mut("stages")
-            .and_then(serde_json::Value::as_object_mut)
-        {
-            for stage in ["launched", "registered", "ready", "lifted"] {
-                stages.entry(stage).or_insert(serde_json::Value::Null);
-            }
-        }
-    }
-    serde_json::json!({"metadata": {"resourceVersion": resource_version}, "status": body})
+/// The patch that replaces the status, of the record as it was at this version. The API server answers 409 for any
+/// other version: unlike the 422 of a failed `test`, that cannot be taken for a status which it refuses.
+///
+/// # Errors
+/// The status cannot be written as JSON.
+pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serde_json::Result<Patch> {
+    Ok(Patch(vec![
+        patch::replace(&["metadata", "resourceVersion"], resource_version),
+        patch::add(&["status"], serde_json::to_value(status)?),
+    ]))
 }
 
 #[cfg(test)]
@@ -216,8 +217,8 @@ pub(crate) mod tests {
             reserved_memory_mi: 366,
             reserved_cpu_milli: 500,
         };
-        let pod = PodView::of(&pod.unwrap()).unwrap().reference();
-        let mut record = new(pod, false, "", size, &settings, None);
+        let pod = PodView::of(&pod.unwrap()).unwrap().pod_ref();
+        let mut record = new(spec(pod, false, "", size, &settings, ClusterDefaults::default()));
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record
@@ -240,28 +241,30 @@ pub(crate) mod tests {
 
     #[test]
     fn a_listed_priority_class_is_the_vms_and_no_other() {
-        let mut spec = crate::settings::tests::spec();
-        spec.vm.priority_class_name = "vms".to_owned();
-        spec.vm.priority_classes = vec!["gold".to_owned()];
-        let settings = Settings::parse(spec).unwrap();
+        let mut configured = crate::settings::tests::spec();
+        configured.vm.priority_class_name = "vms".to_owned();
+        configured.vm.priority_classes = vec!["gold".to_owned()];
+        let settings = Settings::parse(configured).unwrap();
         for (own, rendered) in [("gold", "gold"), ("system-node-critical", "vms"), ("", "vms")] {
             let like = record().spec;
-            let record = new(like.pod_ref, false, own, like.resources, &settings, None);
+            let record = new(spec(
+                like.pod_ref,
+                false,
+                own,
+                like.resources,
+                &settings,
+                ClusterDefaults::default(),
+            ));
             let vmi = crate::objects::vmi::new(&record, 1, "marooned-vms");
             assert_eq!(vmi.data["spec"]["priorityClassName"], rendered, "{own}");
         }
     }
 
     #[test]
-    fn a_patch_says_null_for_what_is_to_go() {
-        let patch = status_patch("7", &MaroonedNodeStatus::default());
-        assert_eq!(patch["metadata"]["resourceVersion"], "7");
-        for field in ["notBefore", "vmiUID", "bootID", "message"] {
-            assert!(
-                patch["status"].as_object().unwrap().contains_key(field),
-                "{field}"
-            );
-        }
-        assert!(patch["status"]["stages"]["lifted"].is_null());
+    fn a_status_is_written_whole() {
+        let mut stored = json!({"metadata": {"resourceVersion": "7"}, "status": {"vmiUID": "gone", "stages": {"lifted": "x"}}});
+        let status = MaroonedNodeStatus::default();
+        json_patch::patch(&mut stored, &status_patch("7", &status).unwrap()).unwrap();
+        assert_eq!(stored["status"], serde_json::to_value(&status).unwrap());
     }
 }

@@ -63,7 +63,7 @@ pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
     }
 }
 
-/// Whether the seed says which address the guest has; else the guest must ask on its link.
+/// Whether the seed has the guest's address; else the guest must ask on its link.
 #[must_use]
 pub fn has_network_data(record: &MaroonedNode) -> bool {
     match record.spec.vm.options.network_binding {

@@ -3,7 +3,7 @@
 //! Shape and traps: KubeVirt's API document for `kubevirt.io/v1`, releases 1.7 to 1.9.
 
 use kube::core::{ApiResource, DynamicObject};
-use maroonedpods_common::api::{MaroonedNode, NetworkBinding};
+use maroonedpods_common::api::{Architecture, MaroonedNode, NetworkBinding};
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ fn spec(record: &MaroonedNode, attempt: u32) -> Value {
     let vm = &record.spec.vm;
     let uid = &record.spec.pod_ref.uid;
     let mut spec = json!({
-        "architecture": "amd64",
+        "architecture": vm.architecture,
         "hostname": names::node_name(uid),
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
         // Set, or the cluster's default (often LiveMigrate) is stamped in: a drain must come to us.
@@ -109,9 +109,20 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
         firmware["kernelBoot"] =
             json!({"kernelArgs": boot.kernel_args, "container": with_pull_secret(container, record)});
     }
+    let mut cpu = json!({"sockets": 1, "cores": size.cpu, "threads": 1, "maxSockets": 1});
+    let machine = match record.spec.vm.architecture {
+        Architecture::Amd64 => "q35",
+        // KubeVirt knows one machine for arm64, boots it by UEFI only, and takes no other CPU model than the host's.
+        // Secure boot would need System Management Mode, which is x86's.
+        Architecture::Arm64 => {
+            cpu["model"] = json!("host-passthrough");
+            firmware["bootloader"] = json!({"efi": {"secureBoot": false}});
+            "virt"
+        }
+    };
     json!({
-        "machine": {"type": "q35"},
-        "cpu": {"sockets": 1, "cores": size.cpu, "threads": 1, "maxSockets": 1},
+        "machine": {"type": machine},
+        "cpu": cpu,
         "memory": {"guest": memory, "maxGuest": memory},
         "resources": {"requests": {
             "cpu": size.cpu.to_string(),
@@ -147,4 +158,42 @@ fn with_pull_secret(mut source: Value, record: &MaroonedNode) -> Value {
         source["imagePullSecret"] = json!(secret);
     }
     source
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::record::tests::record;
+
+    /// What is rendered of a record whose VMs have this architecture.
+    fn rendered(architecture: Architecture) -> Value {
+        let mut record = record();
+        record.spec.vm.architecture = architecture;
+        new(&record, 1, "marooned-vms").data["spec"].clone()
+    }
+
+    #[test]
+    fn each_architecture_gets_what_kubevirt_demands_for_it() {
+        let amd64 = rendered(Architecture::Amd64);
+        assert_eq!(
+            (&amd64["architecture"], &amd64["domain"]["machine"]["type"]),
+            (&json!("amd64"), &json!("q35"))
+        );
+        assert_eq!(amd64["domain"]["cpu"].get("model"), None);
+        assert_eq!(amd64["domain"]["firmware"].get("bootloader"), None);
+
+        let arm64 = rendered(Architecture::Arm64);
+        assert_eq!(
+            (&arm64["architecture"], &arm64["domain"]["machine"]["type"]),
+            (&json!("arm64"), &json!("virt"))
+        );
+        assert_eq!(arm64["domain"]["cpu"]["model"], "host-passthrough");
+        assert_eq!(
+            arm64["domain"]["firmware"]["bootloader"]["efi"]["secureBoot"],
+            false
+        );
+        for spec in [amd64, arm64] {
+            assert!(spec["domain"]["firmware"]["uuid"].is_string(), "{spec}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::report::{reason, report};
 use super::{Decision, Note, Write, after, network_policies, release};
-use crate::objects::record;
+use crate::objects::record::{self, ClusterDefaults};
 use crate::view::{Observed, PodView};
 
 const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
@@ -66,21 +66,24 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
             ..Decision::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
         };
     }
-    let record = record::new(
-        pod.reference(),
+    let spec = record::spec(
+        pod.pod_ref(),
         pod.host_network,
         &pod.priority_class,
         size,
         settings,
-        observed.cluster_dns.as_deref(),
+        ClusterDefaults {
+            dns: observed.cluster_dns.as_deref(),
+            architecture: observed.architecture,
+        },
     );
-    let decision = if record::needs_dns(&record.spec.vm.join) {
+    let decision = if record::needs_dns(&spec.vm.join) {
         Decision::wait().note(Note::warning("NoClusterDNS", NO_DNS))
     } else {
         Decision::wait()
     };
     decision.write(Write::CreateRecord {
-        record: Box::new(record),
+        spec: Box::new(spec),
         at_most,
     })
 }

@@ -7,7 +7,7 @@ use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
 use maroonedpods_common::text;
 
 use super::Write;
-use crate::view::Observed;
+use crate::view::{ObjectRef, Observed};
 
 /// `span` after `at`, at most the end of time: guests and users write times into objects, and a sum that overflows
 /// panics.
@@ -31,6 +31,13 @@ impl Context<'_> {
 
     pub(super) fn record_uid(&self) -> &str {
         self.record.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn record_ref(&self) -> ObjectRef {
+        ObjectRef::without_namespace(
+            self.record.metadata.name.as_deref().unwrap_or_default(),
+            self.record_uid(),
+        )
     }
 
     pub(super) fn attempt(&self) -> u32 {

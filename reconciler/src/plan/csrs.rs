@@ -1,8 +1,8 @@
 //! Steps 4 and 6: decisions on the CSRs of one VM.
 //!
-//! A hostile guest can file them without end, also with a certificate or token of a former attempt. So a pass looks into
-//! few of each requester, and whoever files more than that loses them unread; a kubelet that was among them asks again.
-//! Requesters do not share these places: what one files keeps none of another's from being judged.
+//! A hostile guest can file them without end, also with a certificate or token of a former attempt. So a pass looks
+//! into few of each requester, and further ones are deleted unread; a kubelet whose request was among them asks again.
+//! Requesters do not share these places: one's requests never keep another's from being decided.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use maroonedpods_common::names;
 use super::{Context, Write};
 use crate::csr::{self, Expectation, Filed, Requester};
 use crate::objects::identity;
+use crate::view::ObjectRef;
 
 /// Denials written while a record's earlier ones still exist. Past this, requests stay pending, unsigned.
 const MAX_DENIALS: usize = 3;
@@ -90,10 +91,7 @@ pub(super) fn deletions(csrs: &[Arc<Filed>]) -> impl Iterator<Item = Write> {
 }
 
 fn deletion(csr: &Filed) -> Write {
-    Write::DeleteCsr {
-        name: csr.name().to_owned(),
-        uid: csr.uid().to_owned(),
-    }
+    Write::DeleteCsr(ObjectRef::without_namespace(csr.name(), csr.uid()))
 }
 
 fn expectation(c: &Context) -> Expectation {
@@ -109,7 +107,7 @@ fn expectation(c: &Context) -> Expectation {
     };
     let node_name = names::node_name(&c.record.spec.pod_ref.uid);
     let joined = matches!(c.status.phase, Phase::Registered | Phase::Lifted);
-    // Never what the VMI says: a pod that runs can have it say anything. And the record is no guest's to write.
+    // Never the VMI's address: a running pod can make the VMI report any. No guest can write the record.
     let noted = c
         .status
         .address
@@ -118,7 +116,7 @@ fn expectation(c: &Context) -> Expectation {
     let on_node = c.observed.node.as_ref().and_then(|node| node.address.as_ref());
     Expectation {
         accepts_client: c.status.phase == Phase::Launched,
-        // A former attempt's request may still be there; its approval says nothing of this one.
+        // A former attempt's request may still be there; its approval is not this attempt's.
         approved_client: by(&Requester::Token(&token_id)) > 0,
         accepts_renewal: joined && c.observed.pod.as_ref().is_some_and(|pod| !pod.terminal),
         approved_renewals: by(&Requester::Node(&node_name)),

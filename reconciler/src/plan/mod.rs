@@ -38,13 +38,13 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Decision {
     }
 }
 
-/// The report that the API server refused what the pod needs, or nothing where the pod says so already.
+/// The report that the API server refused what the pod needs, or nothing where the pod has that condition already.
 #[must_use]
 pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
     report::report(pod, false, report::reason::REFUSED, message)
 }
 
-/// The report that a gated pod waits for KubeVirt, or nothing where it does not wait or says so already.
+/// The report that a gated pod waits for KubeVirt, or nothing where it does not wait or has that condition already.
 #[must_use]
 pub fn provider_missing(pod: &PodView) -> Option<Write> {
     let waits = pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
@@ -77,7 +77,7 @@ fn step(observed: &Observed, now: Timestamp) -> Decision {
     }
 }
 
-/// Whoever files requests under a name that has no record is a guest of the past. They are taken away as they come, for
+/// Requests under a name without a record come from a guest whose VM is gone. They are deleted as they arrive, because
 /// it may file them without end.
 fn without_record(observed: &Observed, now: Timestamp) -> Decision {
     let decision = admit::decide(observed, now);

@@ -1,4 +1,5 @@
-//! What is done about NetworkPolicies, which nobody enforces on a marooned pod: a word, or a closed gate.
+//! What happens to a pod that a NetworkPolicy selects, which nothing enforces on a marooned pod: a report, or the pod
+//! waits.
 
 use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::text;
@@ -19,7 +20,8 @@ pub(super) fn wait(observed: &Observed, pod: &PodView) -> Option<Decision> {
     })
 }
 
-/// What a pod whose node is ready says; nothing where it says so already.
+/// The report that the pod's node is ready, with the policies that are not enforced; nothing where the pod has it
+/// already.
 pub(super) fn ready(observed: &Observed, pod: &PodView) -> Decision {
     if observed.policies.is_empty() {
         return Decision::wait().writes(report(
@@ -33,7 +35,7 @@ pub(super) fn ready(observed: &Observed, pod: &PodView) -> Decision {
     say(pod, true, message)
 }
 
-/// By the configuration as it is now: who changes it to let pods go on means those that wait.
+/// By the configuration as it is now: a change that lets pods go on is meant for those that wait.
 fn refuses(observed: &Observed) -> bool {
     let now = observed.settings.as_ref().map(|s| s.spec.vm.network_policies);
     let recorded = || Some(observed.record.as_ref()?.spec.vm.options.network_policies);
@@ -45,7 +47,7 @@ fn not_enforced(observed: &Observed) -> String {
     format!("NetworkPolicies are not enforced on marooned pods, and this one is selected by: {names}")
 }
 
-/// The event goes with the report, so there is one for each time that the pod begins to say so.
+/// The event goes with the report, so there is one for each time that the report is new.
 fn say(pod: &PodView, is_ready: bool, message: String) -> Decision {
     let reason = reason::NETWORK_POLICY_NOT_ENFORCED;
     match report(pod, is_ready, reason, message.clone()) {

@@ -1,9 +1,7 @@
-//! Step 5 and ever after: the Node says where its VM is, and nothing that its host does not say.
-
-use maroonedpods_common::names;
+//! Step 5, and later changes: the Node has its VM's address, and zone and region exactly as the VM's host has them.
 
 use super::{Context, Write};
-use crate::objects::node::{self, Place};
+use crate::objects::node::Place;
 use crate::view::topology;
 use crate::view::{NodeView, VmiView};
 
@@ -14,21 +12,21 @@ pub(super) fn create(c: &Context, vmi: &VmiView) -> Option<Write> {
         address: vmi.address.clone()?,
         topology: c.observed.topology.clone().unwrap_or_default(),
     };
-    Some(Write::CreateNode(Box::new(node::new(
-        &c.record,
-        c.attempt(),
-        &place,
-    ))))
+    Some(Write::CreateNode {
+        record: Box::new((*c.record).clone()),
+        attempt: c.attempt(),
+        place,
+    })
 }
 
-/// What is not so any more before the gate is lifted: address, zone, region.
+/// Corrects what changed before the gate is lifted: address, zone, region.
 pub(super) fn correct(c: &Context, vmi: &VmiView, node: &NodeView) -> Option<Write> {
     let address = vmi.address.clone().filter(|a| node.address.as_ref() != Some(a));
     write(c, node, address)
 }
 
-/// What is not so any more from then on. A pod keeps its address, so the address is left alone; a host may be relabelled,
-/// or go before its VM is known to be gone, and its zone must not live on in our Node.
+/// Corrects what changed after the lift. A pod keeps its address, so the address stays; a host may be relabelled, or be
+/// deleted before its VM is known to be gone, and our Node must not keep the zone.
 pub(super) fn follow(c: &Context) -> Option<Write> {
     write(c, c.observed.node.as_ref()?, None)
 }
@@ -38,8 +36,7 @@ fn write(c: &Context, node: &NodeView, address: Option<String>) -> Option<Write>
     let labels = topology.map(|host| topology::difference(&node.topology, host));
     let labels = labels.unwrap_or_default();
     (address.is_some() || !labels.is_empty()).then(|| Write::PlaceNode {
-        name: names::node_name(&c.record.spec.pod_ref.uid),
-        uid: node.uid.clone(),
+        node: node.reference(),
         address,
         labels,
     })

@@ -5,7 +5,6 @@ use maroonedpods_common::names;
 
 use super::report::{reason, report};
 use super::{Context, Decision, Note, Write, attempt, csrs, place};
-use crate::objects::identity;
 use crate::objects::record;
 use crate::view::{NodeView, PodView};
 
@@ -26,7 +25,7 @@ pub(super) enum Why {
     GraceOver,
     /// The gate was lifted for a VM that had failed.
     LiftedTooSoon,
-    /// Somebody else removed our gate: the pod is not ours to place any more.
+    /// A user removed our gate: we do not place the pod any more.
     GateRemoved,
     /// The pod asks for a node by name since its VM was begun, so it would never run on its own.
     NamesNodes,
@@ -118,17 +117,12 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
         }
     }
     if let Some(vmi) = &c.observed.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
-            name: vmi.name.clone(),
-            uid: vmi.uid.clone(),
-        });
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi(vmi.reference()));
         return decision.writes(delete).writes(place::follow(c));
     }
     if let Some(pod) = losing {
         decision = decision.write(Write::FailPod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
+            pod: pod.reference(),
             message: "the virtual machine that the pod ran on is gone".to_owned(),
         });
     }
@@ -138,11 +132,7 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
         .as_ref()
         .filter(|p| p.lifted() && p.deletion_deadline.is_some())
     {
-        decision = decision.write(Write::DeletePod {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        });
+        decision = decision.write(Write::DeletePod(pod.reference()));
     }
     decision = decision.writes(credentials(c));
     match &c.observed.node {
@@ -155,10 +145,7 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
 }
 
 pub(super) fn delete_record(c: &Context) -> Write {
-    Write::DeleteRecord {
-        name: c.record.metadata.name.clone().unwrap_or_default(),
-        uid: c.record_uid().to_owned(),
-    }
+    Write::DeleteRecord(c.record_ref())
 }
 
 fn remove_finalizer(c: &Context) -> Option<Write> {
@@ -167,22 +154,18 @@ fn remove_finalizer(c: &Context) -> Option<Write> {
         .iter()
         .position(|f| f == names::FINALIZER)
         .map(|index| Write::RemoveFinalizer {
-            name: c.record.metadata.name.clone().unwrap_or_default(),
-            uid: c.record_uid().to_owned(),
+            record: c.record_ref(),
             index,
         })
 }
 
-/// The Node goes, and then what CSRs it and its token filed: it waits for none of them.
+/// Deletes the Node, and then the CSRs that it and its token filed: the Node does not wait for them.
 pub(super) fn node_writes(c: &Context, node: &NodeView) -> Vec<Write> {
-    let name = names::node_name(&c.record.spec.pod_ref.uid);
-    let uid = node.uid.clone();
     match (node.deleting, node.finalizers) {
-        (false, _) => [Write::DeleteNode { name, uid }]
-            .into_iter()
+        (false, _) => std::iter::once(Write::DeleteNode(node.reference()))
             .chain(csrs::deletions(&c.observed.csrs))
             .collect(),
-        (true, true) => vec![Write::StripNodeFinalizers { name, uid }],
+        (true, true) => vec![Write::StripNodeFinalizers(node.reference())],
         (true, false) => Vec::new(),
     }
 }
@@ -195,23 +178,18 @@ pub(super) fn credentials(c: &Context) -> Option<Write> {
 /// Both Secrets of the attempt.
 pub(super) fn revoke(c: &Context) -> Write {
     Write::RevokeCredentials {
-        record_uid: c.record_uid().to_owned(),
-        token_secret: names::token_secret_name(&identity::token_id(c.record_uid(), c.attempt())),
-        join_secret: names::join_secret_name(&c.record.spec.pod_ref.uid, c.attempt()),
+        record: Box::new((*c.record).clone()),
+        attempt: c.attempt(),
     }
 }
 
-/// What a pod that waits says when no node of its own can be the one it asks for.
+/// The report of a pod that asks for a node by name, which its own node cannot be.
 pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
     report(pod, false, reason::NAMES_NODES, explain(Why::NamesNodes))
 }
 
 fn mark_not_ready(pod: &PodView) -> Option<Write> {
-    pod.ready.then(|| Write::PodNotReady {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-    })
+    pod.ready.then(|| Write::PodNotReady(pod.reference()))
 }
 
 fn explain(why: Why) -> &'static str {
@@ -220,7 +198,7 @@ fn explain(why: Why) -> &'static str {
         Why::PodGone | Why::Finished => "the pod is over, so its VM goes",
         Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM goes",
         Why::GateRemoved => {
-            "somebody else removed the gate maroonedpods.io/gate; the pod stays without a node"
+            "the gate maroonedpods.io/gate was removed, not by the reconciler; the pod stays without a node"
         }
         Why::NamesNodes => {
             "node selector or affinity ask for a node by its name, and the pod's own node is made for it: create the pod \

@@ -46,8 +46,8 @@ pub(crate) mod reason {
     ];
 }
 
-/// The write that reports `reason`, or nothing where the pod says so already. A changed message alone is not
-/// worth a write: what changes while waiting would make writes without end.
+/// The write that reports `reason`, or nothing where the pod has that condition already. A changed message alone does
+/// not justify a write: a message that changes while the pod waits would cause endless writes.
 pub(super) fn report(
     pod: &PodView,
     ready: bool,
@@ -61,8 +61,8 @@ pub(super) fn report(
     Some(write(pod, ready, reason, &message.into()))
 }
 
-/// The same for what is worth a write even where only the message is new: one that stands while it is waited.
-pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: &str) -> Option<Write> {
+/// The same, but a new message alone justifies the write. For messages that do not change while the pod waits.
+pub(super) fn report_again(pod: &PodView, reason: &'static str, message: &str) -> Option<Write> {
     let said = pod.condition.as_ref();
     let again = text::sentence(message);
     if said.is_some_and(|said| !said.ready && said.reason == reason && said.message == again) {
@@ -73,9 +73,7 @@ pub(super) fn report_anew(pod: &PodView, reason: &'static str, message: &str) ->
 
 fn write(pod: &PodView, ready: bool, reason: &'static str, message: &str) -> Write {
     Write::PodReport(PodReport {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
+        pod: pod.reference(),
         ready,
         reason,
         message: text::sentence(message).into_owned(),

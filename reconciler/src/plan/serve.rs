@@ -41,11 +41,7 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if c.observed.vmi.as_ref().is_some_and(|v| v.evacuating) {
         decision = decision
             .wake_at(after(c.now, EVICTION_RETRY))
-            .write(Write::EvictPod {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.clone(),
-            });
+            .write(Write::EvictPod(pod.reference()));
     }
     decision
 }
@@ -60,8 +56,9 @@ fn lifted_by_its_attempt(c: &Context) -> bool {
     }
 }
 
-/// A lift that was on its way while its attempt failed. The patch tests the pod's version, which every word about a
-/// failure or a new start changes, so this takes one that was lost. Its pod is pinned to a Node that must not have it.
+/// A lift that was on its way while its attempt failed. The patch tests the pod's version, which every report of a
+/// failure or a new start changes, so this needs a report that was lost. The pod is pinned to a Node that must not run
+/// it.
 fn lifted_too_soon() -> Failure {
     Failure {
         reason: "LiftedTooSoon",
@@ -81,11 +78,7 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
     let Some(demands) = packed.unpacked().filter(met) else {
         return Decision::wait();
     };
-    let write = Write::BindPod {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-    };
+    let write = Write::BindPod(pod.reference());
     if demands.claims.is_empty() {
         return Decision::wait().write(write);
     }
@@ -97,7 +90,7 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
     }
 }
 
-/// What pod and record say once the gate is lifted; nothing where they say it already.
+/// The reports on pod and record once the gate is lifted; nothing where they are there already.
 pub(super) fn lifted(c: &Context, pod: &PodView) -> Decision {
     let said = if pod.terminal || pod.deletion_deadline.is_some() {
         Decision::wait()

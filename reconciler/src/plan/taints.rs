@@ -29,7 +29,7 @@ pub(super) fn in_the_way(c: &Context, pod: &PodView, node: &NodeView) -> Vec<Str
 
 /// By the first toleration that matches, as the taint manager does.
 fn keeps_off(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    // What only a later Kubernetes can judge is its scheduler's to say.
+    // An operator of a later Kubernetes is for its scheduler to evaluate.
     let covers = |toleration: &&Toleration| tolerations::covers(toleration, taint) != Some(false);
     let tolerated = tolerations.iter().find(covers);
     match taint.effect.as_str() {

@@ -1,23 +1,27 @@
-//! Every write the reconciler can make, as a value. Its precondition is part of it.
+//! Every write the reconciler can make, as a value: what is written and under which precondition. [`crate::act`]
+//! renders it, by way of [`crate::objects`].
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus};
 use maroonedpods_common::text;
+
+use crate::objects::lift::Lift;
+use crate::objects::node::Place;
+use crate::view::ObjectRef;
 
 /// One write to the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Step 1. Exists already: ours if `podRef.uid` agrees.
     CreateRecord {
-        /// The record.
-        record: Box<MaroonedNode>,
+        /// The specification of the record.
+        spec: Box<MaroonedNodeSpec>,
         /// Refused where its pod's namespace has that many records.
         at_most: Option<u32>,
     },
-    /// Step 2a and 2b: the bootstrap token and the seed that carries it. The token's secret half is drawn by the
-    /// one that creates it; whoever finds it there reads it back.
+    /// Step 2a and 2b: the bootstrap token and the seed that carries it. The reconciler that creates the token draws
+    /// its secret half; one that finds the token there reads it back.
     IssueCredentials {
         /// The record, owner of both Secrets.
         record: Box<MaroonedNode>,
@@ -26,7 +30,7 @@ pub enum Write {
         /// Seconds until the token expires by itself.
         lifetime_seconds: i64,
     },
-    /// Before step 2, of a pod whose VMI was refused: asks again whether it would be, and makes nothing.
+    /// Before step 2, for a pod whose VMI was refused: a dry run that shows whether it would still be refused.
     TryVmi {
         /// The record, owner of the VMI.
         record: Box<MaroonedNode>,
@@ -41,7 +45,14 @@ pub enum Write {
         attempt: u32,
     },
     /// Before step 4, once the VM has an address. Exists already: ours if its owner agrees.
-    CreateNode(Box<Node>),
+    CreateNode {
+        /// The record, owner of the Node.
+        record: Box<MaroonedNode>,
+        /// Which attempt's VM it is.
+        attempt: u32,
+        /// Where the VM is.
+        place: Place,
+    },
     /// The record's status; refused by the API server if the record changed since.
     RecordStatus {
         /// Name of the record.
@@ -62,12 +73,10 @@ pub enum Write {
         /// Approve, or deny with this reason and message.
         deny: Option<(&'static str, String)>,
     },
-    /// Step 5: where the VM is, as its Node says it; refused if the name belongs to another UID by now.
+    /// Step 5: corrects address, zone and region of the Node; refused if the name belongs to another UID by now.
     PlaceNode {
-        /// Name of the Node.
-        name: String,
-        /// UID of the Node.
-        uid: String,
+        /// The Node.
+        node: ObjectRef,
         /// The VMI's address, where it is another.
         address: Option<String>,
         /// Zone and region of the VM's host: labels to set, and those to take off.
@@ -76,121 +85,49 @@ pub enum Write {
     /// Step 5: the join credential has done its work. Nothing to delete is success; each is deleted by the UID of a
     /// live read, and only if the record owns it.
     RevokeCredentials {
-        /// UID of the record that owns both.
-        record_uid: String,
-        /// Name of the token's Secret.
-        token_secret: String,
-        /// Name of the seed Secret.
-        join_secret: String,
+        /// The record that owns both.
+        record: Box<MaroonedNode>,
+        /// Which attempt they were for.
+        attempt: u32,
     },
     /// First half of step 8; refused if the taint is not at this position of this Node.
     RemoveStartupTaint {
-        /// Name of the Node.
-        name: String,
-        /// UID of the Node.
-        uid: String,
+        /// The Node.
+        node: ObjectRef,
         /// Position of the taint.
         index: usize,
     },
     /// Step 8, the point of no return: one JSON patch that tests UID and gate, removes the gate and pins the pod.
-    LiftGate {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
-        /// The patch, see [`crate::objects::lift`].
-        patch: json_patch::Patch,
-    },
+    LiftGate(Box<Lift>),
     /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.
-    BindPod {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
-    },
-    /// The VM is gone: endpoints must lose the pod's address before anybody else gets it.
-    PodNotReady {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
-    },
+    BindPod(ObjectRef),
+    /// The VM is gone: endpoints must lose the pod's address before another pod gets it.
+    PodNotReady(ObjectRef),
     /// A host drain: evict the pod, under its own disruption budget.
-    EvictPod {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
-    },
+    EvictPod(ObjectRef),
     /// Step 11: the VM is proven gone, so the pod has failed.
     FailPod {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
+        /// The pod.
+        pod: ObjectRef,
         /// What happened, for people.
         message: String,
     },
     /// Step 11: the VM is proven gone and the pod was to be deleted anyway. Grace 0, UID precondition.
-    DeletePod {
-        /// Namespace of the pod.
-        namespace: String,
-        /// Name of the pod.
-        name: String,
-        /// UID of the pod.
-        uid: String,
-    },
-    /// Starts the release: from here on the record says that it goes. UID precondition.
-    DeleteRecord {
-        /// Name of the record.
-        name: String,
-        /// UID of the record.
-        uid: String,
-    },
+    DeletePod(ObjectRef),
+    /// Starts the release: from here on the record is marked for deletion. UID precondition.
+    DeleteRecord(ObjectRef),
     /// Step 10. UID precondition.
-    DeleteVmi {
-        /// Name of the VMI.
-        name: String,
-        /// UID of the VMI.
-        uid: String,
-    },
+    DeleteVmi(ObjectRef),
     /// Step 12. UID precondition.
-    DeleteNode {
-        /// Name of the Node.
-        name: String,
-        /// UID of the Node.
-        uid: String,
-    },
-    /// A guest put finalizers on its Node; they hold nothing that we keep.
-    StripNodeFinalizers {
-        /// Name of the Node.
-        name: String,
-        /// UID of the Node.
-        uid: String,
-    },
+    DeleteNode(ObjectRef),
+    /// A guest put finalizers on its Node; they protect nothing of ours.
+    StripNodeFinalizers(ObjectRef),
     /// Step 12. UID precondition.
-    DeleteCsr {
-        /// Name of the CSR.
-        name: String,
-        /// UID of the CSR.
-        uid: String,
-    },
+    DeleteCsr(ObjectRef),
     /// Last of step 12: the record goes. Refused if the finalizer is not at this position.
     RemoveFinalizer {
-        /// Name of the record.
-        name: String,
-        /// UID of the record.
-        uid: String,
+        /// The record.
+        record: ObjectRef,
         /// Position of our finalizer.
         index: usize,
     },
@@ -207,24 +144,24 @@ impl Write {
             | Self::DecideCsr { .. }
             | Self::PlaceNode { address: None, .. }
             | Self::TryVmi { .. }
-            | Self::BindPod { .. }
+            | Self::BindPod(_)
             | Self::RevokeCredentials { .. }
-            | Self::PodNotReady { .. } => false,
+            | Self::PodNotReady(_) => false,
             Self::IssueCredentials { .. }
-            | Self::CreateNode(_)
+            | Self::CreateNode { .. }
             | Self::CreateVmi { .. }
             // The VMI is believed for as long as the pod is gated.
             | Self::PlaceNode { address: Some(_), .. }
             | Self::RemoveStartupTaint { .. }
-            | Self::LiftGate { .. }
-            | Self::EvictPod { .. }
+            | Self::LiftGate(_)
+            | Self::EvictPod(_)
             | Self::FailPod { .. }
-            | Self::DeletePod { .. }
-            | Self::DeleteRecord { .. }
-            | Self::DeleteVmi { .. }
-            | Self::DeleteNode { .. }
-            | Self::StripNodeFinalizers { .. }
-            | Self::DeleteCsr { .. }
+            | Self::DeletePod(_)
+            | Self::DeleteRecord(_)
+            | Self::DeleteVmi(_)
+            | Self::DeleteNode(_)
+            | Self::StripNodeFinalizers(_)
+            | Self::DeleteCsr(_)
             | Self::RemoveFinalizer { .. } => true,
         }
     }
@@ -232,7 +169,7 @@ impl Write {
     /// Whether this makes something for the pod: if it is refused, the pod cannot go on.
     #[must_use]
     pub fn spends(&self) -> bool {
-        self.starts() || matches!(self, Self::CreateNode(_))
+        self.starts() || matches!(self, Self::CreateNode { .. })
     }
 
     /// Whether this is part of starting a VM. The Node is not: its guest is under way and waits for it.
@@ -247,12 +184,12 @@ impl Write {
         )
     }
 
-    /// Whether this is written again as often as somebody undoes it.
+    /// Whether a user or a guest can provoke this write without end, by undoing it.
     #[must_use]
     pub fn can_be_provoked(&self) -> bool {
         matches!(
             self,
-            Self::PodReport(_) | Self::PodNotReady { .. } | Self::PlaceNode { .. }
+            Self::PodReport(_) | Self::PodNotReady(_) | Self::PlaceNode { .. }
         )
     }
 
@@ -261,11 +198,11 @@ impl Write {
     pub fn leads_to_lift(&self) -> bool {
         matches!(
             self,
-            Self::CreateNode(_)
+            Self::CreateNode { .. }
                 | Self::RevokeCredentials { .. }
                 | Self::RemoveStartupTaint { .. }
-                | Self::LiftGate { .. }
-                | Self::BindPod { .. }
+                | Self::LiftGate(_)
+                | Self::BindPod(_)
         )
     }
 
@@ -275,7 +212,7 @@ impl Write {
         match self {
             Self::CreateRecord { .. } => "create_record",
             Self::IssueCredentials { .. } => "issue_credentials",
-            Self::CreateNode(_) => "create_node",
+            Self::CreateNode { .. } => "create_node",
             Self::TryVmi { .. } => "try_vmi",
             Self::CreateVmi { .. } => "create_vmi",
             Self::RecordStatus { .. } => "record_status",
@@ -285,17 +222,17 @@ impl Write {
             Self::PlaceNode { .. } => "place_node",
             Self::RevokeCredentials { .. } => "revoke_credentials",
             Self::RemoveStartupTaint { .. } => "remove_startup_taint",
-            Self::LiftGate { .. } => "lift_gate",
-            Self::BindPod { .. } => "bind_pod",
-            Self::PodNotReady { .. } => "pod_not_ready",
-            Self::EvictPod { .. } => "evict_pod",
+            Self::LiftGate(_) => "lift_gate",
+            Self::BindPod(_) => "bind_pod",
+            Self::PodNotReady(_) => "pod_not_ready",
+            Self::EvictPod(_) => "evict_pod",
             Self::FailPod { .. } => "fail_pod",
-            Self::DeletePod { .. } => "delete_pod",
-            Self::DeleteRecord { .. } => "delete_record",
-            Self::DeleteVmi { .. } => "delete_vmi",
-            Self::DeleteNode { .. } => "delete_node",
-            Self::StripNodeFinalizers { .. } => "strip_node_finalizers",
-            Self::DeleteCsr { .. } => "delete_csr",
+            Self::DeletePod(_) => "delete_pod",
+            Self::DeleteRecord(_) => "delete_record",
+            Self::DeleteVmi(_) => "delete_vmi",
+            Self::DeleteNode(_) => "delete_node",
+            Self::StripNodeFinalizers(_) => "strip_node_finalizers",
+            Self::DeleteCsr(_) => "delete_csr",
             Self::RemoveFinalizer { .. } => "remove_finalizer",
         }
     }
@@ -304,19 +241,15 @@ impl Write {
 /// Our condition on a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodReport {
-    /// Namespace of the pod.
-    pub namespace: String,
-    /// Name of the pod.
-    pub name: String,
-    /// UID of the pod.
-    pub uid: String,
+    /// The pod.
+    pub pod: ObjectRef,
     /// Whether its own node is ready.
     pub ready: bool,
     /// Machine-readable reason.
     pub reason: &'static str,
     /// One sentence for people.
     pub message: String,
-    /// `ready` differs from what the pod said before (API conventions: `lastTransitionTime` moves only then).
+    /// `ready` differs from the pod's present condition (API conventions: `lastTransitionTime` moves only then).
     pub transition: bool,
 }
 

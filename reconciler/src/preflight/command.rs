@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::{Api, ListParams};
-use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::api::{Architecture, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use thiserror::Error;
 
@@ -44,8 +44,9 @@ pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report,
             }
         },
     };
-    lines.extend(checks(&observe(cluster, settings.as_ref()).await?));
-    lines.extend(daemon_sets(cluster).await?);
+    let observed = observe(cluster, settings.as_ref()).await?;
+    lines.extend(checks(&observed));
+    lines.extend(daemon_sets(cluster, observed.architecture).await?);
     Ok(Report { lines })
 }
 
@@ -99,7 +100,10 @@ fn invalid(error: &SettingsError) -> Finding {
     }
 }
 
-async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, CallError> {
+async fn daemon_sets(
+    cluster: &Cluster,
+    architecture: Architecture,
+) -> Result<Vec<Result<String, Finding>>, CallError> {
     let sets = Api::<DaemonSet>::all(cluster.client.clone());
     let warns = |message| Finding {
         reason: "DaemonSet",
@@ -109,7 +113,7 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
     let (followers, unreadable) = match read::list::<DaemonSet, _>(&sets, &ListParams::default()).await {
         Ok(listed) => {
             let sets: Vec<_> = listed.items.into_iter().map(|(_, set)| set).collect();
-            (followers(&sets), listed.unreadable)
+            (followers(&sets, architecture), listed.unreadable)
         }
         Err(error) if error.is_forbidden() => {
             return Ok(vec![Err(warns(format!("DaemonSets cannot be checked: {error}")))]);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration};
 use kube::core::ResourceExt;
+use maroonedpods_common::api::Architecture;
 use maroonedpods_common::names;
 use serde_json::json;
 
@@ -47,12 +48,12 @@ pub(super) struct Follower {
 }
 
 /// The `DaemonSets` that would put pods on marooned nodes.
-pub(super) fn followers(daemon_sets: &[DaemonSet]) -> Vec<Follower> {
+pub(super) fn followers(daemon_sets: &[DaemonSet], architecture: Architecture) -> Vec<Follower> {
     let follows = |set: &&DaemonSet| {
         set.spec
             .as_ref()
             .and_then(|s| s.template.spec.as_ref())
-            .is_some_and(follows)
+            .is_some_and(|pod| follows(pod, architecture))
     };
     daemon_sets.iter().filter(follows).map(follower).collect()
 }
@@ -88,10 +89,10 @@ fn excluding_marooned_nodes(term: &NodeSelectorTerm) -> NodeSelectorTerm {
 
 /// Decides as the `DaemonSet` controller does: the pod tolerates every taint whose effect keeps pods off, and its
 /// selector and required affinity match.
-fn follows(pod: &PodSpec) -> bool {
+fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
     let labels = BTreeMap::from([
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", "amd64"),
+        ("kubernetes.io/arch", architecture.as_str()),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
     ]);
     let selected = pod
@@ -175,7 +176,11 @@ mod tests {
                 [{"key": "type", "operator": "NotIn", "values": ["virtual"]}]}]))}),
         ];
         for pod in following {
-            assert_eq!(followers(&[set(pod.clone())]).len(), 1, "{pod}");
+            assert_eq!(
+                followers(&[set(pod.clone())], Architecture::Amd64).len(),
+                1,
+                "{pod}"
+            );
         }
         let others = [
             json!({}),
@@ -189,7 +194,7 @@ mod tests {
                 [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]))}),
         ];
         for pod in others {
-            assert_eq!(followers(&[set(pod.clone())]), [], "{pod}");
+            assert_eq!(followers(&[set(pod.clone())], Architecture::Amd64), [], "{pod}");
         }
     }
 
@@ -199,13 +204,17 @@ mod tests {
             "values": ["amd64"]}]}]);
         for affinity in [json!({}), terms(&asked)] {
             let pod = json!({"tolerations": [{"operator": "Exists"}], "affinity": affinity});
-            let found = followers(&[set(pod.clone())]).remove(0);
+            let found = followers(&[set(pod.clone())], Architecture::Amd64).remove(0);
             assert_eq!(found.name, "ns/agent");
             let patch = found.remedy.split('\'').nth(1).unwrap();
             let patch: Value = serde_json::from_str(patch).unwrap();
             let mut patched = pod;
             patched["affinity"] = patch["spec"]["template"]["spec"]["affinity"].clone();
-            assert_eq!(followers(&[set(patched.clone())]), [], "{patched}");
+            assert_eq!(
+                followers(&[set(patched.clone())], Architecture::Amd64),
+                [],
+                "{patched}"
+            );
             assert_eq!(
                 patched.to_string().contains("kubernetes.io/arch"),
                 affinity != json!({})

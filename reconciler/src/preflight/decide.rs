@@ -1,7 +1,9 @@
 //! The decision on the observed cluster.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use maroonedpods_common::api::Architecture;
 use maroonedpods_common::names;
 
 use super::version::Version;
@@ -25,6 +27,10 @@ pub struct Observed {
     pub node_restriction: Result<bool, String>,
     /// `status.observedKubeVirtVersion` of each KubeVirt resource.
     pub kubevirts: Result<Vec<Option<String>>, String>,
+    /// Architectures of the Nodes on which VMs may run.
+    pub hosts: Result<BTreeSet<String>, String>,
+    /// Architecture of VMs, see [`architecture`].
+    pub architecture: Architecture,
     /// How KubeVirt answered a dry run of one of our VMs.
     pub trial: Trial,
     /// Guests must use the cluster's own DNS Service, because the configuration names no other server.
@@ -66,6 +72,7 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
         policies(&observed.policies),
         node_restriction(&observed.node_restriction),
         trial(&observed.trial),
+        hosts(observed),
     ];
     if observed.needs_dns {
         checks.push(dns(observed));
@@ -85,6 +92,7 @@ pub fn decide(observed: &Observed) -> Decision {
     Decision::Checked {
         findings,
         cluster_dns: cluster_dns(observed),
+        architecture: observed.architecture,
     }
 }
 
@@ -229,6 +237,44 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
         return Err(unknown("the cluster has no KubeVirt resource"));
     }
     Ok(format!("KubeVirt {}", good.join(", ")))
+}
+
+/// The architecture of VMs: the configured one, else that of all hosts if they have one in common, else the default.
+#[must_use]
+pub fn architecture(
+    configured: Option<Architecture>,
+    hosts: &Result<BTreeSet<String>, String>,
+) -> Architecture {
+    let only = hosts.as_ref().ok().filter(|hosts| hosts.len() == 1);
+    let common = |hosts: &BTreeSet<String>| {
+        let all = Architecture::ALL.into_iter();
+        all.into_iter().find(|known| hosts.contains(known.as_str()))
+    };
+    configured.or_else(|| only.and_then(common)).unwrap_or_default()
+}
+
+fn hosts(observed: &Observed) -> Result<String, Finding> {
+    let architecture = observed.architecture;
+    match &observed.hosts {
+        Ok(hosts) if hosts.is_empty() || hosts.contains(architecture.as_str()) => {
+            Ok(format!("VMs have the architecture {architecture}"))
+        }
+        Ok(hosts) => {
+            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+            Err(warns(
+                "ArchitectureMismatch",
+                format!(
+                    "VMs have the architecture {architecture}, but Nodes that match vm.nodeSelector have {}: set \
+                     architecture in the MaroonedPodsConfig, or label hosts for VMs",
+                    hosts.join(", ")
+                ),
+            ))
+        }
+        Err(why) => Err(warns(
+            "ArchitectureUnknown",
+            format!("VMs have the architecture {architecture}; the Nodes cannot be listed: {why}"),
+        )),
+    }
 }
 
 /// The address at which guests can reach the cluster's DNS Service: they have IPv4 addresses only.

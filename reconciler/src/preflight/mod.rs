@@ -10,6 +10,8 @@ mod follow;
 mod observe;
 mod version;
 
+use maroonedpods_common::api::Architecture;
+
 use decide::decide;
 pub use follow::follow;
 use observe::observe;
@@ -37,6 +39,8 @@ pub enum Decision {
         findings: Vec<Finding>,
         /// Address of the cluster's DNS Service, if it has one that guests can reach.
         cluster_dns: Option<String>,
+        /// Architecture of VMs.
+        architecture: Architecture,
     },
 }
 
@@ -56,6 +60,15 @@ impl Decision {
         match self {
             Self::Unchecked => None,
             Self::Checked { cluster_dns, .. } => cluster_dns.clone(),
+        }
+    }
+
+    /// Architecture of VMs.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        match self {
+            Self::Unchecked => Architecture::default(),
+            Self::Checked { architecture, .. } => *architecture,
         }
     }
 
@@ -85,6 +98,7 @@ mod tests {
         let checked = |findings| Decision::Checked {
             findings,
             cluster_dns: None,
+            architecture: Architecture::default(),
         };
         assert!(Decision::Unchecked.hold().is_some());
         assert_eq!(checked(Vec::new()).hold(), None);

@@ -1,18 +1,21 @@
 //! Reads what [`super::decide`] needs.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Node, PodSpec, Service};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::Resource;
 use kube::core::request::Request;
-use maroonedpods_common::api::PodRef;
+use maroonedpods_common::api::{Architecture, PodRef};
 use maroonedpods_common::{names, sizing};
 
 use serde_json::Value;
 
-use super::decide::{Approver, Observed, Trial};
+use super::decide::{Approver, Observed, Trial, architecture};
 use crate::api::{CallError, Cluster, call, find};
-use crate::objects::{record, vmi};
+use crate::objects::record::{self, ClusterDefaults};
+use crate::objects::vmi;
 use crate::read::{self, Keep, View};
 use crate::settings::Settings;
 use crate::{act, params};
@@ -31,13 +34,17 @@ const NO_OBJECT: &str = "00000000-0000-0000-0000-000000000000";
 /// # Errors
 /// The API server could not be queried, or not now: nothing was learned.
 pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<Observed, CallError> {
+    let hosts = refusal_as_answer(hosts(cluster, settings).await)?;
+    let architecture = architecture(settings.and_then(|settings| settings.spec.architecture), &hosts);
     Ok(Observed {
         approvers: refusal_as_answer(approvers(cluster).await)?,
         kubernetes: refusal_as_answer(kubernetes(cluster).await)?,
         policies: refusal_as_answer(policies(cluster).await)?,
         node_restriction: refusal_as_answer(node_restriction(cluster).await)?,
         kubevirts: refusal_as_answer(kubevirts(cluster).await)?,
-        trial: trial(cluster, settings).await?,
+        trial: trial(cluster, settings, architecture).await?,
+        hosts,
+        architecture,
         needs_dns: settings.is_some_and(|settings| record::needs_dns(&settings.spec.join)),
         dns: refusal_as_answer(dns(cluster).await)?,
     })
@@ -163,6 +170,39 @@ async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
     Ok(service.map(addresses))
 }
 
+/// The architecture of a Node, from its label.
+#[derive(PartialEq)]
+struct Host(Option<String>);
+
+const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+
+impl View for Host {
+    const KIND: &'static str = "hosts";
+    const KEEP: Keep = Keep::Fields(&[(
+        "metadata",
+        Keep::Fields(&[("labels", Keep::Fields(&[(ARCHITECTURE_LABEL, Keep::All)]))]),
+    )]);
+    type Object = Node;
+
+    fn read(node: Node) -> Option<Self> {
+        let mut labels = node.metadata.labels.unwrap_or_default();
+        Some(Self(labels.remove(ARCHITECTURE_LABEL)))
+    }
+}
+
+/// Architectures of the Nodes on which the configuration lets VMs run.
+async fn hosts(cluster: &Cluster, settings: Option<&Settings>) -> Result<BTreeSet<String>, CallError> {
+    let configured = settings.map(|settings| &settings.spec.vm.node_selector);
+    let wanted = configured.into_iter().flatten();
+    let selector = wanted.map(|(label, value)| format!("{label}={value}"));
+    let selector: Vec<_> = std::iter::once(format!("!{}", names::CLASS_LABEL))
+        .chain(selector)
+        .collect();
+    let params = ListParams::default().labels(&selector.join(","));
+    let listed = read::list::<Host, _>(&cluster.all::<Node>(), &params).await?;
+    Ok(listed.items.into_iter().filter_map(|(_, host)| host.0).collect())
+}
+
 /// A KubeVirt resource and, once KubeVirt runs, its version.
 #[derive(PartialEq)]
 struct Installed {
@@ -185,7 +225,11 @@ impl View for Installed {
 }
 
 /// Tries the VM of a pod without requests.
-async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, CallError> {
+async fn trial(
+    cluster: &Cluster,
+    settings: Option<&Settings>,
+    architecture: Architecture,
+) -> Result<Trial, CallError> {
     let Some(settings) = settings else {
         return Ok(Trial::NoConfig);
     };
@@ -196,12 +240,16 @@ async fn trial(cluster: &Cluster, settings: Option<&Settings>) -> Result<Trial, 
         Ok(size) => size,
         Err(error) => return Ok(Trial::Impossible(error.to_string())),
     };
+    let defaults = ClusterDefaults {
+        architecture,
+        ..ClusterDefaults::default()
+    };
     let no_pod = PodRef {
         namespace: cluster.vm_namespace.clone(),
         name: "preflight".to_owned(),
         uid: NO_OBJECT.to_owned(),
     };
-    let mut specimen = record::new(no_pod, false, "", size, settings, None);
+    let mut specimen = record::new(record::spec(no_pod, false, "", size, settings, defaults));
     // The VM's owner reference needs a UID.
     specimen.metadata.uid = Some(NO_OBJECT.to_owned());
     match act::post_vmi(cluster, &specimen, 1, &params::dry_run()).await {

@@ -4,6 +4,7 @@
 mod keep;
 mod maker;
 mod node;
+mod object_ref;
 mod observed;
 mod packed;
 mod pod;
@@ -14,6 +15,7 @@ use maroonedpods_common::text;
 
 pub use maker::Maker;
 pub use node::NodeView;
+pub use object_ref::ObjectRef;
 pub use observed::{BackingOff, Observed};
 pub use packed::Packed;
 pub use pod::{PodView, VM_GONE};

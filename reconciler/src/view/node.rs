@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use maroonedpods_common::names;
 
-use super::{Packed, bounded, topology};
+use super::{ObjectRef, Packed, bounded, topology};
 
 /// The most bytes that a Node's labels may take, [`Packed`]. The Node's guest cannot write labels.
 const MOST_LABELS: usize = 8 << 10;
@@ -40,6 +40,12 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// A reference to this Node: name and UID.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef::without_namespace(&self.name, &self.uid)
+    }
+
     /// Reads a Node; `None` for one without name or UID.
     #[must_use]
     pub fn of(node: &Node) -> Option<Self> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use maroonedpods_common::api::{MaroonedNode, VmResources};
+use maroonedpods_common::api::{Architecture, MaroonedNode, VmResources};
 
 use super::{NodeView, PodView, VmiView};
 use crate::csr::Filed;
@@ -24,6 +24,8 @@ pub struct Observed {
     pub policies: Vec<String>,
     /// Address of the cluster's DNS Service, for guests of a configuration without a DNS address.
     pub cluster_dns: Option<String>,
+    /// Architecture of the cluster's Nodes, for a configuration without one.
+    pub architecture: Architecture,
     /// How many records there are in the pod's namespace, this pod's included. Counted only where it matters: for a
     /// pod without a record, in a namespace with a limit.
     pub namespace_records: u32,

@@ -8,7 +8,7 @@ use maroonedpods_common::api::PodRef;
 use maroonedpods_common::sizing::{self, Request};
 use maroonedpods_common::{admission, names, text};
 
-use super::{Maker, Packed, bounded};
+use super::{Maker, ObjectRef, Packed, bounded};
 use crate::binding::Demands;
 use crate::objects::lift::Placement;
 
@@ -95,7 +95,17 @@ pub struct ConditionView {
 impl PodView {
     /// A reference to the pod: namespace, name and UID.
     #[must_use]
-    pub fn reference(&self) -> PodRef {
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// The same reference, in the form that the record holds.
+    #[must_use]
+    pub fn pod_ref(&self) -> PodRef {
         PodRef {
             namespace: self.namespace.clone(),
             name: self.name.clone(),

@@ -6,7 +6,7 @@ use kube::core::DynamicObject;
 use maroonedpods_common::{names, text};
 use serde_json::Value;
 
-use super::bounded;
+use super::{ObjectRef, bounded};
 
 /// The parts of a VMI that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub struct VmiView {
 }
 
 impl VmiView {
+    /// A reference to this VMI: name and UID.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef::without_namespace(&self.name, &self.uid)
+    }
+
     /// Reads a VMI; `None` for one without name or UID. Fields of another type than KubeVirt's count as absent.
     #[must_use]
     pub fn of(vmi: &DynamicObject) -> Option<Self> {

@@ -251,7 +251,7 @@ impl Worker {
     fn count(&self, decision: &Decision, record: Option<&MaroonedNode>, write: &Write) {
         self.shared.metrics.written(write, record);
         let created = decision.pod.as_ref().and_then(|pod| pod.created);
-        if let (Write::LiftGate { .. }, Some(created)) = (write, created) {
+        if let (Write::LiftGate(_), Some(created)) = (write, created) {
             self.shared
                 .metrics
                 .lifted(Timestamp::now().duration_since(created).as_secs_f64().max(0.0));
@@ -279,6 +279,7 @@ impl Worker {
         Observed {
             hold: cluster_check.hold(),
             cluster_dns: cluster_check.cluster_dns(),
+            architecture: cluster_check.architecture(),
             ages,
             backing_off,
             ..observed
@@ -350,7 +351,7 @@ fn should_report(write: &Write, error: &CallError, failures: u32) -> bool {
     }
     let lasting = error.is_refusal() || error.is_gone() || matches!(error, CallError::Unexpected(_));
     match write {
-        Write::LiftGate { .. } => error.is_forbidden(),
+        Write::LiftGate(_) => error.is_forbidden(),
         _ => write.spends() && (lasting || failures >= FAILURES_TO_TELL),
     }
 }

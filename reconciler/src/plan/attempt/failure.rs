@@ -30,7 +30,7 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
     if vmi.uid != expected_uid {
         return failure(
             "VMReplaced",
-            "somebody replaced the VM by another of its name".to_owned(),
+            "the VM was replaced by another one with the same name".to_owned(),
         );
     }
     if vmi.ended() {
@@ -96,7 +96,7 @@ pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     }
 }
 
-/// Marks the attempt as failed, for good: what follows reads the mark, whatever the clock says later.
+/// Marks the attempt as failed, permanently: later passes read the mark, whatever the clock shows then.
 pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failure) -> Decision {
     let mut status = c.status.clone();
     status.message.clone_from(&failure.message);
@@ -111,10 +111,10 @@ pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failur
     Decision::wait()
         .insist_on_live_view()
         .writes(c.record_status(status))
-        .writes(vmi.filter(|v| !v.deleting).map(|v| Write::DeleteVmi {
-            name: v.name.clone(),
-            uid: v.uid.clone(),
-        }))
+        .writes(
+            vmi.filter(|v| !v.deleting)
+                .map(|v| Write::DeleteVmi(v.reference())),
+        )
         .note(Note::warning(
             failure.reason,
             format!("attempt {}: {}", c.attempt(), failure.message),
@@ -135,10 +135,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
     );
     let decision = Decision::wait().insist_on_live_view();
     if let Some(vmi) = &c.observed.vmi {
-        let delete = (!vmi.deleting).then(|| Write::DeleteVmi {
-            name: vmi.name.clone(),
-            uid: vmi.uid.clone(),
-        });
+        let delete = (!vmi.deleting).then(|| Write::DeleteVmi(vmi.reference()));
         return decision.writes(delete).writes(going);
     }
     if let Some(node) = &c.observed.node {

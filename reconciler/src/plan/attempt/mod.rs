@@ -10,8 +10,9 @@ use maroonedpods_common::names;
 pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
-use super::report::{reason, report, report_anew};
+use super::report::{reason, report, report_again};
 use super::{Context, Decision, Note, Write, after, csrs, network_policies, place, taints};
+use crate::objects::lift::Lift;
 use crate::objects::node;
 use crate::objects::record::{self, set_condition};
 use crate::view::{NodeView, PodView, VmiView};
@@ -20,7 +21,7 @@ use crate::view::{NodeView, PodView, VmiView};
 const TOKEN_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 /// A launch younger than this is reported as one; naming each short step would cost a write apiece.
 const DETAIL_AFTER: SignedDuration = SignedDuration::from_secs(5);
-/// The node controller takes its taints off within 5 s; a wait for them is worth a word only after that.
+/// The node controller removes its taints within 5 s; a wait for them is reported only after that.
 const TAINTS_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// How soon to look again while a former owner's VMI is collected.
 const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
@@ -185,10 +186,10 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Decision {
 /// Step 7, beyond what [`failure`] has checked already.
 fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static str> {
     if Some(&node.uid) != c.status.node_uid.as_ref() {
-        return Err("the node was deleted and made again by somebody else");
+        return Err("the node was deleted and created again, not by the reconciler");
     }
     if node.deleting {
-        return Err("the node is being deleted by somebody else");
+        return Err("the node is being deleted, not by the reconciler");
     }
     if node.labelled_for.as_ref() != Some(&pod.uid) {
         return Err("the node lost the labels that make it this pod's own");
@@ -218,24 +219,24 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: De
     if let Some(wait) = network_policies::wait(c.observed, pod) {
         return decision.and(wait);
     }
-    let name = names::node_name(&pod.uid);
     let startup = node.taints.iter().position(|t| t.key == names::STARTUP_TAINT);
     decision
         .writes(startup.map(|index| Write::RemoveStartupTaint {
-            name: name.clone(),
-            uid: node.uid.clone(),
+            node: node.reference(),
             index,
         }))
-        .write(Write::LiftGate {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            patch: crate::objects::lift::patch(pod, gate_index, &c.record.spec.vm.taint_key, address),
-        })
+        .write(Write::LiftGate(Box::new(Lift {
+            pod: pod.reference(),
+            resource_version: pod.resource_version.clone(),
+            gate_index,
+            placement: pod.placement.clone(),
+            taint_key: c.record.spec.vm.taint_key.clone(),
+            address: address.to_owned(),
+        })))
         .and(super::serve::lifted(c, pod))
         .note(Note::normal(
             "GateLifted",
-            format!("node {name} is ready and reserved for this pod"),
+            format!("node {} is ready and reserved for this pod", node.name),
         ))
 }
 
@@ -249,7 +250,7 @@ fn tainted(c: &Context, pod: &PodView, taints: &[String], decision: Decision) ->
     let message = format!(
         "the VM's node is ready, but still carries a taint that the pod does not tolerate for good: {taints}"
     );
-    decision.writes(report_anew(pod, reason::JOINING, &message))
+    decision.writes(report_again(pod, reason::JOINING, &message))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {
@@ -271,7 +272,7 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     c.record_status(status)
 }
 
-/// Reports what is waited for, once the wait is worth a word.
+/// Reports what the pod waits for, once the wait is long enough to report.
 fn progress(c: &Context, pod: &PodView, vmi: &VmiView, decision: Decision) -> Decision {
     let detail_at = c.due(c.observed.ages.launched, DETAIL_AFTER);
     if c.now < detail_at {

@@ -18,6 +18,7 @@ use crate::objects::identity;
 use crate::plan::csrs::{MAX_DELETIONS, sort_out};
 use crate::plan::{Decision, Write};
 use crate::read::View as _;
+use crate::view::ObjectRef;
 
 /// A request as the API server stores it, `age` seconds old.
 fn filed(kind: CsrKind, token: &str, name: &str, age: i64) -> CertificateSigningRequest {
@@ -225,11 +226,11 @@ proptest! {
         });
         prop_assert!(judged.values().all(|number| *number <= MOST_DECIDED), "{:?}", judged);
         let named: BTreeSet<_> = writes.iter().map(|write| match write {
-            Write::DecideCsr { name, .. } | Write::DeleteCsr { name, .. } => name.clone(),
+            Write::DecideCsr { name, .. } | Write::DeleteCsr(ObjectRef { name, .. }) => name.clone(),
             other => panic!("{other:?}"),
         }).collect();
         prop_assert_eq!(named.len(), writes.len());
-        let deleted = writes.iter().filter(|w| matches!(w, Write::DeleteCsr { .. })).count();
+        let deleted = writes.iter().filter(|w| matches!(w, Write::DeleteCsr(_))).count();
         prop_assert!(deleted <= MAX_DELETIONS);
         for of_user in kept_whole.values_mut() {
             of_user.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));

@@ -184,7 +184,7 @@ impl Run {
     fn pause(&mut self, leader: usize) {
         self.world.leader = leader;
         for write in self.world.decide_from(&self.caches[leader]).writes {
-            if matches!(write, Write::LiftGate { .. }) {
+            if matches!(write, Write::LiftGate(_)) {
                 self.late = Some((write, self.world.attempt()));
                 return;
             }
@@ -214,7 +214,7 @@ impl Run {
         }
         let decision = self.world.decide_from(cache);
         for write in decision.writes.iter().take(writes) {
-            if matches!(write, Write::LiftGate { .. }) {
+            if matches!(write, Write::LiftGate(_)) {
                 verified(&self.world).map_err(|why| format!("S1: {why}"))?;
                 if self.world.must_wait_for_policy() {
                     return Err("lifted although a policy must be waited for".to_owned());
@@ -261,16 +261,16 @@ fn deadline_missed(world: &World, write: &Write) -> Option<SignedDuration> {
 fn destroys(write: &Write) -> bool {
     matches!(
         write,
-        Write::DeletePod { .. }
-            | Write::DeleteRecord { .. }
-            | Write::DeleteVmi { .. }
-            | Write::DeleteNode { .. }
-            | Write::DeleteCsr { .. }
-            | Write::StripNodeFinalizers { .. }
+        Write::DeletePod(_)
+            | Write::DeleteRecord(_)
+            | Write::DeleteVmi(_)
+            | Write::DeleteNode(_)
+            | Write::DeleteCsr(_)
+            | Write::StripNodeFinalizers(_)
             | Write::RemoveFinalizer { .. }
             | Write::FailPod { .. }
-            | Write::EvictPod { .. }
-            | Write::LiftGate { .. }
+            | Write::EvictPod(_)
+            | Write::LiftGate(_)
     )
 }
 

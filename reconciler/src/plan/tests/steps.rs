@@ -354,8 +354,7 @@ fn no_lift_while_anything_is_missing() {
         }),
         ("the VM goes", |w| {
             let vmi = w.vmi().unwrap();
-            let (name, uid) = (vmi.name, vmi.uid);
-            w.apply(&Write::DeleteVmi { name, uid }).is_ok()
+            w.apply(&Write::DeleteVmi(vmi.reference())).is_ok()
         }),
         ("not registered", |w| {
             let status = w.objects.record.as_mut().unwrap().status.as_mut().unwrap();

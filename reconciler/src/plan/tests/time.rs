@@ -156,9 +156,7 @@ fn the_lift_waits_for_taints_that_evict_or_prevent_scheduling() {
 /// The lift of the current attempt, decided but not sent yet.
 fn decided_lift(world: &World) -> Write {
     let mut writes = world.decide().writes.into_iter();
-    writes
-        .find(|write| matches!(write, Write::LiftGate { .. }))
-        .unwrap()
+    writes.find(|write| matches!(write, Write::LiftGate(_))).unwrap()
 }
 
 /// The first attempt failed just before its lift, and the second is under way.

@@ -12,6 +12,8 @@ fn good() -> Observed {
         node_restriction: Ok(true),
         kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
         trial: Trial::Accepted,
+        hosts: Ok(["amd64".to_owned()].into()),
+        architecture: Architecture::Amd64,
         needs_dns: true,
         dns: Ok(Some(vec!["10.96.0.10".to_owned()])),
     }
@@ -29,10 +31,10 @@ fn a_good_cluster_gives_no_finding() {
     let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
     assert_eq!(well[1], "Kubernetes 1.36");
     assert_eq!(
-        well[5],
+        well[6],
         "guests resolve names at 10.96.0.10 (Service kube-system/kube-dns)"
     );
-    assert_eq!(well[6], "KubeVirt v1.9.0");
+    assert_eq!(well[7], "KubeVirt v1.9.0");
 }
 
 #[test]
@@ -70,6 +72,18 @@ fn each_fault_alone_gives_one_finding_that_names_it() {
             "KubernetesVersionUnknown",
             false,
             "1.30",
+        ),
+        (
+            Box::new(|o| o.hosts = Ok(["arm64".to_owned()].into())),
+            "ArchitectureMismatch",
+            false,
+            "set architecture",
+        ),
+        (
+            Box::new(move |o| o.hosts = Err(why())),
+            "ArchitectureUnknown",
+            false,
+            "cannot be listed: forbidden",
         ),
         (
             Box::new(|o| o.policies = Ok(false)),
@@ -198,4 +212,22 @@ fn blocking_findings_come_first_and_a_missing_kubevirt_has_no_version() {
     let findings = decision.findings();
     let reasons: Vec<_> = findings.iter().map(|f| f.reason).collect();
     assert_eq!(reasons, ["KubeVirtMissing", "KubernetesVersionUnknown"]);
+}
+
+#[test]
+fn vms_have_the_architecture_that_all_hosts_have() {
+    let hosts = |all: &[&str]| Ok(all.iter().map(ToString::to_string).collect());
+    assert_eq!(architecture(None, &hosts(&["arm64"])), Architecture::Arm64);
+    assert_eq!(
+        architecture(Some(Architecture::Amd64), &hosts(&["arm64"])),
+        Architecture::Amd64
+    );
+    for other in [
+        hosts(&[]),
+        hosts(&["amd64", "arm64"]),
+        hosts(&["riscv64"]),
+        Err("forbidden".to_owned()),
+    ] {
+        assert_eq!(architecture(None, &other), Architecture::Amd64, "{other:?}");
+    }
 }

@@ -14,7 +14,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::core::DynamicObject;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, NetworkPolicies, VmResources};
+use maroonedpods_common::api::{
+    Architecture, MaroonedNode, MaroonedNodeStatus, NetworkPolicies, VmResources,
+};
 use maroonedpods_common::names;
 use serde_json::json;
 
@@ -173,6 +175,7 @@ impl World {
             settings: self.settings.clone(),
             hold: self.hold.clone(),
             cluster_dns: self.cluster_dns.clone(),
+            architecture: Architecture::default(),
             policies: self.policies.clone(),
             namespace_records: self.neighbours,
             pod,

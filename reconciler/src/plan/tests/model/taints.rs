@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::writes::not_ready;
 use super::{ADDRESS, World};
+use crate::objects::lift::Lift;
 use crate::plan::Write;
 
 fn foreign() -> Taint {
@@ -47,15 +48,15 @@ impl World {
     /// Lifts the pod as it is now, whatever the attempt.
     pub fn lift_by_hand(&mut self) {
         let pod = self.pod().unwrap();
-        let patch = crate::objects::lift::patch(&pod, pod.gate_index.unwrap(), "maroonedpods.io", ADDRESS);
-        let (namespace, name, uid) = (pod.namespace, pod.name, pod.uid);
-        self.apply(&Write::LiftGate {
-            namespace,
-            name,
-            uid,
-            patch,
-        })
-        .unwrap();
+        let lift = Lift {
+            pod: pod.reference(),
+            resource_version: pod.resource_version.clone(),
+            gate_index: pod.gate_index.unwrap(),
+            placement: pod.placement.clone(),
+            taint_key: "maroonedpods.io".to_owned(),
+            address: ADDRESS.to_owned(),
+        };
+        self.apply(&Write::LiftGate(Box::new(lift))).unwrap();
     }
 
     /// A user reserves the Node.

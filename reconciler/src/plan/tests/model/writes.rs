@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus};
 use maroonedpods_common::names;
 use serde_json::Value;
 
 use super::{GRACE, World};
-use crate::objects::identity;
-use crate::objects::{record, vmi};
+use crate::objects::{identity, lift, node, record, vmi};
 use crate::plan::Write;
 
 /// A write that was refused: its precondition does not hold.
@@ -31,6 +30,14 @@ pub(super) fn not_ready(effect: &str) -> Taint {
     }
 }
 
+/// Their owner, and the names of the Secrets of an attempt.
+fn credentials(record: &MaroonedNode, attempt: u32) -> (String, [String; 2]) {
+    let owner = record.metadata.uid.clone().unwrap();
+    let token = names::token_secret_name(&identity::token_id(&owner, attempt));
+    let seed = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
+    (owner, [token, seed])
+}
+
 fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
     meta.uid.as_deref() == Some(uid)
 }
@@ -44,9 +51,13 @@ impl World {
             _ => 1,
         };
         match write {
-            Write::CreateRecord { record, at_most } => return self.create_record(record, *at_most),
+            Write::CreateRecord { spec, at_most } => return self.create_record(spec, *at_most),
             Write::IssueCredentials { record, attempt, .. } => self.issue(record, *attempt),
-            Write::CreateNode(new) => return self.create_node(new),
+            Write::CreateNode {
+                record,
+                attempt,
+                place,
+            } => return self.create_node(node::new(record, *attempt, place)),
             Write::CreateVmi { record, attempt } => self.create_vmi(record, *attempt),
             Write::RecordStatus {
                 resource_version,
@@ -56,11 +67,11 @@ impl World {
             Write::PodReport(report) => {
                 let status = if report.ready { "True" } else { "False" };
                 let condition = (status, report.reason, report.message.as_str());
-                return self.pod_condition(&report.uid, names::NODE_READY_CONDITION, condition);
+                return self.pod_condition(&report.pod.uid, names::NODE_READY_CONDITION, condition);
             }
-            Write::PodNotReady { uid, .. } => return self.pod_condition(uid, "Ready", ("False", "Gone", "")),
-            Write::FailPod { uid, .. } => {
-                self.pod_condition(uid, "DisruptionTarget", ("True", "Gone", ""))?;
+            Write::PodNotReady(pod) => return self.pod_condition(&pod.uid, "Ready", ("False", "Gone", "")),
+            Write::FailPod { pod, .. } => {
+                self.pod_condition(&pod.uid, "DisruptionTarget", ("True", "Gone", ""))?;
                 if let Some(pod) = &mut self.objects.pod {
                     pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
                 }
@@ -71,40 +82,40 @@ impl World {
                 deny,
             } => return self.decide_csr(name, resource_version, deny.is_some()),
             Write::PlaceNode {
-                uid, address, labels, ..
-            } => return self.place_node(uid, address.as_deref(), labels),
-            Write::RevokeCredentials {
-                record_uid,
-                token_secret,
-                join_secret,
-            } => self
-                .secrets
-                .retain(|name, owner| ![token_secret, join_secret].contains(&name) || owner != record_uid),
-            Write::RemoveStartupTaint { uid, index, .. } => return self.remove_startup_taint(uid, *index),
-            Write::BindPod { uid, .. } => self.bind(uid),
-            Write::LiftGate { patch, .. } => return self.patch_pod(patch),
-            Write::EvictPod { uid, .. } if !self.budget_holds => self.start_pod_deletion(uid),
-            Write::TryVmi { .. } | Write::EvictPod { .. } => {}
-            Write::DeletePod { uid, .. } => {
-                self.objects.pod.take_if(|p| has_uid(&p.metadata, uid));
+                node,
+                address,
+                labels,
+            } => return self.place_node(&node.uid, address.as_deref(), labels),
+            Write::RevokeCredentials { record, attempt } => {
+                let (owner, secrets) = credentials(record, *attempt);
+                self.secrets
+                    .retain(|name, of| !secrets.contains(name) || *of != owner);
             }
-            Write::DeleteRecord { uid, .. } => self.delete_record(uid),
-            Write::DeleteVmi { name, uid } => {
+            Write::RemoveStartupTaint { node, index } => return self.remove_startup_taint(&node.uid, *index),
+            Write::BindPod(pod) => self.bind(&pod.uid),
+            Write::LiftGate(lift) => return self.patch_pod(&lift::patch(lift)),
+            Write::EvictPod(pod) if !self.budget_holds => self.start_pod_deletion(&pod.uid),
+            Write::TryVmi { .. } | Write::EvictPod(_) => {}
+            Write::DeletePod(pod) => {
+                self.objects.pod.take_if(|p| has_uid(&p.metadata, &pod.uid));
+            }
+            Write::DeleteRecord(record) => self.delete_record(&record.uid),
+            Write::DeleteVmi(vmi) => {
                 let at = Time(self.now);
-                let found = self.objects.vmis.get_mut(name);
-                if let Some(vmi) = found.filter(|v| has_uid(&v.metadata, uid)) {
-                    vmi.metadata.deletion_timestamp.get_or_insert(at);
+                let found = self.objects.vmis.get_mut(&vmi.name);
+                if let Some(found) = found.filter(|v| has_uid(&v.metadata, &vmi.uid)) {
+                    found.metadata.deletion_timestamp.get_or_insert(at);
                 }
             }
-            Write::DeleteNode { uid, .. } => self.delete_node(uid),
-            Write::StripNodeFinalizers { uid, .. } => self.strip_finalizers(uid)?,
-            Write::DeleteCsr { name, uid } => {
-                let found = self.objects.csrs.get(name);
-                if found.is_some_and(|c| has_uid(&c.metadata, uid)) {
-                    self.objects.csrs.remove(name);
+            Write::DeleteNode(node) => self.delete_node(&node.uid),
+            Write::StripNodeFinalizers(node) => self.strip_finalizers(&node.uid)?,
+            Write::DeleteCsr(csr) => {
+                let found = self.objects.csrs.get(&csr.name);
+                if found.is_some_and(|c| has_uid(&c.metadata, &csr.uid)) {
+                    self.objects.csrs.remove(&csr.name);
                 }
             }
-            Write::RemoveFinalizer { uid, index, .. } => return self.remove_finalizer(uid, *index),
+            Write::RemoveFinalizer { record, index } => return self.remove_finalizer(&record.uid, *index),
         }
         Ok(())
     }
@@ -116,10 +127,10 @@ impl World {
     }
 
     /// A taken name belongs to this pod's own record, because the CRD ties the name to the UID.
-    fn create_record(&mut self, new: &MaroonedNode, at_most: Option<u32>) -> Result<(), Refused> {
+    fn create_record(&mut self, spec: &MaroonedNodeSpec, at_most: Option<u32>) -> Result<(), Refused> {
         if self.objects.record.is_none() {
             require(at_most.is_none_or(|most| self.neighbours < most))?;
-            let mut new = new.clone();
+            let mut new = record::new(spec.clone());
             self.stored(&mut new.metadata);
             self.objects.record = Some(new);
         }
@@ -127,20 +138,17 @@ impl World {
     }
 
     fn issue(&mut self, record: &MaroonedNode, attempt: u32) {
-        let owner = record.metadata.uid.clone().unwrap();
-        let token = names::token_secret_name(&identity::token_id(&owner, attempt));
-        let join = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
-        for name in [token, join] {
+        let (owner, secrets) = credentials(record, attempt);
+        for name in secrets {
             self.secrets.entry(name).or_insert_with(|| owner.clone());
         }
     }
 
-    fn create_node(&mut self, new: &Node) -> Result<(), Refused> {
+    fn create_node(&mut self, mut new: Node) -> Result<(), Refused> {
         let owner = |node: &Node| node.metadata.owner_references.clone();
         if let Some(found) = &self.objects.node {
-            return require(owner(found) == owner(new));
+            return require(owner(found) == owner(&new));
         }
-        let mut new = new.clone();
         self.stored(&mut new.metadata);
         // The API server does this to each new Node.
         let taints = new.spec.get_or_insert_default().taints.get_or_insert_default();
@@ -163,7 +171,7 @@ impl World {
         let record = self.objects.record.as_mut().ok_or(Refused)?;
         require(record.metadata.resource_version.as_deref() == Some(version))?;
         let mut stored = serde_json::to_value(&*record).unwrap();
-        json_patch::merge(&mut stored, &record::status_patch(version, status));
+        json_patch::patch(&mut stored, &record::status_patch(version, status).unwrap()).unwrap();
         *record = serde_json::from_value(stored).unwrap();
         record.metadata.resource_version = Some(next);
         Ok(())
