@@ -256,7 +256,7 @@ async fn without_a_reconciler_it_says_what_waits_for_it() {
         "{said}"
     );
     assert!(
-        said.contains("does it run (deployment maroonedpods-reconciler)"),
+        said.contains("check that it runs (deployment maroonedpods-reconciler)"),
         "{said}"
     );
     // Gated pods do not need the reconciler.

@@ -1,5 +1,5 @@
-//! Follows the `MaroonedPodsConfig` named `default`: what is valid comes into force, what is not is reported on it
-//! while the last good one stays.
+//! Follows the `MaroonedPodsConfig` named `default`: a valid one comes into force; an invalid one is reported in its
+//! status while the last valid one stays in force.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,28 +28,28 @@ const STATUS_TRIES: u32 = 5;
 /// A configuration file that cannot be used.
 #[derive(Debug, Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read --config {path}: {error}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// Why.
         error: std::io::Error,
     },
-    /// It is not a `MaroonedPodsConfig`.
+    /// The file is not a `MaroonedPodsConfig`.
     #[error("--config {path} is not a MaroonedPodsConfig: {error}")]
     Parse {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// Why.
         error: serde_yaml_ng::Error,
     },
-    /// A field in it does not hold what it must.
+    /// A field has an invalid value.
     #[error("--config {path}: {error}")]
     Settings {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Which, and why.
+        /// The field, and what is wrong with it.
         error: SettingsError,
     },
 }
@@ -57,7 +57,7 @@ pub enum FileError {
 /// Reads a configuration from a file.
 ///
 /// # Errors
-/// With the file's name in it: it cannot be read, is not a `MaroonedPodsConfig`, or holds a bad field.
+/// The file cannot be read, is not a `MaroonedPodsConfig`, or has an invalid field. The message names the file.
 pub fn from_file(file: &Path) -> Result<Settings, FileError> {
     let path = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| FileError::Read {
@@ -81,7 +81,7 @@ impl View for MaroonedPodsConfig {
     }
 }
 
-/// Follows the configuration for ever. `changed` is called after each change of what is in force.
+/// Follows the configuration for ever. Calls `changed` after each change of the configuration in force.
 pub async fn follow(
     cluster: &Cluster,
     settings: &watch::Sender<Option<Arc<Settings>>>,
@@ -97,10 +97,10 @@ pub async fn follow(
     };
     let watching = watch.run(move |event: News<'_, MaroonedPodsConfig>| match event {
         News::Found(config) | News::Changed(config) => {
-            // The other end is held below for as long as this runs.
+            // The receiver lives below, for as long as this runs.
             let _: Result<(), _> = seen.send(config.clone());
         }
-        // A deleted configuration stays in force: pods that run by it must be cleaned up by it.
+        // A deleted configuration stays in force: the pods that were started by it must be cleaned up by it.
         News::Gone(_) => tracing::warn!("MaroonedPodsConfig deleted; the last one stays in force"),
         News::Listed => {}
     });
@@ -134,11 +134,11 @@ async fn take(
     }
     let generation = config.metadata.generation;
     let written = edit_status(cluster, |stored, status| {
-        // A newer generation has, or will have, a verdict of its own.
+        // A newer generation has a verdict of its own, or gets one.
         if stored.metadata.generation == generation {
             status.observed_generation = generation;
             let (holds, reason, message) = (verdict.0, verdict.1, verdict.2.as_str());
-            let says = ConditionUpdate {
+            let update = ConditionUpdate {
                 holds,
                 reason,
                 message,
@@ -146,7 +146,7 @@ async fn take(
             conditions::set(
                 &mut status.conditions,
                 ACCEPTED,
-                says,
+                update,
                 generation,
                 Timestamp::now(),
             );
@@ -157,11 +157,11 @@ async fn take(
     }
 }
 
-/// Changes the configuration's status, if there is one and `edit` changes anything. Two writers that meet both get
-/// their word in: the later reads again.
+/// Changes the configuration's status, if there is a configuration and `edit` changes anything. When two writers
+/// meet, neither change is lost: the later one reads again.
 ///
 /// # Errors
-/// What the API server says, but for a conflict that the next try does not meet again.
+/// The API server's error, except a conflict that the next try does not meet again.
 pub async fn edit_status(
     cluster: &Cluster,
     edit: impl Fn(&MaroonedPodsConfig, &mut MaroonedPodsConfigStatus),

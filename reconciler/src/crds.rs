@@ -1,6 +1,6 @@
-//! `apply-crds`: our CRDs, as this very program understands them.
+//! `apply-crds`: applies the CRDs that this program was built with.
 //!
-//! Helm installs what is in a chart's `crds/` folder once and never again; this is how they are upgraded.
+//! Helm installs the files in a chart's `crds/` folder once and never again; this command upgrades them.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::api::{CallError, Cluster, call};
 use crate::params;
 use crate::read::{self, Keep, View};
 
-/// An API server with nothing else to do needs less than a second.
+/// An idle API server needs less than a second.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
-/// From one look to the next.
+/// Pause between two looks.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Why a CRD is not as it must be.
+/// Why a CRD could not be applied.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The API server did not take it.
-    #[error("the API server did not take CustomResourceDefinition {name}: {error}")]
+    /// The API server refused it.
+    #[error("the API server refused CustomResourceDefinition {name}: {error}")]
     Refused {
         /// Name of the CRD.
         name: String,
-        /// What it said.
+        /// The API server's answer.
         error: CallError,
     },
-    /// It was taken, and is not served.
+    /// It was applied, but is not served.
     #[error(
         "CustomResourceDefinition {name} is not served after {} s: see its conditions with \
          `kubectl describe crd {name}`",
@@ -43,11 +43,11 @@ pub enum Error {
     },
 }
 
-/// Applies both CRDs by server-side apply and waits until they are served. Applying what is there changes nothing.
+/// Applies both CRDs by server-side apply and waits until they are served. Applying an unchanged CRD changes nothing.
 ///
 /// # Errors
-/// The first CRD that is refused or not served. A version that stored objects may still have cannot be dropped:
-/// the API server refuses that by itself (`status.storedVersions`), and its sentence is part of the error.
+/// The first CRD that is refused or not served. A version that stored objects may still have cannot be dropped: the
+/// API server itself refuses that (`status.storedVersions`), and its message is part of the error.
 pub async fn apply(cluster: &Cluster) -> Result<(), Error> {
     for crd in api::crds() {
         let name = crd.name_any();
@@ -67,7 +67,7 @@ pub async fn apply(cluster: &Cluster) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until the CRD is served. It is listed by its name: that is all the right there is.
+/// Waits until the CRD is served. Lists it by its name, because the program has no other right to read CRDs.
 async fn served(cluster: &Cluster, name: &str) -> Result<(), CallError> {
     let crds = cluster.all::<CustomResourceDefinition>();
     let only = ListParams::default().fields(&format!("metadata.name={name}"));

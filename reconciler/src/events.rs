@@ -1,4 +1,5 @@
-//! Events on pods, for people. They never hold up a pass: a bounded queue, and what does not fit is counted.
+//! Events on pods, for people. They never delay a pass: the queue is bounded, and what does not fit is counted as
+//! dropped.
 
 use std::sync::Arc;
 
@@ -20,10 +21,10 @@ use crate::view::PodView;
 
 const QUEUE: usize = 1024;
 const CONTROLLER: &str = "maroonedpods.io/reconciler";
-/// Longest name of an object.
+/// Longest name that an object may have.
 const LONGEST_NAME: usize = 253;
 
-/// The way in.
+/// Publishes events.
 #[derive(Clone)]
 pub struct Events {
     queue: mpsc::Sender<Event>,
@@ -31,7 +32,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The way in, and the task that sends what comes in; it ends when every `Events` is dropped.
+    /// The publisher, and the task that sends the queued events; the task ends when every `Events` is dropped.
     pub fn new(client: Client, metrics: Arc<Metrics>) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, mut queued) = mpsc::channel::<Event>(QUEUE);
         let counted = metrics.clone();
@@ -83,8 +84,8 @@ fn event(pod: &PodView, note: &Note, now: Timestamp) -> Event {
     }
 }
 
-/// `<pod>.<time>`, as everybody names events. Of a pod whose name leaves no room for the time, the beginning, and a
-/// hash of all of it.
+/// `<pod>.<time>`, the usual name of an event. If the pod's name leaves no room for the time: its beginning, and a
+/// hash of the whole name.
 fn name(pod: &str, now: Timestamp) -> String {
     let time = format!("{:x}", now.as_nanosecond());
     if pod.len() + 1 + time.len() <= LONGEST_NAME {
@@ -97,7 +98,7 @@ fn name(pod: &str, now: Timestamp) -> String {
         .fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
     let hash = format!("{hash:016x}");
     let room = LONGEST_NAME - hash.len() - time.len() - 2;
-    // What is cut off must not leave a name that ends in a dot or a dash: no label may.
+    // The name must not be cut after a dot or a dash: no label may end in one.
     let beginning: String = pod.chars().take(room).collect();
     format!("{}-{hash}.{time}", beginning.trim_end_matches(['.', '-']))
 }
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_pods_name_the_events_is_one() {
+    fn every_pod_name_gives_a_valid_event_name() {
         let now: Timestamp = "2026-01-01T00:00:00.123456789Z".parse().unwrap();
         assert_eq!(name("web-0", now), "web-0.18867251f555cd15");
         for length in 200..=LONGEST_NAME {
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_begin_alike_have_events_of_their_own() {
+    fn long_names_with_the_same_beginning_give_different_event_names() {
         let now = Timestamp::now();
         let long = "a".repeat(252);
         assert_ne!(name(&format!("{long}b"), now), name(&format!("{long}c"), now));

@@ -1,5 +1,5 @@
-//! Which NetworkPolicies select a pod. Whoever enforces them sees the launcher's labels where the pod's packets pass, so
-//! on a marooned pod none is enforced.
+//! Which NetworkPolicies select a pod. They are not enforced on a marooned pod: where its packets pass, the network
+//! plugin sees the launcher pod's labels.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,22 @@ use crate::read::{Cache, Keep, Mark, View};
 use crate::view::Packed;
 use crate::view::PodView;
 
-/// Bytes of memory that a selector may take. It is kept as it is matched: every look at a pod matches all.
+/// The most bytes of memory for a selector. It is kept unpacked, because each pass of a pod matches all selectors.
 const MOST_SELECTOR: usize = 2 << 10;
-/// What a text takes beside its characters, in a map or a set of few, at most.
+/// The most memory that a text takes besides its characters, in a map or a small set.
 const OF_A_TEXT: usize = 64;
-/// Policies that are kept of one namespace, one by one.
+/// How many policies of one namespace are kept one by one.
 const MOST_POLICIES: usize = 256;
 
-/// Which pods a policy is for: all that is ever looked at. It takes 3 KiB of memory at most, and the policies of one
-/// namespace take less than 1 MiB.
+/// The pods that a policy selects; nothing else of it is read. A view takes 3 KiB of memory at most, and the policies
+/// of one namespace take less than 1 MiB.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyView {
     /// Namespace.
     pub namespace: String,
-    /// Name, or how all beyond [`MOST_POLICIES`] are called.
+    /// Name, or a description of all policies beyond [`MOST_POLICIES`].
     pub name: String,
-    /// The pods that it selects; `None` where that cannot be read, or is too long to be kept.
+    /// The pods that it selects; `None` if the selector cannot be read or is too long to keep.
     selector: Option<Selector>,
 }
 
@@ -58,7 +58,7 @@ impl View for PolicyView {
     fn rest(namespace: &str) -> Option<(usize, Self)> {
         let rest = Self {
             namespace: namespace.to_owned(),
-            // No policy's name, and before all such in the order that people see.
+            // Not a possible name of a policy, and sorted before all of them.
             name: format!("(any beyond the first {MOST_POLICIES})"),
             selector: None,
         };
@@ -67,7 +67,8 @@ impl View for PolicyView {
 }
 
 impl PolicyView {
-    /// Whether it is for a pod with these labels in its namespace. Where that cannot be told it is: people rely on it.
+    /// Whether the policy selects a pod of its namespace with these labels. When in doubt it does: users rely on
+    /// policies.
     fn selects(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         match (&self.selector, labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
@@ -85,7 +86,7 @@ fn weight(selector: &LabelSelector) -> usize {
     texts.chain(others).map(|text| text.len() + OF_A_TEXT).sum()
 }
 
-/// The names of the policies that select the pod, as far as can be told, in order.
+/// The names of the policies that select the pod, or may do so, sorted.
 #[must_use]
 pub fn selecting(pod: &PodView, policies: &Cache<PolicyView>) -> Vec<String> {
     let neighbours = policies.marked(&Mark::Namespace(pod.namespace.clone()));
@@ -115,7 +116,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Whether a policy of this selector is for the pod.
+    /// Whether a policy with this selector selects the pod.
     fn selects(selector: &Value, pod: &PodView) -> bool {
         let labels = pod.labels.as_ref().and_then(Packed::unpacked);
         policy("here", "p", selector).selects(labels.as_ref())
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_mean_what_kubernetes_says() {
+    fn selectors_match_as_in_kubernetes() {
         let shop = pod(&json!({"app": "shop", "tier": "web"}));
         let cases = [
             (json!({}), true),
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_to_keep_counts_as_selecting() {
+    fn a_selector_too_long_to_keep_counts_as_selecting() {
         let many: serde_json::Map<_, _> = (0..10_000).map(|n| (format!("k{n}"), json!("v"))).collect();
         let selector = json!({"matchLabels": many});
         assert!(policy("here", "p", &selector).selector.is_none() && selects(&selector, &pod(&json!({}))));
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_of_many_short_pieces_weighs_what_they_take() {
+    fn a_selector_of_many_short_pieces_is_counted_with_its_overhead() {
         let short = |number: usize| (0..number).map(|n| format!("{n:x}")).collect::<Vec<_>>();
         let shapes: [fn(Vec<String>) -> Value; 3] = [
             |pieces| json!({"matchExpressions": [{"key": "k", "operator": "In", "values": pieces}]}),
@@ -174,7 +175,7 @@ mod tests {
         for shape in shapes {
             assert!(
                 policy("n", "p", &shape(short(8))).selector.is_some(),
-                "people's are kept"
+                "selectors of usual size are kept"
             );
             for number in [32, 100, 1_365, 20_000] {
                 assert!(
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_beyond_those_that_are_kept_count_as_selecting() {
+    fn policies_beyond_the_limit_count_as_selecting() {
         let policies = Cache::default();
         let shop = pod(&json!({"tier": "web"}));
         for n in 0..MOST_POLICIES {
@@ -212,21 +213,21 @@ mod tests {
                 apply(&policies, "here", &format!("p{n}")) && apply(&policies, "there", &format!("p{n}"))
             );
         }
-        assert!(selecting(&shop, &policies).is_empty() && !policies.is_cut());
+        assert!(selecting(&shop, &policies).is_empty() && !policies.is_truncated());
         assert!(
             apply(&policies, "here", "one-more"),
-            "its neighbours must hear of it"
+            "the pods of the namespace must be enqueued"
         );
         assert_eq!(selecting(&shop, &policies), ["(any beyond the first 256)"]);
         for n in 0..10_000 {
             assert!(!apply(&policies, "here", &format!("more-{n}")), "no news");
         }
-        assert!(!apply(&policies, "here", "p7"), "one that is kept stays");
+        assert!(!apply(&policies, "here", "p7"), "a policy that is kept stays");
         assert_eq!(policies.all().len(), 2 * MOST_POLICIES + 1);
         assert!(policies.remove(&identity("here", "more-7")).is_none());
         assert!(
-            policies.is_cut(),
-            "so what is left is not known before all are listed"
+            policies.is_truncated(),
+            "so the rest is unknown until the next list"
         );
     }
 
@@ -234,13 +235,13 @@ mod tests {
     fn a_list_holds_no_more_than_is_kept() {
         let mut listed = Draft::default();
         let names = (0..1_000).map(|n| format!("p{n:04}"));
-        listed.take_in(names.map(|name| (identity("here", &name), policy("here", &name, &json!({})))));
+        listed.add_page(names.map(|name| (identity("here", &name), policy("here", &name, &json!({})))));
         let policies = Cache::default();
         policies.fill(listed, &[identity("here", "p0003")]);
         assert_eq!(policies.all().len(), MOST_POLICIES + 1);
-        assert!(policies.is_cut());
+        assert!(policies.is_truncated());
         policies.fill(Draft::default(), &[identity("here", "p0003")]);
-        assert!(policies.all().len() == 1 && !policies.is_cut());
+        assert!(policies.all().len() == 1 && !policies.is_truncated());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reads a pod and all that belongs to it into [`Observed`]: from the watch caches, or live where the decision asks for it.
+//! Reads a pod and everything that belongs to it into [`Observed`]: from the watch caches, or live if the decision
+//! requires it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Caches {
     pub policies: Cache<PolicyView>,
 }
 
-/// The API objects of one pod, as read.
+/// The API objects of one pod, as they were read.
 struct Objects {
     pod: Option<Arc<PodView>>,
     record: Option<Arc<MaroonedNode>>,
@@ -52,7 +53,7 @@ struct Objects {
     vmi: Option<Arc<VmiView>>,
 }
 
-/// The view that the caches give; `None` where they are older than what `seen` says was written.
+/// The view from the caches; `None` if they are older than the worker's own writes.
 #[must_use]
 pub fn cached(
     pod_uid: &str,
@@ -101,12 +102,12 @@ fn is_behind<V>(own_writes: &OwnWrites, kind: &str, name: &str, cached: Option<&
     own_writes.is_behind(kind, name, cached.map(|cached| cached.version))
 }
 
-/// The view that the API server gives now. CSRs come from the cache: a write to one carries its version. So do
-/// NetworkPolicies and hosts: what they change here is what is said, and whether to wait.
+/// The view that the API server gives now. CSRs come from the cache, because a write to one carries its version. So
+/// do NetworkPolicies and hosts: they change only reports, labels and waits.
 ///
 /// # Errors
-/// Any read that fails but for "not found", which is what is being asked. A kind that is not served is no such
-/// answer: VMs may run though KubeVirt's API was taken away.
+/// Any read that fails with anything but "not found". A kind that is not served is an error too: VMs may still run
+/// after KubeVirt's API was removed.
 pub async fn live(
     pod_uid: &str,
     caches: &Caches,
@@ -115,10 +116,10 @@ pub async fn live(
 ) -> Result<Observed, CallError> {
     let name = names::node_name(pod_uid);
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
-    // Before the record: one that was filed by now and has no record then is nobody's.
+    // Read before the record: a request that was filed by now and has no record afterwards belongs to none.
     let mut csrs = csrs_of_node(pod_uid, caches);
-    // Two round trips: which VMI it is, and where the pod is, stands in the record. And in this order: a VM that the
-    // record knows of and a later read does not find is gone.
+    // Two round trips, because the record names the VMI and the pod. And in this order: a VM that the record knows
+    // and a later read does not find is gone.
     let (record, node) = tokio::try_join!(
         read_now::<MaroonedNode, _>(&records, &name),
         read_now::<NodeView, _>(&nodes, &name),
@@ -146,7 +147,7 @@ pub async fn live(
     })
 }
 
-/// The object of this name, by its view.
+/// Reads the object with this name now, as its view.
 async fn read_now<V: read::View, K: Clone + Resource>(
     api: &Api<K>,
     name: &str,
@@ -160,7 +161,7 @@ fn view(
     caches: &Caches,
     settings: Option<&Arc<Settings>>,
 ) -> Observed {
-    // A record has its size already.
+    // A record already holds its VM's size.
     let size = match (&objects.record, &objects.pod, settings) {
         (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
         _ => None,
@@ -189,7 +190,7 @@ fn view(
     }
 }
 
-/// From the cache, in a live view too: the write counts again.
+/// From the cache, even in a live view: the write counts again.
 fn namespace_records(objects: &Objects, caches: &Caches, settings: Option<&Arc<Settings>>) -> u32 {
     let limited = settings.is_some_and(|settings| settings.spec.limits.vms_per_namespace.is_some());
     match &objects.pod {
@@ -210,7 +211,8 @@ fn size(pod: &PodView, settings: &Settings) -> Result<VmResources, String> {
     .map_err(|error| error.to_string())
 }
 
-/// By the record's reference where there is one, for the pod of that name may be another by now.
+/// Finds the pod by the record's reference if there is a record; the UID is checked because the name may belong to
+/// another pod by now.
 pub(crate) fn cached_pod(
     pod_uid: &str,
     caches: &Caches,
@@ -226,13 +228,14 @@ pub(crate) fn cached_pod(
     }
 }
 
-/// Our record of a pod, as the cache has it.
+/// The pod's record, as cached.
 pub(crate) fn cached_record(pod_uid: &str, caches: &Caches) -> Option<Arc<MaroonedNode>> {
     let record = caches.records.get("", &names::node_name(pod_uid))?;
     Some(record.view)
 }
 
-/// Namespace and time of creation of a pod that a cache knows; of one that only its record tells of, the record's time.
+/// Namespace and creation time of a pod that a cache knows; for a pod known only by its record, the record's creation
+/// time.
 pub(crate) fn origin(pod_uid: &str, caches: &Caches) -> Option<(String, Option<Timestamp>)> {
     if let Some(record) = cached_record(pod_uid, caches) {
         let made = record.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -260,13 +263,13 @@ async fn live_pod(
     Ok(pod.filter(|pod| pod.uid == pod_uid))
 }
 
-/// CSRs filed by the pod's Node, or with a certificate that was once its.
+/// CSRs filed by the pod's Node, or with a certificate that the Node once had.
 fn csrs_of_node(pod_uid: &str, caches: &Caches) -> Vec<Cached<Filed>> {
     let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(pod_uid));
     caches.csrs.marked(&Mark::User(node))
 }
 
-/// CSRs filed by the tokens of this attempt and of those before it.
+/// CSRs filed by the tokens of this attempt and of earlier ones.
 fn csrs_of_tokens(caches: &Caches, record: Option<&MaroonedNode>) -> Vec<Cached<Filed>> {
     let Some(record) = record else { return Vec::new() };
     let uid = record.metadata.uid.as_deref().unwrap_or_default();
@@ -275,13 +278,14 @@ fn csrs_of_tokens(caches: &Caches, record: Option<&MaroonedNode>) -> Vec<Cached<
         .collect()
 }
 
-/// What the VM's host says; nothing for one that is gone.
+/// Zone and region of the VM's host; empty if the host is gone.
 fn host_topology(vmi: &VmiView, caches: &Caches) -> Option<BTreeMap<String, String>> {
     let host = caches.hosts.get("", vmi.host.as_ref()?);
     Some(host.map(|host| host.topology.clone()).unwrap_or_default())
 }
 
-/// Whether every claim of a pod that we would bind has its volume. One that waits for its pod's node would wait for ever.
+/// Whether every claim of a pod that we would bind has its volume. A claim that is bound only after its pod has a
+/// node would otherwise wait for ever.
 async fn claims_bound(cluster: &Cluster, pod: Option<&PodView>) -> Result<bool, CallError> {
     let waits = |pod: &&PodView| pod.lifted() && !pod.bound;
     let Some(pod) = pod.filter(waits) else {

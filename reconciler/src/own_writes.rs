@@ -1,4 +1,4 @@
-//! Reading one's own writes: which versions a worker has written, so that an older cache is not believed.
+//! Reading one's own writes: the versions that a worker has written, so that it does not act on an older cache.
 
 use std::collections::HashMap;
 
@@ -27,14 +27,15 @@ impl OwnWrites {
         self.insert(&kind, written);
     }
 
-    /// Whether the cached version is older than what was written by this name, or there is none though it was written.
+    /// Whether the cached version is older than the one written under this name, or the cache lacks an object that
+    /// was written.
     #[must_use]
     pub fn is_behind(&self, kind: &str, name: &str, cached: Option<u64>) -> bool {
         let written = self.written.get(&(kind.to_owned(), name.to_owned()));
         written.is_some_and(|written| cached.is_none_or(|cached| cached < *written))
     }
 
-    /// A precondition failed: the caches are not to be believed until a live view was read.
+    /// A precondition failed: distrusts all caches until a live view was read.
     pub fn distrust(&mut self) {
         self.distrusted = true;
     }
@@ -45,7 +46,7 @@ impl OwnWrites {
         self.distrusted
     }
 
-    /// Forgets everything: a live view was read.
+    /// Forgets everything, after a live view was read.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -57,7 +58,7 @@ impl OwnWrites {
     }
 }
 
-/// Versions are integers that grow (KEP-5504). Where one is not, caches are never new enough.
+/// Versions are integers that grow (KEP-5504). Where one is not an integer, no cache counts as new enough.
 fn version<K: ResourceExt>(object: &K) -> Option<u64> {
     object.resource_version().and_then(|version| version.parse().ok())
 }

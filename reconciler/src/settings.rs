@@ -1,4 +1,4 @@
-//! A `MaroonedPodsConfig` that has been understood: every text in it parsed, or one sentence why not.
+//! A parsed `MaroonedPodsConfig`: every text in it is valid, or the error is one sentence that names the field.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use maroonedpods_common::{names, quantity};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// The configuration in force.
+/// The configuration in force, parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The configuration as the user wrote it.
@@ -19,19 +19,19 @@ pub struct Settings {
     pub join: SignedDuration,
     /// How long a finished pod keeps its VM.
     pub finished_pod_ttl: SignedDuration,
-    /// Fingerprint of `spec`; a record keeps the one it was built from.
+    /// Fingerprint of `spec`; a record keeps the one that it was built from.
     pub hash: String,
 }
 
-/// Why a configuration is not taken into force.
+/// Why a configuration does not come into force.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SettingsError {
-    /// A duration that cannot be read, or is below zero.
+    /// A duration that cannot be parsed, or is negative.
     #[error("spec.deadlines.{field}: {value:?} is not a duration such as 90s, 5m or 1h30m")]
     Duration {
         /// Name of the field.
         field: &'static str,
-        /// What stands there.
+        /// Its value.
         value: String,
     },
     /// A quantity that cannot be read.
@@ -39,34 +39,34 @@ pub enum SettingsError {
     Quantity {
         /// Name of the field.
         field: &'static str,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
     },
-    /// A server URL that no guest could verify.
+    /// A server URL that is not https: no guest could verify the server.
     #[error("spec.join.serverURL: {0:?} is not an https URL")]
     ServerUrl(String),
-    /// A server that guests, which have an IPv4 address alone, cannot reach.
+    /// A server that guests cannot reach: they have only an IPv4 address.
     #[error(
         "spec.join.serverURL: {0:?} is an IPv6 address, but guests have IPv4 addresses only: name one, or a host"
     )]
     Ipv6Server(String),
-    /// No address of a name server that guests can reach.
+    /// Not an IPv4 address, so guests cannot reach the name server.
     #[error("spec.join.clusterDNS: {0:?} is not an IPv4 address such as 10.96.0.10")]
     ClusterDns(String),
-    /// No domain.
+    /// Not a domain name.
     #[error("spec.join.clusterDomain: {0:?} is not a DNS name such as cluster.local")]
     ClusterDomain(String),
-    /// No image to boot.
+    /// No image to boot from.
     #[error("spec.nodeImage is empty: name the container image of the node's disk")]
     NodeImage,
 }
 
 impl Settings {
-    /// Parses a configuration. The CRD's CEL rules refuse most bad ones before; this is the last word, and the
+    /// Parses a configuration. The CRD's CEL rules refuse most bad ones earlier; this check is the final one, and the
     /// only one for a configuration read from a file.
     ///
     /// # Errors
-    /// The first field that does not hold what it must.
+    /// The first field with an invalid value.
     pub fn parse(spec: MaroonedPodsConfigSpec) -> Result<Self, SettingsError> {
         if spec.node_image.is_empty() {
             return Err(SettingsError::NodeImage);
@@ -120,7 +120,7 @@ fn duration(field: &'static str, value: &str) -> Result<SignedDuration, Settings
 }
 
 fn fingerprint(spec: &MaroonedPodsConfigSpec) -> String {
-    // Serializing plain data to a string cannot fail; an empty text would still be a usable, if odd, hash.
+    // Serializing plain data to a string cannot fail; an empty text would still give a usable, if odd, hash.
     let text = serde_json::to_string(spec).unwrap_or_default();
     let digest = Sha256::digest(text);
     let head = digest

@@ -1,9 +1,9 @@
-//! For how long this process has seen things as they are, by its own monotonic clock.
+//! How long this process has seen things as they are, by its own monotonic clock.
 //!
-//! Deadlines count from here. Timestamps in objects are the words of other clocks: a former leader's, KubeVirt's, the
-//! guest's, and one that is minutes off would end attempts that have hardly begun, or take the logs of a pod that
-//! nobody has seen finish. The price: a process that takes over gives each stage that is under way its whole time
-//! once more. That only ever keeps things longer, by one deadline for each take-over.
+//! Deadlines count from here. Timestamps in objects come from other clocks: a former leader's, KubeVirt's, the
+//! guest's. One that is minutes off would end attempts that have hardly begun, or delete the logs of a pod whose end
+//! no one has seen yet. The price: a process that takes over gives each stage under way its whole time again. That
+//! only keeps things longer, by one deadline for each take-over.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub fn uptime(begun: Instant) -> Uptime {
     Uptime::try_from(begun.elapsed()).unwrap_or(Uptime::MAX)
 }
 
-/// For how long each thing has been seen; zero where it is seen for the first time, or is not so.
+/// How long each thing has been seen; zero where it is seen for the first time or does not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ages {
     /// The attempt's VM exists.
@@ -30,13 +30,13 @@ pub struct Ages {
     pub running: SignedDuration,
     /// The Node of the attempt's VM is ready.
     pub ready: SignedDuration,
-    /// The record waits for the time that its status names.
+    /// The record waits for the time in its status.
     pub pausing: SignedDuration,
     /// The gate is lifted.
     pub lifted: SignedDuration,
-    /// The pod is over.
+    /// The pod has finished.
     pub finished: SignedDuration,
-    /// The pod's deletion was asked for, as it is asked for now.
+    /// The pod is being deleted, with the deadline that it has now.
     pub deleting: SignedDuration,
 }
 
@@ -59,7 +59,7 @@ struct Stages {
 }
 
 impl Sightings {
-    /// Takes a view in, and tells how long each thing in it has been seen.
+    /// Takes in a view and returns how long each thing in it has been seen.
     pub fn see(&mut self, observed: &Observed, uptime: Uptime) -> Ages {
         let since =
             |seen: Option<Uptime>| seen.map_or(SignedDuration::ZERO, |seen| uptime.saturating_sub(seen));
@@ -105,7 +105,8 @@ impl Sightings {
     }
 }
 
-/// Since when it was first seen to hold, if it does. Falling back by one does not begin it again: a guest could.
+/// Since when the condition has been seen to hold, if it holds. A stage that the VM falls back from keeps its start:
+/// otherwise a guest could restart its deadline.
 fn first(seen: &mut Option<Uptime>, holds: bool, uptime: Uptime) -> Option<Uptime> {
     if holds {
         seen.get_or_insert(uptime);
@@ -113,7 +114,7 @@ fn first(seen: &mut Option<Uptime>, holds: bool, uptime: Uptime) -> Option<Uptim
     seen.filter(|_| holds)
 }
 
-/// Since when `seen` is what it is now.
+/// Since when `seen` has had its present value.
 fn unchanged(
     seen: &mut Option<(Timestamp, Uptime)>,
     now: Option<Timestamp>,

@@ -23,7 +23,7 @@ use crate::view::topology::Host;
 use crate::view::{NodeView, PodView, VmiView};
 use crate::workers::{Rejections, Workers};
 
-/// Where the watch of pods takes in what has become of them on their nodes, and since when it counts time.
+/// What the watch of pods needs to count their outcomes on their nodes.
 pub struct Outcomes {
     /// The makers whose pods were rejected.
     pub rejections: Arc<Mutex<Rejections>>,
@@ -31,7 +31,7 @@ pub struct Outcomes {
     pub begun: Instant,
 }
 
-/// Starts all watches in `tasks` and gives the caches that they fill.
+/// Starts all watches in `tasks`, and returns the caches that they fill.
 #[must_use]
 pub fn start(
     cluster: &Cluster,
@@ -52,7 +52,11 @@ pub fn start(
     let (known, neighbours) = (caches.records.clone(), caches.pods.clone());
 
     let pods = watch(Api::<Pod>::all(client.clone()), marooned, &caches.pods, metrics);
-    tasks.spawn(pods.run(takes_in_outcomes(workers.clone(), outcomes, caches.pods.clone())));
+    tasks.spawn(pods.run(counts_outcomes_and_enqueues(
+        workers.clone(),
+        outcomes,
+        caches.pods.clone(),
+    )));
     let records = watch(
         cluster.all::<MaroonedNode>(),
         everything.clone(),
@@ -102,7 +106,8 @@ fn watch<V: View, K>(
     }
 }
 
-/// Enqueues the pods that an object belongs to. Objects that vanished unseen have no news: then all are enqueued.
+/// Enqueues the pods that an object belongs to. After a list all pods are enqueued, because objects that vanished
+/// unseen are not reported.
 fn enqueues<V, P: IntoIterator<Item = String>>(
     workers: Workers,
     pod_uids: impl Fn(&V) -> P,
@@ -115,9 +120,9 @@ fn enqueues<V, P: IntoIterator<Item = String>>(
     }
 }
 
-/// Enqueues pods, once it is known what has become of those before them: a replacement's worker must not begin before the
-/// rejection that it replaces is counted. A list has no such order, so all of it is taken in first.
-fn takes_in_outcomes(
+/// Enqueues pods after their outcomes are counted: a replacement's worker must not start before the rejection of the
+/// pod that it replaces is counted. A list has no such order, so all of its outcomes are counted first.
+fn counts_outcomes_and_enqueues(
     workers: Workers,
     outcomes: Outcomes,
     pods: Cache<PodView>,
@@ -146,8 +151,8 @@ fn takes_in_outcomes(
     }
 }
 
-/// Enqueues the pods of a policy's namespace: one that changed selected others before than it does now. Once all are
-/// listed all pods are enqueued, not each for each policy.
+/// Enqueues the pods of a policy's namespace, all of them: a changed policy may have selected other pods before.
+/// After a list all pods are enqueued once, not once for each policy.
 fn enqueues_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(News<'_, PolicyView>) {
     move |news| match news {
         News::Found(_) => {}
@@ -160,8 +165,8 @@ fn enqueues_neighbours(workers: Workers, pods: Cache<PodView>) -> impl FnMut(New
     }
 }
 
-/// Enqueues the pods whose VMs a host runs. It is written to all the time, and only its zone and region are kept: news of it
-/// is that these changed.
+/// Enqueues the pods whose VMs run on a host. Nodes are written all the time, but a host's view has only its zone and
+/// region: it changes only with these.
 fn enqueues_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_, Host>) {
     move |news| match news {
         News::Found(_) => {}
@@ -179,7 +184,7 @@ fn of_name(name: &str) -> Option<String> {
     names::pod_uid_of(name).map(ToOwned::to_owned)
 }
 
-/// A Node names its pod; a token is known by the record that it was minted for.
+/// A Node's name identifies its pod; a token is looked up among the tokens of the records.
 fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<String> {
     match csr.requester()? {
         Requester::Node(name) => of_name(name),
@@ -211,7 +216,7 @@ mod tests {
         .unwrap()
     }
 
-    fn takes_in() -> (Arc<Mutex<Rejections>>, impl FnMut(News<'_, PodView>)) {
+    fn counts_outcomes() -> (Arc<Mutex<Rejections>>, impl FnMut(News<'_, PodView>)) {
         let rejections = Arc::<Mutex<Rejections>>::default();
         let outcomes = Outcomes {
             rejections: rejections.clone(),
@@ -219,7 +224,7 @@ mod tests {
         };
         (
             rejections,
-            takes_in_outcomes(Workers::default(), outcomes, Cache::default()),
+            counts_outcomes_and_enqueues(Workers::default(), outcomes, Cache::default()),
         )
     }
 
@@ -240,28 +245,28 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_waits_whether_or_not_the_rejected_pods_worker_has_had_its_pass() {
+    fn a_replacement_waits_even_if_the_rejected_pods_worker_has_not_run() {
         let next = pod("b", false, &json!({}));
-        let (rejections, mut tell) = takes_in();
-        tell(News::Changed(&refused()));
-        tell(News::Changed(&next));
+        let (rejections, mut notify) = counts_outcomes();
+        notify(News::Changed(&refused()));
+        notify(News::Changed(&next));
         assert!(waits(&rejections, &next));
 
-        let (rejections, mut tell) = takes_in();
-        tell(News::Found(&next));
-        tell(News::Found(&refused()));
-        tell(News::Listed);
+        let (rejections, mut notify) = counts_outcomes();
+        notify(News::Found(&next));
+        notify(News::Found(&refused()));
+        notify(News::Listed);
         assert!(waits(&rejections, &next));
     }
 
     #[test]
-    fn one_outcome_of_a_pod_counts() {
+    fn a_pods_outcome_counts_once() {
         let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-        let (rejections, mut tell) = takes_in();
-        tell(News::Changed(&refused()));
-        tell(News::Changed(&pod("a", true, &ready)));
+        let (rejections, mut notify) = counts_outcomes();
+        notify(News::Changed(&refused()));
+        notify(News::Changed(&pod("a", true, &ready)));
         assert!(waits(&rejections, &pod("b", false, &json!({}))));
-        tell(News::Changed(&pod("c", true, &ready)));
+        notify(News::Changed(&pod("c", true, &ready)));
         assert!(!waits(&rejections, &pod("b", false, &json!({}))));
     }
 }

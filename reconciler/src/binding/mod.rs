@@ -1,12 +1,13 @@
-//! Pods that the scheduler cannot bind to their own Node, and whether we may.
+//! Pods that the scheduler cannot bind to their own Node, and whether the reconciler may bind them.
 //!
-//! A marooned Node has no `kubernetes.io/hostname` label, so that it is no domain of ordinary pods' spread. The scheduler
-//! takes a Node without the label for unfit wherever a pod *requires* a spread or an affinity over hosts. A marooned
-//! pod has its host to itself: a spread over hosts holds by itself, and an affinity to others over hosts can mean no
-//! more than the pod itself. So we bind such pods, once all else that the scheduler would look at is as it must be.
+//! A marooned Node has no `kubernetes.io/hostname` label, so that it is not a domain over which ordinary pods spread.
+//! If a pod *requires* a spread or an affinity over hosts, the scheduler considers a Node without the label unfit.
+//! But a marooned pod has its host to itself: it satisfies every spread over hosts, and an affinity to other pods
+//! over hosts can only be met by the pod itself. So the reconciler binds such pods, once everything else that the
+//! scheduler would check is in order.
 //!
-//! Caveat: what it would need all pods of the cluster for (an affinity or anti-affinity over zones beside one over
-//! hosts) is left to the scheduler, and such a pod waits.
+//! Caveat: what would require a look at all pods of the cluster (an affinity or anti-affinity over zones beside one
+//! over hosts) is left to the scheduler, and such a pod waits.
 
 pub mod tolerations;
 
@@ -21,23 +22,23 @@ use serde::{Deserialize, Serialize};
 use crate::view::NodeView;
 use crate::view::Packed;
 
-/// What a pod asks of its node.
+/// What a pod requires of its node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Demands {
     node_selector: BTreeMap<String, String>,
-    /// Required node affinity: one of these terms.
+    /// Required node affinity: the node must match one of these terms.
     terms: Option<Vec<NodeSelectorTerm>>,
     tolerations: Vec<Toleration>,
-    /// Labels that the node must have for a required spread over them, whatever their value: on a node that the pod
-    /// alone may have, any value holds.
+    /// Labels that the node must have because a required spread uses them. Their values do not matter: no other pod
+    /// may run on the node.
     spread_over: Vec<String>,
-    /// Names of the claims to volumes.
+    /// Names of the pod's volume claims.
     pub claims: Vec<String>,
 }
 
 impl Demands {
-    /// Those of a pod that the scheduler would refuse for want of the hostname label alone; `None` for a pod that is the
-    /// scheduler's to place, or not to be judged from here.
+    /// The demands of a pod that the scheduler would refuse only because the hostname label is missing; `None` for a
+    /// pod that the scheduler can place, or that cannot be judged without a look at other pods.
     #[must_use]
     pub fn of(pod_name: &str, spec: &PodSpec) -> Option<Self> {
         let spreads = || {
@@ -92,8 +93,8 @@ impl Demands {
         })
     }
 
-    /// Whether the pod's own Node is what the scheduler would take it for, were it not for the label. One with more
-    /// labels than are kept is left to the scheduler.
+    /// Whether the scheduler would accept the pod's own Node if that had the hostname label. A Node with more labels
+    /// than are kept is left to the scheduler.
     #[must_use]
     pub fn met_by(&self, node_name: &str, node: &NodeView) -> bool {
         let Some(labels) = node.labels.as_ref().and_then(Packed::unpacked) else {

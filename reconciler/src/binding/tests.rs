@@ -50,7 +50,7 @@ fn met(demands: Option<Demands>) -> bool {
 }
 
 #[test]
-fn only_what_the_scheduler_refuses_for_want_of_the_label_is_ours() {
+fn we_bind_only_what_the_scheduler_refuses_for_the_missing_label() {
     let soft = spread(
         names::HOSTNAME_LABEL,
         &json!({"whenUnsatisfiable": "ScheduleAnyway"}),
@@ -72,7 +72,7 @@ fn only_what_the_scheduler_refuses_for_want_of_the_label_is_ours() {
 }
 
 #[test]
-fn what_needs_a_look_at_all_pods_is_the_schedulers() {
+fn demands_that_depend_on_other_pods_are_left_to_the_scheduler() {
     let zone = "topology.kubernetes.io/zone";
     let ignoring = spread(zone, &json!({"nodeAffinityPolicy": "Ignore"}));
     for theirs in [

@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-/// Whether a toleration covers a taint (`ToleratesTaint` of Kubernetes' component helpers); `None` where that depends on
-/// an operator of a later Kubernetes than this knows.
+/// Whether a toleration covers a taint (`ToleratesTaint` of Kubernetes' component helpers); `None` if that depends on
+/// an operator of a later Kubernetes that this program does not know.
 pub fn covers(toleration: &Toleration, taint: &Taint) -> Option<bool> {
     let any_or = |wanted: &Option<String>, found: &str| {
         wanted

@@ -1,4 +1,4 @@
-//! The command line of the certificates.
+//! The command line flags for certificates.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ const LONGEST: Duration = Duration::from_secs(87600 * 3600);
 /// How the webhook gets its certificate.
 #[derive(clap::Args, Clone, Debug)]
 pub struct CertsArgs {
-    /// Who makes the webhook's serving certificate: `builtin`, the leader does, renews it and tells the API server
-    /// whom to trust; `none`, somebody else does, such as cert-manager, and the reconciler keeps its hands off.
+    /// Who makes the webhook's serving certificate. `builtin`: the leading reconciler makes and renews it, and tells
+    /// the API servers which CA to trust. `none`: another program does, such as cert-manager, and the reconciler
+    /// changes nothing.
     #[arg(
         long = "certs",
         env = "MAROONEDPODS_CERTS",
@@ -31,8 +32,8 @@ pub struct CertsArgs {
     #[arg(long = "certs-renew-before", env = "MAROONEDPODS_CERTS_RENEW_BEFORE", value_name = "DURATION",
           default_value = "720h", value_parser = duration, id = "certs_renew_before")]
     pub renew_before: Duration,
-    /// How long every API server may take to learn of a new CA: that long nothing is served that only the new CA
-    /// vouches for. Also how often everything is looked at. Shorter than the time before renewal.
+    /// How long every API server may take to learn of a new CA: for that long the webhook serves no certificate that
+    /// only the new CA signed. Also how often the reconciler checks everything. Shorter than the time before renewal.
     #[arg(long = "certs-settle", env = "MAROONEDPODS_CERTS_SETTLE", value_name = "DURATION",
           default_value = "10s", value_parser = duration, id = "certs_settle")]
     pub settle: Duration,
@@ -41,7 +42,7 @@ pub struct CertsArgs {
 /// Who makes the certificate.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Somebody else.
+    /// Another program, such as cert-manager.
     None,
     /// The leading reconciler.
     Builtin,
@@ -50,10 +51,10 @@ pub enum Mode {
 /// Durations that do not fit together.
 #[derive(Error, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RulesError {
-    /// Every new pair would be due at once.
+    /// Every new pair would be due for renewal at once.
     #[error("--certs-renew-before must be shorter than --certs-lifetime")]
     RenewBefore,
-    /// No date that far ahead can be written into a certificate.
+    /// A certificate cannot hold a date that far ahead.
     #[error("--certs-lifetime must be 87600h (ten years) at most")]
     Lifetime,
     /// A certificate could end while its successor waits to be trusted.
@@ -62,7 +63,7 @@ pub enum RulesError {
 }
 
 impl CertsArgs {
-    /// The rules that these arguments ask for; `None` when certificates are somebody else's.
+    /// The rules that these flags ask for; `None` when another program makes the certificates.
     ///
     /// # Errors
     /// The flag that does not fit the others.
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn hands_off_unless_told() {
+    fn without_builtin_there_are_no_rules() {
         assert_eq!(rules(&[]), Ok(None));
         assert_eq!(rules(&["--certs=none", "--certs-lifetime=1s"]), Ok(None));
     }

@@ -1,8 +1,8 @@
-//! The rules of a rotation, without clock or client.
+//! The rules of a rotation, without a clock or a client.
 //!
-//! Trust comes first and goes last: the API servers trust a new CA before any pod serves a leaf of it, and an old
-//! one until every pod is seen to serve the new leaf. Nothing but what is stored and what is live tells how far a
-//! rotation is, so whoever leads next goes on where the last one stopped.
+//! A CA is trusted first and removed last: the API servers trust a new CA before any pod serves a certificate of it,
+//! and the old CA until every pod is seen to serve the new certificate. Only what is stored and what is live shows
+//! how far a rotation is, so the next leader continues where the last one stopped.
 
 use std::time::{Duration, Instant};
 
@@ -21,42 +21,42 @@ pub struct Rules {
     pub settle: Duration,
 }
 
-/// What was read. The bundles must have been read before the pairs: then a bundle that a next pair was already
-/// published in comes with that next pair, or with what became of it.
+/// What was read. The bundles must be read before the pairs: then a bundle with a next pair's CA in it comes together
+/// with that next pair, or with what became of it.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// The pair that webhook pods are given.
     pub current: Result<Pair, Flaw>,
-    /// The pair that comes after it, if there is one in the making.
+    /// The pair that comes after it, if one is being prepared.
     pub next: Option<Result<Pair, Flaw>>,
-    /// Somebody asked for a new pair.
+    /// A user requested a new pair.
     pub asked: bool,
-    /// What the API servers are told to trust, by entry of the webhook configuration.
+    /// The CAs that the API servers are told to trust, for each entry of the webhook configuration.
     pub bundles: Vec<Bundle>,
-    /// For how long we have seen the bundles unchanged.
+    /// How long we have seen the bundles unchanged.
     pub unchanged_for: Duration,
-    /// For how long every webhook pod that could be found has served the current pair; `None` when they do not,
-    /// or were not asked.
+    /// How long every webhook pod that could be found has served the current pair; `None` when they do not, or were
+    /// not probed.
     pub served_for: Option<Duration>,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Make a pair: beside the current one, or in its place where nobody's trust can be lost.
+    /// Make a pair: beside the current one, or in its place where no API server trusts any CA yet.
     Issue {
-        /// Beside it.
+        /// Beside the current one.
         overlap: bool,
     },
-    /// Have the API servers trust this, in every entry.
+    /// Have the API servers trust these CAs, in every entry.
     Publish(Bundle),
     /// The API servers may not know of the next pair's CA yet.
     Settle,
-    /// Put the next pair in the current one's place.
+    /// Make the next pair the current one.
     Promote,
-    /// Find out whether every webhook pod serves the current pair, until it has been so for a while.
+    /// Probe every webhook pod for the current pair, until all have served it for a while.
     Probe,
-    /// All is as it should be.
+    /// Nothing to do.
     Rest,
 }
 
@@ -65,7 +65,7 @@ pub enum Decision {
 pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Decision {
     let next = match &seen.next {
         Some(Ok(next)) => Some(next),
-        // What was begun and cannot be finished is begun anew.
+        // A next pair that is unusable cannot be finished: make another.
         Some(Err(_)) => return issue(seen),
         None => None,
     };
@@ -92,15 +92,16 @@ pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Decision {
     if seen.bundles.iter().all(|bundle| *bundle == needed) {
         return Decision::Rest;
     }
-    // A pod that was just starting when the others were asked has been found by now.
+    // A pod that was still starting at the first probe has been found by now.
     match seen.served_for {
         Some(so_long) if so_long >= rules.settle => Decision::Publish(needed),
         _ => Decision::Probe,
     }
 }
 
-/// Whatever an API server trusts may be what a pod still serves, even if the Secret does not say so: garbage
-/// leaves the last good pair in service. Only where nothing is trusted there is nothing to overlap with.
+/// A pod may still serve a pair of any CA that an API server trusts, even if the Secret does not hold that pair:
+/// webhook pods that find an unusable Secret keep the last good pair. So only where nothing is trusted there is
+/// nothing to overlap with.
 fn issue(seen: &Observed) -> Decision {
     Decision::Issue {
         overlap: seen.bundles.iter().any(|bundle| !bundle.is_empty()),
@@ -112,7 +113,7 @@ fn is_due(pair: &Pair, now: Timestamp, rules: &Rules) -> bool {
     pair.not_after.duration_since(now) <= margin
 }
 
-/// Since when something has been the same, by our own monotonic clock.
+/// Since when a value has been the same, by our own monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Unchanged<T> {
     seen: Option<(T, Instant)>,
@@ -125,7 +126,7 @@ impl<T> Default for Unchanged<T> {
 }
 
 impl<T: PartialEq> Unchanged<T> {
-    /// Takes note of what it is `now`, and says for how long it has been so.
+    /// Notes the value as it is `now`, and returns how long it has been so.
     pub fn note(&mut self, value: T, now: Instant) -> Duration {
         match &self.seen {
             Some((seen, since)) if *seen == value => now.saturating_duration_since(*since),
@@ -136,13 +137,13 @@ impl<T: PartialEq> Unchanged<T> {
         }
     }
 
-    /// For how long it has been `value`, if that is what was noted last.
+    /// How long it has been `value`, if that is the value noted last.
     pub fn lasts(&self, value: &T, now: Instant) -> Option<Duration> {
         let (seen, since) = self.seen.as_ref()?;
         (seen == value).then(|| now.saturating_duration_since(*since))
     }
 
-    /// It is no longer known.
+    /// Forgets the value: it is no longer known.
     pub fn forget(&mut self) {
         self.seen = None;
     }

@@ -1,6 +1,6 @@
-//! Makes a pair: a CA for this one leaf, whose key is gone when the leaf is signed.
+//! Makes a pair: a CA for this one leaf certificate. The CA's key is dropped when the leaf is signed.
 //!
-//! A CA that can sign nothing more needs no safe place, and trusting it is trusting the one leaf.
+//! Such a CA can sign nothing more: its key needs no safe place, and to trust it means to trust the one leaf.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +10,10 @@ use rcgen::{
     IsCa, KeyPair, KeyUsagePurpose,
 };
 
-/// By how much other clocks may be behind ours.
+/// How far other clocks may be behind ours.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
-/// A new pair, PEM.
+/// A new pair, as PEM.
 pub struct Issued {
     /// The CA.
     pub ca: String,
@@ -23,11 +23,11 @@ pub struct Issued {
     pub key: String,
 }
 
-/// A serving certificate for `dns_name`, ECDSA P-256, and the CA that vouches for it alone. Both are valid from an
-/// hour before `now` until `lifetime` after it.
+/// A serving certificate for `dns_name`, ECDSA P-256, and a CA that signed only this certificate. Both are valid from
+/// an hour before `now` until `lifetime` after it.
 ///
 /// # Errors
-/// The system has no randomness, or the name is none.
+/// The system has no randomness, or the name is not a DNS name.
 pub fn issue(dns_name: &str, now: Timestamp, lifetime: Duration) -> Result<Issued, rcgen::Error> {
     let clock = SystemTime::from(now);
     let valid = |mut params: CertificateParams, common_name: String| {
@@ -37,7 +37,7 @@ pub fn issue(dns_name: &str, now: Timestamp, lifetime: Duration) -> Result<Issue
         params.distinguished_name.push(DnType::CommonName, common_name);
         params
     };
-    // Each CA has a name of its own: a client that trusts several finds the right one by it.
+    // Each CA has a name of its own, by which a client that trusts several finds the right one.
     let mut ca = valid(
         CertificateParams::default(),
         format!("maroonedpods-webhook-ca {now}"),

@@ -1,18 +1,18 @@
-//! The webhook's serving certificate: made, renewed and trusted without a create being lost.
+//! The webhook's serving certificate: made, renewed and trusted without failing a single create.
 //!
-//! Two objects hold all there is to know: the Secret with the pair, which webhook pods mount, and the
+//! Two objects hold the whole state: the Secret with the pair, which webhook pods mount, and the
 //! `MutatingWebhookConfiguration`, whose `caBundle` is what API servers trust. A rotation is four writes, each with
 //! the resource version that it was decided on:
 //!
-//! | write | waits for | if we die right after |
+//! | write | waits for | if the leader dies right after |
 //! |---|---|---|
-//! | a new pair beside the current one | | nobody looks at it yet |
+//! | a new pair beside the current one | | nothing uses it yet |
 //! | its CA added to the bundle | | one CA more is trusted, whose key is gone |
 //! | the new pair in the current one's place | the bundle seen unchanged for the settling time: API servers learn of it by a watch | pods serve either pair, both are trusted |
-//! | the old CA out of the bundle | every webhook pod accepted by a client that trusts the new CA alone | done |
+//! | the old CA out of the bundle | every webhook pod accepted by a client that trusts only the new CA | done |
 //!
-//! [`decide`] says what comes next, from what is read and nothing else; hence whoever leads next goes on where the
-//! last one stopped, and two that lead at once trip over each other's resource versions at worst.
+//! [`decide`] derives the next step only from what is read; hence the next leader continues where the last one
+//! stopped, and two leaders at once at worst get conflicts from each other's resource versions.
 
 pub mod args;
 pub mod decide;
@@ -49,11 +49,11 @@ use status::{Report, Reporter};
 
 /// Name of the webhook's Service, in the release's namespace.
 const SERVICE: &str = "maroonedpods-webhook";
-/// While a rotation is under way, looks at everything so many times in a settling time.
+/// During a rotation, the number of looks at everything within one settling time.
 const LOOKS: u32 = 10;
 
-/// Keeps the webhook's certificate for ever. `namespace` is the release's. What fails is tried again, and said in
-/// the log and in the configuration's status.
+/// Keeps the webhook's certificate for ever. `namespace` is the release's. Failures are reported in the log and in
+/// the configuration's status, and tried again.
 pub async fn keep(cluster: Cluster, namespace: String, rules: Rules, metrics: Arc<Metrics>) {
     let keeper = Keeper {
         dns_name: format!("{SERVICE}.{namespace}.svc"),
@@ -67,14 +67,14 @@ pub async fn keep(cluster: Cluster, namespace: String, rules: Rules, metrics: Ar
     loop {
         let report = match keeper.pass(&mut memory).await {
             Err(error) if error.is_conflict() => {
-                tracing::debug!(%error, "somebody else was quicker");
+                tracing::debug!(%error, "another writer was faster");
                 None
             }
             Ok(report) => Some(report),
             Err(error) => Some(Report::Failed(error.to_string())),
         };
         if let Some(report) = &report {
-            reporter.say(&keeper.cluster, report).await;
+            reporter.report(&keeper.cluster, report).await;
         }
         let pause = match report {
             Some(Report::Resting { .. } | Report::Failed(_)) => rules.settle,
@@ -84,7 +84,7 @@ pub async fn keep(cluster: Cluster, namespace: String, rules: Rules, metrics: Ar
     }
 }
 
-/// What only time can tell. A new leader knows nothing of it, and waits anew.
+/// What only time shows. A new leader knows nothing of it, and waits again.
 #[derive(Default)]
 struct Memory {
     /// The webhook configuration's resource version.
@@ -219,7 +219,7 @@ impl Keeper {
             .map(drop)
     }
 
-    /// Entries are merged by their names, so nothing but the bundles is touched.
+    /// Entries are merged by their names, so this changes only the bundles.
     async fn publish(
         &self,
         webhooks: &MutatingWebhookConfiguration,
@@ -236,13 +236,16 @@ impl Keeper {
         }));
         let api = self.cluster.all::<Answer<MutatingWebhookConfiguration>>();
         call(api.patch(names::WEBHOOK_CONFIGURATION, &params::patch(), &patch)).await?;
-        tracing::info!(certificates = bundle.len(), "told the API servers whom to trust");
+        tracing::info!(
+            certificates = bundle.len(),
+            "wrote the CA bundle for the API servers"
+        );
         Ok(Report::Rotating(
-            "the API servers are told of the new CA".to_owned(),
+            "the new CA is published to the API servers".to_owned(),
         ))
     }
 
-    /// Asks every webhook pod, and remembers for how long all of them have served the pair in the Secret.
+    /// Probes every webhook pod, and remembers how long all of them have served the pair in the Secret.
     async fn probe(
         &self,
         stored: Option<&Secret>,
@@ -257,7 +260,7 @@ impl Keeper {
         let listed = read::list::<EndpointSlice, _>(&api, &of_service).await?;
         let slices: Vec<_> = listed.items.into_iter().map(|(_, slice)| slice).collect();
         let mut refused = probe::refused(&slices, &current.trust, &self.dns_name).await;
-        // Pods behind what cannot be read serve nobody knows what.
+        // An EndpointSlice that cannot be read hides pods that may serve any pair.
         refused.extend(listed.unreadable.iter().map(ToString::to_string));
         if let Some(first) = refused.first() {
             tracing::debug!(?refused, "not every webhook pod serves the new pair yet");

@@ -1,4 +1,4 @@
-//! A pair as it is stored: certificates, a key, and the CAs that vouch for them.
+//! A pair as it is stored: certificates, a key, and the CAs that signed them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use x509_parser::prelude::FromDer;
 
 const CERTIFICATE: &str = "CERTIFICATE";
 
-/// Where the parts of a pair are in the Secret.
+/// The keys in the Secret's data under which a pair's parts are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
     /// The CAs.
     pub ca: &'static str,
-    /// The leaf, and what is between it and a CA.
+    /// The leaf, and the intermediates between it and a CA.
     pub certificate: &'static str,
     /// The leaf's private key.
     pub key: &'static str,
@@ -35,7 +35,7 @@ pub const CURRENT: Keys = Keys {
     certificate: "tls.crt",
     key: "tls.key",
 };
-/// The pair that is about to take its place.
+/// The pair that takes its place next.
 pub const NEXT: Keys = Keys {
     ca: "next-ca.crt",
     certificate: "next-tls.crt",
@@ -47,7 +47,7 @@ pub const NEXT: Keys = Keys {
 pub struct Bundle(BTreeSet<Vec<u8>>);
 
 impl Bundle {
-    /// The certificates in a PEM text. What is no PEM holds none.
+    /// The certificates in a PEM text. A text that is not PEM holds none.
     #[must_use]
     pub fn from_pem(text: &[u8]) -> Self {
         let blocks = pem::parse_many(text).unwrap_or_default().into_iter();
@@ -57,7 +57,7 @@ impl Bundle {
             .collect()
     }
 
-    /// PEM, always the same for the same set.
+    /// As PEM; always the same text for the same set.
     #[must_use]
     pub fn to_pem(&self) -> String {
         let blocks: Vec<_> = self
@@ -69,7 +69,7 @@ impl Bundle {
         pem::encode_many_config(&blocks, unix)
     }
 
-    /// Whether all of `other` is in here.
+    /// Whether all of `other` is in this bundle.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.0.is_superset(&other.0)
@@ -80,19 +80,19 @@ impl Bundle {
         self.0.extend(other.0.iter().cloned());
     }
 
-    /// How many there are.
+    /// The number of certificates.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nobody is trusted.
+    /// Whether no CA is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What a TLS client verifies with who trusts this. Leaves out what is no certificate.
+    /// The roots for a TLS client that trusts this bundle. Leaves out what is not a certificate.
     #[must_use]
     pub fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
@@ -100,7 +100,7 @@ impl Bundle {
         Arc::new(roots)
     }
 
-    /// When the last of them ends.
+    /// When the last of the CAs ends.
     fn not_after(&self) -> Option<Timestamp> {
         self.0.iter().filter_map(|der| not_after(der)).max()
     }
@@ -115,7 +115,7 @@ impl FromIterator<Vec<u8>> for Bundle {
 /// A pair that API servers accept now if they trust `trust`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The CAs that vouch for it.
+    /// The CAs that signed it.
     pub trust: Bundle,
     /// When it ends, or the last of its CAs if that is sooner.
     pub not_after: Timestamp,
@@ -124,10 +124,10 @@ pub struct Pair {
 /// Why a pair cannot be used.
 #[derive(Error, Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// A part is not there.
+    /// A part is missing.
     #[error("there is no {0}")]
     Missing(&'static str),
-    /// A part is no PEM of its kind.
+    /// A part is not valid PEM of its kind.
     #[error("{0} is not usable")]
     Malformed(&'static str),
     /// The parts do not fit each other, the webhook's name or the time.
@@ -136,10 +136,10 @@ pub enum Flaw {
 }
 
 impl Pair {
-    /// Reads a pair and puts it to the test that an API server puts it to: for this DNS name, at this time.
+    /// Reads a pair and verifies it as an API server does: for this DNS name, at this time.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the pair.
     pub fn read(
         data: &BTreeMap<String, ByteString>,
         keys: Keys,
@@ -159,7 +159,7 @@ impl Pair {
         verify(leaf, between, &trust, dns_name, now)?;
         let ends = not_after(leaf).ok_or(Flaw::Malformed(keys.certificate))?;
         let trust_ends = trust.not_after().ok_or(Flaw::Malformed(keys.ca))?;
-        // Unlike Go, rustls does not ask when a root ends.
+        // Unlike Go, rustls does not check when a root ends.
         if trust_ends < now {
             return Err(Flaw::Unusable("its CA has expired".to_owned()));
         }

@@ -20,8 +20,8 @@ const PORT_NAME: &str = "https";
 /// Longest wait for one handshake.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Which of the pods behind the slices would be refused by a client that trusts `trust` alone, each with why. A
-/// pod that cannot be reached is among them: it may be back any time, with what it served.
+/// The pods behind the slices that a client would refuse if it trusted only `trust`, each with the reason. A pod that
+/// cannot be reached is among them: it may be back at any time, with the pair that it served.
 ///
 /// Pods that are not ready are asked as well: they may be ready a moment later.
 pub async fn refused(slices: &[EndpointSlice], trust: &Bundle, dns_name: &str) -> Vec<String> {

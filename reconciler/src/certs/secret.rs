@@ -1,5 +1,5 @@
-//! The Secret with the webhook's pair, laid out as cert-manager does, so that either can go on with what the other
-//! left.
+//! The Secret with the webhook's pair, laid out as cert-manager does, so that the reconciler and cert-manager can
+//! each continue with what the other left.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use super::pair::{CURRENT, Keys, NEXT};
 
 /// Its name. Webhook pods mount it.
 pub const NAME: &str = "maroonedpods-webhook-tls";
-/// Annotation by which people ask for a new pair now, whatever its value.
+/// Annotation by which users request a new pair now, whatever its value.
 pub const ROTATE_ANNOTATION: &str = "maroonedpods.io/rotate";
 
-/// A change that puts a new pair beside the current one. What was asked for is under way then.
+/// A change that puts a new pair beside the current one. It also removes the user's request, which is under way then.
 #[must_use]
 pub fn beside(issued: &Issued) -> Value {
     let mut data = Map::new();
@@ -33,7 +33,7 @@ pub fn instead(issued: &Issued, dns_name: &str) -> Value {
     change(&data, &annotations)
 }
 
-/// A change that puts the next pair in the current one's place.
+/// A change that makes the next pair the current one.
 #[must_use]
 pub fn promoted(stored: &BTreeMap<String, ByteString>, dns_name: &str) -> Value {
     let mut data = without_next();
@@ -47,10 +47,10 @@ pub fn promoted(stored: &BTreeMap<String, ByteString>, dns_name: &str) -> Value 
     change(&data, &origin(dns_name))
 }
 
-/// A new Secret with a change made to it. Its type wants both parts of the current pair, be they empty.
+/// A new Secret with a change applied to it. Its type requires both parts of the current pair, which may be empty.
 ///
 /// # Errors
-/// Never, unless the change is none of this module's.
+/// Never, as long as the change comes from this module.
 pub fn created(change: &Value) -> Result<Secret, serde_json::Error> {
     let mut secret = json!({
         "metadata": {"name": NAME},
@@ -82,8 +82,8 @@ fn without_next() -> Map<String, Value> {
         .collect()
 }
 
-/// What cert-manager writes beside a pair. An issuer that is none of its own makes it replace ours at once when it
-/// takes over; without a certificate's name its cainjector lets the bundle alone until it has.
+/// The annotations that cert-manager writes beside a pair. An unknown issuer makes cert-manager replace our pair at
+/// once when it takes over; without a certificate's name its cainjector does not touch the bundle until then.
 fn origin(dns_name: &str) -> Value {
     json!({
         "cert-manager.io/alt-names": dns_name,

@@ -1,4 +1,4 @@
-//! Reports how the certificate is: in the log when that changes, and on the configuration.
+//! Reports the certificate's state: in the log when it changes, and on the configuration.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::config;
 
 /// Condition of the configuration: the webhook has a certificate, and nothing keeps it from being renewed.
 const CERTIFICATES_READY: &str = "CertificatesReady";
-/// What was said is said again so often: the configuration may be younger.
+/// How often an unchanged report is written again: the configuration may have been created since.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// What became of a pass.
+/// The result of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// Nothing to do.
@@ -21,30 +21,30 @@ pub(super) enum Report {
         /// When the certificate ends.
         until: Option<Timestamp>,
     },
-    /// Under way, and what it waits for.
+    /// A rotation is under way; the text says what it waits for.
     Rotating(String),
-    /// A step failed, and why.
+    /// A step failed; the text says why.
     Failed(String),
 }
 
-/// Remembers what was said last.
+/// Remembers the last report.
 #[derive(Default)]
 pub(super) struct Reporter {
-    said: Option<(Report, Instant)>,
+    last: Option<(Report, Instant)>,
 }
 
 impl Reporter {
-    /// Reports it, unless it was said a moment ago.
-    pub(super) async fn say(&mut self, cluster: &Cluster, report: &Report) {
-        let news = self.said.as_ref().is_none_or(|(said, _)| said != report);
-        if news && let Report::Failed(error) = report {
+    /// Writes the report, unless the same was written a moment ago.
+    pub(super) async fn report(&mut self, cluster: &Cluster, report: &Report) {
+        let changed = self.last.as_ref().is_none_or(|(last, _)| last != report);
+        if changed && let Report::Failed(error) = report {
             tracing::warn!(error, "the webhook's certificate cannot be kept, will try again");
         }
         let is_due = |(_, when): &(Report, Instant)| when.elapsed() >= REPEAT;
-        if !news && !self.said.as_ref().is_some_and(is_due) {
+        if !changed && !self.last.as_ref().is_some_and(is_due) {
             return;
         }
-        self.said = Some((report.clone(), Instant::now()));
+        self.last = Some((report.clone(), Instant::now()));
         if let Err(error) = write(cluster, report).await {
             tracing::warn!(%error, "cannot write the configuration's status");
         }
@@ -62,7 +62,7 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
         Report::Rotating(message) => (true, "Rotating", message.clone()),
         Report::Failed(error) => (false, "Failed", format!("{error}; it is tried again")),
     };
-    let says = ConditionUpdate {
+    let update = ConditionUpdate {
         holds,
         reason,
         message: &message,
@@ -72,7 +72,7 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
         conditions::set(
             &mut status.conditions,
             CERTIFICATES_READY,
-            says,
+            update,
             generation,
             Timestamp::now(),
         );
@@ -80,10 +80,12 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
     .await
 }
 
-/// Certificates are somebody else's now: what an earlier leader said of them is taken back.
+/// Another program makes the certificates now: removes the condition that an earlier leader wrote.
 pub async fn forget(cluster: &Cluster) {
     let forgotten = config::edit_status(cluster, |_, status| {
-        status.conditions.retain(|said| said.type_ != CERTIFICATES_READY);
+        status
+            .conditions
+            .retain(|condition| condition.type_ != CERTIFICATES_READY);
     });
     if let Err(error) = forgotten.await {
         tracing::warn!(%error, "cannot write the configuration's status");

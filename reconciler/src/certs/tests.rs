@@ -1,4 +1,4 @@
-//! Pairs as they are made, stored and read again.
+//! Pairs as they are issued, stored and read again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,7 +100,7 @@ fn a_next_pair_waits_beside_the_current_one_and_takes_its_place() {
 }
 
 #[test]
-fn a_secret_that_was_lost_is_made_anew_without_a_pair_to_serve() {
+fn a_lost_secret_is_recreated_without_a_pair_to_serve() {
     let secret = secret::created(&secret::beside(&issued())).unwrap();
     assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
     let read = |keys| Pair::read(data(&secret), keys, NAME, Timestamp::now());

@@ -1,6 +1,6 @@
-//! Requests as the cache keeps them. Whoever holds a certificate of ours may file them without end, also long after its
-//! record is gone, so what one requester costs is bounded: of a few requests all is kept that a decision needs, of the
-//! rest what their deletion needs.
+//! Certificate requests as the cache keeps them. A guest that has one of our certificates can file requests without
+//! end, even long after its record is gone. So the memory that one requester takes is bounded: of a few requests the
+//! cache keeps all that a decision needs, of the rest only what their deletion needs.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -9,19 +9,21 @@ use maroonedpods_common::names;
 use super::{Requester, is_pending, requester, requester_of};
 use crate::read::{Keep, Mark, View};
 
-/// Pending requests of one requester that are decided, and kept for that. A kubelet has two, and a few more where nobody
-/// was there to answer; a requester with more than these loses what is beyond them, and may ask again.
+/// How many pending requests of one requester are kept whole and decided. A kubelet has two, and a few more if the
+/// reconciler was down. Of a requester with more, the requests beyond this number are deleted; it may file them
+/// again.
 pub const MOST_DECIDED: usize = 30;
 
-/// Bytes of the longest request that is kept; a kubelet's has 2 KiB at most. What is longer counts as malformed.
+/// Bytes of the longest request that is kept; a kubelet's has 2 KiB at most. A longer request counts as malformed.
 const LONGEST_REQUEST: usize = 4 << 10;
 
-/// A request, as much of it as is kept. Of requests that are certainly none of ours there is none.
+/// The kept part of a request. Requests that are certainly not ours have none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filed {
-    /// As it was filed, but for what no decision needs. Of one that is decided the PKCS#10 part is not kept.
+    /// The request as it was filed, without the fields that no decision needs. The PKCS#10 part of a decided request
+    /// is not kept.
     Whole(Box<CertificateSigningRequest>),
-    /// One of a crowd.
+    /// One of too many requests of a requester: only what its deletion needs is kept.
     Named(Named),
 }
 
@@ -52,7 +54,7 @@ impl Filed {
         }
     }
 
-    /// All that a decision needs, if that is kept.
+    /// The parts that a decision needs, if they are kept.
     #[must_use]
     pub fn whole(&self) -> Option<&CertificateSigningRequest> {
         match self {
@@ -75,7 +77,8 @@ impl Filed {
     }
 }
 
-/// Whether a user of ours filed it; a token may be anybody's.
+/// Whether one of our users filed it. A token's user name alone does not show that: kubeadm's tokens have the same
+/// prefix.
 pub(crate) fn is_ours(csr: &CertificateSigningRequest) -> bool {
     match requester(csr) {
         Some(Requester::Token(_)) => super::in_group(csr, names::BOOTSTRAP_GROUP),
@@ -127,7 +130,7 @@ impl View for Filed {
         if csr.spec.request.0.len() > LONGEST_REQUEST || !is_pending(&csr) {
             csr.spec.request = ByteString::default();
         }
-        // That there is one is all that is asked.
+        // Decisions only need to know that there is a certificate.
         if let Some(certificate) = csr.status.as_mut().and_then(|status| status.certificate.as_mut()) {
             *certificate = ByteString::default();
         }
@@ -138,7 +141,7 @@ impl View for Filed {
         vec![Mark::User(self.user().to_owned())]
     }
 
-    /// What is decided is little, and by our own hand.
+    /// Decided requests are few, because only we decide them.
     fn counts(&self) -> bool {
         self.whole().is_some_and(is_pending)
     }

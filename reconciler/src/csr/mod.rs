@@ -1,11 +1,11 @@
 //! Decisions on certificate signing requests: which guest gets which certificate.
 //!
-//! A bootstrap token may file a request for *any* node's name, and a node may ask for *any* subject alternative
-//! name: the API server accepts both, and a signer signs whatever is approved. So these decisions are the only
-//! barrier, and they approve nothing but what a kubelet that we started asks for:
+//! A bootstrap token may file a request for *any* node's name, and a node may request *any* subject alternative name:
+//! the API server accepts both, and a signer signs every approved request. So these decisions are the only barrier,
+//! and they approve only what a kubelet on a VM of ours requests:
 //!
-//! - one client certificate per attempt, for the Node of the very record that the token was minted for, and its
-//!   renewals for as long as its pod is not over;
+//! - one client certificate per attempt, for the Node of the record that the token was minted for, and its renewals
+//!   until its pod has finished;
 //! - serving certificates for that Node's name and the address that we wrote to it, nothing else.
 
 mod filed;
@@ -25,21 +25,22 @@ pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signer of kubelets' serving certificates.
 pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 /// Serving certificates approved for one Node among the requests that still exist (kube-controller-manager removes an
-/// approved one after an hour). A kubelet asks again when it lost its key or its address changed, and when seven to nine
-/// tenths of the certificate's life are over: this is enough for a signer whose certificates last minutes.
+/// approved one after an hour). A kubelet files a new request when it lost its key, when its address changed, and
+/// when seven to nine tenths of the certificate's life are over: this is enough for a signer whose certificates last
+/// minutes.
 pub const MAX_SERVING: usize = 20;
 /// The same for renewed client certificates.
 pub const MAX_RENEWALS: usize = 20;
 
-/// What one record's guest may ask for now.
+/// What one record's guest may request now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
     /// Name of the record's Node.
     pub node_name: String,
     /// Id of the token minted for the attempt under way.
     pub token_id: String,
-    /// Whether the record still waits for its guest to join (phase Launched). From a live read if the cache says
-    /// no: a guest may be quicker than the watch, and a refusal is for ever.
+    /// Whether the record still waits for its guest to join (phase Launched). If the cache says no, this must come
+    /// from a live read: a guest may be faster than the watch, and a refusal is final.
     pub accepts_client: bool,
     /// Whether another client request by this token is approved already.
     pub approved_client: bool,
@@ -47,63 +48,62 @@ pub struct Expectation {
     pub address: Option<IpAddr>,
     /// How many other serving requests of this Node are approved, among those that exist.
     pub approved_serving: usize,
-    /// Whether the Node may renew its client certificate: its kubelet has joined, and its pod is not over.
+    /// Whether the Node may renew its client certificate: its kubelet has joined, and its pod has not finished.
     pub accepts_renewal: bool,
     /// How many other renewals of this Node are approved, among those that exist.
     pub approved_renewals: usize,
 }
 
-/// What to do about a request.
+/// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It is the expected one.
+    /// It is the expected request.
     Approve,
     /// It must never be signed.
     Refuse(Refusal),
-    /// A sound request that cannot be granted as things are: the VM's address is not known yet, or nothing is renewed
-    /// now.
+    /// A sound request that cannot be granted yet: the VM's address is not known, or the Node may not renew now.
     Wait,
-    /// Decided already, or of somebody who is not ours.
+    /// Already decided, or filed by a user who is not ours.
     Ignore,
 }
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
-    /// The identity is ours, but there is no record for it.
+    /// The user is one of ours, but there is no record for it.
     NoRecord,
-    /// The signer is not one for this identity.
+    /// The signer is not one for this user.
     WrongSigner,
-    /// Another user than the one this record expects.
+    /// Not the user that this record expects.
     WrongUser,
-    /// The user lacks the group that goes with it.
+    /// The user lacks the group that belongs to it.
     MissingGroup,
     /// The record does not wait for a guest to join.
     NotWaiting,
     /// The attempt has its client certificate already.
     SecondClient,
-    /// This Node has more serving certificates than a sound kubelet needs.
+    /// This Node has more serving certificates than a healthy kubelet needs.
     TooManyServing,
-    /// This Node renews its client certificate more often than a sound kubelet.
+    /// This Node renews its client certificate more often than a healthy kubelet.
     TooManyRenewals,
     /// Not one PEM block with one PKCS#10 request.
     Malformed,
-    /// Not signed by the key that it carries, or by too weak an algorithm.
+    /// Not signed by the key that it carries, or with a weak algorithm.
     BadSignature,
-    /// Another subject than the Node's.
+    /// Not the Node's subject.
     WrongSubject,
-    /// Serving, and no subject alternative name at all.
+    /// A serving request without a subject alternative name.
     MissingName,
-    /// A subject alternative name that is not the Node's.
+    /// A subject alternative name that does not belong to the Node.
     ForeignName,
-    /// An attribute or extension beyond names and key usages.
+    /// An attribute or extension other than names and key usages.
     ForeignExtension,
-    /// Other usages than a kubelet's.
+    /// Not the usages of a kubelet.
     WrongUsages,
 }
 
 impl Refusal {
-    /// A stable word: the condition's reason and the metric's label.
+    /// A stable word, used as the condition's reason and as the metric's label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -125,11 +125,11 @@ impl Refusal {
         }
     }
 
-    /// What was expected instead. Never text of the request: its author is hostile.
+    /// What was expected. Never text of the request: its author may be hostile.
     #[must_use]
     pub const fn message(self) -> &'static str {
         match self {
-            Self::NoRecord => "expected a MaroonedNode for this token or node, and there is none",
+            Self::NoRecord => "expected a MaroonedNode for this token or node, but there is none",
             Self::WrongSigner => {
                 "expected signer kubernetes.io/kube-apiserver-client-kubelet, or kubernetes.io/kubelet-serving from \
                  the node itself"
@@ -138,8 +138,8 @@ impl Refusal {
             Self::MissingGroup => {
                 "expected group system:bootstrappers:maroonedpods for a bootstrap token, system:nodes for a node"
             }
-            Self::NotWaiting => "expected a MaroonedNode in phase Launched, and its phase is another",
-            Self::SecondClient => "expected one client request per attempt, and one is approved already",
+            Self::NotWaiting => "expected a MaroonedNode in phase Launched, but it is in another phase",
+            Self::SecondClient => "expected one client request per attempt, but one is approved already",
             Self::TooManyServing => {
                 "expected at most 20 approved serving requests of one node within an hour"
             }
@@ -150,10 +150,10 @@ impl Refusal {
                  or more with SHA-2"
             }
             Self::WrongSubject => {
-                "expected subject O=system:nodes, CN=system:node:<name of the node>, and no more"
+                "expected subject O=system:nodes, CN=system:node:<name of the node>, and nothing else"
             }
             Self::MissingName => {
-                "expected the node's name or address as subject alternative name, and there is none"
+                "expected the node's name or address as subject alternative name, but there is none"
             }
             Self::ForeignName => {
                 "expected no subject alternative names but the node's own name and address, and those only for \
@@ -170,13 +170,13 @@ impl Refusal {
 /// Who filed a request, as the API server authenticated them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Requester<'a> {
-    /// A bootstrap token, by its id: ours or anybody's.
+    /// A bootstrap token, by its id. It may be ours or another program's.
     Token(&'a str),
     /// One of our Nodes, by its name.
     Node(&'a str),
 }
 
-/// The requester, by which the caller finds the record; `None` for users who are certainly not ours.
+/// The requester, by which the caller finds the record; `None` for users that are certainly not ours.
 #[must_use]
 pub fn requester(csr: &CertificateSigningRequest) -> Option<Requester<'_>> {
     requester_of(csr.spec.username.as_deref()?)
@@ -190,13 +190,13 @@ fn requester_of(user: &str) -> Option<Requester<'_>> {
     names::pod_uid_of(node).map(|_| Requester::Node(node))
 }
 
-/// Whether a request asks for what its holder is known by, rather than for what it serves with.
+/// Whether the request is for a client certificate, not a serving certificate.
 #[must_use]
 pub fn asks_for_client(csr: &CertificateSigningRequest) -> bool {
     csr.spec.signer_name == CLIENT_SIGNER
 }
 
-/// Whether nobody has decided on the request yet.
+/// Whether no one has decided on the request yet.
 #[must_use]
 pub fn is_pending(csr: &CertificateSigningRequest) -> bool {
     csr.status.as_ref().is_none_or(|status| {
@@ -218,7 +218,8 @@ pub fn is_approved(csr: &CertificateSigningRequest) -> bool {
 
 /// The decision on `csr`, given the record of its [`requester`].
 ///
-/// `None` means that there is no such record; the caller has made sure of that, since a refusal is for ever.
+/// `None` means that there is no such record; the caller must have made sure of that with a live read, because a
+/// refusal is final.
 #[must_use]
 pub fn decide(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -> Decision {
     if !is_pending(csr) {
@@ -226,7 +227,7 @@ pub fn decide(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -
     }
     let decided = match (requester(csr), expected) {
         (None, _) => return Decision::Ignore,
-        // Somebody else's token, kubeadm's perhaps.
+        // The token belongs to another program, kubeadm perhaps.
         (Some(Requester::Token(_)), None) if !in_group(csr, names::BOOTSTRAP_GROUP) => {
             return Decision::Ignore;
         }
@@ -240,8 +241,8 @@ pub fn decide(csr: &CertificateSigningRequest, expected: Option<&Expectation>) -
     decided.unwrap_or_else(Decision::Refuse)
 }
 
-/// Whether a request cannot be approved as things are, whatever is in it: known without a look inside, which is what
-/// costs.
+/// Whether the request cannot be approved at present whatever its content. This is known without parsing the content,
+/// which is the expensive part.
 #[must_use]
 pub fn is_hopeless(csr: &CertificateSigningRequest, expected: &Expectation) -> bool {
     match requester(csr) {
@@ -276,7 +277,7 @@ fn decide_client(
     Ok(Decision::Approve)
 }
 
-/// Whoever holds a Node's certificate may get another for the same Node, and no more than that.
+/// With a Node's certificate a client may get another one for the same Node, and for no other.
 fn decide_renewal(
     csr: &CertificateSigningRequest,
     node_name: &str,
@@ -323,7 +324,7 @@ fn decide_serving(
     })
 }
 
-/// The PKCS#10 part, with what both kinds have in common required of it.
+/// Parses the PKCS#10 part, and requires what client and serving requests have in common.
 fn read(csr: &CertificateSigningRequest, expected: &Expectation) -> Result<Pkcs10, Refusal> {
     let asked = pkcs10::read(&csr.spec.request.0).map_err(|unreadable| match unreadable {
         Unreadable::Malformed => Refusal::Malformed,
@@ -348,7 +349,7 @@ fn in_group(csr: &CertificateSigningRequest, group: &str) -> bool {
     csr.spec.groups.iter().flatten().any(|member| member == group)
 }
 
-/// Kubelets ask for digital signature and `needed`, and for key encipherment where the key is RSA.
+/// Kubelets request digital signature and `needed`, and key encipherment if the key is RSA.
 fn has_usages(csr: &CertificateSigningRequest, needed: &str) -> bool {
     let usages = csr.spec.usages.as_deref().unwrap_or_default();
     let allowed = ["digital signature", "key encipherment", needed];

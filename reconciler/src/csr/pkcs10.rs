@@ -11,14 +11,14 @@ use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_X5
 use x509_parser::oid_registry::{OID_X509_ORGANIZATION_NAME, Oid};
 use x509_parser::prelude::FromDer;
 
-/// What a request asks for, beyond the key.
+/// What a request contains, besides the key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pkcs10 {
     /// Every attribute of the subject, in the request's order.
     pub subject: Vec<SubjectAttribute>,
     /// Every subject alternative name.
     pub names: Vec<Name>,
-    /// Whether it asks for anything else than names and key usages.
+    /// Whether it contains anything other than names and key usages.
     pub more: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum SubjectAttribute {
 pub(super) enum Name {
     Dns(String),
     Ip(IpAddr),
-    /// E-mail, URI, directory and whatever other kinds there are.
+    /// Any other kind, such as e-mail, URI or directory name.
     Other,
 }
 
@@ -44,7 +44,7 @@ pub(super) enum Unreadable {
     BadSignature,
 }
 
-/// Reads a PEM request whose own key signed it. Signatures by SHA-1 and RSA keys below 2048 bits are bad.
+/// Reads a PEM request that its own key signed. SHA-1 signatures and RSA keys below 2048 bits count as bad.
 pub(super) fn read(pem: &[u8]) -> Result<Pkcs10, Unreadable> {
     let der = decode(pem).ok_or(Unreadable::Malformed)?;
     let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| Unreadable::Malformed)?;
@@ -86,8 +86,8 @@ pub(super) fn read(pem: &[u8]) -> Result<Pkcs10, Unreadable> {
     })
 }
 
-/// Exactly one PEM block and nothing around it. Lenient decoders look for the first block that pleases them, and
-/// the signer's might be pleased by another one than ours.
+/// Decodes exactly one PEM block with nothing around it. Lenient decoders look for the first block that they accept,
+/// and the signer's decoder might accept another block than ours.
 fn decode(pem: &[u8]) -> Option<Vec<u8>> {
     let body = std::str::from_utf8(pem)
         .ok()?

@@ -65,7 +65,7 @@ fn request(spec: CertificateSigningRequestSpec) -> CertificateSigningRequest {
     }
 }
 
-/// What a sound kubelet files with its token.
+/// What a healthy kubelet files with its token.
 fn client(pem: Vec<u8>) -> CertificateSigningRequest {
     request(CertificateSigningRequestSpec {
         signer_name: CLIENT_SIGNER.to_owned(),
@@ -81,7 +81,7 @@ fn client(pem: Vec<u8>) -> CertificateSigningRequest {
     })
 }
 
-/// What a sound kubelet files for its own server.
+/// What a healthy kubelet files for its own server.
 fn serving(pem: Vec<u8>) -> CertificateSigningRequest {
     request(CertificateSigningRequestSpec {
         signer_name: SERVING_SIGNER.to_owned(),
@@ -97,7 +97,7 @@ fn good_client() -> CertificateSigningRequest {
     client(pem(&params(&[])))
 }
 
-/// What a sound kubelet files when its certificate runs out.
+/// What a healthy kubelet files before its certificate expires.
 fn renewal(pem: Vec<u8>) -> CertificateSigningRequest {
     let asked = client(pem);
     let holder = serving(Vec::new());
@@ -137,7 +137,7 @@ fn approved(csr: &CertificateSigningRequest) {
 fn the_expected_ones_are_approved() {
     approved(&good_client());
     approved(&good_serving());
-    // Any part of the own names will do.
+    // Any subset of the Node's own names is accepted.
     for name in own_names() {
         approved(&serving(pem(&params(&[name]))));
     }
@@ -368,7 +368,7 @@ fn serving_waits_for_the_address() {
         ..expectation()
     };
     assert_eq!(decide(&good_serving(), Some(&unknown)), Decision::Wait);
-    // What no address can make good is refused at once.
+    // A request that no address can make right is refused at once.
     let foreign = serving(pem(&params(&[SanType::DnsName(
         "kubernetes.default.svc".try_into().unwrap(),
     )])));

@@ -1,4 +1,4 @@
-//! The rules of the election, without clock or client.
+//! The election's rules, without a clock or a client.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::timings::Timings;
 
-/// What was last seen of a lease, and since when it has looked like that.
+/// The lease as this process last saw it, and since when it has looked like that.
 ///
-/// Only our own monotonic clock counts: a lease expires when *we* have seen no change for its whole duration.
-/// The times written in it come from other machines' clocks and are for people.
+/// Only our own monotonic clock counts: a lease expires when *we* have seen no change for its whole duration. Other
+/// machines' clocks wrote the times in it; those are for people.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Observed {
     spec: LeaseSpec,
@@ -19,7 +19,7 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// Adds what was just read, `None` if there is no lease.
+    /// Updates the observation with what was just read: `None` if there is no lease.
     pub(super) fn update(previous: Option<Self>, spec: Option<LeaseSpec>, now: Instant) -> Option<Self> {
         let spec = spec?;
         Some(
@@ -29,7 +29,7 @@ impl Observed {
         )
     }
 
-    /// The holder's identity, empty if it was released.
+    /// The holder's identity; empty if the holder released the lease.
     pub(super) fn holder(&self) -> &str {
         self.spec.holder_identity.as_deref().unwrap_or_default()
     }
@@ -43,7 +43,7 @@ impl Observed {
     }
 }
 
-/// Which side of the election we are on.
+/// Our role in the election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     Candidate,
@@ -55,16 +55,16 @@ pub(super) enum Standing {
 pub(super) enum Decision {
     /// There is no lease: create it.
     Create,
-    /// It is ours: renew it.
+    /// The lease is ours: renew it.
     Renew,
-    /// It is free: put our name in.
+    /// The lease is free: write our identity into it.
     TakeOver,
-    /// It is somebody else's.
-    StandBack,
+    /// Another process holds the lease: wait.
+    Wait,
 }
 
-/// The next step. A holder never takes over: a lease that is no longer its own is lost, even if it is free again,
-/// since somebody else may have led in between.
+/// The next step. A holder never takes over: a lease that no longer names the holder is lost even if it is free
+/// again, because another process may have led in between.
 pub(super) fn decide(
     standing: Standing,
     observed: Option<&Observed>,
@@ -77,11 +77,11 @@ pub(super) fn decide(
         (Some(lease), Standing::Candidate) if lease.holder().is_empty() || lease.is_expired(now) => {
             Decision::TakeOver
         }
-        (Some(_), _) => Decision::StandBack,
+        (Some(_), _) => Decision::Wait,
     }
 }
 
-/// The lease that `step` writes over `current`; `wall` is for people. `None` if it writes nothing.
+/// The lease to write over `current` for this decision; `wall` is for people. `None` if nothing is to be written.
 pub(super) fn claim(
     decision: Decision,
     current: Option<LeaseSpec>,
@@ -95,7 +95,7 @@ pub(super) fn claim(
         Decision::Create => (Some(MicroTime(wall)), 0),
         Decision::TakeOver => (Some(MicroTime(wall)), transitions.saturating_add(1)),
         Decision::Renew => (current.acquire_time.clone(), transitions),
-        Decision::StandBack => return None,
+        Decision::Wait => return None,
     };
     Some(LeaseSpec {
         holder_identity: Some(identity.to_owned()),
@@ -107,8 +107,8 @@ pub(super) fn claim(
     })
 }
 
-/// The lease that a holder leaves behind: free at once, and expired after a second for those who do not know the
-/// empty holder.
+/// The lease that a holder leaves behind: free at once, and expired after a second for clients that do not treat an
+/// empty holder as free.
 pub(super) fn released(current: LeaseSpec, wall: Timestamp) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(String::new()),
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn steps() {
+    fn each_lease_has_one_next_step() {
         use Standing::{Candidate, Holder};
         let start = Instant::now();
         let no_duration = LeaseSpec {
             lease_duration_seconds: None,
             ..lease("other", 0, 0)
         };
-        let nobody = LeaseSpec {
+        let no_holder = LeaseSpec {
             holder_identity: None,
             ..lease("", 15, 0)
         };
@@ -161,17 +161,17 @@ mod tests {
             (Holder, None, 0, Decision::Create),
             (Candidate, Some(lease(ME, 15, 0)), 0, Decision::Renew),
             (Holder, Some(lease(ME, 15, 0)), 99, Decision::Renew),
-            (Candidate, Some(lease("other", 15, 0)), 0, Decision::StandBack),
-            (Candidate, Some(lease("other", 15, 0)), 14, Decision::StandBack),
+            (Candidate, Some(lease("other", 15, 0)), 0, Decision::Wait),
+            (Candidate, Some(lease("other", 15, 0)), 14, Decision::Wait),
             (Candidate, Some(lease("other", 15, 0)), 15, Decision::TakeOver),
             (Candidate, Some(lease("", 15, 0)), 0, Decision::TakeOver),
-            (Candidate, Some(nobody), 0, Decision::TakeOver),
+            (Candidate, Some(no_holder), 0, Decision::TakeOver),
             (Candidate, Some(no_duration), 0, Decision::TakeOver),
             (Candidate, Some(lease("other", -1, 0)), 0, Decision::TakeOver),
-            // A holder that finds another name, or none, has lost.
-            (Holder, Some(lease("other", 15, 0)), 0, Decision::StandBack),
-            (Holder, Some(lease("other", 15, 0)), 99, Decision::StandBack),
-            (Holder, Some(lease("", 1, 0)), 99, Decision::StandBack),
+            // A holder that finds another identity in the lease, or none, has lost it.
+            (Holder, Some(lease("other", 15, 0)), 0, Decision::Wait),
+            (Holder, Some(lease("other", 15, 0)), 99, Decision::Wait),
+            (Holder, Some(lease("", 1, 0)), 99, Decision::Wait),
         ] {
             let observed = Observed::update(None, spec, start);
             let step = decide(standing, observed.as_ref(), start + secs(age), ME);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_starts_the_wait_anew() {
+    fn every_change_restarts_the_wait() {
         let start = Instant::now();
         let read = |observed, renewed, after| {
             let observed = Observed::update(observed, Some(lease("other", 15, renewed)), start + secs(after));
@@ -188,16 +188,16 @@ mod tests {
             (observed, step)
         };
         let (observed, step) = read(None, 1, 0);
-        assert_eq!(step, Decision::StandBack);
+        assert_eq!(step, Decision::Wait);
         let (observed, step) = read(observed, 2, 14);
-        assert_eq!(step, Decision::StandBack);
+        assert_eq!(step, Decision::Wait);
         let (observed, step) = read(observed, 2, 28);
-        assert_eq!(step, Decision::StandBack);
+        assert_eq!(step, Decision::Wait);
         let (observed, step) = read(observed, 2, 29);
         assert_eq!(step, Decision::TakeOver);
-        // Even a renewal whose wall clock runs backwards is one.
+        // A renewal counts even if its wall clock ran backwards.
         let (_, step) = read(observed, 0, 30);
-        assert_eq!(step, Decision::StandBack);
+        assert_eq!(step, Decision::Wait);
     }
 
     #[test]
@@ -209,13 +209,13 @@ mod tests {
         let back = Observed::update(gone, Some(lease("other", 15, 0)), start + secs(21));
         assert_eq!(
             decide(Standing::Candidate, back.as_ref(), start + secs(35), ME),
-            Decision::StandBack,
+            Decision::Wait,
             "seen again 14 s ago"
         );
     }
 
     #[test]
-    fn what_is_written() {
+    fn a_claim_keeps_what_it_must() {
         let timings = Timings::default();
         let write = |step, current| claim(step, current, ME, &timings, at(500));
         let created = LeaseSpec {
@@ -237,7 +237,7 @@ mod tests {
             write(Decision::Renew, Some(lease(ME, 30, 200))),
             Some(lease(ME, 15, 500))
         );
-        assert_eq!(write(Decision::StandBack, Some(lease("other", 30, 200))), None);
+        assert_eq!(write(Decision::Wait, Some(lease("other", 30, 200))), None);
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Leader election by a `coordination.k8s.io/v1` Lease, on client-go's rules.
+//! Leader election with a `coordination.k8s.io/v1` Lease, by client-go's rules.
 //!
-//! [`acquire`] waits until the lease is ours and keeps it renewed in a task of its own; [`Leadership::lost`] resolves
-//! when it no longer is, at the latest one renew deadline after the last renewal was sent, which is before anybody
-//! else may take over. What the process does then is its own business; to end it is the safe thing.
+//! [`acquire`] waits until the lease is ours and then renews it in a task of its own. [`Leadership::lost`] resolves
+//! when the lease is no longer ours: at the latest one renew deadline after the last renewal was sent, which is
+//! before another process may take over. What the process does then is up to it; to exit is safe.
 //!
-//! Clocks are assumed to run at about the same speed, never to agree. Every write names the resource version that
-//! it was decided on. This keeps two leaders from wasting work on each other; it is no lock: a write that was sent
-//! in time may arrive late, so whatever the leader writes needs preconditions of its own.
+//! Clocks are assumed to run at about the same speed, but not to agree. Every write carries the resource version that
+//! it was decided on. That keeps two leaders from wasting work on each other, but it is not a lock: a write that was
+//! sent in time may arrive late, so every write of the leader needs its own precondition.
 
 mod decide;
 mod timings;
@@ -29,7 +29,7 @@ use crate::params;
 use decide::{Observed, Standing, claim, decide, released};
 pub use timings::Timings;
 
-/// A lease that is ours. Dropping it stops renewing without a word, as a crash would.
+/// A lease that is ours. Dropping it stops the renewals without releasing the lease, as a crash would.
 #[derive(Debug)]
 pub struct Leadership {
     lock: Lock,
@@ -42,10 +42,10 @@ pub struct Leadership {
 /// Why a lease is no longer ours.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
 pub enum LostLease {
-    /// Somebody else's name is in it, or none.
+    /// Another identity is in the lease, or none.
     #[error("the lease is held by {0:?} now")]
     Taken(String),
-    /// The API server did not take a renewal in time.
+    /// The API server accepted no renewal in time.
     #[error("the lease was not renewed before its deadline")]
     NotRenewed,
     /// The task that renews it ended; this is a bug.
@@ -56,17 +56,18 @@ pub enum LostLease {
 /// Why a request about the lease failed.
 #[derive(thiserror::Error, Debug)]
 pub enum LeaseError {
-    /// The API server refused, or could not be reached.
+    /// The API server refused the request, or could not be reached.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// No answer in time.
+    /// The API server did not answer in time.
     #[error("the API server did not answer in time")]
     TimedOut,
 }
 
-/// Waits until the lease `name` in `namespace` is ours, for ever if need be; failures are logged and tried again.
+/// Waits until the lease `name` in `namespace` is ours, without a limit; logs failures and tries again.
 ///
-/// `identity` must be no other process's, a restarted self included: take the host's name and a random suffix.
+/// No other process may use the same `identity`, not even this one after a restart: take the host's name and a random
+/// suffix.
 pub async fn acquire(
     client: Client,
     namespace: &str,
@@ -83,7 +84,7 @@ pub async fn acquire(
     let mut observed = None;
     let mut reported = None;
     let renewed = loop {
-        // Taken before the write: others count from when they see it, which is later.
+        // Taken before the write: other candidates count from when they see it, which is later.
         let started = Instant::now();
         match lock.attempt(Standing::Candidate, &mut observed).await {
             Ok(Outcome::Ours) => break started,
@@ -93,10 +94,10 @@ pub async fn acquire(
                     reported = Some(holder);
                 }
             }
-            Err(error) if is_conflict(&error) => debug!(lease = name, "somebody else was quicker"),
+            Err(error) if is_conflict(&error) => debug!(lease = name, "another candidate wrote first"),
             Err(error) => warn!(lease = name, %error, "cannot acquire the lease, trying again"),
         }
-        // Without randomness there is no jitter, which costs a conflict at most.
+        // Without randomness there is no jitter; that costs one conflict at most.
         sleep(timings.jittered_retry(getrandom::u32().unwrap_or_default())).await;
     };
     info!(lease = name, identity = lock.identity, "the lease is ours");
@@ -124,7 +125,7 @@ impl Leadership {
         }
     }
 
-    /// Resolves when the lease is no longer ours, and at once if it is not already.
+    /// Resolves when the lease is no longer ours; at once if that is already so.
     pub async fn lost(&self) -> LostLease {
         let mut loss = self.loss.clone();
         let reported = loss.wait_for(Option::is_some).await;
@@ -134,14 +135,14 @@ impl Leadership {
             .unwrap_or(LostLease::Abandoned)
     }
 
-    /// Stops renewing and leaves the lease free, so that the next leader need not wait for its expiry. Call it
-    /// when nothing that the lease protects runs any more. A lease that is not ours is left alone.
+    /// Stops renewing and leaves the lease free, so that the next leader need not wait for its expiry. Call it when
+    /// nothing that the lease protects still runs. It leaves a lease that is not ours alone.
     pub async fn release(self) -> Result<(), LeaseError> {
         let Self {
             lock, stop, renewing, ..
         } = self;
         drop(stop);
-        // A renewal under way when the task ends may still arrive: it, or the release, then meets a conflict.
+        // A renewal under way when the task ends may still arrive; then it or the release meets a conflict.
         if let Err(error) = renewing.await {
             warn!(lease = lock.name, %error, "the task that renews the lease did not end well");
         }
@@ -151,13 +152,13 @@ impl Leadership {
     }
 }
 
-/// How a try ended that the API server did not object to.
+/// How a try ended, if no request failed.
 enum Outcome {
     Ours,
     HeldBy(String),
 }
 
-/// One lease and who we are to it.
+/// A lease, and our identity in it.
 #[derive(Clone, Debug)]
 struct Lock {
     api: Api<Lease>,
@@ -167,7 +168,7 @@ struct Lock {
 }
 
 impl Lock {
-    /// Reads the lease, decides, writes; all within the try's deadline.
+    /// Reads the lease, decides and writes, all within the try's deadline.
     async fn attempt(
         &self,
         standing: Standing,
@@ -214,13 +215,13 @@ impl Lock {
         Ok(Outcome::Ours)
     }
 
-    /// Writes over the version that was read: `lease` carries its resource version.
+    /// Replaces the version that was read: `lease` carries its resource version.
     async fn replace(&self, lease: Lease) -> Result<(), LeaseError> {
         let body = serde_json::to_vec(&lease).map_err(kube::Error::SerdeError);
         let request = Request::new(self.api.resource_url());
         let request = request.replace(&self.name, &params::create(), body.map_err(CallError::from)?);
         let request = request.map_err(|error| CallError::from(kube::Error::BuildRequest(error)))?;
-        // Of the answer nothing is read: what is in it may keep a renewal that went through from being known.
+        // The answer is not parsed: an object that cannot be decoded must not hide that a renewal succeeded.
         call(self.api.clone().into_client().request_text(request)).await?;
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Lock {
         }
     }
 
-    /// One renewal, tried until it succeeds or the lease is another's; when it was sent.
+    /// Tries one renewal until it succeeds or another process holds the lease; returns when it was sent.
     async fn renew(&self) -> Result<Instant, LostLease> {
         loop {
             sleep(self.timings.retry_period()).await;
@@ -247,7 +248,7 @@ impl Lock {
                 Ok(Outcome::HeldBy(holder)) => {
                     return Err(LostLease::Taken(text::value(&holder).into_owned()));
                 }
-                // A conflict, too: reading again tells whose the lease is.
+                // Also on a conflict: the next read shows who holds the lease.
                 Err(error) => warn!(lease = self.name, %error, "cannot renew the lease, trying again"),
             }
         }

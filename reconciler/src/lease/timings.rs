@@ -24,7 +24,7 @@ impl Timings {
         self.retry_period
     }
 
-    /// The pause between a candidate's tries: up to 2.2 retry periods, so that candidates do not move in step.
+    /// The pause between a candidate's tries: up to 2.2 retry periods, so that candidates do not try in step.
     pub(super) fn jittered_retry(&self, random: u32) -> Duration {
         self.retry_period
             .mul_f64(1.0 + JITTER * f64::from(random) / f64::from(u32::MAX))
@@ -35,7 +35,8 @@ impl Timings {
         self.renew_deadline / 2
     }
 
-    /// Rounded up to what a Lease can say: others waiting too long is safe, too short is not.
+    /// Rounded up to whole seconds, which is what a Lease holds: that other candidates wait too long is safe, too
+    /// short is not.
     pub(super) fn lease_duration_seconds(&self) -> i32 {
         let seconds = self.lease_duration.as_secs() + u64::from(self.lease_duration.subsec_nanos() > 0);
         i32::try_from(seconds).unwrap_or(i32::MAX)
@@ -57,7 +58,7 @@ impl Default for Timings {
 mod tests {
     use super::*;
 
-    /// Else two leaders could overlap, or a leader could not renew in time.
+    /// Otherwise two leaders could overlap, or a leader could not renew in time.
     #[test]
     fn the_periods_keep_the_rules_of_client_go() {
         let Timings {

@@ -1,4 +1,4 @@
-//! `preflight`: the checks once, for people and for `helm test`.
+//! `preflight`: runs the checks once, for people and for `helm test`.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::settings::{Settings, SettingsError};
 /// Why the checks could not be made.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The API server could not be asked.
+    /// The API server could not be queried.
     #[error("the cluster could not be checked: {0}")]
     Call(#[from] CallError),
     /// The file of `--config` cannot be used.
@@ -27,10 +27,11 @@ pub enum Error {
     File(#[from] config::FileError),
 }
 
-/// Checks once. What the reconciler looks at, and what only a person can mend: `DaemonSets` that would follow us.
+/// Runs all checks once: those that the reconciler repeats, and one for what only a person can fix: `DaemonSets` that
+/// would put pods on marooned nodes.
 ///
 /// # Errors
-/// The API server could not be asked, or the file of `--config` cannot be used.
+/// The API server could not be queried, or the file of `--config` cannot be used.
 pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report, Error> {
     let mut lines = Vec::new();
     let settings = match file {
@@ -49,13 +50,13 @@ pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report,
     Ok(Report { lines })
 }
 
-/// A line for each thing that was looked at: `ok`, `warn`, or `fail` for what keeps VMs from being started.
+/// A line for each check: `ok`, `warn`, or `fail` for a finding that prevents the start of VMs.
 pub struct Report {
     lines: Vec<Result<String, Finding>>,
 }
 
 impl Report {
-    /// Whether nothing keeps VMs from being started.
+    /// Whether nothing prevents the start of VMs.
     #[must_use]
     pub fn passed(&self) -> bool {
         let blocks = |line: &Result<String, Finding>| line.as_ref().is_err_and(|finding| finding.blocks);
@@ -67,7 +68,7 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
             match line {
-                Ok(well) => writeln!(f, "ok    {well}")?,
+                Ok(good) => writeln!(f, "ok    {good}")?,
                 Err(Finding {
                     reason,
                     blocks,
@@ -82,7 +83,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// The cluster's own configuration, if CRD and object are there.
+/// The cluster's own configuration, if the CRD and the object exist.
 async fn installed(cluster: &Cluster) -> Result<Result<Option<Settings>, SettingsError>, CallError> {
     match find(&cluster.all::<MaroonedPodsConfig>(), names::CONFIG_NAME).await {
         Ok(config) => Ok(config.map(|config| Settings::parse(config.spec)).transpose()),
@@ -115,20 +116,16 @@ async fn daemon_sets(
             (followers(&sets, architecture), listed.unreadable)
         }
         Err(error) if error.is_forbidden() => {
-            return Ok(vec![Err(warns(format!(
-                "DaemonSets cannot be looked at: {error}"
-            )))]);
+            return Ok(vec![Err(warns(format!("DaemonSets cannot be checked: {error}")))]);
         }
         Err(error) => return Err(error),
     };
     if followers.is_empty() && unreadable.is_empty() {
-        return Ok(vec![Ok(
-            "no DaemonSet follows us onto the nodes of VMs".to_owned()
-        )]);
+        return Ok(vec![Ok("no DaemonSet puts pods on the nodes of VMs".to_owned())]);
     }
     let line = |Follower { name, remedy }| {
         warns(format!(
-            "{name} tolerates every taint, so the node of each VM gives it one pod that stays Pending, whatever its \
+            "{name} tolerates every taint, so it puts a pod on each VM's node that stays Pending, whatever its \
              priority (no marooned pod is preempted): keep it off with\n      {remedy}"
         ))
     };

@@ -1,4 +1,4 @@
-//! `DaemonSets` that put a pod on every marooned node: each such pod stays Pending for ever, for nothing but the one
+//! `DaemonSets` that put a pod on every marooned node: each such pod stays Pending for ever, because only the one
 //! marooned pod may run there, and it counts as unavailable in its `DaemonSet`.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::read::{Keep, View};
 
-/// What of a `DaemonSet` says where its pods go.
+/// The parts of a `DaemonSet` that decide where its pods run.
 impl View for DaemonSet {
     const KIND: &'static str = "daemonsets";
     const KEEP: Keep = Keep::Fields(&[
@@ -38,7 +38,7 @@ impl View for DaemonSet {
     }
 }
 
-/// A `DaemonSet` that would follow us, and how it is kept off.
+/// A `DaemonSet` that would put pods on marooned nodes, and the command that prevents that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Follower {
     /// `<namespace>/<name>`.
@@ -47,7 +47,7 @@ pub(super) struct Follower {
     pub remedy: String,
 }
 
-/// Those that would follow us, and what keeps each off.
+/// The `DaemonSets` that would put pods on marooned nodes.
 pub(super) fn followers(daemon_sets: &[DaemonSet], architecture: Architecture) -> Vec<Follower> {
     let follows = |set: &&DaemonSet| {
         set.spec
@@ -62,8 +62,8 @@ fn follower(set: &DaemonSet) -> Follower {
     let namespace = set.namespace().unwrap_or_default();
     let name = set.name_any();
     let terms: Vec<_> = match required_terms(set.spec.as_ref().and_then(|s| s.template.spec.as_ref())) {
-        [] => vec![kept_off(&NodeSelectorTerm::default())],
-        terms => terms.iter().map(kept_off).collect(),
+        [] => vec![excluding_marooned_nodes(&NodeSelectorTerm::default())],
+        terms => terms.iter().map(excluding_marooned_nodes).collect(),
     };
     let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
         {"nodeSelectorTerms": terms}}});
@@ -74,8 +74,8 @@ fn follower(set: &DaemonSet) -> Follower {
     }
 }
 
-/// The term, and not on a marooned node.
-fn kept_off(term: &NodeSelectorTerm) -> NodeSelectorTerm {
+/// The term, and additionally: not on a marooned node.
+fn excluding_marooned_nodes(term: &NodeSelectorTerm) -> NodeSelectorTerm {
     let mut term = term.clone();
     term.match_expressions
         .get_or_insert_default()
@@ -87,8 +87,8 @@ fn kept_off(term: &NodeSelectorTerm) -> NodeSelectorTerm {
     term
 }
 
-/// As the `DaemonSet` controller decides: every taint with an effect that keeps pods off is tolerated, selector and
-/// required affinity match.
+/// Decides as the `DaemonSet` controller does: the pod tolerates every taint whose effect keeps pods off, and its
+/// selector and required affinity match.
 fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
     let labels = BTreeMap::from([
         ("kubernetes.io/os", "linux"),
@@ -107,7 +107,7 @@ fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
         && (terms.is_empty() || terms.iter().any(|term| matches(term, &labels)))
 }
 
-/// The identity taint's value is new each time: only a toleration of everything tolerates it.
+/// The identity taint's value differs for each pod, so only a toleration of all taints tolerates it.
 fn tolerates_all(toleration: &Toleration, effect: &str) -> bool {
     toleration.operator.as_deref() == Some("Exists")
         && toleration.key.as_deref().unwrap_or_default().is_empty()
@@ -124,7 +124,7 @@ fn required_terms(pod: Option<&PodSpec>) -> &[NodeSelectorTerm] {
         .map_or(&[], |required| &required.node_selector_terms)
 }
 
-/// A term that asks for a node by name asks for another than ours; an empty one matches nothing.
+/// A term that names a node names another one than ours; an empty term matches nothing.
 fn matches(term: &NodeSelectorTerm, labels: &BTreeMap<&str, &str>) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let by_name = term
@@ -142,7 +142,7 @@ fn holds(expression: &NodeSelectorRequirement, labels: &BTreeMap<&str, &str>) ->
         "NotIn" => !value.is_some_and(among),
         "Exists" => value.is_some(),
         "DoesNotExist" => value.is_none(),
-        // Gt and Lt compare numbers, and none of our labels is one.
+        // Gt and Lt compare numbers, and none of our labels is a number.
         _ => false,
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn those_follow_that_tolerate_everything_and_match() {
+    fn daemon_sets_follow_that_tolerate_everything_and_match() {
         let all = json!([{"operator": "Exists"}]);
         let following = [
             json!({"tolerations": all}),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_remedy_keeps_what_was_asked_for_and_works() {
+    fn the_remedy_works_and_keeps_the_required_affinity() {
         let asked = json!([{"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In",
             "values": ["amd64"]}]}]);
         for affinity in [json!({}), terms(&asked)] {

@@ -1,4 +1,4 @@
-//! The decision on what was observed.
+//! The decision on the observed cluster.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -9,21 +9,21 @@ use maroonedpods_common::names;
 use super::version::Version;
 use super::{Decision, Finding};
 
-/// Kubernetes: `ValidatingAdmissionPolicy` is stable since.
+/// Kubernetes: the first release with a stable `ValidatingAdmissionPolicy`.
 const KUBERNETES_FLOOR: Version = Version::new(1, 30);
-/// KubeVirt: the oldest that the VM's shape was tried on.
+/// KubeVirt: the oldest release that accepted the VM's shape in a test.
 const KUBEVIRT_FLOOR: Version = Version::new(1, 7);
 
-/// The cluster, as far as the checks look at it. An `Err` is the API server's sentence why it would not say.
+/// What the checks observe of the cluster. An `Err` is the API server's reason for a refusal to answer.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// What would approve certificate requests of our bootstrap group without us.
+    /// The rights by which the cluster itself would approve certificate requests of our bootstrap group.
     pub approvers: Result<Vec<Approver>, String>,
-    /// The API server's version, as it gives it.
+    /// The API server's version, as reported.
     pub kubernetes: Result<String, String>,
     /// `ValidatingAdmissionPolicy` v1 is served.
     pub policies: Result<bool, String>,
-    /// The admission plugin `NodeRestriction` refused a node's try to set our class label.
+    /// The admission plugin `NodeRestriction` refused a node's attempt to set our class label.
     pub node_restriction: Result<bool, String>,
     /// `status.observedKubeVirtVersion` of each KubeVirt resource.
     pub kubevirts: Result<Vec<Option<String>>, String>,
@@ -31,31 +31,31 @@ pub struct Observed {
     pub hosts: Result<BTreeSet<String>, String>,
     /// Architecture of VMs, see [`architecture`].
     pub architecture: Architecture,
-    /// How KubeVirt took a VM of ours that was only tried.
+    /// How KubeVirt answered a dry run of one of our VMs.
     pub trial: Trial,
-    /// Guests are to ask the cluster's own DNS Service, for the configuration names no other.
+    /// Guests must use the cluster's own DNS Service, because the configuration names no other server.
     pub needs_dns: bool,
-    /// Addresses of the cluster's DNS Service; `None` where there is no such Service.
+    /// Addresses of the cluster's DNS Service; `None` if there is no such Service.
     pub dns: Result<Option<Vec<String>>, String>,
 }
 
-/// A right that makes kube-controller-manager approve the certificate requests of who holds it.
+/// A right that makes kube-controller-manager approve its holder's certificate requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approver {
     /// The subresource of `certificatesigningrequests` that may be created.
     pub subresource: &'static str,
-    /// Why, in the authorizer's words.
+    /// The reason, in the authorizer's words.
     pub why: String,
 }
 
-/// How KubeVirt took a VM of the present configuration, created with `dryRun=All` and strict field validation.
+/// KubeVirt's answer to a VM of the present configuration, created with `dryRun=All` and strict field validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trial {
     /// It would have been created.
     Accepted,
     /// KubeVirt, or its schema, refused it.
     Refused(String),
-    /// It could not be tried; says nothing about the VM.
+    /// The dry run was not possible; this says nothing about the VM.
     Impossible(String),
     /// No configuration is in force yet.
     NoConfig,
@@ -63,7 +63,7 @@ pub enum Trial {
     NoKubeVirt,
 }
 
-/// What each thing that was looked at came to: what is well, or what is wrong with it.
+/// The result of each check: what is in order, or what is wrong.
 #[must_use]
 pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
     let mut checks = vec![
@@ -77,14 +77,14 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
     if observed.needs_dns {
         checks.push(dns(observed));
     }
-    // A KubeVirt that is not there has no version.
+    // Without KubeVirt there is no version to check.
     if observed.trial != Trial::NoKubeVirt {
         checks.push(kubevirt(&observed.kubevirts));
     }
     checks
 }
 
-/// Everything that is wrong, what blocks first, and the address of the cluster's DNS Service.
+/// All findings, the blocking ones first, and the address of the cluster's DNS Service.
 #[must_use]
 pub fn decide(observed: &Observed) -> Decision {
     let mut findings: Vec<_> = checks(observed).into_iter().filter_map(Result::err).collect();
@@ -100,7 +100,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
     let group = names::BOOTSTRAP_GROUP;
     match approvers {
         Ok(approvers) if approvers.is_empty() => Ok(format!(
-            "nobody else approves certificate requests of group {group}"
+            "only the reconciler approves certificate requests of group {group}"
         )),
         Ok(approvers) => {
             let rights: Vec<_> = approvers
@@ -119,7 +119,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
         Err(why) => Err(blocks(
             "AutoApprovalUnknown",
             format!(
-                "it cannot be checked that nobody else approves the certificate requests of group {group}: {why}; \
+                "it cannot be checked that only the reconciler approves certificate requests of group {group}: {why}; \
                  grant create on subjectaccessreviews.authorization.k8s.io"
             ),
         )),
@@ -136,11 +136,11 @@ fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
             ),
         )),
         Ok(None) | Err(_) => {
-            let (Ok(said) | Err(said)) = version;
+            let (Ok(text) | Err(text)) = version;
             Err(warns(
                 "KubernetesVersionUnknown",
                 format!(
-                    "the API server's version cannot be read ({said}): make sure that it is {KUBERNETES_FLOOR} or \
+                    "the API server's version cannot be read ({text}): make sure that it is {KUBERNETES_FLOOR} or \
                      later"
                 ),
             ))
@@ -154,7 +154,7 @@ fn policies(served: &Result<bool, String>) -> Result<String, Finding> {
         Ok(false) => Err(blocks(
             "PoliciesNotServed",
             "the API server does not serve ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1, which \
-             holds hostile guests in check: enable that API"
+             restricts hostile guests: enable that API"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
@@ -170,7 +170,7 @@ fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding>
         Ok(false) => Err(blocks(
             "NodeRestrictionMissing",
             "the API server lets a kubelet set labels that are not its own to set, and change other nodes and their \
-             pods: enable the admission plugin NodeRestriction, which holds hostile guests to their own Node"
+             pods: enable the admission plugin NodeRestriction, which restricts hostile guests to their own Node"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
@@ -184,11 +184,11 @@ fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding>
 
 fn trial(trial: &Trial) -> Result<String, Finding> {
     match trial {
-        Trial::Accepted => Ok("KubeVirt takes the VMs of the present MaroonedPodsConfig".to_owned()),
+        Trial::Accepted => Ok("KubeVirt accepts the VMs of the present MaroonedPodsConfig".to_owned()),
         Trial::Refused(why) => Err(blocks(
             "VMRefused",
             format!(
-                "KubeVirt refuses the VMs of the present MaroonedPodsConfig: {why}; mend the configuration, or \
+                "KubeVirt refuses the VMs of the present MaroonedPodsConfig: {why}; fix the configuration, or \
                  install KubeVirt {KUBEVIRT_FLOOR} or later"
             ),
         )),
@@ -214,29 +214,29 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
         )
     };
     let versions = versions.as_ref().map_err(|why| unknown(why))?;
-    // KubeVirt supports one; of more, each must do.
-    let mut well = Vec::new();
-    for said in versions {
-        let Some(said) = said else {
+    // KubeVirt supports one installation; if there are more, the check covers each.
+    let mut good = Vec::new();
+    for version in versions {
+        let Some(version) = version else {
             return Err(unknown(
                 "the KubeVirt resource has no status.observedKubeVirtVersion yet",
             ));
         };
-        match Version::parse(said) {
-            Some(version) if version >= KUBEVIRT_FLOOR => well.push(said.as_str()),
+        match Version::parse(version) {
+            Some(parsed) if parsed >= KUBEVIRT_FLOOR => good.push(version.as_str()),
             Some(_) => {
                 return Err(blocks(
                     "KubeVirtTooOld",
-                    format!("KubeVirt is {said}: upgrade it to {KUBEVIRT_FLOOR} or later"),
+                    format!("KubeVirt is {version}: upgrade it to {KUBEVIRT_FLOOR} or later"),
                 ));
             }
-            None => return Err(unknown(&format!("status.observedKubeVirtVersion is {said:?}"))),
+            None => return Err(unknown(&format!("status.observedKubeVirtVersion is {version:?}"))),
         }
     }
-    if well.is_empty() {
+    if good.is_empty() {
         return Err(unknown("the cluster has no KubeVirt resource"));
     }
-    Ok(format!("KubeVirt {}", well.join(", ")))
+    Ok(format!("KubeVirt {}", good.join(", ")))
 }
 
 /// The architecture of VMs: the configured one, else that of all hosts if they have one in common, else the default.
@@ -288,13 +288,13 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
     let (namespace, name) = names::CLUSTER_DNS;
     if let Some(address) = cluster_dns(observed) {
         return Ok(format!(
-            "guests ask {address} for names (Service {namespace}/{name})"
+            "guests resolve names at {address} (Service {namespace}/{name})"
         ));
     }
     let why = match &observed.dns {
         Ok(None) => format!("the cluster has no Service {namespace}/{name}"),
         Ok(Some(addresses)) => format!(
-            "Service {namespace}/{name} has no IPv4 address ({}), and guests have no other",
+            "Service {namespace}/{name} has no IPv4 address ({}), and guests have only IPv4",
             addresses.join(", ")
         ),
         Err(why) => format!("Service {namespace}/{name} cannot be read: {why}"),
@@ -302,7 +302,7 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
     Err(warns(
         "ClusterDNSUnknown",
         format!(
-            "guests and their pods resolve no names: {why}; set join.clusterDNS to the address of the cluster's DNS \
+            "guests and their pods cannot resolve names: {why}; set join.clusterDNS to the address of the cluster's DNS \
              Service"
         ),
     ))

@@ -1,4 +1,4 @@
-//! The checks beside a running reconciler: repeated for ever, told in the log and on the configuration.
+//! The checks of a running reconciler: repeated for ever, reported in the log and in the configuration's status.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::conditions::{self, ConditionUpdate};
 use crate::config;
 use crate::settings::Settings;
 
-/// Condition of the configuration: the cluster is as launches need it.
+/// Condition of the configuration: the cluster meets the conditions for starting VMs.
 const CLUSTER_READY: &str = "ClusterReady";
-/// A cluster that was fine is looked at so many times more rarely than one that is not.
+/// How many times longer the pause is after a check without findings.
 const RARER_WHEN_GOOD: u32 = 10;
 
-/// Checks for ever: at once, when the configuration changes, `recheck` after anything was found or could not be
-/// asked, and ten times as long after nothing was. `changed` is called after each change of the decision.
+/// Checks for ever: at once, when the configuration changes, `recheck` after a check with findings or a failed one,
+/// and ten times as long after a check without findings. Calls `changed` after each change of the decision.
 ///
-/// A check that the API server could not be asked for leaves the decision as it was.
+/// A check for which the API server could not be queried leaves the decision unchanged.
 pub async fn follow(
     cluster: &Cluster,
     mut settings: watch::Receiver<Option<Arc<Settings>>>,
@@ -41,7 +41,7 @@ pub async fn follow(
                     cluster_check.send_replace(new.clone());
                     changed();
                 }
-                // Every time: the configuration may have been created since.
+                // On every check: the configuration may have been created since the last one.
                 if let Err(error) = report(cluster, new.findings()).await {
                     tracing::warn!(%error, "cannot write the configuration's status");
                 }
@@ -59,7 +59,7 @@ pub async fn follow(
         };
         let another_config = async {
             if settings.changed().await.is_err() {
-                // It came from a file, and nobody follows it.
+                // The configuration came from a file, which does not change.
                 pending::<()>().await;
             }
         };
@@ -86,24 +86,27 @@ fn log(findings: &[Finding]) {
 }
 
 async fn report(cluster: &Cluster, findings: &[Finding]) -> Result<(), CallError> {
-    config::edit_status(cluster, |_, status| say(status, findings, Timestamp::now())).await
+    config::edit_status(cluster, |_, status| {
+        set_condition(status, findings, Timestamp::now());
+    })
+    .await
 }
 
-/// One condition: its reason is that of the first finding, its message holds them all.
-fn say(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], now: Timestamp) {
+/// Sets one condition: its reason is that of the first finding, its message lists all of them.
+fn set_condition(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], now: Timestamp) {
     let sentences: Vec<_> = findings.iter().map(|f| f.message.as_str()).collect();
     let message = if findings.is_empty() {
         "the cluster is as it should be".to_owned()
     } else {
         sentences.join("; ")
     };
-    let says = ConditionUpdate {
+    let update = ConditionUpdate {
         holds: !findings.iter().any(|finding| finding.blocks),
         reason: findings.first().map_or("Checked", |finding| finding.reason),
         message: &message,
     };
     let generation = status.observed_generation;
-    conditions::set(&mut status.conditions, CLUSTER_READY, says, generation, now);
+    conditions::set(&mut status.conditions, CLUSTER_READY, update, generation, now);
 }
 
 #[cfg(test)]
@@ -117,23 +120,23 @@ mod tests {
             blocks,
             message: message.to_owned(),
         };
-        let said = |findings: &[Finding]| {
+        let condition_of = |findings: &[Finding]| {
             let mut status = MaroonedPodsConfigStatus::default();
-            say(&mut status, findings, Timestamp::UNIX_EPOCH);
+            set_condition(&mut status, findings, Timestamp::UNIX_EPOCH);
             let condition = status.conditions.remove(0);
             (condition.status, condition.reason, condition.message)
         };
         let owned = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
         assert_eq!(
-            said(&[]),
+            condition_of(&[]),
             owned("True", "Checked", "the cluster is as it should be")
         );
         let warning = finding("Unknown", false, "a");
         assert_eq!(
-            said(std::slice::from_ref(&warning)),
+            condition_of(std::slice::from_ref(&warning)),
             owned("True", "Unknown", "a")
         );
         let both = [finding("Broken", true, "b"), warning];
-        assert_eq!(said(&both), owned("False", "Broken", "b; a"));
+        assert_eq!(condition_of(&both), owned("False", "Broken", "b; a"));
     }
 }

@@ -1,7 +1,7 @@
-//! What the cluster must be like before a VM is started, checked at start-up and ever again.
+//! The requirements on the cluster for starting VMs, checked at start-up and repeatedly after that.
 //!
-//! [`observe`] reads, [`decide`] decides (pure), [`follow`] repeats both beside the running reconciler, [`command`] does
-//! it once for people. What blocks holds launches and nothing else: VMs that run are served and released as ever.
+//! [`observe`] reads, [`decide`] decides (pure), [`follow`] repeats both in the running reconciler, [`command`] does
+//! it once for people. A blocking finding prevents only launches: running VMs are served and released as usual.
 
 pub mod command;
 mod daemon_sets;
@@ -16,28 +16,28 @@ use decide::decide;
 pub use follow::follow;
 use observe::observe;
 
-/// Something that is not as it should be.
+/// A problem of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Machine-readable reason.
     pub reason: &'static str,
-    /// Whether no VM may be started until it is mended.
+    /// Whether no VM may be started until it is fixed.
     pub blocks: bool,
     /// One sentence for people: what is wrong and what to do.
     pub message: String,
 }
 
-/// What the last check said.
+/// The result of the last check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Decision {
-    /// No check has come to an end yet.
+    /// No check has finished yet.
     #[default]
     Unchecked,
-    /// What was found, and read by the way.
+    /// The findings of a check, and the DNS address that it read.
     Checked {
-        /// What is not as it should be; nothing when all is well.
+        /// The problems found; empty if all is in order.
         findings: Vec<Finding>,
-        /// Address of the cluster's DNS Service, where it has one that guests can reach.
+        /// Address of the cluster's DNS Service, if it has one that guests can reach.
         cluster_dns: Option<String>,
         /// Architecture of VMs.
         architecture: Architecture,
@@ -45,7 +45,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// What was found.
+    /// The problems found.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         match self {
@@ -72,7 +72,7 @@ impl Decision {
         }
     }
 
-    /// Why no VM may be started, in one text; `None` when VMs may.
+    /// Why no VM may be started, as one text; `None` if VMs may be started.
     #[must_use]
     pub fn hold(&self) -> Option<String> {
         if *self == Self::Unchecked {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_blocks_holds_launches() {
+    fn only_blocking_findings_prevent_launches() {
         let finding = |blocks, message: &str| Finding {
             reason: "Reason",
             blocks,

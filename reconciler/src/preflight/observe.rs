@@ -20,38 +20,38 @@ use crate::read::{self, Keep, View};
 use crate::settings::Settings;
 use crate::{act, params};
 
-/// The rights by which kube-controller-manager's approver knows whose requests to approve.
+/// The rights by which kube-controller-manager's approver decides whose requests to approve.
 const APPROVED_BY: [&str; 2] = ["nodeclient", "selfnodeclient"];
 const POLICY_GROUP: &str = "admissionregistration.k8s.io/v1";
 const POLICIES: &str = "validatingadmissionpolicies";
-/// What `NodeRestriction` answers to a node that sets a label which is not its own to set.
+/// Part of `NodeRestriction`'s answer to a node that sets a label which nodes may not set.
 const RESTRICTED: &str = "is not allowed to set the following labels";
-/// UID of a pod that there is none of.
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+/// A UID that no object has.
+const NO_OBJECT: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Looks at the cluster; what the API server refuses to say is part of the observation.
+/// Observes the cluster; what the API server refuses to answer is part of the observation.
 ///
 /// # Errors
-/// The API server could not be asked, or not now: nothing was learned.
+/// The API server could not be queried, or not now: nothing was learned.
 pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<Observed, CallError> {
-    let hosts = said(hosts(cluster, settings).await)?;
+    let hosts = refusal_as_answer(hosts(cluster, settings).await)?;
     let architecture = architecture(settings.and_then(|settings| settings.spec.architecture), &hosts);
     Ok(Observed {
-        approvers: said(approvers(cluster).await)?,
-        kubernetes: said(kubernetes(cluster).await)?,
-        policies: said(policies(cluster).await)?,
-        node_restriction: said(node_restriction(cluster).await)?,
-        kubevirts: said(kubevirts(cluster).await)?,
+        approvers: refusal_as_answer(approvers(cluster).await)?,
+        kubernetes: refusal_as_answer(kubernetes(cluster).await)?,
+        policies: refusal_as_answer(policies(cluster).await)?,
+        node_restriction: refusal_as_answer(node_restriction(cluster).await)?,
+        kubevirts: refusal_as_answer(kubevirts(cluster).await)?,
         trial: trial(cluster, settings, architecture).await?,
         hosts,
         architecture,
         needs_dns: settings.is_some_and(|settings| record::needs_dns(&settings.spec.join)),
-        dns: said(dns(cluster).await)?,
+        dns: refusal_as_answer(dns(cluster).await)?,
     })
 }
 
-/// A refusal is an answer; a failure is none.
-fn said<T>(answer: Result<T, CallError>) -> Result<Result<T, String>, CallError> {
+/// A refusal is an answer; any other failure is not.
+fn refusal_as_answer<T>(answer: Result<T, CallError>) -> Result<Result<T, String>, CallError> {
     match answer {
         Ok(value) => Ok(Ok(value)),
         Err(error) if error.is_refusal() => Ok(Err(error.to_string())),
@@ -59,7 +59,7 @@ fn said<T>(answer: Result<T, CallError>) -> Result<Result<T, String>, CallError>
     }
 }
 
-/// Asked as what a guest with a token would be: design section 6.
+/// Queries the rights of a guest with a token: its user name and groups.
 async fn approvers(cluster: &Cluster) -> Result<Vec<Approver>, CallError> {
     let reviews = cluster.all::<SubjectAccessReview>();
     let mut approvers = Vec::new();
@@ -111,13 +111,14 @@ async fn policies(cluster: &Cluster) -> Result<bool, CallError> {
     }
 }
 
-/// Whether a kubelet is kept from setting our class label on its Node: tried as one, of a node that there is none of.
+/// Whether a kubelet is prevented from setting our class label on its Node: tries to, as a node that does not exist.
 async fn node_restriction(cluster: &Cluster) -> Result<bool, CallError> {
     let mut node = Node::default();
     node.metadata.name = Some(names::PREFLIGHT_NODE.to_owned());
     let class = (names::CLASS_LABEL.to_owned(), names::CLASS_LABEL_VALUE.to_owned());
     node.metadata.labels = Some([class].into());
-    let unsent = |error: &dyn std::fmt::Display| CallError::Unexpected(format!("no request: {error}"));
+    let unsent =
+        |error: &dyn std::fmt::Display| CallError::Unexpected(format!("cannot build the request: {error}"));
     let body = serde_json::to_vec(&node).map_err(|error| unsent(&error))?;
     let mut request = Request::new(Node::url_path(&(), None))
         .create(&params::dry_run(), body)
@@ -132,7 +133,7 @@ async fn node_restriction(cluster: &Cluster) -> Result<bool, CallError> {
         request.headers_mut().insert(header, value);
     }
     match call(cluster.client.request::<Node>(request)).await {
-        // It would have been made, or the name is taken: what follows the plugin was reached.
+        // The Node would have been created, or the name is taken: the request passed the plugin.
         Ok(_) => Ok(false),
         Err(error) if error.is_conflict() => Ok(false),
         Err(error) if error.is_forbidden() && error.to_string().contains(RESTRICTED) => Ok(true),
@@ -162,14 +163,14 @@ async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
     let service = find(&cluster.within::<Service>(namespace), name).await?;
     let addresses = |service: Service| {
         let spec = service.spec.unwrap_or_default();
-        // `clusterIPs` is younger than `clusterIP`, which it begins with.
+        // `clusterIPs` is newer than `clusterIP`, which is its first entry.
         spec.cluster_ips
             .unwrap_or_else(|| Vec::from_iter(spec.cluster_ip))
     };
     Ok(service.map(addresses))
 }
 
-/// The architecture of a Node, as its label says.
+/// The architecture of a Node, from its label.
 #[derive(PartialEq)]
 struct Host(Option<String>);
 
@@ -202,7 +203,7 @@ async fn hosts(cluster: &Cluster, settings: Option<&Settings>) -> Result<BTreeSe
     Ok(listed.items.into_iter().filter_map(|(_, host)| host.0).collect())
 }
 
-/// A KubeVirt and, once it runs, which.
+/// A KubeVirt resource and, once KubeVirt runs, its version.
 #[derive(PartialEq)]
 struct Installed {
     version: Option<String>,
@@ -223,7 +224,7 @@ impl View for Installed {
     }
 }
 
-/// The VM of a pod that asks for nothing.
+/// Tries the VM of a pod without requests.
 async fn trial(
     cluster: &Cluster,
     settings: Option<&Settings>,
@@ -243,18 +244,18 @@ async fn trial(
         architecture,
         ..ClusterDefaults::default()
     };
-    let nobody = PodRef {
+    let no_pod = PodRef {
         namespace: cluster.vm_namespace.clone(),
         name: "preflight".to_owned(),
-        uid: NOBODY.to_owned(),
+        uid: NO_OBJECT.to_owned(),
     };
-    let mut specimen = record::new(record::spec(nobody, false, "", size, settings, defaults));
-    // The VM's owner reference needs one.
-    specimen.metadata.uid = Some(NOBODY.to_owned());
+    let mut specimen = record::new(record::spec(no_pod, false, "", size, settings, defaults));
+    // The VM's owner reference needs a UID.
+    specimen.metadata.uid = Some(NO_OBJECT.to_owned());
     match act::post_vmi(cluster, &specimen, 1, &params::dry_run()).await {
         Ok(_) => Ok(Trial::Accepted),
         Err(error) if error.is_unserved() => Ok(Trial::NoKubeVirt),
-        // Rights, quota, a missing namespace: not the VM's fault. KubeVirt's own webhook may be away (500).
+        // Rights, quota or a missing namespace are not the VM's fault. KubeVirt's own webhook may be down (500).
         Err(error) if error.is_forbidden() || error.is_gone() || error.is_internal() => {
             Ok(Trial::Impossible(error.to_string()))
         }

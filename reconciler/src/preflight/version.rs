@@ -1,4 +1,4 @@
-//! Versions, as far as floors go: major and minor.
+//! Versions for comparison with minimum versions: major and minor.
 
 use std::fmt;
 
@@ -10,13 +10,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// The version of these numbers.
+    /// The version with these numbers.
     #[must_use]
     pub const fn new(major: u32, minor: u32) -> Self {
         Self { major, minor }
     }
 
-    /// Reads `v1.7.0-beta.1`, `1.36+` and the like; what follows the minor number says nothing about floors.
+    /// Parses `v1.7.0-beta.1`, `1.36+` and the like; what follows the minor number does not matter for minimum
+    /// versions.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (major, rest) = text.strip_prefix('v').unwrap_or(text).split_once('.')?;

@@ -1,4 +1,4 @@
-//! What is known of all objects of a kind, kept up to date by a [`watch`](super::watch).
+//! The views of all objects of a kind, kept up to date by a [`watch`](super::watch).
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
@@ -8,23 +8,23 @@ use tokio::sync::watch;
 
 use super::{Identity, View};
 
-/// By what objects are looked up, names aside.
+/// A key, besides the name, under which the cache finds objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Mark {
-    /// Its UID.
+    /// The object's UID.
     Uid(String),
-    /// The namespace that it is in.
+    /// The namespace of the object.
     Namespace(String),
-    /// The host that it runs on.
+    /// The host that the object runs on.
     Host(String),
-    /// Who made it, or whom it serves: a user's name.
+    /// A user name: the object's author, or the user that it serves.
     User(String),
 }
 
-/// A view and the version of the object that it is of.
+/// A view, and the version of the object that it shows.
 #[derive(Debug)]
 pub struct Cached<V> {
-    /// The version; 0 where it is no number.
+    /// The version; 0 if it is not an integer.
     pub version: u64,
     /// The view.
     pub view: Arc<V>,
@@ -48,11 +48,11 @@ impl<V> Deref for Cached<V> {
 }
 
 impl<V> Cached<V> {
-    /// A view as it was just read.
+    /// A view that was just read.
     #[must_use]
     pub fn new(identity: &Identity, view: V) -> Self {
         Self {
-            // Versions are integers that grow (KEP-5504). One that is not is never new enough.
+            // Versions are integers that grow (KEP-5504). One that is not an integer never counts as new enough.
             version: identity.resource_version.parse().unwrap_or(0),
             view: Arc::new(view),
         }
@@ -71,19 +71,19 @@ struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
     marked: HashMap<Mark, Marked>,
-    /// There were more in a namespace than are kept.
-    cut: bool,
+    /// Some namespace has more objects than the cache keeps of one.
+    truncated: bool,
 }
 
 /// The objects that share a mark.
 #[derive(Debug, Default)]
 struct Marked {
     paths: HashSet<Arc<str>>,
-    /// How many of them are kept as they are, though there may be too many of them.
+    /// How many of them take one of the limited places for whole views.
     counted: usize,
 }
 
-/// Everything that there is, while it is being listed. What is too much of it is never held.
+/// The views of a list in progress. Objects beyond the limits are never held.
 #[derive(Debug)]
 pub struct Draft<V>(State<V>);
 
@@ -94,8 +94,8 @@ impl<V> Default for Draft<V> {
 }
 
 impl<V: View> Draft<V> {
-    /// Takes in a page.
-    pub fn take_in(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
+    /// Adds a page of the list.
+    pub fn add_page(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
         for (identity, view) in items {
             self.0.place(&identity, view);
         }
@@ -107,7 +107,7 @@ impl<V> Default for State<V> {
         Self {
             objects: HashMap::new(),
             marked: HashMap::new(),
-            cut: false,
+            truncated: false,
         }
     }
 }
@@ -134,18 +134,18 @@ impl<V: View> Cache<V> {
     /// Resolves once everything was listed for the first time.
     pub async fn filled(&self) {
         let mut filled = self.filled.subscribe();
-        // The sender is in our own hand.
+        // `self` owns the sender, so it is not dropped meanwhile.
         let _: Result<_, _> = filled.wait_for(|filled| *filled).await;
     }
 
-    /// The object of this name; the namespace is empty for those without one.
+    /// The object with this name; the namespace is empty for cluster-scoped objects.
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Option<Cached<V>> {
         let path = Identity::path_of(namespace, name);
         self.read().objects.get(path.as_str()).cloned()
     }
 
-    /// All that carry this mark.
+    /// All objects with this mark.
     #[must_use]
     pub fn marked(&self, mark: &Mark) -> Vec<Cached<V>> {
         let state = self.read();
@@ -160,32 +160,33 @@ impl<V: View> Cache<V> {
             .collect()
     }
 
-    /// All there are.
+    /// All objects.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<V>> {
         let state = self.read();
         state.objects.values().map(|cached| cached.view.clone()).collect()
     }
 
-    /// Whether one view stands for objects of which it is not known any more how many there are.
+    /// Whether one view stands for several objects whose number is no longer known.
     #[must_use]
-    pub fn is_cut(&self) -> bool {
-        self.read().cut
+    pub fn is_truncated(&self) -> bool {
+        self.read().truncated
     }
 
-    /// Takes in an object; the view that changed by it, if one did.
+    /// Stores an object; returns its view if that changed.
     pub fn apply(&self, identity: &Identity, view: V) -> Option<Arc<V>> {
         self.write().place(identity, view)
     }
 
-    /// Takes out an object; what was known of it.
+    /// Removes an object; returns its last view.
     #[must_use]
     pub fn remove(&self, identity: &Identity) -> Option<Arc<V>> {
         let removed = self.write().take(&identity.path())?;
         Some(removed.view)
     }
 
-    /// Takes this for all there is. Of objects that exist and cannot be read, what was known stays.
+    /// Replaces the contents with a complete list. Keeps the last known view of objects that exist but cannot be
+    /// read.
     pub fn fill(&self, Draft(mut next): Draft<V>, unreadable: &[Identity]) {
         let mut state = self.write();
         for identity in unreadable {
@@ -208,15 +209,15 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
-    /// Takes in an object, in its own place or, where its namespace has as many as are kept, in the one that all others
-    /// share; the view that changed by it, if one did.
+    /// Stores an object under its own path or, if its namespace is full, under the path that all further objects of
+    /// the namespace share. Returns the view if it changed.
     fn place(&mut self, identity: &Identity, view: V) -> Option<Arc<V>> {
-        let (path, view) = match self.crowded_out(identity) {
+        let (path, view) = match self.overflow_view(identity) {
             Some(rest) => (Identity::path_of(&identity.namespace, ""), rest),
             None => (identity.path(), view),
         };
         let before = self.take(&path);
-        let view = if view.counts() && self.have_most(&view.marks()) {
+        let view = if view.counts() && self.are_full(&view.marks()) {
             view.in_brief()
         } else {
             view
@@ -227,9 +228,9 @@ impl<V: View> State<V> {
         before.is_none_or(|before| before.view != view).then_some(view)
     }
 
-    /// Keeps what is known of an object.
+    /// Keeps the last known view of an object.
     fn keep(&mut self, identity: &Identity, known: Cached<V>) {
-        match self.crowded_out(identity) {
+        match self.overflow_view(identity) {
             Some(rest) => {
                 let path = Identity::path_of(&identity.namespace, "");
                 self.take(&path);
@@ -239,19 +240,19 @@ impl<V: View> State<V> {
         }
     }
 
-    /// The view that stands for this object and others, where its namespace has as many as are kept.
-    fn crowded_out(&mut self, identity: &Identity) -> Option<V> {
+    /// The view that stands for this object and others, if its namespace is full.
+    fn overflow_view(&mut self, identity: &Identity) -> Option<V> {
         let (most, rest) = V::rest(&identity.namespace)?;
         let neighbours = self.marked.get(&Mark::Namespace(identity.namespace.clone()))?;
         if neighbours.paths.len() < most || self.objects.contains_key(identity.path().as_str()) {
             return None;
         }
-        self.cut = true;
+        self.truncated = true;
         Some(rest)
     }
 
-    /// Whether as many are kept as they are of those that share one of these marks.
-    fn have_most(&self, marks: &[Mark]) -> bool {
+    /// Whether one of these marks has as many whole views as are kept.
+    fn are_full(&self, marks: &[Mark]) -> bool {
         let mut marked = marks.iter().filter_map(|mark| self.marked.get(mark));
         marked.any(|marked| marked.counted >= V::MOST)
     }

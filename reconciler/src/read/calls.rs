@@ -1,5 +1,5 @@
-//! Single objects and lists, read by way of views. kube's own calls decode an answer as a whole, and write it to the log
-//! where they cannot.
+//! Reads single objects and lists as views. kube's own calls decode an answer as a whole; where they cannot, they
+//! write it to the log.
 
 use axum::http;
 use futures::AsyncReadExt;
@@ -13,18 +13,18 @@ use serde_json::value::RawValue;
 use super::{Identity, Unreadable, View, object, sieve, typed};
 use crate::api::{CallError, call};
 
-/// Objects of the first page of a list. An object may be 1.5 MB and more.
+/// Objects in the first page of a list. An object may be 1.5 MB and more.
 const FIRST_PAGE: usize = 10;
-/// Objects of a page at most.
+/// The most objects in a page.
 const LARGEST_PAGE: usize = 500;
-/// What a page should hold at most, in bytes, as far as the page before it tells.
+/// The most bytes that a page should hold, estimated from the page before it.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// The object of this name by its view, and its version; `None` where the API server says that it is not there, and for
-/// one that is none of ours.
+/// The view of the object with this name, and its identity; `None` if the API server reports that it does not exist,
+/// or if it is not one of ours.
 ///
 /// # Errors
-/// Any other answer, and an object that cannot be read: it is there.
+/// Any other answer. An object that cannot be read is an error too, because it exists.
 pub async fn find<V: View, K: Clone + Resource>(
     api: &Api<K>,
     name: &str,
@@ -36,7 +36,8 @@ pub async fn find<V: View, K: Clone + Resource>(
     Ok(view.map(|view| (identity, view)))
 }
 
-/// The object of this name, whole but for its managed fields; `None` where the API server says that it is not there.
+/// The object of this name, whole except for its managed fields; `None` if the API server reports that it does not
+/// exist.
 ///
 /// # Errors
 /// Any other answer, and an object that cannot be read.
@@ -52,10 +53,10 @@ pub async fn whole<K: Clone + Resource + DeserializeOwned>(
         .map_err(|error| CallError::Unexpected(format!("{name} cannot be read: {error}")))
 }
 
-/// Patches an object; which version that made of it, and the view of it if there is one and it can be read.
+/// Patches an object. Returns the patched object, and its view if there is one and it can be read.
 ///
 /// # Errors
-/// The patch was not taken.
+/// The patch was refused.
 pub async fn patch<V: View, K: Clone + Resource + DeserializeOwned>(
     api: &Api<K>,
     name: &str,
@@ -69,21 +70,21 @@ pub async fn patch<V: View, K: Clone + Resource + DeserializeOwned>(
     Ok((written, view))
 }
 
-/// Everything that a list gave.
+/// The result of a list.
 #[derive(Debug)]
 pub struct Listed<V> {
-    /// What was read.
+    /// The objects that could be read.
     pub items: Vec<(Identity, V)>,
-    /// What could not be, and exists.
+    /// The objects that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
     /// The version of the list.
     pub resource_version: String,
 }
 
-/// All objects of a kind, each by itself.
+/// Lists all objects of a kind, each read separately.
 ///
 /// # Errors
-/// The first page that cannot be had.
+/// The first page that cannot be read.
 pub async fn list<V: View, K: Clone + Resource>(
     api: &Api<K>,
     params: &ListParams,
@@ -97,17 +98,17 @@ pub async fn list<V: View, K: Clone + Resource>(
     Ok(listed)
 }
 
-/// A list, page by page, so that a large cluster is never in memory as a whole. All pages are of one moment.
+/// A list, page by page, so that a large cluster is never in memory as a whole. All pages show the same moment.
 pub struct Pages {
     client: Client,
     request: Request,
-    /// Of the next page; `None` after the last.
+    /// Parameters of the next page; `None` after the last.
     params: Option<ListParams>,
     limit: usize,
 }
 
 impl Pages {
-    /// Nothing is asked yet.
+    /// Prepares the list; sends no request yet.
     #[must_use]
     pub fn new<K: Clone + Resource>(api: &Api<K>, params: &ListParams) -> Self {
         Self {
@@ -118,10 +119,10 @@ impl Pages {
         }
     }
 
-    /// The next page; `None` after the last. The version is the list's.
+    /// The next page; `None` after the last. Its version is the list's.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// The page cannot be read.
     pub async fn next<V: View>(&mut self) -> Result<Option<Listed<V>>, CallError> {
         let Some(params) = &mut self.params else {
             return Ok(None);
@@ -130,7 +131,7 @@ impl Pages {
         let request = self.request.list(params).map_err(kube::Error::BuildRequest)?;
         let json = text(&self.client, request).await?;
         let mut page = Listed::default();
-        let (meta, items) = page.take_in(&json)?;
+        let (meta, items) = page.add_page(&json)?;
         self.limit = next_page(self.limit, items, json.len());
         page.resource_version = meta.resource_version;
         match meta.continue_.filter(|token| !token.is_empty()) {
@@ -142,10 +143,10 @@ impl Pages {
 }
 
 impl<V: View> Listed<V> {
-    /// Takes in a page; what it says of itself, and how many objects it held.
-    pub(super) fn take_in(&mut self, json: &str) -> Result<(PageMeta, usize), CallError> {
-        let page: Page =
-            serde_json::from_str(json).map_err(|error| CallError::Unexpected(format!("no list: {error}")))?;
+    /// Adds a page; returns its metadata and the number of objects in it.
+    pub(super) fn add_page(&mut self, json: &str) -> Result<(PageMeta, usize), CallError> {
+        let page: Page = serde_json::from_str(json)
+            .map_err(|error| CallError::Unexpected(format!("not a list: {error}")))?;
         let items = page.items.unwrap_or_default();
         for item in &items {
             match object(item.get()) {
@@ -168,7 +169,7 @@ impl<V> Default for Listed<V> {
     }
 }
 
-/// How many objects to ask for, after a page of so many in so many bytes.
+/// How many objects to request next, after a page of `items` objects in `bytes` bytes.
 fn next_page(limit: usize, items: usize, bytes: usize) -> usize {
     let fit = PAGE_BYTES.saturating_mul(items) / bytes.max(1);
     fit.clamp(1, limit.saturating_mul(4)).min(LARGEST_PAGE)
@@ -203,7 +204,7 @@ async fn get<K: Clone + Resource>(api: &Api<K>, name: &str) -> Result<Option<Str
     }
 }
 
-/// The answer's text. Bytes that are none become signs that say so, and so harm one object at most.
+/// The answer's text. Bytes that are not UTF-8 become replacement characters, so that they harm one object at most.
 async fn text(client: &Client, request: http::Request<Vec<u8>>) -> Result<String, CallError> {
     call(async {
         let mut answer = std::pin::pin!(client.request_stream(request).await?);
@@ -230,8 +231,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_follow_what_objects_weigh() {
-        // Pods of 1.15 MB: few at a time. Small ones: soon many.
+    fn page_size_follows_the_size_of_objects() {
+        // Pods of 1.15 MB: few at a time. Small objects: soon many.
         assert_eq!(next_page(FIRST_PAGE, 10, 11_500_000), 3);
         assert_eq!(next_page(3, 3, 3_450_000), 3);
         assert_eq!(next_page(10, 10, 30_000), 40);
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_cost_no_answer() {
+    fn invalid_utf8_does_not_spoil_the_whole_answer() {
         let body = b"{\"items\": [{\"a\": \"\xff\"}, {\"b\": 1}]}".to_vec();
         let text = lossless_or_marked(body);
         let page: Page = serde_json::from_str(&text).unwrap();

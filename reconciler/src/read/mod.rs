@@ -1,9 +1,10 @@
-//! How objects are read: each by itself, and of each only what decisions need.
+//! How objects are read: each separately, and of each only the parts that decisions need.
 //!
-//! Everything that we list or watch can be written to by a tenant or a guest, and what the API server stores is more than
-//! our types can hold. So an answer is taken apart into objects first. Of each object a [`View`] is read through its
-//! [`sieve`]; one that cannot be read is reported and skipped, and costs its neighbours nothing. Skipped is not gone: a
-//! cache keeps what it knew, a live read of that object is an error, and a list says what it could not read.
+//! Tenants and guests can write to every kind of object that we list or watch, and the API server stores more than
+//! our types can hold. So an answer is split into objects first. Of each object, a [`View`] is read through its
+//! [`sieve`]. An object that cannot be read is reported and skipped, without affecting others. Skipped does not mean
+//! deleted: a cache keeps the last known view, a live read of that object is an error, and a list returns the
+//! unreadable objects too.
 
 pub mod cache;
 mod calls;
@@ -21,38 +22,38 @@ pub use cache::{Cache, Cached, Draft, Mark};
 pub use calls::{Listed, Pages, find, list, patch, whole};
 pub use sieve::Keep;
 
-/// What is kept of an object of one kind, for as long as it exists.
+/// The part of an object that is kept for as long as the object exists.
 pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// The kind, for logs and as the metric's label.
     const KIND: &'static str;
-    /// What of the object is read.
+    /// The parts of the object that are read.
     const KEEP: Keep;
-    /// How many that share a mark are kept as they are, of those that [count](Self::counts).
+    /// How many objects with the same mark are kept whole, among those that [count](Self::counts).
     const MOST: usize = usize::MAX;
-    /// The type that the kept part has.
+    /// The type of the kept part.
     type Object: DeserializeOwned;
 
-    /// The view of an object; `None` for one that is none of ours.
+    /// The view of an object; `None` for one that is not ours.
     fn read(object: Self::Object) -> Option<Self>;
 
-    /// By what it is looked up, its name aside.
+    /// The marks under which the cache finds it, besides its name.
     fn marks(&self) -> Vec<Mark> {
         Vec::new()
     }
 
-    /// Whether it is one of those of which there may be too many.
+    /// Whether the object takes one of the [`Self::MOST`] places.
     fn counts(&self) -> bool {
         false
     }
 
-    /// What is kept of one beyond [`Self::MOST`].
+    /// The shortened view that is kept beyond [`Self::MOST`].
     #[must_use]
     fn in_brief(self) -> Self {
         self
     }
 
-    /// How many of one namespace are kept, and the view that stands for all beyond them; `None` where all are kept.
-    /// Views of a kind that has such carry the mark of their namespace.
+    /// How many objects of one namespace are kept, and the view that stands for all further ones; `None` if all are
+    /// kept. Views of a kind with this limit carry the mark of their namespace.
     #[must_use]
     fn rest(_namespace: &str) -> Option<(usize, Self)> {
         None
@@ -63,7 +64,7 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// Its namespace; empty where it has none.
+    /// Its namespace; empty for a cluster-scoped object.
     #[serde(default)]
     pub namespace: String,
     /// Its name.
@@ -71,7 +72,7 @@ pub struct Identity {
     /// Its UID.
     #[serde(default)]
     pub uid: String,
-    /// Its version, as the API server counts.
+    /// Its resource version.
     #[serde(default)]
     pub resource_version: String,
 }
@@ -87,7 +88,7 @@ impl Identity {
         ]),
     )]);
 
-    /// The identity of any object that is one.
+    /// Reads the identity of an object; `None` if it has no name.
     #[must_use]
     pub fn of(json: &str) -> Option<Self> {
         Self::deserialize(&Self::KEEP.sieve(json).ok()?["metadata"]).ok()
@@ -108,12 +109,12 @@ impl Identity {
     }
 }
 
-/// An object that could not be read. It exists all the same.
+/// An object that could not be read. It exists nonetheless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Which it is, if that much can be read.
+    /// Its identity, if that can be read.
     pub identity: Option<Identity>,
-    /// Why, in few words.
+    /// The reason, in few words.
     pub error: String,
 }
 
@@ -129,10 +130,10 @@ impl std::fmt::Display for Unreadable {
     }
 }
 
-/// One object as read: which it is, and the view of it if it is one of ours.
+/// Reads one object: its identity, and its view if it is one of ours.
 ///
 /// # Errors
-/// It cannot be read.
+/// The object cannot be read.
 pub fn object<V: View>(json: &str) -> Result<(Identity, Option<V>), Unreadable> {
     let identity = Identity::of(json);
     match (identity, typed::<V::Object>(json, &V::KEEP)) {
@@ -144,12 +145,14 @@ pub fn object<V: View>(json: &str) -> Result<(Identity, Option<V>), Unreadable> 
     }
 }
 
-/// What is kept of an object, as its type; or why it cannot be had, in few words: an error may quote what it met.
+/// The kept part of an object, as its type; or a short reason why it cannot be read. The reason is shortened because
+/// an error may quote the object.
 fn typed<T: DeserializeOwned>(json: &str, keep: &Keep) -> Result<T, String> {
     let kept = keep.sieve(json);
     let read = kept.and_then(|mut kept| {
         T::deserialize(&kept).or_else(|error| {
-            // What a kubelet writes is a guest's. What cannot be read of it counts as absent, but for the phase.
+            // A guest writes a status through its kubelet. If the status cannot be read, all of it but the phase
+            // counts as absent.
             let Some(status) = kept.get_mut("status") else {
                 return Err(error);
             };
@@ -161,7 +164,7 @@ fn typed<T: DeserializeOwned>(json: &str, keep: &Keep) -> Result<T, String> {
     read.map_err(|error| text::value(&error.to_string()).into_owned())
 }
 
-/// The view that the API server's text of this object gives.
+/// The view of an object as the API server would send it.
 #[cfg(test)]
 pub(crate) fn view_of<V: View>(object: &impl serde::Serialize) -> Option<V> {
     object_of(&serde_json::to_string(object).unwrap())

@@ -1,29 +1,30 @@
-//! What of an object is read at all. The rest is skipped where it stands: it costs no memory, and however odd, deep or
-//! large it is, it cannot make the object unreadable.
+//! Which parts of an object are read. The rest is skipped during parsing: it takes no memory, and however odd, deep
+//! or large it is, it cannot make the object unreadable.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-/// What is kept of one JSON value.
+/// Which parts of a JSON value are kept.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {
-    /// All of it.
+    /// The whole value.
     All,
-    /// A time. The API server takes some that our types cannot hold; such a one counts as absent.
+    /// A time. The API server accepts some that our types cannot hold; such a time counts as absent.
     Time,
-    /// A time that must not look absent: one that our types cannot hold counts as the end of time.
+    /// A time that must not look absent: one that our types cannot hold counts as the latest possible time.
     Deadline,
-    /// Of an object these fields, and no others.
+    /// Only these fields of an object.
     Fields(&'static [(&'static str, Keep)]),
-    /// Of an object everything; these fields as said, where `None` is a field that is skipped.
+    /// All fields of an object, with rules for the named ones: `None` skips the field.
     But(&'static [(&'static str, Option<Keep>)]),
-    /// Of a list every element, as said.
+    /// Every element of a list, by this rule.
     Each(&'static Keep),
 }
 
-/// An object whole, but for who wrote which field: that is for the API server alone, and anybody's to write.
+/// A whole object, except the record of who wrote which field: only the API server needs that, and any author can
+/// fill it.
 pub const WHOLE: Keep = Keep::But(&[(
     "metadata",
     Some(Keep::But(&[
@@ -34,10 +35,10 @@ pub const WHOLE: Keep = Keep::But(&[(
 )]);
 
 impl Keep {
-    /// What is kept of this text.
+    /// The kept parts of this text.
     ///
     /// # Errors
-    /// It is no JSON; or what is to be kept is nested deeper than any Kubernetes type.
+    /// The text is not JSON, or a kept part is nested deeper than any Kubernetes type.
     pub fn sieve(&self, json: &str) -> Result<Value, serde_json::Error> {
         let mut text = serde_json::Deserializer::from_str(json);
         let value = self.deserialize(&mut text)?;
@@ -45,7 +46,7 @@ impl Keep {
         Ok(value)
     }
 
-    /// What becomes of a field: nothing where it is skipped.
+    /// The rule for a field; `None` skips it.
     fn of_field(&self, name: &str) -> Option<Self> {
         match self {
             Self::Fields(kept) => kept
@@ -81,7 +82,7 @@ impl<'de> DeserializeSeed<'de> for Keep {
     }
 }
 
-/// Values of another shape than expected pass as they are: to refuse them is for those who know the type.
+/// Values of an unexpected shape pass unchanged: the code that knows the type refuses them.
 struct Kept(Keep);
 
 impl<'de> Visitor<'de> for Kept {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_may_be_as_deep_as_it_likes() {
+    fn skipped_parts_may_be_of_any_depth() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let json = format!(r#"{{"metadata": {{"name": "p", "managedFields": {deep}}}, "spec": {{"a": 1}}}}"#);
         assert_eq!(POD.sieve(&json).unwrap(), json!({"metadata": {"name": "p"}}));

@@ -13,7 +13,7 @@ use crate::objects::record::tests::{POD_UID, record};
 use crate::view::Packed;
 use crate::view::{NodeView, PodView, VmiView};
 
-/// The last second that the API server takes; our types end a day before it.
+/// The last second that the API server accepts; our types end a day before it.
 const TOO_LATE: &str = "9999-12-31T23:59:59Z";
 
 fn metadata(name: &str) -> Value {
@@ -86,12 +86,12 @@ fn slice(name: &str) -> Value {
 fn listed<V: View>(items: &[Value]) -> Listed<V> {
     let mut listed = Listed::default();
     listed
-        .take_in(&json!({"kind": "List", "metadata": {"resourceVersion": "9"}, "items": items}).to_string())
+        .add_page(&json!({"kind": "List", "metadata": {"resourceVersion": "9"}, "items": items}).to_string())
         .unwrap();
     listed
 }
 
-/// What a hostile author may put anywhere.
+/// What a hostile author may write anywhere.
 fn oddity() -> impl Strategy<Value = Value> {
     let deep = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!([inner]));
     prop_oneof![
@@ -110,7 +110,7 @@ fn oddity() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Puts `odd` in the place of the value to which `path` leads, each step taken modulo what there is to choose from.
+/// Replaces the value at `path` with `odd`; each step of the path is taken modulo the number of choices.
 fn put(value: &mut Value, path: &[usize], odd: Value) {
     let Some((step, rest)) = path.split_first() else {
         *value = odd;
@@ -129,7 +129,7 @@ fn put(value: &mut Value, path: &[usize], odd: Value) {
     }
 }
 
-/// Whatever is done to one object: it is read or reported, and its neighbours are as without it.
+/// Whatever is done to one object: it is read or reported, and its neighbours are read as without it.
 fn neighbours_stay<V: View + std::fmt::Debug>(make: fn(&str) -> Value, path: &[usize], odd: Value) {
     let mut broken = make("broken");
     put(&mut broken, path, odd);
@@ -183,7 +183,7 @@ fn with<V: View>(make: fn(&str) -> Value, path: &str, value: Value) -> V {
 }
 
 #[test]
-fn times_that_nobody_needs_cost_nothing() {
+fn times_that_no_view_reads_do_no_harm() {
     let path = "/metadata/managedFields/0/time";
     assert_eq!(
         with::<PodView>(pod, path, json!(TOO_LATE)),
@@ -204,7 +204,7 @@ fn times_that_nobody_needs_cost_nothing() {
 }
 
 #[test]
-fn a_time_that_is_needed_and_cannot_be_held_is_absent() {
+fn a_time_beyond_our_types_is_absent_and_a_deadline_is_not() {
     let created = with::<PodView>(pod, "/metadata/creationTimestamp", json!(TOO_LATE));
     assert_eq!(created.created, None);
     let mut going = pod("odd");
@@ -213,7 +213,7 @@ fn a_time_that_is_needed_and_cannot_be_held_is_absent() {
 }
 
 #[test]
-fn a_status_of_another_shape_costs_all_of_it_but_the_phase() {
+fn of_a_status_of_another_shape_only_the_phase_is_read() {
     let mut object = pod("odd");
     object["status"] = json!({"phase": "Succeeded", "conditions": "none"});
     let view = view_of::<PodView>(&object).unwrap();
@@ -221,20 +221,20 @@ fn a_status_of_another_shape_costs_all_of_it_but_the_phase() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_quoted_in_few_words() {
+fn an_unreadable_object_is_named_and_quoted_in_few_words() {
     let mut odd = pod("odd");
     odd["spec"]["tolerations"] = json!("x".repeat(1 << 20));
     let listed = listed::<PodView>(&[pod("well"), odd]);
     assert_eq!(listed.items.len(), 1);
-    let said = listed.unreadable[0].to_string();
+    let shown = listed.unreadable[0].to_string();
     assert!(
-        said.starts_with("ns/odd cannot be read: ") && said.len() < 300,
-        "{said}"
+        shown.starts_with("ns/odd cannot be read: ") && shown.len() < 300,
+        "{shown}"
     );
 }
 
 #[test]
-fn a_cache_keeps_what_it_knew_of_what_cannot_be_read() {
+fn a_cache_keeps_the_last_view_of_an_unreadable_object() {
     let cache = Cache::<PodView>::default();
     let (identity, view) = object::<PodView>(&pod("p").to_string()).unwrap();
     assert!(cache.apply(&identity, view.clone().unwrap()).is_some());
@@ -247,7 +247,7 @@ fn a_cache_keeps_what_it_knew_of_what_cannot_be_read() {
     assert!(cache.marked(&uid).is_empty() && cache.get("ns", "p").is_none());
 }
 
-/// Bytes that a view holds on to, generously: its text, each piece of it with room for its keeping.
+/// Bytes that a view holds, generously: its text, with an allowance for each piece of it.
 fn weight(view: &impl std::fmt::Debug) -> usize {
     2 * format!("{view:?}").len()
 }
@@ -278,9 +278,10 @@ fn a_view_is_small_however_large_its_object() {
     assert!(weight(&view) < 8 << 10, "{}", weight(&view));
     assert_eq!(view.foreign_gates.last().unwrap(), "2990 more");
 
-    let mut said = node("n");
-    said["status"]["nodeInfo"] = json!({"systemUUID": "u".repeat(1 << 20), "bootID": "b".repeat(1 << 20)});
-    let view = view_of::<NodeView>(&said).unwrap();
+    let mut long_info = node("n");
+    long_info["status"]["nodeInfo"] =
+        json!({"systemUUID": "u".repeat(1 << 20), "bootID": "b".repeat(1 << 20)});
+    let view = view_of::<NodeView>(&long_info).unwrap();
     assert!(weight(&view) < 8 << 10);
     assert_ne!(view.system_uuid, "u");
 
@@ -296,7 +297,7 @@ fn a_view_is_small_however_large_its_object() {
     assert!(weight(&view_of::<VmiView>(&blocked).unwrap()) < 8 << 10);
 }
 
-/// Bytes of memory that a pod's view takes: each list by its elements, each text with what its allocation adds.
+/// Bytes of memory that a pod's view takes: each list by its elements, each text with its allocation's overhead.
 fn pod_weight(view: &PodView) -> usize {
     let text = |text: &String| text.len() + 16;
     let texts = [
@@ -306,13 +307,13 @@ fn pod_weight(view: &PodView) -> usize {
         &view.resource_version,
         &view.priority_class,
     ];
-    let said = view
+    let condition = view
         .condition
         .iter()
-        .flat_map(|said| [&said.reason, &said.message]);
+        .flat_map(|condition| [&condition.reason, &condition.message]);
     let scattered = texts
         .into_iter()
-        .chain(said)
+        .chain(condition)
         .chain(&view.rejected)
         .chain(view.request.as_ref().err());
     let tolerations = view.tolerations.iter().map(|t| {
@@ -335,7 +336,7 @@ fn pod_weight(view: &PodView) -> usize {
         + view.demands.as_ref().map(Packed::bytes).unwrap_or_default()
 }
 
-/// A pod with as much as there can be of what a tenant writes, in as many pieces of so many letters as fit `bytes`.
+/// A pod with as much of what a tenant writes as there can be, in as many pieces of `letters` letters as fit `bytes`.
 fn crowded(bytes: usize, letters: usize) -> Value {
     let pieces = || (0..bytes / letters).map(move |n| format!("{n:0letters$x}"));
     let mut pod = pod(&"p".repeat(253));
@@ -349,7 +350,7 @@ fn crowded(bytes: usize, letters: usize) -> Value {
     pod["spec"]["tolerations"] = pieces().map(|key| json!({"key": key})).collect();
     pod["spec"]["topologySpreadConstraints"] =
         json!([{"maxSkew": 1, "topologyKey": names::HOSTNAME_LABEL, "whenUnsatisfiable": "DoNotSchedule"}]);
-    // Those of a pod whose tolerations alone are more than is kept would be none.
+    // A pod whose tolerations alone exceed the limit would keep no demands.
     pod["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
         "nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "In", "values": pieces().collect::<Vec<_>>()}]}]}}});
     pod["status"]["conditions"][0]["reason"] = json!("r".repeat(bytes));
@@ -392,7 +393,7 @@ fn the_labels_of_a_node_are_bounded_and_its_zone_is_kept() {
 }
 
 #[test]
-fn requests_that_are_none_of_ours_are_not_kept() {
+fn requests_of_other_users_are_not_kept() {
     let mut foreign = csr("f");
     foreign["spec"]["username"] = json!("system:node:host-1");
     assert_eq!(view_of::<Filed>(&foreign), None);
@@ -402,7 +403,7 @@ fn requests_that_are_none_of_ours_are_not_kept() {
     assert!(view_of::<Filed>(&foreign).is_some());
 }
 
-/// As a guest may file them: pending, each with a body that is as large as is kept.
+/// Requests as a guest may file them: pending, each with the largest body that is kept.
 fn flood(user: &str, number: usize) -> Vec<(Identity, Filed)> {
     let filed = |n: usize| {
         let mut filed = csr(&format!("{user}-{n}"));
@@ -425,10 +426,10 @@ fn of(cache: &Cache<Filed>, user: &str) -> (usize, usize) {
 }
 
 #[test]
-fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
+fn a_flood_is_kept_in_brief_and_other_requests_whole() {
     let (most, number) = (MOST_DECIDED, 25_000);
     let mut draft = Draft::default();
-    draft.take_in(flood("flooder", number));
+    draft.add_page(flood("flooder", number));
     let cache = Cache::default();
     cache.fill(draft, &[]);
     for (identity, filed) in flood("honest", 2) {
@@ -441,7 +442,7 @@ fn of_a_flood_little_is_kept_and_of_its_neighbours_all() {
 }
 
 #[test]
-fn a_crowd_that_goes_makes_room() {
+fn removed_requests_make_room_for_others() {
     let cache = Cache::default();
     let filed = flood("flooder", MOST_DECIDED + 2);
     for (identity, filed) in filed.clone() {
@@ -456,7 +457,7 @@ fn a_crowd_that_goes_makes_room() {
     assert!(cache.remove(&filed[0].0).is_some());
     assert!(cache.apply(last, again.clone()).is_some(), "it is whole now");
     assert_eq!(of(&cache, "flooder"), (MOST_DECIDED, 1));
-    // One that is decided takes no place.
+    // A decided request takes no place.
     let Filed::Whole(mut decided) = filed[1].1.clone() else {
         panic!()
     };

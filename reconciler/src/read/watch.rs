@@ -1,8 +1,8 @@
-//! One watch, for ever: it fills a [`Cache`] and keeps it up to date.
+//! One watch that runs for ever: it fills a [`Cache`] and keeps it up to date.
 //!
-//! Guarantees: one object that cannot be read costs nothing but itself, in lists as in events; after each connection that
-//! ends, it goes on from the last version seen, and lists anew only where the API server has forgotten that version or a
-//! namespace has more objects than are kept of one.
+//! Guarantees: an object that cannot be read affects no other object, in lists as in events. After a connection ends,
+//! the watch continues from the last version seen. It lists again only if the API server no longer has that version,
+//! or if a namespace has more objects than the cache keeps of one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,44 +19,44 @@ use super::{Cache, Draft, Identity, Pages, Unreadable, View, object};
 use crate::api::{CallError, call};
 use crate::metrics::Metrics;
 
-/// Seconds after which a watch is made anew; it also bounds how long a dead connection goes unnoticed.
+/// Seconds after which a watch reconnects; this also bounds how long a dead connection goes unnoticed.
 const SECONDS: u32 = 120;
-/// What a connection may be late with its end.
+/// How late a connection may end.
 const MARGIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A watch that held so long was well: what fails next is a first failure again.
+/// After a watch has worked for this long, the next failure counts as a first one again.
 const WELL_AFTER: Duration = Duration::from_secs(30);
-/// Where a line was longer, its memory is given back.
+/// The buffer shrinks to this size after a longer line.
 const USUAL_LINE: usize = 64 << 10;
 
-/// What is watched.
+/// What to watch.
 pub struct Watch<V, K> {
-    /// The objects.
+    /// The API that holds the objects.
     pub api: Api<K>,
-    /// Which of them.
+    /// Which of the objects to watch.
     pub scope: ListParams,
-    /// Where they are kept.
+    /// The cache to keep up to date.
     pub cache: Cache<V>,
-    /// Where failures are counted.
+    /// Counts failures.
     pub metrics: Arc<Metrics>,
 }
 
-/// What a watch tells.
+/// What a watch reports.
 pub enum News<'a, V> {
-    /// An object is there, as a list says.
+    /// A list contains the object.
     Found(&'a V),
-    /// An object came, or changed in what is kept of it.
+    /// An object is new, or a kept part of it changed.
     Changed(&'a V),
-    /// An object went.
+    /// An object was deleted, or is not one of ours any more.
     Gone(&'a V),
-    /// Everything was listed. Objects that vanished since the last time have no news of their own.
+    /// A list is complete. Objects that vanished since the last list are not reported one by one.
     Listed,
 }
 
 /// Why a connection ended.
 enum End {
-    /// List anew: the API server has forgotten the version, or the cache does not hold all.
+    /// List again: the API server no longer has the version, or the cache does not hold all objects.
     Forgotten,
     Failed(CallError),
 }
@@ -72,12 +72,12 @@ impl From<CallError> for End {
 }
 
 impl<V: View, K: Clone + Resource> Watch<V, K> {
-    /// Watches for ever, and tells what it sees once the cache has it.
-    pub async fn run(self, mut tell: impl FnMut(News<'_, V>)) {
+    /// Watches for ever, and reports each change once it is in the cache.
+    pub async fn run(self, mut notify: impl FnMut(News<'_, V>)) {
         let mut failures = 0;
         loop {
             let begun = Instant::now();
-            let ended = self.session(&mut tell).await;
+            let ended = self.session(&mut notify).await;
             failures = if begun.elapsed() > WELL_AFTER {
                 0
             } else {
@@ -91,20 +91,20 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         }
     }
 
-    /// Lists, and follows from there for as long as that works.
-    async fn session(&self, tell: &mut impl FnMut(News<'_, V>)) -> End {
-        let mut version = match self.fill(tell).await {
+    /// Lists, and follows the changes from there for as long as that works.
+    async fn session(&self, notify: &mut impl FnMut(News<'_, V>)) -> End {
+        let mut version = match self.fill(notify).await {
             Ok(version) => version,
             Err(end) => return end,
         };
         let mut failed = false;
         loop {
             let begun = Instant::now();
-            match self.follow(&mut version, tell).await {
-                // Events do not tell how many there are of those that share a view.
-                Ok(()) if self.cache.is_cut() => return End::Forgotten,
+            match self.follow(&mut version, notify).await {
+                // Events do not show how many objects still share a view.
+                Ok(()) if self.cache.is_truncated() => return End::Forgotten,
                 Ok(()) => failed = false,
-                // One failure is a connection's. After two in a row nothing of the version is believed.
+                // One failure may be the connection's. After two in a row, the version itself is in doubt.
                 Err(End::Failed(error)) if !failed => {
                     failed = true;
                     self.metrics.watch_failed(V::KIND);
@@ -112,16 +112,16 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 }
                 Err(end) => return end,
             }
-            // An API server that ends each connection at once is not asked again at once.
+            // Do not reconnect at once to an API server that ends each connection at once.
             tokio::time::sleep(FIRST_PAUSE.saturating_sub(begun.elapsed())).await;
         }
     }
 
-    async fn fill(&self, tell: &mut impl FnMut(News<'_, V>)) -> Result<String, End> {
+    async fn fill(&self, notify: &mut impl FnMut(News<'_, V>)) -> Result<String, End> {
         let mut pages = Pages::new(&self.api, &self.scope);
         let (mut draft, mut unreadable, mut version) = (Draft::default(), Vec::new(), String::new());
         while let Some(page) = pages.next::<V>().await.map_err(End::from)? {
-            draft.take_in(page.items);
+            draft.add_page(page.items);
             for skipped in page.unreadable {
                 self.report(&skipped);
                 unreadable.extend(skipped.identity);
@@ -130,14 +130,14 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         }
         self.cache.fill(draft, &unreadable);
         for view in self.cache.all() {
-            tell(News::Found(&view));
+            notify(News::Found(&view));
         }
-        tell(News::Listed);
+        notify(News::Listed);
         Ok(version)
     }
 
-    /// One connection, up to its end.
-    async fn follow(&self, version: &mut String, tell: &mut impl FnMut(News<'_, V>)) -> Result<(), End> {
+    /// Follows one connection to its end.
+    async fn follow(&self, version: &mut String, notify: &mut impl FnMut(News<'_, V>)) -> Result<(), End> {
         let params = WatchParams {
             label_selector: self.scope.label_selector.clone(),
             field_selector: self.scope.field_selector.clone(),
@@ -152,7 +152,7 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         let mut line = Vec::new();
         while next(&mut lines, &mut line).await {
             match Event::of(&String::from_utf8_lossy(&line))? {
-                Event::Object { gone, json } => self.take(gone, &json, version, tell),
+                Event::Object { gone, json } => self.take(gone, &json, version, notify),
                 Event::Bookmark(seen) => *version = seen,
             }
             line.clear();
@@ -161,7 +161,7 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         Ok(())
     }
 
-    fn take(&self, gone: bool, json: &str, version: &mut String, tell: &mut impl FnMut(News<'_, V>)) {
+    fn take(&self, gone: bool, json: &str, version: &mut String, notify: &mut impl FnMut(News<'_, V>)) {
         let seen = |identity: &Identity, version: &mut String| {
             if !identity.resource_version.is_empty() {
                 version.clone_from(&identity.resource_version);
@@ -173,10 +173,10 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 match view.filter(|_| !gone) {
                     Some(view) => {
                         if let Some(changed) = self.cache.apply(&identity, view) {
-                            tell(News::Changed(&changed));
+                            notify(News::Changed(&changed));
                         }
                     }
-                    None => self.forget(&identity, tell),
+                    None => self.forget(&identity, notify),
                 }
             }
             Err(unreadable) => {
@@ -184,17 +184,17 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 if let Some(identity) = &unreadable.identity {
                     seen(identity, version);
                     if gone {
-                        self.forget(identity, tell);
+                        self.forget(identity, notify);
                     }
                 }
             }
         }
     }
 
-    /// Deleted, or none of ours any more.
-    fn forget(&self, identity: &Identity, tell: &mut impl FnMut(News<'_, V>)) {
+    /// Removes an object that was deleted or is not one of ours any more.
+    fn forget(&self, identity: &Identity, notify: &mut impl FnMut(News<'_, V>)) {
         if let Some(view) = self.cache.remove(identity) {
-            tell(News::Gone(&view));
+            notify(News::Gone(&view));
         }
     }
 
@@ -202,17 +202,17 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
         self.metrics.unreadable(V::KIND);
         tracing::warn!(
             kind = V::KIND,
-            "{unreadable}; it is skipped, and what was known of it stays"
+            "{unreadable}; it is skipped, and its last known state stays"
         );
     }
 }
 
-/// The next line, without which a connection is taken for dead; whether there was one.
+/// Reads the next line; false if there was none. A connection without a line for too long counts as dead.
 async fn next<R: AsyncBufRead + Unpin>(lines: &mut R, line: &mut Vec<u8>) -> bool {
     let idle = Duration::from_secs(u64::from(SECONDS)) + MARGIN;
     match tokio::time::timeout(idle, lines.read_until(b'\n', line)).await {
         Ok(Ok(read)) => read > 0 && line.ends_with(b"\n"),
-        // A connection that breaks off is made anew, as one that ended.
+        // A broken connection is opened again, like one that ended.
         Ok(Err(error)) => {
             tracing::debug!(%error, "a watch's connection broke off");
             false
@@ -243,7 +243,7 @@ struct Line<'a> {
 impl Event {
     fn of(line: &str) -> Result<Self, End> {
         let unexpected = |what: &str| CallError::Unexpected(format!("{what} in a watch"));
-        let read: Line = serde_json::from_str(line).map_err(|_| unexpected("no event"))?;
+        let read: Line = serde_json::from_str(line).map_err(|_| unexpected("not an event"))?;
         let json = read.object.get();
         match read.type_.as_str() {
             "ADDED" | "MODIFIED" | "DELETED" => Ok(Self::Object {
@@ -251,11 +251,13 @@ impl Event {
                 json: json.to_owned(),
             }),
             "BOOKMARK" => {
-                let bookmark = Bookmark::deserialize(read.object).map_err(|_| unexpected("no version"))?;
+                let bookmark = Bookmark::deserialize(read.object)
+                    .map_err(|_| unexpected("a bookmark without a version"))?;
                 Ok(Self::Bookmark(bookmark.metadata.resource_version))
             }
             "ERROR" => {
-                let status: Status = serde_json::from_str(json).map_err(|_| unexpected("no status"))?;
+                let status: Status =
+                    serde_json::from_str(json).map_err(|_| unexpected("an error without a status"))?;
                 Err(CallError::from(kube::Error::Api(Box::new(status))).into())
             }
             _ => Err(unexpected("an unknown event").into()),

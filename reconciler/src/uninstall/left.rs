@@ -1,4 +1,4 @@
-//! What is left of MaroonedPods, and what people are told about it.
+//! What is left of MaroonedPods, and the messages about it.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use maroonedpods_common::{names, text};
 
 use crate::read::{Keep, Unreadable, View};
 
-/// So many are named at most.
+/// The most objects that a message names.
 const NAMED: usize = 50;
-/// So many of what waits for the reconciler are named.
+/// The most objects that a progress message names.
 const NAMED_WAITING: usize = 5;
-/// When nothing has moved for so long, people are told who must move it.
+/// Without progress for this long, a message explains what to check.
 const STALLED_AFTER: Duration = Duration::from_secs(15);
 
 /// A marooned pod that has not ended.
@@ -29,8 +29,8 @@ pub(super) struct PodLeft {
 }
 
 impl PodLeft {
-    /// `None` for a pod that has ended, or was never marooned whatever its label says: our gate or our class
-    /// selector makes the difference.
+    /// `None` for a pod that has ended, or was never marooned whatever its label is: a marooned pod has our gate or
+    /// our class selector.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let gated = spec
@@ -62,7 +62,7 @@ impl PodLeft {
         })
     }
 
-    /// One that cannot be read. For all that is known it is ours.
+    /// A pod that cannot be read. It may be a marooned one, so it counts as one.
     pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
         let identity = unreadable.identity.clone().unwrap_or_default();
         Self {
@@ -132,7 +132,7 @@ impl RecordLeft {
         }
     }
 
-    /// One that cannot be read.
+    /// A record that cannot be read.
     pub(super) fn unreadable(unreadable: &Unreadable) -> Self {
         Self {
             name: unreadable.identity.clone().unwrap_or_default().name,
@@ -151,7 +151,7 @@ impl RecordLeft {
     }
 }
 
-/// What is left of ours.
+/// Everything of ours that is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Left {
     pub pods: Vec<PodLeft>,
@@ -163,7 +163,7 @@ impl Left {
         self.pods.is_empty() && self.records.is_empty()
     }
 
-    /// Why nothing is done without force. `ungated` says that the webhook's configuration is deleted already.
+    /// Why nothing is done without force. `ungated` means that the webhook's configuration is deleted already.
     pub(super) fn refusal(&self, namespace: &str, ungated: bool) -> String {
         let ungated = if ungated {
             " The webhook's configuration is deleted already, and no pod can opt in until it is back: to stay, \
@@ -202,26 +202,26 @@ impl Left {
         shown.join("\n")
     }
 
-    fn who_moves_it(&self) -> &'static str {
+    fn what_to_check(&self) -> &'static str {
         if self.pods.iter().any(|pod| pod.kept.is_some()) {
-            "Some pods cannot be deleted, and the reasons stand behind their names: remove what forbids it."
+            "Some pods cannot be deleted, for the reasons behind their names: remove what forbids it."
         } else if self.records.is_empty() {
-            "These pods end within their own grace period: `kubectl describe` one to see what holds it, and who makes it \
-             anew if others take its place."
+            "These pods end within their own grace period: `kubectl describe` one to see what delays it, and what creates \
+             others in its place."
         } else {
-            "The reconciler releases MaroonedNodes, each when its VM is proven gone: does it run (deployment \
-             maroonedpods-reconciler), does KubeVirt, and what does the reconciler's log say?"
+            "The reconciler releases each MaroonedNode when its VM is proven gone: check that it runs (deployment \
+             maroonedpods-reconciler), that KubeVirt runs, and what the reconciler's log reports."
         }
     }
 
-    /// What is left when the time is over, and what to do.
+    /// What is left after the timeout, and what to do.
     pub(super) fn given_up(&self, after: Duration) -> String {
         format!(
-            "given up after {} s; left are:\n{}\n{} Mend that and uninstall again. Without the reconciler nobody takes \
-             these away.",
+            "gave up after {} s; these are left:\n{}\n{} Fix that and uninstall again. Without the reconciler nothing \
+             deletes them.",
             after.as_secs(),
             self.named(NAMED),
-            self.who_moves_it(),
+            self.what_to_check(),
         )
     }
 }
@@ -237,28 +237,28 @@ fn listed(lines: impl ExactSizeIterator<Item = String>, limit: usize) -> String 
     lines.take(limit).chain(more).collect::<Vec<_>>().join("\n")
 }
 
-/// Speaks when something moved, and now and then when nothing does.
+/// Reports every change, and from time to time that nothing changes.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    said: String,
+    last: String,
     at: Duration,
 }
 
 impl Progress {
-    /// What to say now, `elapsed` after the start.
+    /// The message to print now, `elapsed` after the start; `None` if there is none.
     pub(super) fn line(&mut self, left: &Left, elapsed: Duration) -> Option<String> {
         let summary = left.summary();
         let stalled = elapsed.saturating_sub(self.at) >= STALLED_AFTER;
-        if summary == self.said && !stalled {
+        if summary == self.last && !stalled {
             return None;
         }
-        let line = if summary == self.said {
-            let (named, who) = (left.named(NAMED_WAITING), left.who_moves_it());
+        let line = if summary == self.last {
+            let (named, who) = (left.named(NAMED_WAITING), left.what_to_check());
             format!("still {summary}:\n{named}\n{who}")
         } else {
             summary.clone()
         };
-        self.said = summary;
+        self.last = summary;
         self.at = elapsed;
         Some(line)
     }
@@ -304,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn gate_or_class_selector_make_a_marooned_pod_and_an_ended_one_is_none() {
+    fn gate_or_class_selector_make_a_marooned_pod_and_an_ended_pod_does_not_count() {
         let gated = json!({"schedulingGates": [{"name": names::GATE}]});
         let lifted = json!({"nodeSelector": {names::CLASS_LABEL: "true"}});
         assert_eq!(PodLeft::of(&pod(gated, "Pending")).unwrap().phase, "Gated");
@@ -334,7 +334,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_pod_that_cannot_be_deleted_says_why() {
+    fn a_pod_that_cannot_be_deleted_is_listed_with_the_reason() {
         let mut left = pods(1);
         left.pods[0].kept = Some("policy x: protected".to_owned());
         let text = left.given_up(Duration::from_secs(60));
@@ -343,7 +343,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn progress_speaks_of_moves_and_of_standstill() {
+    fn progress_is_reported_and_so_is_a_standstill() {
         let mut progress = Progress::default();
         let seconds = Duration::from_secs;
         assert!(progress.line(&pods(2), seconds(0)).unwrap().contains("2 pods"));
@@ -354,13 +354,13 @@ pub(super) mod tests {
         assert_eq!(progress.line(&waiting, seconds(20)), None);
         let line = progress.line(&waiting, seconds(30)).unwrap();
         assert!(
-            line.contains("maroonednode/marooned-u") && line.contains("does it run"),
+            line.contains("maroonednode/marooned-u") && line.contains("check that it runs"),
             "{line}"
         );
     }
 
     #[test]
-    fn giving_up_says_what_is_left_and_whose_turn_it_is() {
+    fn giving_up_reports_what_is_left_and_what_to_check() {
         let waiting = record();
         let text = waiting.given_up(Duration::from_secs(60));
         assert!(

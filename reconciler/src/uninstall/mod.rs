@@ -1,13 +1,14 @@
-//! `uninstall`: everything of ours goes while there is still somebody who can take it away.
+//! `uninstall`: deletes everything of ours while the reconciler, which must do most of it, still runs.
 //!
-//! Guarantees: without force, nothing is changed while marooned pods exist; pods are deleted by UID, with their own
-//! grace period; it ends, at the latest a moment after its timeout, and says what is left. It says that nothing is left
-//! only once no VM is started any more: the webhook's configuration is deleted, without which the reconciler makes no
-//! record, and every API server has heard of it. A record that outlived the reconciler would stay for ever, and its VM and
-//! their CRD with it. The running reconciler releases VMs, Nodes and Secrets; this only waits until no record is left, for
-//! a record goes last, and whatever was forgotten carries an owner reference to it.
-//! Caveat: what controllers create after the webhook's configuration is gone is not marooned. Guards refuse such pods
-//! for as long as they stand; afterwards they run as ordinary pods.
+//! Guarantees: without force, nothing is changed while marooned pods exist. Pods are deleted by UID, with their own
+//! grace period. The command ends, at the latest a moment after its timeout, and reports what is left. It reports
+//! that nothing is left only once no further VM can be started: the webhook's configuration is deleted, without which
+//! the reconciler creates no record, and every API server has learned of that. A record that outlived the reconciler
+//! would stay for ever, and so would its VM and the CRD. The running reconciler releases VMs, Nodes and Secrets; this
+//! command only waits until no record is left, because a record goes last, and any object that was missed has an
+//! owner reference to it.
+//! Caveat: pods that controllers create after the webhook's configuration is gone are not marooned. Guards refuse
+//! such pods for as long as the guards exist; afterwards they run as ordinary pods.
 
 mod left;
 
@@ -27,22 +28,22 @@ use crate::args::UninstallArgs;
 use crate::read;
 use left::{Left, PodLeft, Progress, RecordLeft};
 
-/// From one look to the next.
+/// Pause between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long pods are gated after the webhook's configuration is deleted, at least: by creates under way, which wait for
-/// the webhook for its timeout of 5 s, and by API servers that have not heard of it. Where other webhooks hold a create up
-/// for longer, or a pod brings the gate along, it waits for ever; but it has no record, for the reconciler makes none
-/// without that configuration.
+/// The minimum time for which pods may still be gated after the webhook's configuration is deleted: by creates under
+/// way, which wait up to the webhook's timeout of 5 s, and by API servers that have not learned of the deletion. If
+/// other webhooks delay a create for longer, or a pod is created with the gate, that pod waits for ever. But it has
+/// no record, because the reconciler creates none without that configuration.
 const GATED_FOR: Duration = Duration::from_secs(10);
 
-/// What comes next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    /// Marooned pods exist, and nobody said that they may be ended.
+    /// Marooned pods exist, and the user did not force their deletion.
     Refuse,
-    /// The webhook's configuration goes.
+    /// Delete the webhook's configuration.
     StopGating,
-    /// Another look, with force after whatever is there has been deleted.
+    /// Wait for the next look; with force, after deleting the pods that exist.
     Wait,
     /// Nothing is left.
     End,
@@ -52,19 +53,19 @@ enum Next {
 fn next(left: &Left, force: bool, ungated_for: Option<Duration>) -> Next {
     match ungated_for {
         _ if !force && !left.pods.is_empty() => Next::Refuse,
-        // With force first, so that nothing new is gated while the old goes.
+        // With force this comes first, so that nothing new is gated while the old pods are deleted.
         None if force || left.is_empty() => Next::StopGating,
         Some(ungated_for) if left.is_empty() && ungated_for >= GATED_FOR => Next::End,
         _ => Next::Wait,
     }
 }
 
-/// Waits until nothing of ours is left, and `say`s how far that is. Deletes the webhook's configuration once no marooned
-/// pod is left; with force at once, and then every marooned pod. True when nothing is left, false when it was refused or
-/// took too long.
+/// Waits until nothing of ours is left, and reports the progress through `say`. Deletes the webhook's configuration
+/// once no marooned pod is left; with force at once, followed by every marooned pod. True if nothing is left; false
+/// if it refused or took too long.
 ///
 /// # Errors
-/// A right is missing, or the API server could not be reached at the end of the time.
+/// A right is missing, or the API server could not be reached when the time was over.
 pub async fn uninstall(
     cluster: &Cluster,
     args: &UninstallArgs,
@@ -100,7 +101,7 @@ pub async fn uninstall(
     }
 }
 
-/// Looks, and does what comes next.
+/// Looks, and does the next step.
 async fn step(
     cluster: &Cluster,
     force: bool,
@@ -108,7 +109,7 @@ async fn step(
     say: &impl Fn(&str),
 ) -> Result<(Next, Left), CallError> {
     let webhooks = cluster.all::<MutatingWebhookConfiguration>();
-    // Each time: somebody may put it back.
+    // Read each time: another client may have created it again.
     let gating = find(&webhooks, names::WEBHOOK_CONFIGURATION).await?;
     let mut left = look(cluster).await?;
     let ungated_for = if gating.is_some() {
@@ -120,7 +121,7 @@ async fn step(
     let next = next(&left, force, ungated_for);
     match next {
         Next::StopGating => {
-            // As it was read just now: not one that an installation made in between.
+            // With the UID that was just read: not one that an installation created in between.
             if let Some(uid) = gating.and_then(|gating| gating.uid()) {
                 act::delete(&webhooks, names::WEBHOOK_CONFIGURATION, &uid).await?;
             }
@@ -135,7 +136,8 @@ async fn step(
     Ok((next, left))
 }
 
-/// Deletes the pods that nobody has deleted yet. One that somebody's policy keeps does not keep the others.
+/// Deletes the pods that are not being deleted yet. A pod whose deletion is refused does not keep the others from
+/// being deleted.
 async fn delete_pods(cluster: &Cluster, left: &mut Left) {
     for pod in left.pods.iter_mut().filter(|pod| !pod.deleting) {
         let pods = cluster.within::<Pod>(&pod.namespace);
@@ -156,7 +158,7 @@ async fn look(cluster: &Cluster) -> Result<Left, CallError> {
             .map(|(_, record)| RecordLeft::of(record))
             .chain(listed.unreadable.iter().map(RecordLeft::unreadable))
             .collect(),
-        // Somebody has deleted the CRD, and with it every record.
+        // The CRD is deleted, and with it every record.
         Err(error) if error.is_unserved() => Vec::new(),
         Err(error) => return Err(error),
     };
@@ -183,7 +185,7 @@ mod tests {
         let records = left::tests::record();
         for (left, force, ungated_for, expected) in [
             (&pods, false, None, Next::Refuse),
-            // It came as the configuration went.
+            // The pod was created while the configuration was being deleted.
             (&pods, false, Some(seconds(3)), Next::Refuse),
             (&pods, true, None, Next::StopGating),
             (&pods, true, Some(seconds(60)), Next::Wait),

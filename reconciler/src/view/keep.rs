@@ -1,4 +1,4 @@
-//! What of pods, Nodes and VMIs is read at all. A field that a view is to show must be named here.
+//! Which parts of pods, Nodes and VMIs are read. A field that a view shows must be listed here.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::core::DynamicObject;
@@ -7,7 +7,7 @@ use maroonedpods_common::admission;
 use super::{NodeView, PodView, VmiView};
 use crate::read::{Keep, Mark, View};
 
-/// Of metadata what views read.
+/// The metadata that views read.
 const METADATA: Keep = Keep::Fields(&[
     ("name", Keep::All),
     ("generateName", Keep::All),
@@ -26,7 +26,7 @@ const METADATA: Keep = Keep::Fields(&[
     ("ownerReferences", Keep::All),
 ]);
 
-/// Of conditions what views read.
+/// The parts of conditions that views read.
 const CONDITIONS: Keep = Keep::Each(&Keep::Fields(&[
     ("type", Keep::All),
     ("status", Keep::All),
@@ -35,21 +35,21 @@ const CONDITIONS: Keep = Keep::Each(&Keep::Fields(&[
     ("lastTransitionTime", Keep::Time),
 ]));
 
-/// Of a container what its size needs.
+/// The parts of a container that its size depends on.
 const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[
     ("name", Keep::All),
     ("restartPolicy", Keep::All),
     ("resources", RESOURCES),
 ]));
 
-/// Of a volume which claim it is.
+/// The parts of a volume that identify its claim.
 const VOLUMES: Keep = Keep::Each(&Keep::Fields(&[
     ("name", Keep::All),
     ("persistentVolumeClaim", Keep::All),
     ("ephemeral", Keep::Fields(&[])),
 ]));
 
-/// Of a container's status whether it has ever run.
+/// The parts of a container's status that show whether it has ever run.
 const RUNS: Keep = Keep::Each(&Keep::Fields(&[
     ("restartCount", Keep::All),
     (
@@ -135,7 +135,7 @@ impl View for NodeView {
     }
 }
 
-/// Position and all, for patches count taints.
+/// Elements keep their position: patches refer to taints by index.
 const TAINTS: Keep = Keep::Each(&Keep::Fields(&[
     ("key", Keep::All),
     ("value", Keep::All),

@@ -1,13 +1,14 @@
-//! From whom the next pod like this one is to be expected.
+//! Who will create the next pod like this one.
 
 use k8s_openapi::api::core::v1::Pod;
 
 use super::bounded;
 
-/// Who makes a pod anew once it has failed, as far as its metadata tells.
+/// Who creates a replacement for a pod that failed, as far as its metadata shows.
 ///
-/// Tenants write all of that, so it means nothing beyond the namespace: who names another tenant's controller as owner is
-/// none of that controller's pods. And pods that nobody controls have nothing in common but what they are called.
+/// Tenants write all of that metadata, so it counts only within the namespace: a pod that names another tenant's
+/// controller as its owner is not one of that controller's pods. And pods without a controller have only their names
+/// in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Maker {
     namespace: String,
@@ -16,16 +17,16 @@ pub struct Maker {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Identity {
-    /// A controller of this UID.
+    /// A controller with this UID.
     Controller(String),
-    /// Somebody who lets the API server find names that begin so.
+    /// An author who lets the API server generate names with this prefix.
     Prefix(String),
-    /// Somebody who names it.
+    /// An author who chose this name.
     Name(String),
 }
 
 impl Maker {
-    /// The maker of this pod, whose name and namespace are these.
+    /// The maker of this pod; `name` and `namespace` are the pod's.
     #[must_use]
     pub fn of(pod: &Pod, namespace: &str, name: &str) -> Self {
         let meta = &pod.metadata;
@@ -69,7 +70,7 @@ mod tests {
         assert_ne!(
             maker("there", "web-1", &owned("r", true)),
             web,
-            "anybody can write a UID"
+            "any author can write a UID"
         );
         assert_ne!(maker("here", "web-1", &owned("r", false)), web);
     }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_no_prefix_and_no_controller() {
+    fn names_prefixes_and_controllers_are_distinct() {
         let same =
             [owned("x", true), json!({"generateName": "x"}), json!({})].map(|more| maker("here", "x", &more));
         let [controlled, generated, named] = same;

@@ -1,5 +1,5 @@
-//! The border between Kubernetes' types and our decisions: small values with only the fields that matter, and
-//! [`Observed`], which has them all for one pod.
+//! The boundary between Kubernetes' types and our decisions: small values with only the fields that matter, and
+//! [`Observed`], which holds all of them for one pod.
 
 mod keep;
 mod maker;
@@ -21,7 +21,7 @@ pub use packed::Packed;
 pub use pod::{PodView, VM_GONE};
 pub use vmi::VmiView;
 
-/// A value that others wrote, as long as it need be: no value that we know is longer.
+/// A value that others wrote, cut to a length that no genuine value exceeds.
 fn bounded(value: &str) -> String {
     text::value(value).into_owned()
 }

@@ -1,4 +1,4 @@
-//! What decisions need of a Node.
+//! The parts of a Node that decisions need.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use maroonedpods_common::names;
 
 use super::{ObjectRef, Packed, bounded, topology};
 
-/// Bytes that labels may take of a Node, whose guest cannot label it, [`Packed`].
+/// The most bytes that a Node's labels may take, [`Packed`]. The Node's guest cannot write labels.
 const MOST_LABELS: usize = 8 << 10;
 
-/// What decisions need of a Node.
+/// The parts of a Node that decisions need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeView {
     /// Name.
     pub name: String,
     /// UID.
     pub uid: String,
-    /// Its deletion was asked for.
+    /// It is being deleted.
     pub deleting: bool,
-    /// It carries finalizers. Ours never do: a guest put them there.
+    /// It has finalizers. We never set any on a Node: a guest did.
     pub finalizers: bool,
     /// The Ready condition is True.
     pub ready: bool,
-    /// UUID of the machine as its kubelet reports it; empty until a kubelet has spoken.
+    /// UUID of the machine as its kubelet reports it; empty until a kubelet has reported.
     pub system_uuid: String,
     /// The guest's boot id as its kubelet reports it.
     pub boot_id: String,
@@ -31,16 +31,16 @@ pub struct NodeView {
     pub address: Option<String>,
     /// The taints, in the Node's order.
     pub taints: Vec<Taint>,
-    /// Class and identity label stand as we wrote them.
+    /// The pod UID in the identity label, if the class and identity labels are as we wrote them.
     pub labelled_for: Option<String>,
-    /// Zone and region, as the labels say.
+    /// Zone and region from its labels.
     pub topology: BTreeMap<String, String>,
-    /// All labels; `None` where they are so many that they are not kept.
+    /// All labels; `None` if there are too many to keep.
     pub labels: Option<Packed<BTreeMap<String, String>>>,
 }
 
 impl NodeView {
-    /// This Node and no other of its name.
+    /// A reference to this Node: name and UID.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
         ObjectRef::without_namespace(&self.name, &self.uid)

@@ -1,18 +1,18 @@
-//! Which object is meant.
+//! A reference to one object.
 
-/// One object, of a kind that the context names.
+/// A reference to one object; the context determines its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectRef {
-    /// Namespace; empty for kinds without one, and for VMIs, which are all in the one namespace of ours.
+    /// Namespace; empty for cluster-scoped objects, and for VMIs, which are all in the one namespace for VMs.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// UID: another object of the same name is not meant.
+    /// UID: the reference does not mean another object of that name.
     pub uid: String,
 }
 
 impl ObjectRef {
-    /// An object whose namespace is known from its kind, or that has none.
+    /// A reference to an object whose namespace is known from its kind, or that has none.
     #[must_use]
     pub fn without_namespace(name: impl Into<String>, uid: impl Into<String>) -> Self {
         Self {

@@ -1,9 +1,9 @@
-//! Values that others make, kept as text.
+//! Values that others write, kept as text.
 //!
-//! What is kept must be bounded in memory, and a map or a list of short texts takes up to forty times the memory of its
-//! text: each piece has an allocation of its own, and each set of one piece room for eleven. Packed, a value takes what
-//! its text takes, however many pieces it has, so that a bound on the text is one on memory. The price is a parse each
-//! time that it is looked at.
+//! The memory for such values must be bounded, but a map or a list of short texts takes up to forty times the memory
+//! of its text: each piece has its own allocation, and a set with one piece has room for eleven. A packed value takes
+//! the memory of its text, however many pieces it has, so a bound on the text is a bound on the memory. The price is
+//! parsing the text at each use.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,7 @@ pub struct Packed<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Packed<T> {
-    /// Packs a value; `None` for one that takes more than `most` bytes.
+    /// Packs a value; `None` if that takes more than `most` bytes.
     #[must_use]
     pub fn of(value: &T, most: usize) -> Option<Self> {
         let json = serde_json::to_string(value).ok()?;
@@ -28,13 +28,13 @@ impl<T: Serialize + DeserializeOwned> Packed<T> {
         })
     }
 
-    /// The value once more; never `None` for a type that reads what it writes.
+    /// Unpacks the value; never `None` for a type that reads what it writes.
     #[must_use]
     pub fn unpacked(&self) -> Option<T> {
         serde_json::from_str(&self.json).ok()
     }
 
-    /// Bytes of memory that it takes beside its own size.
+    /// Bytes of memory that it takes besides its own size.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.json.len()
@@ -49,7 +49,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_comes_out_as_it_was_and_is_no_larger_than_said(
+        fn a_packed_value_unpacks_unchanged_and_is_within_its_bound(
             labels in prop::collection::btree_map("[ -~é]{0,6}", "[ -~é]{0,6}", 0..60),
             most in 0..2_000_usize,
         ) {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn many_short_pieces_weigh_what_their_text_does() {
+    fn many_short_pieces_take_no_more_memory_than_their_text() {
         let labels: BTreeMap<_, _> = (0..1_024).map(|n| (format!("{n:03x}"), String::new())).collect();
         assert_eq!(Packed::of(&labels, 10 << 10).unwrap().bytes(), 1_024 * 9 + 1);
         assert_eq!(Packed::of(&labels, 9 << 10), None);

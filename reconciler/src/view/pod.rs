@@ -1,4 +1,4 @@
-//! What decisions need of a pod.
+//! The parts of a pod that decisions need.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,19 @@ use crate::objects::lift::Placement;
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
-/// Bytes that labels may take of a pod, [`Packed`].
+/// The most bytes that a pod's labels may take, [`Packed`].
 const MOST_LABELS: usize = 2 << 10;
-/// Bytes that may be taken by what a pod demands of its node, [`Packed`].
+/// The most bytes that a pod's demands on its node may take, [`Packed`].
 const MOST_DEMANDS: usize = 4 << 10;
-/// Tolerations that are kept of a pod, and bytes of text in them. Those beyond, as if they were not there, can only have
-/// its lift wait longer.
+/// The most tolerations that are kept of a pod, and the most bytes of text in them. Those beyond the limit count as
+/// absent, which can only delay the pod's lift.
 const MOST_TOLERATIONS: (usize, usize) = (16, 2 << 10);
 
-/// What decisions need of a pod. However large the pod, it takes 12 KiB of memory at most.
+/// The parts of a pod that decisions need. However large the pod, this takes 12 KiB of memory at most.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "facts that hold or not independently of one another, each asked for alone"
+    reason = "facts that hold or not independently of one another, each read alone"
 )]
 pub struct PodView {
     /// Namespace.
@@ -37,53 +37,53 @@ pub struct PodView {
     pub uid: String,
     /// The version that was read.
     pub resource_version: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Timestamp>,
-    /// Whom it was made by.
+    /// Who created it.
     pub maker: Maker,
-    /// Position of our gate among the pod's scheduling gates, if it is there.
+    /// Position of our gate among the pod's scheduling gates; `None` if the gate is absent.
     pub gate_index: Option<usize>,
-    /// The other gates; of many the first, and how many more there are.
+    /// The other gates; if there are many, the first ones and the number of the rest.
     pub foreign_gates: Vec<String>,
-    /// What the lift patch must add, and onto what.
+    /// What the lift patch must add, and the fields that it adds to.
     pub placement: Placement,
     /// The taints that it tolerates, as far as they are kept.
     pub tolerations: Box<[Toleration]>,
-    /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates say.
+    /// Owned by a DaemonSet, or a mirror pod: never marooned, whatever its labels and gates are.
     pub exempt: bool,
-    /// Selector or affinity ask for nodes by name: no node of its own can be the pod's.
+    /// Its selector or affinity names nodes: the pod cannot run on a Node of its own.
     pub names_nodes: bool,
     /// `spec.hostNetwork`: the pod uses its node's own network.
     pub host_network: bool,
-    /// `spec.nodeSelector` pins the pod to its own identity: the gate was lifted by us.
+    /// `spec.nodeSelector` pins the pod to its own identity: we lifted the gate.
     pub pinned: bool,
-    /// It has a node.
+    /// It is bound to a node.
     pub bound: bool,
-    /// What it asks of its node, where the scheduler cannot place it there.
+    /// Its demands on its node, if the scheduler cannot place it there.
     pub demands: Option<Packed<Demands>>,
-    /// Its own priority class; empty for none.
+    /// Its priority class; empty if it has none.
     pub priority_class: String,
-    /// When its grace period ends, once its deletion was asked for.
+    /// When its grace period ends, if it is being deleted.
     pub deletion_deadline: Option<Timestamp>,
     /// That grace period.
     pub deletion_grace: SignedDuration,
     /// `status.phase` is Succeeded or Failed.
     pub terminal: bool,
-    /// Why its kubelet refused it before any container of it had started.
+    /// Why its kubelet rejected it before any of its containers started.
     pub rejected: Option<String>,
     /// The Ready condition is True.
     pub ready: bool,
     /// Our own condition.
-    pub condition: Option<Said>,
-    /// What it asks of its node, or why that cannot be said.
+    pub condition: Option<ConditionView>,
+    /// What it requests of its node, or why that is unknown.
     pub request: Result<Request, String>,
-    /// Its labels; `None` where they are so many that they are not kept.
+    /// Its labels; `None` if there are too many to keep.
     pub labels: Option<Packed<BTreeMap<String, String>>>,
 }
 
-/// What the pod says of its node.
+/// The pod's condition about its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ConditionView {
     /// The status is True.
     pub ready: bool,
     /// Machine-readable reason.
@@ -93,7 +93,7 @@ pub struct Said {
 }
 
 impl PodView {
-    /// This pod and no other of its name.
+    /// A reference to the pod: namespace, name and UID.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
         ObjectRef {
@@ -103,7 +103,7 @@ impl PodView {
         }
     }
 
-    /// The same, as our record keeps it.
+    /// The same reference, in the form that the record holds.
     #[must_use]
     pub fn pod_ref(&self) -> PodRef {
         PodRef {
@@ -158,7 +158,7 @@ impl PodView {
             ready: conditions
                 .iter()
                 .any(|c| c.type_ == "Ready" && c.status == "True"),
-            condition: ours.map(|c| Said {
+            condition: ours.map(|c| ConditionView {
                 ready: c.status == "True",
                 reason: bounded(c.reason.as_deref().unwrap_or_default()),
                 message: text::sentence(c.message.as_deref().unwrap_or_default()).into_owned(),
@@ -171,15 +171,15 @@ impl PodView {
         })
     }
 
-    /// The gate is gone and the pod pinned to its own Node: past the point of no return.
+    /// The gate is removed and the pod pinned to its own Node: the point of no return.
     #[must_use]
     pub fn lifted(&self) -> bool {
         self.gate_index.is_none() && self.pinned
     }
 }
 
-/// Why a failed pod was refused by its kubelet. Of a pod that had its chance a container has started; of one whose VM
-/// was lost before that, we have said so ourselves.
+/// Why its kubelet rejected a failed pod. If a container has started, the pod was not rejected. If its VM was lost
+/// before that, we wrote the reason ourselves.
 fn rejection(status: &PodStatus) -> Option<String> {
     let reason = status.reason.as_ref().filter(|reason| !reason.is_empty())?;
     let containers = [&status.container_statuses, &status.init_container_statuses];
@@ -197,7 +197,7 @@ fn foreign(gates: &[&str]) -> Vec<String> {
     named.chain((more > 0).then(|| format!("{more} more"))).collect()
 }
 
-/// Boxed, for what is collected from a list keeps the room of all that was in it.
+/// Boxed, because a collected `Vec` keeps the capacity of the whole list that it came from.
 fn first(tolerations: Vec<Toleration>) -> Box<[Toleration]> {
     let (number, bytes) = MOST_TOLERATIONS;
     let mut room = bytes;
@@ -221,7 +221,7 @@ fn first(tolerations: Vec<Toleration>) -> Box<[Toleration]> {
     tolerations.into_iter().take(number).take_while(fits).collect()
 }
 
-/// One with more demands than are kept is left to the scheduler.
+/// `None`, which leaves the pod to the scheduler, also if the demands exceed the limit.
 fn demands(pod: &str, spec: &PodSpec) -> Option<Packed<Demands>> {
     Packed::of(&Demands::of(pod, spec)?, MOST_DEMANDS)
 }

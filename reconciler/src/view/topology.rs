@@ -1,5 +1,5 @@
-//! Zone and region: a marooned Node says what the host of its VM says, and nothing where that says nothing. So a zone
-//! or region that ordinary pods spread over is always one that hosts are in.
+//! Zone and region: a marooned Node has those of the host of its VM, and none if the host has none. So every zone or
+//! region that ordinary pods spread over has hosts in it.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ impl View for Host {
     }
 }
 
-/// Zone and region among a Node's labels.
+/// The zone and region among a Node's labels.
 #[must_use]
 pub fn of(labels: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
     let labels = labels.into_iter().flatten();
@@ -50,7 +50,7 @@ pub fn of(labels: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String>
         .collect()
 }
 
-/// What makes `from` into `to`: labels to set, and those to take off.
+/// The change from `from` to `to`: labels to set, and labels to remove (`None`).
 #[must_use]
 pub fn difference(
     from: &BTreeMap<String, String>,
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_lost_is_taken_off() {
+    fn labels_that_the_host_lost_are_removed() {
         let before = labels(&[("zone", "a"), ("region", "r")]);
         let after = labels(&[("zone", "b")]);
         let difference = difference(&before, &after);

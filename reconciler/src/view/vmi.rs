@@ -1,4 +1,4 @@
-//! What decisions need of a VMI.
+//! The parts of a VMI that decisions need.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{ObjectRef, bounded};
 
-/// What decisions need of a VMI.
+/// The parts of a VMI that decisions need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmiView {
     /// Name.
@@ -17,24 +17,24 @@ pub struct VmiView {
     pub uid: String,
     /// UID of the record that owns it.
     pub owner_uid: Option<String>,
-    /// Its deletion was asked for.
+    /// It is being deleted.
     pub deleting: bool,
     /// `status.phase`, as KubeVirt writes it.
     pub phase: String,
     /// IPv4 address of the interface named [`names::VM_INTERFACE`].
     pub address: Option<String>,
-    /// An address of that interface where it has none but IPv6 ones.
+    /// An IPv6 address of that interface, if it has only IPv6 addresses.
     pub only_ipv6: Option<String>,
     /// The host node that it runs on.
     pub host: Option<String>,
-    /// Its host is being drained and it must go.
+    /// Its host is being drained, and the VM must leave it.
     pub evacuating: bool,
-    /// Why KubeVirt does not get on, in its own words.
+    /// Why KubeVirt makes no progress, in KubeVirt's own words.
     pub blocked: Option<String>,
 }
 
 impl VmiView {
-    /// This VMI and no other of its name.
+    /// A reference to this VMI: name and UID.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
         ObjectRef::without_namespace(&self.name, &self.uid)
@@ -57,8 +57,8 @@ impl VmiView {
             let c = entry("conditions", "type", condition);
             (c["status"] == "False").then(|| {
                 let reason = c["reason"].as_str().unwrap_or("no reason given");
-                let said = format!("{reason}: {}", c["message"].as_str().unwrap_or_default());
-                text::sentence(&said).into_owned()
+                let sentence = format!("{reason}: {}", c["message"].as_str().unwrap_or_default());
+                text::sentence(&sentence).into_owned()
             })
         });
         let (address, only_ipv6) = addresses(&entry("interfaces", "name", names::VM_INTERFACE));
@@ -88,15 +88,15 @@ impl VmiView {
         matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// The domain is up, which says nothing about the kubelet inside.
+    /// The domain is up; that does not mean that the kubelet inside is.
     #[must_use]
     pub fn running(&self) -> bool {
         self.phase == "Running"
     }
 }
 
-/// The interface's IPv4 address; else an IPv6 address of its own, if there is one. (A link-local one says nothing: each
-/// link has such.)
+/// The interface's IPv4 address; otherwise an IPv6 address of its own, if it has one. (A link-local address does not
+/// count: each link has one.)
 fn addresses(interface: &Value) -> (Option<String>, Option<String>) {
     let all = interface["ipAddresses"].as_array().into_iter().flatten();
     let mut ipv6 = None;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ipv4_address_counts_wherever_it_stands() {
+    fn the_ipv4_address_counts_at_any_position() {
         let addresses = |interface: Value| {
             let mut interface = interface;
             interface["name"] = json!("default");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_launcher_is_quoted() {
+    fn the_reason_of_a_blocked_launcher_is_quoted() {
         let view = vmi(&json!({"phase": "Scheduling", "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]}));
         assert_eq!(view.blocked.as_deref(), Some("Unschedulable: 0/3 nodes"));

@@ -1,8 +1,8 @@
-//! Who may have a pass now. Passes are few at a time, and namespaces take turns, so that a burst of one tenant's
-//! pods does not hold up another's.
+//! Limits how many passes run at once. Namespaces take turns, so that one tenant's burst of pods does not delay
+//! another's pods.
 //!
-//! Guarantees: a namespace that waits gets every n-th turn where n namespaces wait, however many pods each has; within
-//! a namespace, who came first is first. Caveat: a pass under way is never interrupted.
+//! Guarantees: while n namespaces wait, each of them gets every n-th turn, however many pods it has; within a
+//! namespace, the first to come is the first to go. Caveat: a running pass is never interrupted.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,19 +11,20 @@ use tokio::sync::oneshot;
 
 use crate::plan::Write;
 
-/// Passes under way at once, by lane; more only makes the API server's queue longer. Few of them are starts: each
-/// brings a guest that will have the API server work for it, and those on their way would wait longer for what comes
-/// after (`hack/bench reconciler`: with 2 in place of 8, 100 pods at once run sooner, the first as well as the last).
+/// Passes at once, by lane; more of them would only lengthen the API server's queue. Few of them are starts: each
+/// start brings a guest that puts load on the API server, and the pods already under way would wait longer for their
+/// next steps (`hack/bench reconciler`: with 2 in place of 8, 100 pods at once run sooner, the first as well as the
+/// last).
 const STARTS_AT_ONCE: usize = 2;
 const LIFTS_AT_ONCE: usize = 16;
 const OTHERS_AT_ONCE: usize = 16;
 
-/// The three lanes for passes, so that a burst of new pods, or of ends, does not hold up those whose nodes are there.
-/// In each, namespaces take turns.
+/// The three lanes for passes, so that a burst of new or ended pods does not delay pods whose nodes exist already. In
+/// each lane, namespaces take turns.
 pub struct Lanes {
-    /// Pods for which something is about to be made.
+    /// Passes that are about to create something for a pod.
     starts: Lane,
-    /// Pods whose VM runs, up to the lifted gate.
+    /// Pods whose VM runs, until the gate is lifted.
     lifts: Lane,
     others: Lane,
 }
@@ -39,7 +40,7 @@ impl Default for Lanes {
 }
 
 impl Lanes {
-    /// The lane for a pass that would make these writes, as far as is known before it.
+    /// The lane for a pass that would make these writes, as far as they are known before the pass.
     #[must_use]
     pub fn lane(&self, writes: &[Write]) -> &Lane {
         if writes.iter().any(Write::starts) {
@@ -57,23 +58,23 @@ impl Lanes {
 pub struct Lane(Arc<Mutex<State>>);
 
 struct State {
-    /// Permits left; above zero only where no pass waits.
+    /// Permits left; above zero only if no pass waits.
     free: usize,
     waiting: Queue<oneshot::Sender<Permit>>,
 }
 
-/// The right to one pass; dropping it hands it on.
+/// The right to one pass; dropping it passes it on to the next waiter.
 pub struct Permit(Lane);
 
-/// Those who wait, by namespace.
+/// The waiters, by namespace.
 struct Queue<T> {
     lanes: HashMap<String, VecDeque<T>>,
-    /// The namespaces that wait, each once, the next one first.
+    /// The waiting namespaces, each once, the next one first.
     order: VecDeque<String>,
 }
 
 impl Lane {
-    /// A lane that admits so many passes at once.
+    /// A lane that admits this many passes at once.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -82,24 +83,24 @@ impl Lane {
         })))
     }
 
-    /// Waits for a permit. Dropping the future leaves the lane.
+    /// Waits for a permit. Dropping the future leaves the queue.
     ///
-    /// `None` never comes while the lane is there.
+    /// Never `None` as long as the lane exists.
     pub async fn enter(&self, namespace: &str) -> Option<Permit> {
-        let told = {
+        let receiver = {
             let mut state = self.lock();
             if let Some(left) = state.free.checked_sub(1) {
                 state.free = left;
                 return Some(Permit(self.clone()));
             }
-            let (sender, told) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             state.waiting.push(namespace, sender);
-            told
+            receiver
         };
-        told.await.ok()
+        receiver.await.ok()
     }
 
-    /// The next one who still waits; without one, the turn is free.
+    /// The next waiter that still waits; if there is none, the permit becomes free.
     fn next(&self) -> Option<oneshot::Sender<Permit>> {
         let mut state = self.lock();
         while let Some(sender) = state.waiting.pop() {
@@ -119,7 +120,7 @@ impl Lane {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(sender) = self.0.next() {
-            // Who left just now does not take it; it is dropped then, and so handed on.
+            // If the waiter has just left, the permit is dropped in the channel, and thereby passed on.
             let _: Result<(), Self> = sender.send(Self(self.0.clone()));
         }
     }
@@ -182,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// Between two turns of a namespace that waits on, each other one that waits has one at most.
+        /// Between two turns of a waiting namespace, every other waiting namespace has at most one.
         #[test]
         fn namespaces_take_turns(pushed in proptest::collection::vec(0_u8..5, 0..60)) {
             let mut queue = Queue::default();
@@ -207,8 +208,8 @@ mod tests {
 
     type Waiting = Pin<Box<dyn Future<Output = Option<Permit>> + Send>>;
 
-    /// Enters the lane, and waits if there is no permit.
-    fn asks(lane: &Lane, namespace: &'static str) -> Result<Permit, Waiting> {
+    /// Enters the lane; returns the pending future if there is no permit.
+    fn enters(lane: &Lane, namespace: &'static str) -> Result<Permit, Waiting> {
         let lane = lane.clone();
         let mut asked: Waiting = Box::pin(async move { lane.enter(namespace).await });
         match (&mut asked).now_or_never() {
@@ -222,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn so_many_at_once_and_then_in_permit() {
+    fn permits_are_limited_and_namespaces_take_turns() {
         let lane = Lane::new(2);
-        let (first, second) = (asks(&lane, "crowd").ok(), asks(&lane, "crowd").ok());
+        let (first, second) = (enters(&lane, "crowd").ok(), enters(&lane, "crowd").ok());
         assert!(first.is_some() && second.is_some());
-        let mut third = asks(&lane, "crowd").err().unwrap();
-        let mut fourth = asks(&lane, "crowd").err().unwrap();
-        let mut lone = asks(&lane, "lone").err().unwrap();
+        let mut third = enters(&lane, "crowd").err().unwrap();
+        let mut fourth = enters(&lane, "crowd").err().unwrap();
+        let mut lone = enters(&lane, "lone").err().unwrap();
         drop(first);
         let third = has_permit(&mut third);
         assert!(third.is_some() && has_permit(&mut lone).is_none());
@@ -238,23 +239,23 @@ mod tests {
         drop(third);
         let fourth = has_permit(&mut fourth);
         drop((fourth, lone));
-        let free: Vec<_> = (0..2).map(|_| asks(&lane, "crowd").ok().unwrap()).collect();
-        assert!(asks(&lane, "crowd").is_err());
+        let free: Vec<_> = (0..2).map(|_| enters(&lane, "crowd").ok().unwrap()).collect();
+        assert!(enters(&lane, "crowd").is_err());
         drop(free);
     }
 
     #[test]
-    fn who_leaves_the_line_takes_no_turn_along() {
+    fn a_waiter_that_leaves_loses_no_permit() {
         let lane = Lane::new(1);
-        let held = asks(&lane, "a").ok().unwrap();
-        let gone = asks(&lane, "a").err().unwrap();
-        let told = asks(&lane, "a").err().unwrap();
-        let mut last = asks(&lane, "a").err().unwrap();
+        let held = enters(&lane, "a").ok().unwrap();
+        let gone = enters(&lane, "a").err().unwrap();
+        let second = enters(&lane, "a").err().unwrap();
+        let mut last = enters(&lane, "a").err().unwrap();
         drop(gone);
         drop(held);
-        // The second has been given its turn, and leaves without having looked.
+        // The second waiter has been given the permit, and leaves without taking it.
         assert!(has_permit(&mut last).is_none());
-        drop(told);
+        drop(second);
         assert!(has_permit(&mut last).is_some());
     }
 }

@@ -1,8 +1,10 @@
-//! Who works on which pod: one [`Worker`] per pod UID, woken by whatever may have changed something of it.
+//! Which worker handles which pod: one [`Worker`] per pod UID, woken by any event that may have changed something of
+//! the pod.
 //!
-//! kube's `Controller` reconciles objects that exist; our key is a pod's UID, which is there before the record and
-//! has work left after the pod. Guarantees: at most one pass per UID at a time; a wake-up is never lost; a pass that
-//! hangs or fails is repeated with backoff. Caveat: what wakes no worker is found by the sweep.
+//! kube's `Controller` reconciles objects that exist. Our key is a pod's UID, which exists before the record, and
+//! there is work left after the pod is gone. Guarantees: at most one pass per UID at a time; a wake-up is never lost;
+//! a pass that hangs or fails is repeated with backoff. Caveat: a change that wakes no worker is found only by the
+//! sweep.
 
 mod lanes;
 mod pace;
@@ -30,27 +32,29 @@ use crate::sightings::{self, Uptime};
 
 pub use self::rejections::Rejections;
 
-/// What every worker works with.
+/// What all workers share.
 pub struct Shared {
     /// The API server.
     pub cluster: Cluster,
     /// The watch caches, all filled.
     pub caches: Caches,
-    /// The configuration in force.
+    /// The configuration in force; `None` while there is none.
     pub settings: watch::Receiver<Option<Arc<Settings>>>,
-    /// Whether VMs may be started.
+    /// The last check of the cluster: whether VMs may be started.
     pub cluster_check: watch::Receiver<preflight::Decision>,
-    /// VMs can be listed. Until then nothing is decided: no VM known would look like no VM there.
+    /// Whether VMs can be listed. Until then nothing is decided, because an empty cache would look as if no VM
+    /// existed.
     pub provider_ready: watch::Receiver<bool>,
     /// Events for people.
     pub events: Events,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Owners whose pods were rejected by their kubelets.
+    /// Makers whose pods were rejected by their kubelets.
     pub rejections: Arc<Mutex<Rejections>>,
     /// When this process began to work.
     pub begun: Instant,
-    /// Held while a record is made under a limit, so that what was counted is still so when it is there.
+    /// Held while a record is created under a limit, so that the count of records is still right when the record
+    /// exists.
     pub admission: tokio::sync::Mutex<()>,
 }
 
@@ -69,7 +73,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Has the pod's worker make a pass: something of the pod may have changed. Cheap, never blocks, never lost.
+    /// Makes the pod's worker run a pass, because something of the pod may have changed. Cheap, never blocks, never
+    /// lost.
     pub fn enqueue(&self, pod_uid: &str) {
         let mut wakeups = self.lock();
         if let Some(wakeup) = wakeups.get(pod_uid) {
@@ -82,17 +87,18 @@ impl Workers {
         }
     }
 
-    /// The same for every pod that has a worker.
+    /// Enqueues every pod that has a worker.
     pub fn enqueue_all(&self) {
         for wakeup in self.lock().values() {
             wakeup.notify_one();
         }
     }
 
-    /// Runs a worker for each UID that was ever enqueued, until its plan is done. Dropping the future stops them all.
+    /// Runs a worker for each UID that was ever enqueued, until the worker has nothing left to do. Dropping the
+    /// future stops all workers.
     ///
     /// # Errors
-    /// Only when a worker panics: its pod must not be left without one in silence.
+    /// Only when a worker panics: a pod must not silently lose its worker.
     pub async fn run(&self, shared: Arc<Shared>) -> Result<(), tokio::task::JoinError> {
         let mut tasks = JoinSet::new();
         let mut started = HashSet::new();
@@ -126,7 +132,7 @@ impl Workers {
         }
     }
 
-    /// The namespace may have room for one more VM.
+    /// Wakes the next pod that waits: the namespace may have room for one more VM.
     fn call_next(&self, namespace: &str) {
         let next = self.places().first(namespace).map(ToOwned::to_owned);
         if let Some(uid) = next {

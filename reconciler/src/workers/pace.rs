@@ -1,18 +1,18 @@
-//! A bound on writes that others can provoke: what we say can be undone as often as somebody likes, and every time we
-//! would say it again.
+//! A rate limit on writes that others can provoke: another client can undo our report as often as it likes, and each
+//! time we would write it again.
 
 use std::time::{Duration, Instant};
 
-/// So many are free: more than an attempt that fails has to say.
+/// This many writes are not delayed: more than the reports of one failing attempt.
 const BURST: u32 = 10;
-/// From then on there is one in so much time.
+/// After these, one write per period.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How many writes are left.
+/// The writes that are left.
 #[derive(Debug)]
 pub(crate) struct Pace {
     left: u32,
-    /// Since when the next one has been on its way.
+    /// When the wait for the next write began.
     since: Option<Instant>,
 }
 
@@ -26,7 +26,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Takes one of what is left at `now`; with none left, how long it is until there is one.
+    /// Uses one write at `now`. If none is left: how long until the next one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.refill(now);
         if self.left == 0 {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_of_minutes_costs_a_few_writes_a_minute() {
+    fn a_client_that_undoes_every_write_provokes_a_few_a_minute() {
         let start = Instant::now();
         let mut pace = Pace::default();
         let tries = (0..6000).map(|tenth| start + Duration::from_millis(100) * tenth);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_alone_is_full_again() {
+    fn an_unused_rate_limit_is_full_again() {
         let start = Instant::now();
         let mut pace = Pace::default();
         while pace.take(start).is_ok() {}

@@ -1,8 +1,8 @@
-//! Who waits until a namespace may have one more VM (`limits.vmsPerNamespace`).
+//! The pods that wait until their namespace may have one more VM (`limits.vmsPerNamespace`).
 //!
-//! No wake-up is lost: a pod is in here before its worker looks how many VMs there are, so a place that becomes free
-//! after that look is told to it. And no place is left empty: who is called and does not stay calls the next one, be it
-//! that it has taken the place, cannot use it, or is gone.
+//! No wake-up is lost: a pod enters before its worker counts the VMs, so it is woken for a place that becomes free
+//! after that count. And no place stays unused: a pod that was woken and stops waiting wakes the next one, whether it
+//! took the place, cannot use it, or is gone.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,18 +11,18 @@ use jiff::Timestamp;
 /// A pod that may have to wait for a place. The oldest comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Waiter {
-    /// When the pod was made.
+    /// When the pod was created.
     pub created: Option<Timestamp>,
     /// Its UID.
     pub uid: String,
 }
 
-/// Those who wait, by namespace.
+/// The waiting pods, by namespace.
 #[derive(Debug, Default)]
 pub struct Places(HashMap<String, BTreeSet<Waiter>>);
 
 impl Places {
-    /// Has the pod called when a place becomes free.
+    /// Registers the pod to be woken when a place becomes free.
     pub fn enter(&mut self, namespace: &str, waiter: &Waiter) {
         if let Some(waiting) = self.0.get_mut(namespace) {
             waiting.insert(waiter.clone());
@@ -32,7 +32,7 @@ impl Places {
         }
     }
 
-    /// The pod does not wait, or no more. Whether it did.
+    /// Removes a pod that does not wait, or not any more. Returns whether it was registered.
     pub fn leave(&mut self, namespace: &str, waiter: &Waiter) -> bool {
         let Some(waiting) = self.0.get_mut(namespace) else {
             return false;

@@ -1,14 +1,15 @@
-//! Makers of pods whose kubelets reject them wait longer and longer before they cost another VM.
+//! Makers of pods that are rejected by their kubelets wait longer and longer before they get another VM.
 //!
-//! A controller replaces a failed pod at once, and each replacement costs a VM that boots for nothing. So each rejection
-//! holds the maker's next VMs back, twice as long as the one before; then one pod may try, and the first of the maker's
-//! pods that becomes ready ends it. A guest can make a rejection up, which holds nobody up but its own pod's maker.
+//! A controller replaces a failed pod at once, and each replacement costs a VM that boots for nothing. So each
+//! rejection delays the maker's next VMs, twice as long as the one before. Then one pod may try, and the delays end
+//! with the maker's first pod that becomes ready. A guest can fake a rejection; that delays only pods of the same
+//! maker.
 //!
-//! This is kept in memory: the rejected pods themselves are gone a minute after their VMs, and a process that takes over
-//! costs a persistent offender one more round of short pauses.
+//! This state is kept in memory: the rejected pods themselves are gone a minute after their VMs. After a take-over, a
+//! persistent offender gets one more round of short pauses.
 //!
-//! Outcomes are taken in by the watch of pods, not by workers: the API server tells of a rejection before it tells of the
-//! replacement, while the worker of the rejected pod may have its pass after the worker of the replacement.
+//! The watch of pods counts outcomes, not the workers: the API server reports a rejection before it reports the
+//! replacement, while the worker of the rejected pod may run after the worker of the replacement.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::view::{Maker, PodView};
 
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
-/// Makers remembered at most; past it, the one whose pause ends first is forgotten.
+/// The most makers that are remembered; beyond that, the one whose pause ends first is forgotten.
 const MOST_MAKERS: usize = 4096;
 
-/// The makers that wait.
+/// The makers whose next VM is delayed.
 #[derive(Debug, Default)]
 pub struct Rejections {
     makers: HashMap<Maker, Wait>,
@@ -42,7 +43,7 @@ struct Wait {
 }
 
 impl Rejections {
-    /// Takes in what has become of a pod on its node: it is ready, or its kubelet rejected it. The first outcome counts.
+    /// Counts a pod's outcome on its node: it is ready, or its kubelet rejected it. Only the first outcome counts.
     pub fn see(&mut self, pod: &PodView, uptime: Uptime) {
         let settled = pod.ready || pod.rejected.is_some();
         if !settled || !pod.lifted() || !self.settled.insert(pod.uid.clone()) {
@@ -54,7 +55,7 @@ impl Rejections {
         }
     }
 
-    /// The pod is gone.
+    /// Forgets a pod that is gone.
     pub fn forget(&mut self, pod_uid: &str) {
         self.settled.remove(pod_uid);
     }
@@ -65,7 +66,7 @@ impl Rejections {
         self.settled.retain(|uid| there.contains(uid.as_str()));
     }
 
-    /// A pod of this maker was rejected. Of several that were on their way together, the first counts.
+    /// A pod of this maker was rejected. Of several pods that were started together, only the first one counts.
     fn rejected(&mut self, maker: &Maker, pod_uid: &str, reason: &str, uptime: Uptime) {
         if let Some(known) = self.makers.get_mut(maker) {
             if known.trying.as_deref() == Some(pod_uid) || known.until <= uptime {
@@ -91,7 +92,7 @@ impl Rejections {
         self.makers.remove(maker);
     }
 
-    /// Whether a pod that has no VM yet must wait. One that may go keeps the others of its maker waiting.
+    /// Whether a pod without a VM must wait. A pod that may try makes the maker's other pods wait.
     pub fn holds(&mut self, maker: &Maker, pod_uid: &str, uptime: Uptime) -> Option<BackingOff> {
         let known = self.makers.get_mut(maker)?;
         if known.trying.as_deref() == Some(pod_uid) {
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
 
-    /// A bare pod's.
+    /// The maker of a bare pod.
     fn maker(name: &str) -> Maker {
         Maker::of(&Pod::default(), "here", name)
     }
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_were_on_their_way_together_count_once() {
+    fn rejections_of_pods_started_together_count_once() {
         let mut all = Rejections::default();
         for pod in ["a", "b", "c"] {
             all.rejected(&maker("web"), pod, "OutOfcpu", at(0));
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_pod_ends_it() {
+    fn a_ready_pod_ends_the_delay() {
         let mut all = Rejections::default();
         all.rejected(&maker("web"), "a", "OutOfcpu", at(0));
         all.succeeded(&maker("web"));
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_rejected_again_and_again_holds_no_other_up() {
+    fn repeated_rejections_delay_no_other_makers_pods() {
         let mut all = Rejections::default();
         for n in 0..6 {
             all.rejected(&maker("guest"), &n.to_string(), "OutOfcpu", at(n * 3600));

@@ -1,4 +1,4 @@
-//! One pass after the other for one pod.
+//! The passes for one pod, one after the other.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ use crate::settings::Settings;
 use crate::sightings::Sightings;
 use crate::view::Observed;
 
-/// A pass that takes longer is given up and begun again.
+/// A pass that takes longer is abandoned and repeated.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
-/// No worker sleeps longer, whatever the plan says.
+/// No worker sleeps longer, whatever the plan asks for.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
-/// So many failed passes in a row are worth a word on the pod.
+/// After this many failed passes in a row, the pod's condition reports the failure.
 const FAILURES_TO_TELL: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// The worker of one pod: it observes, plans, acts, and sleeps until something changes.
 pub(super) struct Worker {
     pub(super) uid: String,
-    /// The pod's namespace, and what it waits for a place as, once they are known; neither ever changes.
+    /// The pod's namespace, and its entry in the queue for places, once they are known; neither ever changes.
     pub(super) origin: OnceLock<(String, Waiter)>,
     pub(super) wakeup: Arc<Notify>,
     pub(super) shared: Arc<Shared>,
@@ -49,7 +49,7 @@ enum Pass {
 }
 
 impl Worker {
-    /// Works until nothing is left to do for the pod, ever; its UID.
+    /// Works until nothing is left to do for the pod, ever; returns the pod's UID.
     pub(super) async fn run(self) -> String {
         let mut own_writes = OwnWrites::default();
         let mut sightings = Sightings::default();
@@ -65,7 +65,7 @@ impl Worker {
                 };
                 self.may_need_place();
                 let begun = Instant::now();
-                // Boxed, for a worker mostly sleeps, and what a pass needs is far more than what a sleeper does.
+                // Boxed, because a worker mostly sleeps, and a pass needs far more memory than a sleeping worker.
                 let pass = Box::pin(self.pass(&mut own_writes, &mut sightings, failures));
                 let pass = tokio::time::timeout(PASS_DEADLINE, pass)
                     .await
@@ -73,7 +73,7 @@ impl Worker {
                 self.shared.metrics.passed(begun.elapsed());
                 pass
             };
-            // One look: what goes after it is seen after the next pass.
+            // Looked up once: a record that goes afterwards is noticed after the next pass.
             let has_record = self.has_record();
             if !matches!(pass, Ok(Pass::WaitForPlace)) {
                 self.needs_no_place(had_record && !has_record);
@@ -98,7 +98,7 @@ impl Worker {
                     failures += 1;
                     self.shared.metrics.failed_pass(&error);
                     log(&self.uid, &error, failures);
-                    // A failed precondition means that the cache was behind: the next look is a live one.
+                    // A failed precondition means that the cache was behind: the next pass reads live.
                     own_writes.distrust();
                     tokio::time::sleep(backoff(failures)).await;
                 }
@@ -106,16 +106,16 @@ impl Worker {
         }
     }
 
-    /// Until something may have changed, and for `sleep` at most.
+    /// Sleeps until something may have changed, and for `sleep` at most.
     async fn sleep(&self, sleep: Duration) {
         let sleep = sleep.min(LONGEST_SLEEP);
         let _: Result<(), _> = tokio::time::timeout(sleep, self.wakeup.notified()).await;
     }
 
-    /// Leaves the table of workers, unless it was woken since the last look.
+    /// Leaves the table of workers, unless the worker was woken since the last pass.
     fn retire(&self) -> bool {
         let mut wakeups = self.workers.lock();
-        // The permit of a wake-up that came in the meantime is taken here, or kept for the next pass.
+        // A wake-up in the meantime is consumed here, and the worker makes another pass.
         if futures::FutureExt::now_or_never(self.wakeup.notified()).is_some() {
             return false;
         }
@@ -137,7 +137,7 @@ impl Worker {
         observe::cached_record(&self.uid, &self.shared.caches).is_some()
     }
 
-    /// Before a pass: from now on, a place that becomes free is told.
+    /// Before a pass: from now on, the worker is woken when a place becomes free.
     fn may_need_place(&self) {
         let limited = |settings: &Arc<Settings>| settings.spec.limits.vms_per_namespace.is_some();
         if self.shared.settings.borrow().as_ref().is_some_and(limited)
@@ -148,7 +148,8 @@ impl Worker {
         }
     }
 
-    /// After a pass: who does not wait for a place calls the next one, and so does one whose own place is free now.
+    /// After a pass: a worker that does not wait for a place wakes the next one, and so does a worker whose own place
+    /// has become free.
     fn needs_no_place(&self, frees_one: bool) {
         let Some((namespace, waiter)) = self.origin() else {
             return;
@@ -159,7 +160,7 @@ impl Worker {
         }
     }
 
-    /// What the next pass would write, as far as the caches tell.
+    /// The writes of the next pass, as far as the caches show them.
     fn peek(&self, own_writes: &OwnWrites, sightings: &mut Sightings) -> Vec<Write> {
         let settings = self.shared.settings.borrow().clone();
         let (caches, cluster) = (&self.shared.caches, &self.shared.cluster);
@@ -179,7 +180,7 @@ impl Worker {
             return self.report_missing_provider(own_writes).await;
         }
         let (decision, record) = match self.decide(own_writes, sightings).await {
-            // KubeVirt was there and is not any more: what became of its VMs cannot be known.
+            // KubeVirt was there and is not any more: the state of its VMs is unknown.
             Err(error) if error.is_unserved() => {
                 self.report_missing_provider(own_writes).await?;
                 return Err(error);
@@ -192,8 +193,8 @@ impl Worker {
                 held = Some(later);
                 continue;
             }
-            // A new attempt begins with a word on the pod: a lift of the former one that is still on its way finds
-            // the pod changed.
+            // A new attempt begins with a report on the pod. So a lift of the former attempt that is still on its way
+            // fails, because the pod has changed.
             if held.is_some() && write.spends() {
                 return Ok(Pass::SleepUntil(held));
             }
@@ -232,7 +233,7 @@ impl Worker {
         })
     }
 
-    /// When a write may be made that was made too often already, for somebody undoes it.
+    /// When a write may be made that another client undoes, and that was therefore made too often already.
     fn too_soon(&self, write: &Write) -> Option<Timestamp> {
         if !write.can_be_provoked() {
             return None;
@@ -242,7 +243,7 @@ impl Worker {
         tracing::debug!(
             pod_uid = self.uid,
             write = write.kind(),
-            "undone too often, so it waits"
+            "undone too often, so the write is delayed"
         );
         Timestamp::now().checked_add(wait).ok()
     }
@@ -257,8 +258,8 @@ impl Worker {
         }
     }
 
-    /// A view with what only this process knows: whether VMs may be started, since when things are as they are, and
-    /// whether pods of the same maker must wait.
+    /// Adds to a view what only this process knows: whether VMs may be started, since when things are as they are,
+    /// and whether the pod must wait because of its maker's other pods.
     fn judged(&self, observed: Observed, sightings: &mut Sightings) -> Observed {
         let uptime = self.shared.uptime();
         let ages = sightings.see(&observed, uptime);
@@ -295,7 +296,7 @@ impl Worker {
         Ok(Pass::SleepUntil(later))
     }
 
-    /// Rights, quota and policies are for people to mend: the pod says what was refused.
+    /// Only people can fix rights, quota and policies: the pod's condition reports what was refused.
     async fn report_refusal(
         &self,
         decision: &Decision,
@@ -314,7 +315,7 @@ impl Worker {
         }
     }
 
-    /// The plan, and the record that it was made from.
+    /// The plan, and the record that it is based on.
     async fn decide(
         &self,
         own_writes: &mut OwnWrites,
@@ -342,8 +343,8 @@ impl Worker {
     }
 }
 
-/// Whether a failed write keeps the pod waiting for somebody else: it was refused, or fails again and again. A lost
-/// race is neither, and a failed `test` of the lift patch is one.
+/// Whether the failure of a write makes the pod wait for someone else, and so is worth a report: the write was
+/// refused, or fails repeatedly. A lost race does not count, and a failed `test` of the lift patch is one.
 fn should_report(write: &Write, error: &CallError, failures: u32) -> bool {
     if error.is_conflict() {
         return false;
@@ -365,11 +366,11 @@ fn backoff(failures: u32) -> Duration {
         .min(LONGEST_BACKOFF)
 }
 
-/// A lost race is everyday life with two leaders; anything else is worth a warning.
+/// A lost race is normal with two leaders; any other failure is worth a warning.
 fn log(pod_uid: &str, error: &CallError, failures: u32) {
     if error.is_conflict() {
         tracing::debug!(pod_uid, %error, failures, "precondition failed, looking again");
     } else {
-        tracing::warn!(pod_uid, %error, failures, "pass failed, will be repeated");
+        tracing::warn!(pod_uid, %error, failures, "pass failed, will try again");
     }
 }

@@ -1,4 +1,4 @@
-//! The rules, one by one, and a small world in which they are put to work.
+//! The rules one by one, and a model that puts them to work.
 
 mod model;
 

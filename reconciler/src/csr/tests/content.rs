@@ -1,4 +1,4 @@
-//! What the PKCS#10 part may hold.
+//! What the PKCS#10 part may contain.
 
 use rcgen::{
     Attribute, BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,

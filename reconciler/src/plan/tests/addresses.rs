@@ -1,10 +1,10 @@
-//! Which address is the VM's: what KubeVirt says until the pod runs in it, and what we noted from then on.
+//! The VM's address: KubeVirt's report counts until the pod runs in the VM, and our own record from then on.
 
 use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 use serde_json::json;
 
-use super::model::{ADDRESS, ANOTHERS_ADDRESS, Asks, World, kinds};
+use super::model::{ADDRESS, CsrKind, FOREIGN_ADDRESS, World, kinds};
 use super::steps::{about_to_lift, until};
 use crate::plan::Write;
 
@@ -21,16 +21,16 @@ fn verdicts(world: &mut World) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_guest_that_moves_its_vm_serves_under_no_other_address() {
+fn a_guest_that_fakes_its_address_gets_no_certificate_for_it() {
     let mut world = running();
-    assert!(world.guest_moves());
+    assert!(world.guest_fakes_address());
     assert!(
         !kinds(&world.decide()).contains(&"place_node"),
         "the Node stays where it is"
     );
-    assert!(world.guest_asks(Asks::Elsewhere));
+    assert!(world.guest_requests(CsrKind::OtherAddress));
     assert_eq!(verdicts(&mut world), ["deny_csr"]);
-    assert!(world.guest_asks(Asks::Serving));
+    assert!(world.guest_requests(CsrKind::Serving));
     assert_eq!(
         verdicts(&mut world),
         ["approve_csr"],
@@ -40,21 +40,21 @@ fn a_guest_that_moves_its_vm_serves_under_no_other_address() {
 }
 
 #[test]
-fn where_no_guard_keeps_the_node_its_record_says_the_address() {
+fn without_guards_the_address_comes_from_the_record() {
     let mut world = running();
     world.change_node(|node| {
-        let addresses = json!([{"type": "InternalIP", "address": ANOTHERS_ADDRESS}]);
+        let addresses = json!([{"type": "InternalIP", "address": FOREIGN_ADDRESS}]);
         node.status.get_or_insert_default().addresses = serde_json::from_value(addresses).unwrap();
     });
-    assert!(world.guest_asks(Asks::Elsewhere));
+    assert!(world.guest_requests(CsrKind::OtherAddress));
     assert_eq!(verdicts(&mut world), ["deny_csr"]);
 }
 
 #[test]
-fn an_address_that_changes_before_the_lift_is_the_nodes_the_pods_and_the_records() {
+fn an_address_that_changes_before_the_lift_reaches_node_pod_and_record() {
     let mut world = about_to_lift();
     assert_eq!(world.status().address.as_deref(), Some(ADDRESS));
-    world.vm_moves();
+    world.vm_address_changes();
     let decision = world.decide();
     assert!(!kinds(&decision).contains(&"lift_gate"));
     let moves = |write: &&Write| matches!(write, Write::PlaceNode { address: Some(_), .. });
@@ -66,9 +66,9 @@ fn an_address_that_changes_before_the_lift_is_the_nodes_the_pods_and_the_records
     world.pass();
     world.pass();
     let annotations = world.objects.pod.as_ref().unwrap().metadata.annotations.clone();
-    assert_eq!(annotations.unwrap()[names::ADDRESS_ANNOTATION], ANOTHERS_ADDRESS);
+    assert_eq!(annotations.unwrap()[names::ADDRESS_ANNOTATION], FOREIGN_ADDRESS);
     assert_eq!(world.status().phase, Phase::Lifted);
-    assert_eq!(world.status().address.as_deref(), Some(ANOTHERS_ADDRESS));
-    assert!(world.guest_asks(Asks::Elsewhere));
+    assert_eq!(world.status().address.as_deref(), Some(FOREIGN_ADDRESS));
+    assert!(world.guest_requests(CsrKind::OtherAddress));
     assert!(verdicts(&mut world).contains(&"approve_csr"), "it is its own");
 }

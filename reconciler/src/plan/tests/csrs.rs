@@ -1,4 +1,4 @@
-//! Certificate requests without end: what a pass does about them, and what it costs.
+//! Floods of certificate requests: what a pass does about them, and what it costs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
-use super::model::{Asks, Outcome, POD_UID, World, kinds};
+use super::model::{CsrKind, Outcome, POD_UID, World, kinds};
 use super::steps::{launched, until};
 use crate::csr::tests::expectation;
 use crate::csr::{self, Expectation, Filed, MOST_DECIDED};
@@ -21,9 +21,9 @@ use crate::read::View as _;
 use crate::view::ObjectRef;
 
 /// A request as the API server stores it, `age` seconds old.
-fn filed(asks: Asks, token: &str, name: &str, age: i64) -> CertificateSigningRequest {
+fn filed(kind: CsrKind, token: &str, name: &str, age: i64) -> CertificateSigningRequest {
     let now: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    let mut csr = asks.request(token);
+    let mut csr = kind.request(token);
     csr.metadata = ObjectMeta {
         name: Some(name.to_owned()),
         uid: Some(format!("uid-{name}")),
@@ -34,10 +34,10 @@ fn filed(asks: Asks, token: &str, name: &str, age: i64) -> CertificateSigningReq
     csr
 }
 
-fn flood(world: &mut World, asks: Asks, token: &str, number: usize) {
+fn flood(world: &mut World, kind: CsrKind, token: &str, number: usize) {
     for n in 0..number {
-        let name = format!("{asks:?}-{token}-{n}");
-        let csr = filed(asks, token, &name, 1000);
+        let name = format!("{kind:?}-{token}-{n}");
+        let csr = filed(kind, token, &name, 1000);
         world.objects.csrs.insert(name, csr);
     }
 }
@@ -46,7 +46,7 @@ fn count(decision: &Decision, kind: &str) -> usize {
     kinds(decision).iter().filter(|k| **k == kind).count()
 }
 
-/// The VM runs, its Node is there, and nobody has asked for anything.
+/// The VM runs, its Node exists, and no request was filed yet.
 fn waits_for_guest() -> World {
     let mut world = launched();
     world.vm_is_scheduled();
@@ -57,11 +57,11 @@ fn waits_for_guest() -> World {
 }
 
 #[test]
-fn requests_without_end_are_denied_left_or_deleted() {
+fn a_flood_of_requests_is_denied_left_or_deleted() {
     let mut world = waits_for_guest();
     let token = world.token_id();
-    flood(&mut world, Asks::Foreign, &token, 29);
-    assert!(world.guest_asks(Asks::Client));
+    flood(&mut world, CsrKind::OtherNode, &token, 29);
+    assert!(world.guest_requests(CsrKind::Client));
     let decision = world.pass();
     let verdicts = ["approve_csr", "deny_csr", "delete_csr"].map(|kind| count(&decision, kind));
     assert_eq!(
@@ -76,7 +76,7 @@ fn requests_without_end_are_denied_left_or_deleted() {
 }
 
 #[test]
-fn floods_of_former_attempts_hold_up_nothing_of_this_one() {
+fn floods_of_former_attempts_do_not_delay_this_one() {
     let mut world = waits_for_guest();
     let record = world.objects.record.as_mut().unwrap();
     record.status.as_mut().unwrap().attempts = 3;
@@ -84,11 +84,11 @@ fn floods_of_former_attempts_hold_up_nothing_of_this_one() {
     let mut vmi = world.objects.vmis.values().next().unwrap().clone();
     vmi.metadata.name = Some(names::vmi_name(POD_UID, 3));
     world.objects.vmis.insert(names::vmi_name(POD_UID, 3), vmi);
-    flood(&mut world, Asks::Foreign, &former, 500);
-    flood(&mut world, Asks::Client, &former, 500);
-    flood(&mut world, Asks::Renewal, "", 500);
+    flood(&mut world, CsrKind::OtherNode, &former, 500);
+    flood(&mut world, CsrKind::Client, &former, 500);
+    flood(&mut world, CsrKind::Renewal, "", 500);
     let token = world.token_id();
-    let own = filed(Asks::Client, &token, "own", 0);
+    let own = filed(CsrKind::Client, &token, "own", 0);
     world.objects.csrs.insert("own".to_owned(), own);
     let decision = world.decide();
     let approved =
@@ -98,12 +98,12 @@ fn floods_of_former_attempts_hold_up_nothing_of_this_one() {
 }
 
 #[test]
-fn a_flood_holds_up_no_release() {
+fn a_flood_does_not_delay_a_release() {
     let mut world = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
     world.vm_ends();
     world.pass();
-    world.vms_that_go_are_gone();
-    flood(&mut world, Asks::Serving, "", 10_000);
+    world.deleted_vms_vanish();
+    flood(&mut world, CsrKind::Serving, "", 10_000);
     let decision = world.pass();
     let at = |kind| kinds(&decision).iter().position(|k| *k == kind);
     assert!(at("delete_node").unwrap() < at("delete_csr").unwrap());
@@ -115,12 +115,12 @@ fn a_flood_holds_up_no_release() {
 }
 
 #[test]
-fn what_a_dead_guest_files_goes_as_it_comes() {
+fn requests_of_a_gone_vms_guest_are_deleted_as_they_arrive() {
     let mut world = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
     world.pod_is_deleted();
     assert_eq!(world.settle(50), Ok(Outcome::Gone));
     assert!(world.decide().done);
-    flood(&mut world, Asks::Renewal, "", 120);
+    flood(&mut world, CsrKind::Renewal, "", 120);
     let mut left = 120;
     while left > 0 {
         let decision = world.pass();
@@ -133,7 +133,7 @@ fn what_a_dead_guest_files_goes_as_it_comes() {
 }
 
 #[test]
-fn what_is_filed_in_a_long_pause_goes_as_it_comes() {
+fn requests_filed_in_a_long_pause_are_deleted_as_they_arrive() {
     let mut world = launched();
     world
         .objects
@@ -147,40 +147,40 @@ fn what_is_filed_in_a_long_pause_goes_as_it_comes() {
     while world.status().phase != Phase::Failed {
         world.vm_ends();
         world.pass();
-        world.vms_that_go_are_gone();
+        world.deleted_vms_vanish();
     }
     world.pass();
-    flood(&mut world, Asks::Renewal, "", 20);
+    flood(&mut world, CsrKind::Renewal, "", 20);
     let decision = world.pass();
     assert_eq!(count(&decision, "delete_csr"), 20);
     assert!(world.objects.csrs.is_empty() && world.decide().wake.is_some());
 }
 
-/// That of [`expectation`].
+/// The token of [`expectation`].
 const TOKEN: &str = "abcdef";
 const FORMER: &str = "fedcba";
 
-/// Who asks for what, with which of the tokens.
-const KINDS: [(Asks, &str); 6] = [
-    (Asks::Client, TOKEN),
-    (Asks::Foreign, TOKEN),
-    (Asks::Client, FORMER),
-    (Asks::Foreign, FORMER),
-    (Asks::Serving, ""),
-    (Asks::Renewal, ""),
+/// Kinds of requests, each with the token that files it.
+const KINDS: [(CsrKind, &str); 6] = [
+    (CsrKind::Client, TOKEN),
+    (CsrKind::OtherNode, TOKEN),
+    (CsrKind::Client, FORMER),
+    (CsrKind::OtherNode, FORMER),
+    (CsrKind::Serving, ""),
+    (CsrKind::Renewal, ""),
 ];
 
 #[derive(Clone, Copy, Debug)]
-struct One {
+struct FiledRequest {
     kind: usize,
     age: i64,
     brief: bool,
 }
 
-fn ones() -> impl Strategy<Value = Vec<One>> {
+fn filed_requests() -> impl Strategy<Value = Vec<FiledRequest>> {
     let one = (0..KINDS.len(), 0_i64..1000, prop::bool::weighted(0.2));
     prop::collection::vec(
-        one.prop_map(|(kind, age, brief)| One { kind, age, brief }),
+        one.prop_map(|(kind, age, brief)| FiledRequest { kind, age, brief }),
         0..250,
     )
 }
@@ -202,19 +202,20 @@ fn expectations() -> impl Strategy<Value = Expectation> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However many there are: few are looked into, of each requester; each gets one write at most; and the oldest
-    /// sound request of each requester that is looked into is approved, whatever others file.
+    /// However many requests there are: a pass parses only a few of each requester and makes at most one write for
+    /// each request. The oldest sound request among the parsed filed_requests of each requester is approved, whatever others
+    /// file.
     #[test]
-    fn a_pass_is_bounded_and_finds_what_is_sound(ones in ones(), expected in expectations()) {
+    fn a_pass_is_bounded_and_approves_sound_requests(filed_requests in filed_requests(), expected in expectations()) {
         let mut csrs = Vec::new();
-        let mut wholes = BTreeMap::new();
-        for (n, one) in ones.iter().enumerate() {
-            let (asks, token) = KINDS[one.kind];
-            let csr = filed(asks, token, &format!("csr-{n}"), one.age);
+        let mut kept_whole = BTreeMap::new();
+        for (n, one) in filed_requests.iter().enumerate() {
+            let (kind, token) = KINDS[one.kind];
+            let csr = filed(kind, token, &format!("csr-{n}"), one.age);
             let whole = Filed::read(csr.clone()).unwrap();
             csrs.push(Arc::new(if one.brief { whole.in_brief() } else { whole }));
             if !one.brief {
-                let of_user: &mut Vec<_> = wholes.entry(csr.spec.username.clone()).or_default();
+                let of_user: &mut Vec<_> = kept_whole.entry(csr.spec.username.clone()).or_default();
                 of_user.push(csr);
             }
         }
@@ -231,7 +232,7 @@ proptest! {
         prop_assert_eq!(named.len(), writes.len());
         let deleted = writes.iter().filter(|w| matches!(w, Write::DeleteCsr(_))).count();
         prop_assert!(deleted <= MAX_DELETIONS);
-        for of_user in wholes.values_mut() {
+        for of_user in kept_whole.values_mut() {
             of_user.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
             let sound = of_user.iter().take(MOST_DECIDED).find(|csr| csr::decide(csr, Some(&expected)) == csr::Decision::Approve);
             let approved = |name: &Option<String>| writes.iter().any(|write| {
@@ -241,23 +242,23 @@ proptest! {
         }
     }
 
-    /// What is not worth a look would not be approved after one, nor wait.
+    /// A request that is not worth parsing would be neither approved nor left to wait after parsing.
     #[test]
-    fn what_is_hopeless_is_refused(kind in 0..KINDS.len(), expected in expectations()) {
-        let (asks, token) = KINDS[kind];
-        let csr = filed(asks, token, "csr", 0);
+    fn a_hopeless_request_is_refused_after_parsing(kind in 0..KINDS.len(), expected in expectations()) {
+        let (kind, token) = KINDS[kind];
+        let csr = filed(kind, token, "csr", 0);
         let refused = matches!(csr::decide(&csr, Some(&expected)), csr::Decision::Refuse(_));
         prop_assert!(refused || !csr::is_hopeless(&csr, &expected));
     }
 }
 
 #[test]
-fn what_can_only_be_refused_costs_no_look_once_enough_is_refused() {
+fn hopeless_requests_are_not_parsed_once_enough_are_refused() {
     let late = Expectation {
         accepts_client: false,
         ..expectation()
     };
-    let csr = |n: usize| Filed::read(filed(Asks::Client, TOKEN, &format!("csr-{n}"), 0)).unwrap();
+    let csr = |n: usize| Filed::read(filed(CsrKind::Client, TOKEN, &format!("csr-{n}"), 0)).unwrap();
     let csrs: Vec<_> = (0..MOST_DECIDED).map(|n| Arc::new(csr(n))).collect();
     let mut looks = 0;
     let writes = sort_out(&csrs, late, |csr, expected| {

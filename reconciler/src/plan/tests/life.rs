@@ -1,4 +1,4 @@
-//! A life without faults: what is written, and in which order.
+//! A life without faults: the writes, and their number.
 
 use maroonedpods_common::api::Phase;
 

@@ -1,9 +1,9 @@
-//! A namespace that may have so many VMs and no more.
+//! A namespace with a limit on its VMs.
 
 use std::sync::Arc;
 
 use super::model::{Outcome, World, kinds};
-use super::steps::says;
+use super::steps::condition_reason;
 use crate::plan::Write;
 
 fn limited(mut world: World, limit: u32) -> World {
@@ -14,7 +14,7 @@ fn limited(mut world: World, limit: u32) -> World {
 }
 
 #[test]
-fn beyond_the_limit_a_pod_waits_and_says_for_what() {
+fn beyond_the_limit_a_pod_waits_and_reports_why() {
     let mut world = limited(World::new(), 2);
     world.neighbours = 2;
     let decision = world.pass();
@@ -34,18 +34,18 @@ fn beyond_the_limit_a_pod_waits_and_says_for_what() {
 }
 
 #[test]
-fn a_place_that_was_taken_meanwhile_is_not_taken_twice() {
+fn a_place_that_another_pod_took_meanwhile_is_not_taken_twice() {
     let mut world = limited(World::new(), 1);
     let decision = world.decide();
     world.neighbours = 1;
     assert!(world.apply(&decision.writes[0]).is_err());
     assert!(world.objects.record.is_none());
     world.pass();
-    assert_eq!(says(&world), "NamespaceLimit");
+    assert_eq!(condition_reason(&world), "NamespaceLimit");
 }
 
 #[test]
-fn whoever_has_a_place_keeps_it() {
+fn a_pod_with_a_record_keeps_its_place() {
     let mut world = limited(World::new(), 3);
     world.pass();
     world.neighbours = 5;

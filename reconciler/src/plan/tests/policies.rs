@@ -3,7 +3,7 @@
 use maroonedpods_common::api::NetworkPolicies;
 
 use super::model::{Outcome, World, kinds};
-use super::steps::{about_to_lift, says, until};
+use super::steps::{about_to_lift, condition_reason, until};
 
 fn selected(mut world: World, mode: NetworkPolicies) -> World {
     world.configure_policies(mode);
@@ -12,7 +12,7 @@ fn selected(mut world: World, mode: NetworkPolicies) -> World {
 }
 
 #[test]
-fn a_policy_that_is_not_enforced_is_said_with_the_lift_and_costs_no_write() {
+fn an_unenforced_policy_is_reported_with_the_lift_without_another_write() {
     let quiet = about_to_lift().decide();
     let mut world = selected(about_to_lift(), NetworkPolicies::Warn);
     let decision = world.pass();
@@ -23,25 +23,25 @@ fn a_policy_that_is_not_enforced_is_said_with_the_lift_and_costs_no_write() {
         "{warned:?}"
     );
     assert!(warned[0].message.ends_with("deny-all"), "{}", warned[0].message);
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    assert_eq!(condition_reason(&world), "NetworkPolicyNotEnforced");
     let decision = world.decide();
     assert!(
         decision.writes.is_empty() && decision.notes.is_empty(),
-        "said once"
+        "reported once"
     );
 }
 
 #[test]
-fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
+fn a_policy_that_comes_and_goes_is_reported_once_each_time() {
     let mut world = until(|w| w.pod().is_some_and(|p| p.lifted()) && kinds(&w.decide()).is_empty());
-    assert_eq!(says(&world), "NodeReady");
+    assert_eq!(condition_reason(&world), "NodeReady");
     world = selected(world, NetworkPolicies::Refuse);
     let decision = world.pass();
     assert_eq!(
         (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 1)
     );
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    assert_eq!(condition_reason(&world), "NetworkPolicyNotEnforced");
     assert!(kinds(&world.decide()).is_empty());
     world.policies.clear();
     let decision = world.pass();
@@ -49,19 +49,19 @@ fn a_policy_that_comes_and_goes_under_a_running_pod_is_said_once_each_time() {
         (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 0)
     );
-    assert_eq!(says(&world), "NodeReady");
+    assert_eq!(condition_reason(&world), "NodeReady");
 }
 
 #[test]
-fn where_policies_are_to_be_heeded_a_selected_pod_gets_no_vm() {
+fn in_refuse_mode_a_selected_pod_gets_no_vm() {
     let mut world = selected(World::new(), NetworkPolicies::Refuse);
     let decision = world.pass();
     assert_eq!(
         (kinds(&decision).as_slice(), decision.notes.len()),
         (&["pod_report"][..], 1)
     );
-    assert!(kinds(&world.decide()).is_empty(), "said once");
-    // Whoever cannot change the policy may change the configuration.
+    assert!(kinds(&world.decide()).is_empty(), "reported once");
+    // A user who cannot change the policy may change the configuration.
     assert_eq!(
         kinds(&selected(world.clone(), NetworkPolicies::Warn).decide()),
         ["create_record"]
@@ -71,10 +71,10 @@ fn where_policies_are_to_be_heeded_a_selected_pod_gets_no_vm() {
 }
 
 #[test]
-fn where_policies_are_to_be_heeded_a_late_one_keeps_the_gate_closed() {
+fn in_refuse_mode_a_late_policy_prevents_the_lift() {
     let mut world = selected(about_to_lift(), NetworkPolicies::Refuse);
     world.pass();
-    assert_eq!(says(&world), "NetworkPolicyNotEnforced");
+    assert_eq!(condition_reason(&world), "NetworkPolicyNotEnforced");
     assert!(world.pod().unwrap().gate_index.is_some());
     assert!(!kinds(&world.decide()).contains(&"lift_gate"));
     world.policies.clear();
@@ -85,5 +85,5 @@ fn where_policies_are_to_be_heeded_a_late_one_keeps_the_gate_closed() {
     let mut recorded = selected(recorded, NetworkPolicies::Refuse);
     recorded.pass();
     assert!(recorded.living_vms().is_empty());
-    assert_eq!(says(&recorded), "NetworkPolicyNotEnforced");
+    assert_eq!(condition_reason(&recorded), "NetworkPolicyNotEnforced");
 }

@@ -5,22 +5,22 @@ use maroonedpods_common::api::{NetworkPolicies, condition};
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
-use super::model::{Asks, Objects, POD_UID, World};
+use super::model::{CsrKind, Objects, POD_UID, World};
 use crate::objects::identity;
 use crate::objects::record;
 use crate::plan::{self, Write};
 use crate::view::Observed;
 use crate::view::VmiView;
 
-/// More than any sound run needs: three attempts, each with a deadline, and a release.
+/// More than any run without bugs needs: three attempts, each with a deadline, and a release.
 const PASSES: usize = 150;
 
 type Act = fn(&mut World) -> bool;
 
 /// What KubeVirt, guests and people may do, at any time.
 const MOVES: &[(&str, Act)] = &[
-    ("everybody behaves", World::behave),
-    ("vms_that_go_are_gone", World::vms_that_go_are_gone),
+    ("all parties act", World::behave),
+    ("deleted_vms_vanish", World::deleted_vms_vanish),
     ("garbage_is_collected", World::garbage_is_collected),
     ("vm_is_scheduled", World::vm_is_scheduled),
     ("vm_runs", World::vm_runs),
@@ -30,47 +30,49 @@ const MOVES: &[(&str, Act)] = &[
     ("vm_is_replaced", World::vm_is_replaced),
     ("host_is_drained", World::host_is_drained),
     ("guest_reboots", World::guest_reboots),
-    ("guest asks for its client certificate", |w| {
-        w.guest_asks(Asks::Client)
+    ("guest requests its client certificate", |w| {
+        w.guest_requests(CsrKind::Client)
     }),
-    ("guest asks for another's certificate", |w| {
-        w.guest_asks(Asks::Foreign)
+    ("guest requests another node's certificate", |w| {
+        w.guest_requests(CsrKind::OtherNode)
     }),
-    ("guest asks for its serving certificate", |w| {
-        w.guest_asks(Asks::Serving)
+    ("guest requests its serving certificate", |w| {
+        w.guest_requests(CsrKind::Serving)
     }),
-    ("guest_moves", World::guest_moves),
-    ("guest asks for a serving certificate of another's", |w| {
-        w.guest_asks(Asks::Elsewhere)
+    ("guest_fakes_address", World::guest_fakes_address),
+    ("guest requests a serving certificate for another address", |w| {
+        w.guest_requests(CsrKind::OtherAddress)
     }),
     ("guest renews its client certificate", |w| {
-        w.guest_asks(Asks::Renewal)
+        w.guest_requests(CsrKind::Renewal)
     }),
     ("certificate_is_signed", World::certificate_is_signed),
-    ("kubelet_speaks", World::kubelet_speaks),
-    ("kubelet lies", |w| w.kubelet_claims("another machine")),
+    ("kubelet_reports", World::kubelet_reports),
+    ("kubelet reports another machine", |w| {
+        w.kubelet_reports_as("another machine")
+    }),
     ("kubelet_is_ready", World::kubelet_is_ready),
     ("kubelet_is_unready", World::kubelet_is_unready),
-    ("guest_holds_node", World::guest_holds_node),
+    ("guest_adds_node_finalizer", World::guest_adds_node_finalizer),
     ("node_is_deleted", World::node_is_deleted),
     ("pod_runs", World::pod_runs),
     ("pod_finishes", World::pod_finishes),
     ("pod_is_deleted", World::pod_is_deleted),
     ("kubelet_stops_pod", World::kubelet_stops_pod),
     ("pod_is_recreated", World::pod_is_recreated),
-    ("gate_is_taken", World::gate_is_taken),
+    ("others_remove_the_gate", World::others_remove_the_gate),
     ("record_is_deleted", World::record_is_deleted),
     ("policy_is_written", World::policy_is_written),
-    ("policies are heeded", |w| {
+    ("policies are refused", |w| {
         w.configure_policies(NetworkPolicies::Refuse)
     }),
-    ("policies are not heeded", |w| {
+    ("policies are warned about", |w| {
         w.configure_policies(NetworkPolicies::Warn)
     }),
-    ("node_controller_looks", World::node_controller_looks),
+    ("node_controller_acts", World::node_controller_acts),
     ("node_is_tainted", World::node_is_tainted),
-    ("host is relabelled", |w| w.host_says(Some("y"))),
-    ("host is gone", |w| w.host_says(None)),
+    ("host is relabelled", |w| w.host_zone_changes(Some("y"))),
+    ("host is gone", |w| w.host_zone_changes(None)),
     ("budget holds", |w| !std::mem::replace(&mut w.budget_holds, true)),
 ];
 
@@ -78,17 +80,17 @@ const MOVES: &[(&str, Act)] = &[
 enum Step {
     /// One of [`MOVES`].
     Move(usize),
-    /// A leader passes and crashes after so many writes.
+    /// A leader makes a pass and crashes after this many writes.
     Pass { leader: usize, writes: usize },
     /// A leader's caches catch up.
     Refresh(usize),
-    /// Time goes by.
+    /// Time passes.
     Tick(i64),
-    /// A leader is paused before it lifts the gate: its patch is on its way.
+    /// A leader is paused before it lifts the gate: its patch is still to be sent.
     Pause(usize),
-    /// The patch arrives.
+    /// The paused leader's patch arrives.
     Arrive,
-    /// Another process leads in a leader's place, and its clock is so many seconds ahead.
+    /// Another process takes a leader's place; its clock is `ahead` seconds ahead.
     TakeOver { leader: usize, ahead: i64 },
 }
 
@@ -101,7 +103,7 @@ impl Step {
     }
 }
 
-/// Mostly progress, so that late stages are reached, and every fault often enough.
+/// Mostly progress, so that late stages are reached, with every fault often enough.
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Move(0)),
@@ -120,12 +122,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 0..70)
 }
 
-/// A world with two leaders, each with caches of its own.
+/// A world with two leaders, each with its own caches.
 struct Run {
     world: World,
     caches: [Objects; 2],
     history: Vec<World>,
-    /// A lift on its way, and the attempt that it is of.
+    /// A lift that is still to arrive, and the attempt that it belongs to.
     late: Option<(Write, u32)>,
 }
 
@@ -159,7 +161,7 @@ impl Run {
             Step::Arrive => self.arrive()?,
             Step::TakeOver { leader, ahead } => {
                 self.world.leader = leader;
-                self.world.taken_over(SignedDuration::from_secs(ahead));
+                self.world.take_over(SignedDuration::from_secs(ahead));
             }
         }
         let living = self.world.living_vms();
@@ -214,8 +216,8 @@ impl Run {
         for write in decision.writes.iter().take(writes) {
             if matches!(write, Write::LiftGate(_)) {
                 verified(&self.world).map_err(|why| format!("S1: {why}"))?;
-                if self.world.heeds_a_policy() {
-                    return Err("lifted though a policy is to be heeded".to_owned());
+                if self.world.must_wait_for_policy() {
+                    return Err("lifted although a policy must be waited for".to_owned());
                 }
             }
             if let Some(waited) = deadline_missed(&self.world, write) {
@@ -236,7 +238,7 @@ impl Run {
     }
 }
 
-/// How long the VM has been there that this write gives up for being late, if that is too soon.
+/// The age of the VM that this write abandons because of a deadline, if that is too early.
 fn deadline_missed(world: &World, write: &Write) -> Option<SignedDuration> {
     let Write::RecordStatus { status, .. } = write else {
         return None;
@@ -255,7 +257,7 @@ fn deadline_missed(world: &World, write: &Write) -> Option<SignedDuration> {
     (late && waited < SignedDuration::from_mins(5)).then_some(waited)
 }
 
-/// Told apart here on purpose, not by `Write::needs_live_view`.
+/// A list of its own on purpose, independent of `Write::needs_live_view`.
 fn destroys(write: &Write) -> bool {
     matches!(
         write,
@@ -272,7 +274,7 @@ fn destroys(write: &Write) -> bool {
     )
 }
 
-/// Whether the pod's own Node is there, ready, and its VM's.
+/// Whether the pod's own Node exists, is ready and belongs to the pod's VM.
 fn verified(world: &World) -> Result<(), &'static str> {
     let node = world.node().ok_or("no node")?;
     let vmi = world.vmi().ok_or("no VM")?;
@@ -316,20 +318,20 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(400))]
 
-    /// S1, S2, S4 and S6 on the way; L3 at its end.
+    /// S1, S2, S4 and S6 at each step; L3 at the end.
     #[test]
-    fn whatever_happens_nothing_unsafe_does_and_it_ends_well(steps in steps()) {
+    fn every_interleaving_is_safe_and_ends_well(steps in steps()) {
         let mut world = Run::of(&steps)?.world;
         let outcome = world.settle(PASSES).map_err(TestCaseError::fail)?;
         let silent = world.written;
         world.tick(3600);
         prop_assert_eq!(world.settle(PASSES), Ok(outcome));
-        prop_assert_eq!(world.written, silent, "an end is silent");
+        prop_assert_eq!(world.written, silent, "the end state causes no writes");
     }
 
-    /// A zone is one that hosts are in: once nothing moves, the Node says what its VM's host does.
+    /// Once nothing changes any more, the Node has the zone of its VM's host; so every zone has hosts in it.
     #[test]
-    fn a_zone_outlives_no_host(steps in steps()) {
+    fn a_node_has_the_zone_of_its_vms_host(steps in steps()) {
         let mut world = Run::of(&steps)?.world;
         world.settle(PASSES).map_err(TestCaseError::fail)?;
         if let Some(node) = world.node() {
@@ -338,13 +340,13 @@ proptest! {
         }
     }
 
-    /// A plan from an old cache is refused, or changes nothing of how it ends.
+    /// A plan from an old cache is refused, or does not change the end state.
     #[test]
     fn a_stale_plan_does_no_harm(steps in steps(), back in 0..30_usize) {
         let run = Run::of(&steps)?;
         let Some(past) = run.history.iter().rev().nth(back) else { return Ok(()) };
-        // Whether the pod is lifted before its VM's host is drained, and evicted then, or gets another VM first, is a
-        // matter of moments: both are good ends.
+        // If the VM's host is being drained, timing decides whether the pod is lifted first and then evicted, or gets
+        // another VM first: both are good ends.
         prop_assume!(run.world.vmi().is_none_or(|vmi| !vmi.evacuating));
         let (mut disturbed, mut left_alone) = (run.world.clone(), run.world);
         let stale = plan::decide(&past.cached_view(&past.objects), disturbed.clock());
@@ -376,7 +378,7 @@ fn timestamps() -> impl Strategy<Value = jiff::Timestamp> {
     ]
 }
 
-/// Parts of worlds that never were together, with times and words of anybody's choosing.
+/// Views combined from several worlds, with arbitrary times and texts.
 fn views() -> impl Strategy<Value = Observed> {
     let parts = (steps(), steps(), steps());
     let times = (
@@ -415,7 +417,7 @@ fn views() -> impl Strategy<Value = Observed> {
 proptest! {
     #![proptest_config(config(200))]
 
-    /// Times in objects are written by guests and users; no value of theirs stops the reconciler.
+    /// Guests and users write the times in objects; no value may stop the reconciler.
     #[test]
     fn no_view_makes_it_panic(observed in views(), now in timestamps()) {
         let decision = plan::decide(&observed, now);

@@ -1,4 +1,4 @@
-//! How it ends: who must be gone before whom.
+//! Releases: what must be gone before what.
 
 use maroonedpods_common::api::Phase;
 
@@ -11,7 +11,7 @@ fn running() -> World {
 }
 
 #[test]
-fn nothing_is_said_or_taken_before_the_vm_is_proven_gone() {
+fn the_pod_does_not_fail_and_no_node_goes_before_the_vm_is_proven_gone() {
     let mut world = running();
     world.vm_ends();
     let decision = world.pass();
@@ -21,7 +21,7 @@ fn nothing_is_said_or_taken_before_the_vm_is_proven_gone() {
         ["pod_not_ready", "pod_report", "delete_record", "delete_vmi"]
     );
     assert!(kinds(&world.decide()).is_empty(), "waits for the VM");
-    world.vms_that_go_are_gone();
+    world.deleted_vms_vanish();
     let decision = world.pass();
     assert_eq!(kinds(&decision)[0], "fail_pod");
     assert!(kinds(&decision).contains(&"delete_node"));
@@ -42,7 +42,7 @@ fn a_finished_pod_keeps_its_vm_for_its_logs() {
 }
 
 #[test]
-fn a_deleted_pod_has_its_grace_and_a_margin() {
+fn a_deleted_pod_gets_its_grace_period_and_a_margin() {
     let mut world = running();
     world.pod_is_deleted();
     assert!(kinds(&world.decide()).is_empty());
@@ -52,7 +52,7 @@ fn a_deleted_pod_has_its_grace_and_a_margin() {
     world.pass();
     assert!(world.living_vms().is_empty());
     assert!(world.pod().is_some(), "not before the VM is gone");
-    world.vms_that_go_are_gone();
+    world.deleted_vms_vanish();
     let decision = world.pass();
     assert_eq!(kinds(&decision)[..2], ["fail_pod", "delete_pod"]);
     assert!(world.pod().is_none());
@@ -80,7 +80,7 @@ fn a_new_pod_of_the_same_name_is_not_touched() {
 }
 
 #[test]
-fn a_reboot_is_the_end_of_the_vm() {
+fn a_reboot_ends_the_vm() {
     let mut world = running();
     world.guest_reboots();
     let decision = world.pass();
@@ -89,7 +89,7 @@ fn a_reboot_is_the_end_of_the_vm() {
     assert!(world.pod().unwrap().terminal);
 }
 
-/// We crash right after the patch, and the guest reboots before anybody has recorded it.
+/// The leader crashes right after the patch, and the guest reboots before the lift is recorded.
 #[test]
 fn a_reboot_before_the_lift_is_recorded_counts_too() {
     let mut world = World::new();
@@ -119,28 +119,28 @@ fn a_drained_host_evicts_the_pod_under_its_budget() {
 }
 
 #[test]
-fn a_guest_cannot_hold_its_node() {
+fn a_guest_cannot_keep_its_node_with_a_finalizer() {
     let mut world = running();
-    world.guest_holds_node();
+    world.guest_adds_node_finalizer();
     world.pod_is_deleted();
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
     assert!(world.log.contains(&"strip_node_finalizers"));
 }
 
 #[test]
-fn a_pod_whose_gate_others_take_stays_without_a_vm() {
+fn a_pod_whose_gate_others_remove_stays_without_a_vm() {
     let mut world = World::new();
     while world.status().phase != Phase::Launched {
         world.pass();
     }
-    world.gate_is_taken();
+    world.others_remove_the_gate();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
     let pod = world.pod().unwrap();
     assert!(!pod.pinned && !pod.terminal);
 }
 
 #[test]
-fn a_record_that_a_person_deletes_takes_the_vm_along() {
+fn deleting_a_record_by_hand_deletes_its_vm() {
     let mut world = running();
     world.record_is_deleted();
     assert_eq!(
@@ -152,7 +152,7 @@ fn a_record_that_a_person_deletes_takes_the_vm_along() {
 }
 
 #[test]
-fn a_waiting_pod_whose_record_a_person_deletes_starts_anew() {
+fn a_waiting_pod_whose_record_is_deleted_by_hand_starts_again() {
     let mut world = World::new();
     while world.status().phase != Phase::Launched {
         world.pass();

@@ -1,15 +1,15 @@
-//! Each step of the protocol and each of its branches, by name.
+//! Each step of the protocol and each of its branches, one by one.
 
 use std::sync::Arc;
 
 use maroonedpods_common::api::{Phase, condition};
 use maroonedpods_common::names;
 
-use super::model::{Asks, Outcome, World, kinds};
+use super::model::{CsrKind, Outcome, World, kinds};
 use crate::objects::record;
 use crate::plan::{self, Write};
 
-/// A world in which everybody has behaved until `stage` holds.
+/// A world in which all parties acted properly until `stage` holds.
 pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
     let mut world = World::new();
     for _ in 0..40 {
@@ -25,7 +25,7 @@ pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
     panic!("the stage was never reached: {:?}", world.status());
 }
 
-/// Recorded, and KubeVirt has not begun.
+/// The record is in phase Launched, and KubeVirt has not acted yet.
 pub(super) fn launched() -> World {
     let mut world = World::new();
     while world.status().phase != Phase::Launched {
@@ -38,7 +38,7 @@ fn registered() -> World {
     until(|w| w.status().phase == Phase::Registered)
 }
 
-/// All that the lift waits for is there.
+/// Everything that the lift waits for is in place.
 pub(super) fn about_to_lift() -> World {
     let open = |w: &World| w.taints_in_the_way() == [names::STARTUP_TAINT];
     let ready = |w: &World| w.node().is_some_and(|n| n.ready) && open(w);
@@ -47,11 +47,11 @@ pub(super) fn about_to_lift() -> World {
     world
 }
 
-pub(super) fn says(world: &World) -> String {
+pub(super) fn condition_reason(world: &World) -> String {
     world
         .pod()
         .and_then(|p| p.condition)
-        .map(|said| said.reason)
+        .map(|condition| condition.reason)
         .unwrap_or_default()
 }
 
@@ -59,7 +59,7 @@ pub(super) fn launched_condition(world: &World) -> Option<(String, String)> {
     record::condition(&world.status(), condition::LAUNCHED).map(|c| (c.status.clone(), c.reason.clone()))
 }
 
-/// The next pass fails the attempt for `reason` and takes its VM.
+/// The next pass fails the attempt for `reason` and deletes its VM.
 #[track_caller]
 fn fails(mut world: World, reason: &str) {
     world.pass();
@@ -77,7 +77,7 @@ fn a_gated_pod_gets_its_record_and_nothing_else() {
 }
 
 #[test]
-fn the_name_server_is_frozen_in_the_record_and_missed_on_the_pod() {
+fn the_dns_address_is_kept_in_the_record_and_a_missing_one_gives_an_event() {
     let recorded = |world: &World| world.objects.record.clone().unwrap().spec.vm.join.cluster_dns;
     let mut world = World::new();
     assert!(world.pass().notes.is_empty());
@@ -95,22 +95,22 @@ fn the_name_server_is_frozen_in_the_record_and_missed_on_the_pod() {
 }
 
 #[test]
-fn without_a_config_the_pod_says_so() {
+fn without_a_config_the_pod_reports_it() {
     let mut world = World::new();
     world.settings = None;
     world.pass();
-    assert_eq!(says(&world), "NoConfig");
-    assert!(kinds(&world.decide()).is_empty(), "said once");
+    assert_eq!(condition_reason(&world), "NoConfig");
+    assert!(kinds(&world.decide()).is_empty(), "reported once");
 }
 
 #[test]
-fn a_foreign_gate_is_waited_for_unless_told_otherwise() {
+fn a_foreign_gate_is_waited_for_unless_configured_otherwise() {
     let mut world = World::new();
     let pod = world.objects.pod.as_mut().unwrap();
     let gates = pod.spec.as_mut().unwrap().scheduling_gates.as_mut().unwrap();
     gates.push(serde_json::from_value(serde_json::json!({"name": "kueue"})).unwrap());
     world.pass();
-    assert_eq!(says(&world), "WaitingForOtherGates");
+    assert_eq!(condition_reason(&world), "WaitingForOtherGates");
     let mut overlapping = (*world.settings.clone().unwrap()).clone();
     overlapping.spec.provision_while_gated = true;
     world.settings = Some(Arc::new(overlapping));
@@ -118,7 +118,7 @@ fn a_foreign_gate_is_waited_for_unless_told_otherwise() {
 }
 
 #[test]
-fn a_pod_that_fits_no_vm_says_so() {
+fn a_pod_that_fits_no_vm_reports_it() {
     let world = World::new();
     let mut observed = world.live_view(&world.objects);
     observed.size = Some(Err("too large".to_owned()));
@@ -133,30 +133,30 @@ fn a_pod_that_fits_no_vm_says_so() {
 }
 
 #[test]
-fn a_pod_that_names_its_node_says_so_and_keeps_no_vm() {
-    let asks = |world: &World| {
+fn a_pod_that_names_its_node_reports_it_and_keeps_no_vm() {
+    let decide_with_names = |world: &World| {
         let mut observed = world.live_view(&world.objects);
         observed.pod.as_mut().unwrap().names_nodes = true;
         plan::decide(&observed, world.now)
     };
-    let decision = asks(&World::new());
+    let decision = decide_with_names(&World::new());
     let [Write::PodReport(report)] = decision.writes.as_slice() else {
         panic!("{:?}", decision.writes)
     };
     assert_eq!(report.reason, "NamesNodes");
-    // A gated pod's affinity may become so while its VM boots.
-    let begun = kinds(&asks(&registered()));
+    // A gated pod's affinity may be changed while its VM boots.
+    let begun = kinds(&decide_with_names(&registered()));
     assert!(
         begun.contains(&"delete_record") && begun.contains(&"delete_vmi"),
         "{begun:?}"
     );
-    // Once it is lifted, nothing can change it.
+    // After the lift it cannot be changed.
     let running = until(|w| w.pod().is_some_and(|pod| pod.lifted()));
-    assert!(!kinds(&asks(&running)).contains(&"delete_record"));
+    assert!(!kinds(&decide_with_names(&running)).contains(&"delete_record"));
 }
 
 #[test]
-fn pods_that_are_not_ours_or_over_are_left_alone() {
+fn pods_that_are_not_ours_or_have_finished_are_left_alone() {
     type Edit = fn(&mut crate::view::PodView);
     let edits: [Edit; 4] = [
         |p| p.exempt = true,
@@ -174,14 +174,14 @@ fn pods_that_are_not_ours_or_over_are_left_alone() {
 }
 
 #[test]
-fn without_pod_and_record_the_worker_may_go() {
+fn without_pod_and_record_the_worker_is_done() {
     let mut world = World::new();
     world.objects.pod = None;
     assert!(world.decide().done);
 }
 
 #[test]
-fn a_launch_makes_the_secrets_first_and_no_node() {
+fn a_launch_creates_the_secrets_first_and_no_node() {
     let mut world = World::new();
     world.pass();
     let decision = world.decide();
@@ -191,7 +191,7 @@ fn a_launch_makes_the_secrets_first_and_no_node() {
 }
 
 #[test]
-fn what_a_refused_launch_made_is_taken_back_and_not_made_again_before_it_is_due() {
+fn a_refused_launch_is_undone_and_then_tried_with_a_dry_run_first() {
     let mut world = World::new();
     world.pass();
     let decision = world.decide();
@@ -215,13 +215,13 @@ fn what_a_refused_launch_made_is_taken_back_and_not_made_again_before_it_is_due(
 }
 
 #[test]
-fn the_node_is_made_when_the_vm_has_an_address_and_before_any_certificate() {
+fn the_node_is_created_once_the_vm_has_an_address_and_before_any_certificate() {
     let mut world = launched();
     assert!(kinds(&world.decide()).is_empty());
     world.vm_is_scheduled();
     assert!(kinds(&world.decide()).is_empty());
     world.vm_runs();
-    world.guest_asks(Asks::Client);
+    world.guest_requests(CsrKind::Client);
     let decision = world.pass();
     assert_eq!(kinds(&decision), ["create_node"]);
     assert!(decision.needs_live_view());
@@ -232,22 +232,22 @@ fn the_node_is_made_when_the_vm_has_an_address_and_before_any_certificate() {
 }
 
 #[test]
-fn the_node_says_what_its_vms_host_says() {
+fn the_node_follows_the_zone_of_its_vms_host() {
     let zone = |world: &World| world.node().unwrap().topology.get(super::model::ZONE).cloned();
     for mut world in [about_to_lift(), until(|w| w.pod().is_some_and(|p| p.ready))] {
-        world.host_says(Some("y"));
+        world.host_zone_changes(Some("y"));
         world.pass();
         assert_eq!(zone(&world).as_deref(), Some("y"));
-        world.host_says(None);
+        world.host_zone_changes(None);
         world.pass();
         assert_eq!(zone(&world), None);
-        assert!(!kinds(&world.decide()).contains(&"place_node"), "said once");
+        assert!(!kinds(&world.decide()).contains(&"place_node"), "reported once");
     }
     let mut going = until(|w| w.pod().is_some_and(|p| p.ready));
-    going.host_says(None);
+    going.host_zone_changes(None);
     going.record_is_deleted();
     going.pass();
-    assert_eq!(zone(&going), None, "a VM may be long in going");
+    assert_eq!(zone(&going), None, "a VM may take long to vanish");
 }
 
 #[test]
@@ -273,16 +273,16 @@ fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
 }
 
 #[test]
-fn a_vm_is_recorded_before_anything_else_is_done_for_it() {
+fn a_vm_is_recorded_before_any_other_write_for_it() {
     let mut world = until(|w| w.vmi().is_some());
     world.vm_is_scheduled();
     world.vm_runs();
-    world.guest_asks(Asks::Client);
+    world.guest_requests(CsrKind::Client);
     assert_eq!(kinds(&world.decide()), ["record_status"]);
 }
 
 #[test]
-fn the_address_is_the_named_interfaces() {
+fn the_address_is_that_of_the_named_interface() {
     let mut world = launched();
     world.vm_is_scheduled();
     world.vm_runs();
@@ -301,9 +301,9 @@ fn only_the_expected_request_is_approved() {
     let mut world = launched();
     world.vm_is_scheduled();
     world.vm_runs();
-    world.guest_asks(Asks::Foreign);
+    world.guest_requests(CsrKind::OtherNode);
     world.tick(1);
-    world.guest_asks(Asks::Client);
+    world.guest_requests(CsrKind::Client);
     world.pass();
     let decision = world.pass();
     let verdicts: Vec<_> = kinds(&decision)
@@ -311,7 +311,7 @@ fn only_the_expected_request_is_approved() {
         .filter(|k| k.ends_with("_csr"))
         .collect();
     assert_eq!(verdicts, ["deny_csr", "approve_csr"]);
-    world.guest_asks(Asks::Client);
+    world.guest_requests(CsrKind::Client);
     assert_eq!(
         kinds(&world.decide()),
         ["deny_csr"],
@@ -320,7 +320,7 @@ fn only_the_expected_request_is_approved() {
 }
 
 #[test]
-fn the_credential_goes_once_the_kubelet_has_spoken() {
+fn the_credential_is_deleted_once_the_kubelet_has_reported() {
     let world = until(|w| w.node().is_some_and(|n| !n.system_uuid.is_empty()));
     let kinds = kinds(&world.decide());
     let at = |kind| kinds.iter().position(|k| *k == kind).unwrap();
@@ -346,8 +346,8 @@ fn the_gate_is_lifted_in_one_patch_that_pins() {
 
 #[test]
 fn no_lift_while_anything_is_missing() {
-    type Spoil = fn(&mut World) -> bool;
-    let spoils: [(&str, Spoil); 4] = [
+    type Break = fn(&mut World) -> bool;
+    let breaks: [(&str, Break); 4] = [
         ("not ready", World::kubelet_is_unready),
         ("no address", |w| {
             w.change_node(|n| n.status.as_mut().unwrap().addresses = None)
@@ -362,9 +362,9 @@ fn no_lift_while_anything_is_missing() {
             true
         }),
     ];
-    for (what, spoil) in spoils {
+    for (what, break_it) in breaks {
         let mut world = about_to_lift();
-        assert!(spoil(&mut world));
+        assert!(break_it(&mut world));
         assert!(!kinds(&world.decide()).contains(&"lift_gate"), "{what}");
     }
 }
@@ -431,7 +431,7 @@ fn a_vm_that_ends_goes_or_is_replaced_fails_the_attempt() {
 }
 
 #[test]
-fn a_vm_without_an_ipv4_address_is_not_waited_for() {
+fn a_vm_without_an_ipv4_address_fails_at_once() {
     let mut world = launched();
     world.vm_is_scheduled();
     world.vm_runs();
@@ -446,34 +446,34 @@ fn a_vm_without_an_ipv4_address_is_not_waited_for() {
         Some(("False".to_owned(), "NoIPv4".to_owned()))
     );
     world.pass();
-    assert_eq!(says(&world), "Retrying");
+    assert_eq!(condition_reason(&world), "Retrying");
 }
 
 #[test]
-fn a_blocked_vm_is_explained_once() {
+fn a_blocked_vm_is_reported_once() {
     let mut world = launched();
     world.vm_is_blocked();
     world.tick(6);
     world.pass();
-    assert_eq!(says(&world), "VMBlocked");
+    assert_eq!(condition_reason(&world), "VMBlocked");
     assert!(kinds(&world.decide()).is_empty());
 }
 
 #[test]
-fn a_failed_attempt_leaves_nothing_and_the_next_waits() {
+fn a_failed_attempt_leaves_nothing_and_the_next_one_waits() {
     let mut world = launched();
     world.vm_ends();
     world.pass();
     assert_eq!(kinds(&world.decide()), ["pod_report"], "the VM is not gone yet");
     world.pass();
-    assert_eq!(says(&world), "Retrying");
+    assert_eq!(condition_reason(&world), "Retrying");
     assert!(kinds(&world.decide()).is_empty(), "the VM is not gone yet");
-    world.vms_that_go_are_gone();
+    world.deleted_vms_vanish();
     while world.attempt() == 1 {
         world.pass();
     }
     assert!(world.secrets.is_empty() && world.node().is_none() && world.objects.vmis.is_empty());
-    assert_eq!(says(&world), "Retrying");
+    assert_eq!(condition_reason(&world), "Retrying");
     let waiting = world.decide();
     assert!(waiting.writes.is_empty());
     world.sleep_until(waiting.wake.unwrap());
@@ -483,15 +483,15 @@ fn a_failed_attempt_leaves_nothing_and_the_next_waits() {
 }
 
 #[test]
-fn a_cluster_that_is_not_ready_gets_no_credential_and_goes_on_with_what_runs() {
-    let why = "somebody else approves".to_owned();
+fn a_cluster_that_is_not_ready_starts_no_vm_and_serves_running_ones() {
+    let why = "the cluster approves requests itself".to_owned();
     let mut fresh = World::new();
     fresh.hold = Some(why.clone());
     fresh.pass();
-    assert_eq!(says(&fresh), "ClusterNotReady");
+    assert_eq!(condition_reason(&fresh), "ClusterNotReady");
     assert!(fresh.decide().writes.is_empty(), "{:?}", kinds(&fresh.decide()));
 
-    // A record of before the fault is no excuse.
+    // A record from before the fault does not help.
     let mut recorded = World::new();
     recorded.pass();
     recorded.hold = Some(why.clone());

@@ -1,12 +1,12 @@
-//! What takes its time: whose clock counts, what is waited for and for how long, and what comes too late.
+//! Time: whose clock counts, what is waited for and for how long, and what comes too late.
 
 use std::sync::Arc;
 
 use jiff::SignedDuration;
 use maroonedpods_common::api::Phase;
 
-use super::model::{Asks, Outcome, World, kinds};
-use super::steps::{about_to_lift, launched, launched_condition, says};
+use super::model::{CsrKind, Outcome, World, kinds};
+use super::steps::{about_to_lift, condition_reason, launched, launched_condition};
 use crate::plan::{Write, decide};
 use crate::settings::Settings;
 use crate::view::BackingOff;
@@ -26,13 +26,16 @@ fn exhausted() -> World {
     for _ in 0..100 {
         world.pass();
         if world.status().phase == Phase::Failed {
-            assert_eq!((world.attempt(), says(&world).as_str()), (3, "AttemptsExhausted"));
+            assert_eq!(
+                (world.attempt(), condition_reason(&world).as_str()),
+                (3, "AttemptsExhausted")
+            );
             return world;
         }
         if world.vmi().is_some_and(|v| !v.ended()) {
             world.vm_ends();
         }
-        world.vms_that_go_are_gone();
+        world.deleted_vms_vanish();
         world.tick(10);
     }
     panic!("attempts go on: {:?}", world.status())
@@ -49,7 +52,7 @@ fn the_time_for_logs_begins_when_the_end_is_first_seen() {
     world.tick(61);
     assert!(
         world.decide().writes.is_empty(),
-        "nobody has seen it finish before"
+        "no one has seen it finish before"
     );
     world.tick(59);
     assert!(world.decide().writes.is_empty());
@@ -58,8 +61,8 @@ fn the_time_for_logs_begins_when_the_end_is_first_seen() {
 }
 
 #[test]
-fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
-    let take_over = |world: &mut World| world.taken_over(MINUTES_AHEAD);
+fn a_leader_with_a_clock_ahead_deletes_nothing_too_early() {
+    let take_over = |world: &mut World| world.take_over(MINUTES_AHEAD);
     let mut boots = launched();
     take_over(&mut boots);
     assert!(kinds(&boots.decide()).is_empty(), "{:?}", boots.decide().writes);
@@ -79,7 +82,7 @@ fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
     stops.pod_is_deleted();
     stops.pass();
     take_over(&mut stops);
-    assert!(kinds(&stops.decide()).is_empty(), "the pod has its grace");
+    assert!(kinds(&stops.decide()).is_empty(), "the pod gets its grace period");
 
     for world in [&mut boots, &mut finished, &mut stops] {
         world.settle(60).unwrap();
@@ -87,11 +90,11 @@ fn a_leader_with_a_clock_ahead_takes_nothing_before_its_time() {
 }
 
 #[test]
-fn a_take_over_gives_a_stage_its_time_once_more_and_no_longer() {
+fn a_take_over_restarts_a_stages_deadline_once() {
     let mut world = launched();
     world.decide();
     world.tick(299);
-    world.taken_over(-MINUTES_AHEAD);
+    world.take_over(-MINUTES_AHEAD);
     world.decide();
     world.tick(299);
     world.pass();
@@ -102,22 +105,22 @@ fn a_take_over_gives_a_stage_its_time_once_more_and_no_longer() {
 }
 
 #[test]
-fn a_pause_is_not_longer_than_it_is_whatever_the_clocks_say() {
+fn a_pause_is_not_extended_by_a_clock_that_is_behind() {
     let mut world = exhausted();
-    world.taken_over(-SignedDuration::from_hours(24));
+    world.take_over(-SignedDuration::from_hours(24));
     let wake = world.decide().wake.unwrap();
     assert!(wake.duration_since(world.clock()) <= SignedDuration::from_mins(10));
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
 }
 
 #[test]
-fn the_lift_waits_for_taints_that_evict_or_keep_off() {
+fn the_lift_waits_for_taints_that_evict_or_prevent_scheduling() {
     type Taint = fn(&mut World) -> bool;
     let taints: [(Taint, &str); 2] = [
         (
             |w| {
                 w.kubelet_is_unready();
-                w.node_controller_looks() && w.kubelet_is_ready()
+                w.node_controller_acts() && w.kubelet_is_ready()
             },
             "node.kubernetes.io/not-ready:NoExecute",
         ),
@@ -130,23 +133,27 @@ fn the_lift_waits_for_taints_that_evict_or_keep_off() {
             world.tolerate_briefly(key);
         }
         let waits = world.decide();
-        assert!(waits.writes.is_empty(), "too soon for a word: {:?}", waits.writes);
+        assert!(
+            waits.writes.is_empty(),
+            "too early for a report: {:?}",
+            waits.writes
+        );
         world.sleep_until(waits.wake.unwrap());
         assert_eq!(kinds(&world.pass()), ["pod_report"]);
-        assert_eq!(says(&world), "Joining");
+        assert_eq!(condition_reason(&world), "Joining");
         assert!(message(&world).ends_with(named), "{}", message(&world));
-        assert!(world.decide().writes.is_empty(), "said once");
+        assert!(world.decide().writes.is_empty(), "reported once");
         let mut late = world.clone();
         late.tick(300);
         late.pass();
         assert_eq!(launched_condition(&late).unwrap().1, "JoinDeadline");
-        world.others_take_their_taints_off();
-        world.node_controller_looks();
+        world.others_remove_their_taints();
+        world.node_controller_acts();
         assert!(kinds(&world.decide()).contains(&"lift_gate"));
     }
 }
 
-/// The lift of the attempt under way, which its leader has decided on and not yet sent.
+/// The lift of the current attempt, decided but not sent yet.
 fn decided_lift(world: &World) -> Write {
     let mut writes = world.decide().writes.into_iter();
     writes.find(|write| matches!(write, Write::LiftGate(_))).unwrap()
@@ -159,7 +166,7 @@ fn second_attempt() -> (World, Write) {
     world.vm_ends();
     while world.attempt() == 1 || world.status().phase != Phase::Launched {
         world.pass();
-        world.vms_that_go_are_gone();
+        world.deleted_vms_vanish();
         world.tick(1);
     }
     (world, lift)
@@ -174,7 +181,7 @@ fn a_late_lift_is_refused() {
 }
 
 #[test]
-fn a_pod_that_a_late_lift_has_reached_all_the_same_is_released() {
+fn a_pod_that_a_late_lift_reached_nonetheless_is_released() {
     let later: [fn(&mut World); 3] = [
         |_| {},
         |w| {
@@ -197,7 +204,7 @@ fn a_pod_that_a_late_lift_has_reached_all_the_same_is_released() {
         assert!(world.secrets.is_empty() && world.objects.record.is_none());
         assert!(
             world.pod().is_none_or(|pod| pod.terminal),
-            "its controller must see that it is over"
+            "its controller must see that it failed"
         );
     }
 }
@@ -208,7 +215,7 @@ fn a_late_lift_between_two_attempts_is_released() {
     let lift = decided_lift(&world);
     world.vm_ends();
     world.pass();
-    // The failure is on record, and the pod was not told yet.
+    // The failure is recorded, but not yet reported on the pod.
     world.apply(&lift).unwrap();
     assert_eq!(world.settle(60), Ok(Outcome::Gone));
     assert!(world.secrets.is_empty());
@@ -241,42 +248,45 @@ fn exhausted_attempts_begin_again_after_a_long_pause_that_doubles() {
         if world.vmi().is_some_and(|v| !v.ended()) {
             world.vm_ends();
         }
-        world.vms_that_go_are_gone();
+        world.deleted_vms_vanish();
         world.tick(10);
     }
-    assert_eq!((world.attempt(), says(&world).as_str()), (6, "AttemptsExhausted"));
+    assert_eq!(
+        (world.attempt(), condition_reason(&world).as_str()),
+        (6, "AttemptsExhausted")
+    );
     assert!(paused(&world).as_secs() > 1180, "{:#}", paused(&world));
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
 }
 
 #[test]
-fn another_configuration_ends_the_pause_at_once_and_is_the_next_vms() {
+fn another_configuration_ends_the_pause_at_once_and_applies_to_the_next_vm() {
     let mut world = exhausted();
     let mut spec = world.settings.as_ref().unwrap().spec.clone();
-    "registry.example/mended@sha256:0000".clone_into(&mut spec.node_image);
+    "registry.example/fixed@sha256:0000".clone_into(&mut spec.node_image);
     world.settings = Some(Arc::new(Settings::parse(spec).unwrap()));
     assert_eq!(kinds(&world.decide()), ["delete_record"]);
     let before = world.now;
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
     assert!(world.now.duration_since(before) < SignedDuration::from_mins(1));
     let record = world.objects.record.unwrap();
-    assert_eq!(record.spec.vm.node_image, "registry.example/mended@sha256:0000");
+    assert_eq!(record.spec.vm.node_image, "registry.example/fixed@sha256:0000");
 }
 
 #[test]
-fn a_cluster_that_is_put_right_ends_the_pause_at_once() {
+fn a_fixed_cluster_ends_the_pause_at_once() {
     let mut world = exhausted();
     world.hold = Some("KubeVirt is too old".to_owned());
     world.pass();
     world.pass();
-    assert_eq!(says(&world), "ClusterNotReady");
+    assert_eq!(condition_reason(&world), "ClusterNotReady");
     assert!(world.decide().writes.is_empty());
     world.hold = None;
     assert!(kinds(&world.decide()).contains(&"create_vmi"));
 }
 
 #[test]
-fn a_record_that_had_given_up_for_ever_is_taken_up_again() {
+fn a_failed_record_without_a_pause_is_retried() {
     let mut world = exhausted();
     let status = world.objects.record.as_mut().unwrap().status.as_mut().unwrap();
     status.not_before = None;
@@ -291,7 +301,7 @@ fn an_exhausted_pod_can_be_deleted() {
 }
 
 #[test]
-fn an_owner_whose_pods_are_rejected_waits_and_says_so() {
+fn a_pod_of_a_maker_whose_pods_are_rejected_waits_and_reports_it() {
     let mut world = World::new();
     let mut observed = world.live_view(&world.objects);
     observed.backing_off = Some(BackingOff {
@@ -303,13 +313,13 @@ fn an_owner_whose_pods_are_rejected_waits_and_says_so() {
     assert_eq!(kinds(&waits), ["pod_report"]);
     assert_eq!(waits.wake, Some(world.now + SignedDuration::from_secs(90)));
     world.apply(&waits.writes[0]).unwrap();
-    assert_eq!(says(&world), "BackingOff");
+    assert_eq!(condition_reason(&world), "BackingOff");
     assert!(message(&world).contains("SysctlForbidden"), "{}", message(&world));
     assert_eq!(kinds(&world.decide()), ["create_record"]);
 }
 
 #[test]
-fn rejected_is_a_failed_pod_of_which_nothing_has_started() {
+fn a_failed_pod_counts_as_rejected_if_no_container_has_started() {
     let rejected = |status: serde_json::Value| {
         let pod =
             serde_json::json!({"metadata": {"namespace": "n", "name": "p", "uid": "u"}, "status": status});
@@ -353,13 +363,13 @@ fn rejected_is_a_failed_pod_of_which_nothing_has_started() {
 }
 
 #[test]
-fn a_running_pods_node_renews_its_certificate_until_the_pod_is_over() {
+fn a_running_pods_node_may_renew_its_certificate_until_the_pod_finishes() {
     let mut world = running();
-    assert!(world.guest_asks(Asks::Renewal));
+    assert!(world.guest_requests(CsrKind::Renewal));
     assert_eq!(kinds(&world.pass()), ["approve_csr"]);
     world.pod_finishes();
-    assert!(world.guest_asks(Asks::Renewal));
-    assert!(kinds(&world.decide()).is_empty(), "the pod is over");
+    assert!(world.guest_requests(CsrKind::Renewal));
+    assert!(kinds(&world.decide()).is_empty(), "the pod has finished");
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
     assert!(world.objects.csrs.is_empty());
 }

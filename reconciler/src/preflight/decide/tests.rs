@@ -1,4 +1,4 @@
-//! Each fault by itself, and none.
+//! Each fault alone, and a cluster without faults.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn a_good_cluster_gives_no_finding() {
     assert_eq!(well[1], "Kubernetes 1.36");
     assert_eq!(
         well[6],
-        "guests ask 10.96.0.10 for names (Service kube-system/kube-dns)"
+        "guests resolve names at 10.96.0.10 (Service kube-system/kube-dns)"
     );
     assert_eq!(well[7], "KubeVirt v1.9.0");
 }
@@ -42,7 +42,7 @@ fn a_good_cluster_gives_no_finding() {
     clippy::too_many_lines,
     reason = "a table of one line or three for each fault"
 )]
-fn each_fault_is_found_alone_and_says_what_it_is() {
+fn each_fault_alone_gives_one_finding_that_names_it() {
     let why = || "forbidden".to_owned();
     let approver = Approver {
         subresource: "nodeclient",
@@ -182,7 +182,7 @@ fn each_fault_is_found_alone_and_says_what_it_is() {
 }
 
 #[test]
-fn a_name_server_is_asked_for_only_where_none_is_configured_and_by_ipv4() {
+fn the_dns_service_is_checked_only_without_a_configured_address_and_for_ipv4() {
     let configured = Observed {
         needs_dns: false,
         dns: Ok(None),
@@ -201,7 +201,7 @@ fn a_name_server_is_asked_for_only_where_none_is_configured_and_by_ipv4() {
 }
 
 #[test]
-fn what_blocks_comes_first_and_a_missing_kubevirt_has_no_version() {
+fn blocking_findings_come_first_and_a_missing_kubevirt_has_no_version() {
     let observed = Observed {
         kubernetes: Err("no".to_owned()),
         kubevirts: Err("no".to_owned()),

@@ -1,5 +1,6 @@
-//! Two leaders, API servers that learn late, pods that learn later, crashes and vandals, in any order: no pod may
-//! ever serve what an API server does not trust, and left alone all comes to rest.
+//! Two leaders, API servers that learn late, pods that learn later, crashes and users who break things, in any order:
+//! no pod may ever serve a pair that an API server does not trust, and without further faults everything comes to
+//! rest.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ struct Stored {
     asked: bool,
 }
 
-/// What a leader knows and is about to do.
+/// What a leader knows, and the write it is about to make.
 #[derive(Clone, Debug, Default)]
 struct Leader {
     bundles: Unchanged<u32>,
@@ -42,7 +43,7 @@ struct World {
     secret: Option<Stored>,
     /// The webhook configuration: version, when it was written, and a bundle for each entry.
     webhooks: (u32, u64, Vec<BTreeSet<Ca>>),
-    /// Each API server's idea of the bundles.
+    /// The bundles that each API server knows.
     api_servers: Vec<Vec<BTreeSet<Ca>>>,
     /// What each pod serves.
     pods: Vec<Ca>,
@@ -61,9 +62,9 @@ enum Move {
     PodRestarts(usize),
     Wait(u64),
     Ask,
-    /// Somebody writes garbage over the pair.
+    /// A user overwrites the pair with garbage.
     Spoil,
-    /// Somebody deletes the Secret.
+    /// A user deletes the Secret.
     Delete,
 }
 

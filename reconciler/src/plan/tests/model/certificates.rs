@@ -1,4 +1,4 @@
-//! Requests for certificates, with real PKCS#10 in them. One key serves all: nothing here depends on whose it is.
+//! Certificate requests with real PKCS#10 content. All worlds share the keys: no test depends on whose they are.
 
 use std::sync::LazyLock;
 
@@ -7,28 +7,28 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use maroonedpods_common::names;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
-use super::{ADDRESS, ANOTHERS_ADDRESS, POD_UID, World};
+use super::{ADDRESS, FOREIGN_ADDRESS, POD_UID, World};
 use crate::csr::{self, CLIENT_SIGNER, SERVING_SIGNER};
 
-/// What a guest asks for.
+/// What a guest requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asks {
+pub(crate) enum CsrKind {
     /// Its Node's client certificate, with its token.
     Client,
     /// Its Node's serving certificate.
     Serving,
-    /// Its Node's serving certificate, for the address of somebody else.
-    Elsewhere,
-    /// Its Node's client certificate once more, with the one it has.
+    /// Its Node's serving certificate, for another VM's address.
+    OtherAddress,
+    /// A renewal of its Node's client certificate, with the present one.
     Renewal,
-    /// Another Node's client certificate, with its token.
-    Foreign,
+    /// A client certificate for another Node, with its token.
+    OtherNode,
 }
 
 static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| pem(&names::node_name(POD_UID), &[]));
 static SERVING: LazyLock<Vec<u8>> = LazyLock::new(|| serving(ADDRESS));
-static ELSEWHERE: LazyLock<Vec<u8>> = LazyLock::new(|| serving(ANOTHERS_ADDRESS));
-static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
+static OTHER_ADDRESS: LazyLock<Vec<u8>> = LazyLock::new(|| serving(FOREIGN_ADDRESS));
+static OTHER_NODE: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
 
 fn serving(address: &str) -> Vec<u8> {
     let node = names::node_name(POD_UID);
@@ -53,20 +53,20 @@ fn pem(node: &str, names: &[SanType]) -> Vec<u8> {
     request.pem().unwrap().into_bytes()
 }
 
-impl Asks {
+impl CsrKind {
     pub(in crate::plan::tests) fn request(self, token_id: &str) -> CertificateSigningRequest {
         let (pem, signer, usage) = match self {
             Self::Client | Self::Renewal => (&CLIENT, CLIENT_SIGNER, "client auth"),
-            Self::Foreign => (&FOREIGN, CLIENT_SIGNER, "client auth"),
+            Self::OtherNode => (&OTHER_NODE, CLIENT_SIGNER, "client auth"),
             Self::Serving => (&SERVING, SERVING_SIGNER, "server auth"),
-            Self::Elsewhere => (&ELSEWHERE, SERVING_SIGNER, "server auth"),
+            Self::OtherAddress => (&OTHER_ADDRESS, SERVING_SIGNER, "server auth"),
         };
         let (user, group) = match self {
-            Self::Client | Self::Foreign => (
+            Self::Client | Self::OtherNode => (
                 format!("{}{token_id}", names::BOOTSTRAP_USER_PREFIX),
                 names::BOOTSTRAP_GROUP,
             ),
-            Self::Serving | Self::Elsewhere | Self::Renewal => (
+            Self::Serving | Self::OtherAddress | Self::Renewal => (
                 format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID)),
                 names::NODES_GROUP,
             ),
@@ -86,9 +86,11 @@ impl Asks {
 }
 
 impl World {
-    /// Whether a serving certificate for somebody else's address was approved.
+    /// Whether a serving certificate for another VM's address was approved.
     pub fn impersonates(&self) -> bool {
         let approved = self.objects.csrs.values().filter(|csr| csr::is_approved(csr));
-        approved.into_iter().any(|csr| csr.spec.request.0 == *ELSEWHERE)
+        approved
+            .into_iter()
+            .any(|csr| csr.spec.request.0 == *OTHER_ADDRESS)
     }
 }

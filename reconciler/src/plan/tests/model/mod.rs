@@ -1,5 +1,5 @@
-//! A control plane in memory, for one pod: what the API server does with our writes, and ([`moves`]) what KubeVirt,
-//! the guest and people do meanwhile. Only the semantics that the plan relies on.
+//! A control plane in memory, for one pod: how the API server handles our writes, and ([`moves`]) what KubeVirt, the
+//! guest and people do meanwhile. It has only the semantics that the plan relies on.
 
 mod certificates;
 mod moves;
@@ -30,19 +30,19 @@ use crate::sightings::{Ages, Sightings};
 use crate::view::Observed;
 use crate::view::{NodeView, PodView, VmiView};
 
-/// When every world begins.
+/// The time at which every world begins.
 const BEGINNING: &str = "2026-01-01T00:00:00.4Z";
 
-pub(super) use certificates::Asks;
+pub(super) use certificates::CsrKind;
 pub(super) use record::tests::POD_UID;
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) const ADDRESS: &str = "10.42.0.7";
-/// Not the VM's, whatever it says.
-pub(super) const ANOTHERS_ADDRESS: &str = "10.42.0.66";
+/// The address of another VM, which the guest may claim.
+pub(super) const FOREIGN_ADDRESS: &str = "10.42.0.66";
 pub(super) const GRACE: SignedDuration = SignedDuration::from_secs(30);
 
-/// The objects that a watch cache holds.
+/// The objects in a watch cache.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     pub pod: Option<Pod>,
@@ -52,12 +52,12 @@ pub(super) struct Objects {
     pub csrs: BTreeMap<String, CertificateSigningRequest>,
 }
 
-/// What only the guest knows of itself.
+/// What only the guest knows about itself.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guest {
     /// It holds a client certificate.
     pub certified: bool,
-    /// It has asked for a serving certificate.
+    /// It has requested a serving certificate.
     pub asked_serving: bool,
     /// How often it has booted.
     pub boots: u32,
@@ -71,43 +71,43 @@ pub(super) struct World {
     pub hold: Option<String>,
     pub cluster_dns: Option<String>,
     pub policies: Vec<String>,
-    /// Records of other pods of the namespace.
+    /// The number of records of other pods in the namespace.
     pub neighbours: u32,
     pub objects: Objects,
     /// Both kinds of Secret, by name, with the UID of the owner.
     pub secrets: BTreeMap<String, String>,
     /// By UID of the VMI.
     pub guests: BTreeMap<String, Guest>,
-    /// CSRs that were approved, by requesting user.
+    /// The number of approved CSRs, by requesting user.
     pub approvals: BTreeMap<String, usize>,
-    /// Writes asked of the API server.
+    /// The number of writes sent to the API server.
     pub written: usize,
     /// Their kinds, in order.
     pub log: Vec<&'static str>,
-    /// The zone that the VM's host is labelled with; no host says one after it is gone.
+    /// The zone label of the VM's host; `None` if the host has none or is gone.
     pub zone: Option<&'static str>,
-    /// A disruption budget holds evictions back.
+    /// A disruption budget blocks evictions.
     pub budget_holds: bool,
-    /// Which of the two leaders looks and writes.
+    /// Which of the two leaders reads and writes.
     pub leader: usize,
-    /// How far their clocks are ahead.
+    /// How far the leaders' clocks are ahead.
     pub skews: [SignedDuration; 2],
-    /// What each of them has seen since when.
+    /// What each leader has seen since when.
     pub sightings: [RefCell<Sightings>; 2],
     version: u64,
 }
 
-/// What a world has come to once nothing moves any more.
+/// The end state, once nothing changes any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The pod runs on its own node.
     Lifted,
-    /// Nothing but perhaps the pod exists.
+    /// Nothing is left, except perhaps the pod.
     Gone,
 }
 
 impl World {
-    /// A pod as the webhook leaves it, and a configuration.
+    /// A pod as the webhook creates it, and a configuration.
     pub fn new() -> Self {
         let pod = json!({
             "metadata": {"namespace": "ns", "name": "pod", "uid": POD_UID, "resourceVersion": "0",
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// What a read of everything at the API server gives; CSRs come from `cache`, as in `observe::live`.
+    /// A live read of everything; CSRs come from `cache`, as in `observe::live`.
     pub fn live_view(&self, cache: &Objects) -> Observed {
         Observed {
             csrs: self.objects.related_csrs(&cache.csrs),
@@ -152,13 +152,13 @@ impl World {
         }
     }
 
-    /// The time by the leader's clock.
+    /// The time on the leader's clock.
     pub fn clock(&self) -> Timestamp {
         self.now + self.skews[self.leader]
     }
 
-    /// Another process leads from now on, with such a clock.
-    pub fn taken_over(&mut self, ahead: SignedDuration) {
+    /// Another process leads from now on; its clock is `ahead`.
+    pub fn take_over(&mut self, ahead: SignedDuration) {
         self.sightings[self.leader] = RefCell::default();
         self.skews[self.leader] = ahead;
     }
@@ -200,12 +200,12 @@ impl World {
         Some(zone.into_iter().collect())
     }
 
-    /// What is decided now by one whose caches are up to date.
+    /// The decision of a leader whose caches are up to date.
     pub fn decide(&self) -> Decision {
         self.decide_from(&self.objects)
     }
 
-    /// As the workers decide: from the cache where that will do, else from a live read.
+    /// Decides as the workers do: from the cache if that is enough, otherwise from a live read.
     pub fn decide_from(&self, cache: &Objects) -> Decision {
         let decision = plan::decide(&self.cached_view(cache), self.clock());
         if decision.needs_live_view() {
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    /// One pass by one whose caches are up to date; the plan, for a look at it.
+    /// Makes one pass with caches that are up to date; returns the plan for assertions.
     pub fn pass(&mut self) -> Decision {
         let decision = self.decide();
         for write in &decision.writes {
@@ -224,8 +224,8 @@ impl World {
         decision
     }
 
-    /// A policy selects the pod, and the configuration has it wait for that.
-    pub fn heeds_a_policy(&self) -> bool {
+    /// Whether a policy selects the pod and the configuration requires the pod to wait for that.
+    pub fn must_wait_for_policy(&self) -> bool {
         let configured = self.settings.as_ref().map(|s| s.spec.vm.network_policies);
         !self.policies.is_empty() && configured == Some(NetworkPolicies::Refuse)
     }
@@ -271,15 +271,15 @@ impl World {
         self.now += SignedDuration::from_secs(seconds);
     }
 
-    /// Until it is `at` by the leader's clock, for a second at least.
+    /// Sleeps until the leader's clock shows `at`, but at least for a second.
     pub fn sleep_until(&mut self, at: Timestamp) {
         self.now += at.duration_since(self.clock()).max(SignedDuration::from_secs(1));
     }
 
-    /// Lets everybody behave, one pass after the other, until nothing moves; what it has come to.
+    /// Lets all parties act, one pass after the other, until nothing changes; returns the end state.
     ///
     /// # Errors
-    /// What is wrong with the end, or that there is none within `passes`.
+    /// What is wrong with the end state, or that there is none within `passes`.
     pub fn settle(&mut self, passes: usize) -> Result<Outcome, String> {
         for _ in 0..passes {
             let moved = self.behave();
@@ -305,7 +305,7 @@ impl World {
         ))
     }
 
-    /// Judges a world in which nothing moves.
+    /// Judges a world in which nothing changes any more.
     fn outcome(&self) -> Result<Outcome, String> {
         let left: Vec<_> = self
             .objects
@@ -319,7 +319,7 @@ impl World {
         let pod = self.pod().filter(|p| p.uid == POD_UID);
         match (&self.objects.record, pod) {
             (None, Some(pod)) if pod.gate_index.is_some() && !pod.terminal => {
-                Err("the pod waits and nobody works for it".to_owned())
+                Err("the pod waits, and no worker serves it".to_owned())
             }
             (None, _) if left.is_empty() => Ok(Outcome::Gone),
             (None, _) => Err(format!("left behind: {left:?}")),
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    /// UIDs of the VMs that live: neither ended nor told to go.
+    /// UIDs of the VMs that have neither ended nor been deleted.
     pub fn living_vms(&self) -> BTreeSet<String> {
         self.objects
             .vmis

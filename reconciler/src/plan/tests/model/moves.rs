@@ -1,4 +1,4 @@
-//! What KubeVirt, the guest, Kubernetes and people do. Each move says whether it changed anything.
+//! The moves of KubeVirt, the guest, Kubernetes and people. Each returns whether it changed anything.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, ANOTHERS_ADDRESS, Asks, Guest, POD_UID, World};
+use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, World};
 use crate::objects::record;
 
 impl World {
-    /// Everybody who is honest does what is due, once; whether anything was.
+    /// All honest parties do once what is due; returns whether anything was.
     pub fn behave(&mut self) -> bool {
         let moves: [fn(&mut Self) -> bool; 16] = [
-            Self::vms_that_go_are_gone,
+            Self::deleted_vms_vanish,
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
             Self::vm_runs,
             Self::certificate_is_signed,
-            |w| w.guest().is_some_and(|g| !g.certified) && w.guest_asks(Asks::Client),
-            Self::kubelet_speaks,
+            |w| w.guest().is_some_and(|g| !g.certified) && w.guest_requests(CsrKind::Client),
+            Self::kubelet_reports,
             Self::kubelet_is_ready,
-            Self::others_take_their_taints_off,
-            Self::node_controller_looks,
-            |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_asks(Asks::Serving),
+            Self::others_remove_their_taints,
+            Self::node_controller_acts,
+            |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_requests(CsrKind::Serving),
             Self::pod_runs,
             Self::kubelet_stops_pod,
             Self::pod_is_orphaned,
@@ -43,7 +43,7 @@ impl World {
         none
     }
 
-    /// The configuration says what to do about policies.
+    /// The configuration changes its mode for policies.
     pub fn configure_policies(&mut self, wanted: NetworkPolicies) -> bool {
         let Some(settings) = &mut self.settings else {
             return false;
@@ -52,7 +52,7 @@ impl World {
         std::mem::replace(now, wanted) != wanted
     }
 
-    pub fn vms_that_go_are_gone(&mut self) -> bool {
+    pub fn deleted_vms_vanish(&mut self) -> bool {
         let before = self.objects.vmis.len();
         self.objects
             .vmis
@@ -60,7 +60,7 @@ impl World {
         before != self.objects.vmis.len()
     }
 
-    /// Kubernetes collects what a gone record owned, and our sweep VMs of other attempts.
+    /// Kubernetes deletes the objects that a deleted record owned, and our sweep deletes the VMs of other attempts.
     pub fn garbage_is_collected(&mut self) -> bool {
         let record = self.record_uid();
         let owned = |meta: &ObjectMeta| {
@@ -79,7 +79,7 @@ impl World {
             }
         }
         if let Some(node) = self.objects.node.take_if(|n| !owned(&n.metadata)) {
-            // Nobody strips a finalizer from it any more but kube-controller-manager's own Node lifecycle.
+            // Without its record, only kube-controller-manager's own Node lifecycle removes a finalizer from it.
             drop(node);
             moved = true;
         }
@@ -108,15 +108,15 @@ impl World {
         })
     }
 
-    /// A pod that has taken its guest over lets the guest's agent report an address of its own choice.
-    pub fn guest_moves(&mut self) -> bool {
-        self.pod_is_running() && self.vm_moves()
+    /// A pod that has taken over its guest makes the guest's agent report any address.
+    pub fn guest_fakes_address(&mut self) -> bool {
+        self.pod_is_running() && self.vm_address_changes()
     }
 
-    /// The VM has another address, or says so.
-    pub fn vm_moves(&mut self) -> bool {
+    /// The VM gets another address, or its guest claims one.
+    pub fn vm_address_changes(&mut self) -> bool {
         self.set_vmi(|status| {
-            status["interfaces"] = json!([{"name": names::VM_INTERFACE, "ipAddress": ANOTHERS_ADDRESS}]);
+            status["interfaces"] = json!([{"name": names::VM_INTERFACE, "ipAddress": FOREIGN_ADDRESS}]);
         })
     }
 
@@ -128,8 +128,8 @@ impl World {
         })
     }
 
-    /// Somebody labels the VM's host, or takes it out of the cluster.
-    pub fn host_says(&mut self, zone: Option<&'static str>) -> bool {
+    /// A user relabels the VM's host, or removes it from the cluster.
+    pub fn host_zone_changes(&mut self, zone: Option<&'static str>) -> bool {
         std::mem::replace(&mut self.zone, zone) != zone
     }
 
@@ -148,7 +148,7 @@ impl World {
         self.objects.vmis.remove(&self.objects.vmi_name()).is_some()
     }
 
-    /// Somebody deletes the VMI and makes one of the same name.
+    /// A user deletes the VMI and creates another with the same name.
     pub fn vm_is_replaced(&mut self) -> bool {
         let uid = self.next_uid();
         self.change_vmi(|vmi| {
@@ -183,26 +183,28 @@ impl World {
         self.guests.get(&vmi.uid).cloned()
     }
 
-    /// The guest files a request, with what it can authenticate by.
-    pub fn guest_asks(&mut self, asks: Asks) -> bool {
+    /// The guest files a request, if it has the credential for it.
+    pub fn guest_requests(&mut self, kind: CsrKind) -> bool {
         let Some(guest) = self.guest() else { return false };
         let token = self.token_id();
         let joined = self.node().is_some_and(|n| !n.system_uuid.is_empty());
-        let may = match asks {
-            Asks::Client | Asks::Foreign => self.secrets.contains_key(&names::token_secret_name(&token)),
-            Asks::Renewal => guest.certified,
-            Asks::Serving | Asks::Elsewhere => {
+        let may = match kind {
+            CsrKind::Client | CsrKind::OtherNode => {
+                self.secrets.contains_key(&names::token_secret_name(&token))
+            }
+            CsrKind::Renewal => guest.certified,
+            CsrKind::Serving | CsrKind::OtherAddress => {
                 guest.certified && joined && self.node().is_some_and(|n| n.address.is_some())
             }
         };
-        let mut csr = asks.request(&token);
+        let mut csr = kind.request(&token);
         let same = |other: &&k8s_openapi::api::certificates::v1::CertificateSigningRequest| {
             other.spec == csr.spec && crate::csr::is_pending(other)
         };
         if !may || self.objects.csrs.values().any(|other| same(&other)) {
             return false;
         }
-        if asks == Asks::Serving {
+        if kind == CsrKind::Serving {
             let uid = self.vmi().unwrap().uid;
             self.guests.entry(uid).or_default().asked_serving = true;
         }
@@ -218,7 +220,7 @@ impl World {
         true
     }
 
-    /// An approved client request of this attempt is signed, and the guest fetches it.
+    /// An approved client request of this attempt is signed, and the guest fetches the certificate.
     pub fn certificate_is_signed(&mut self) -> bool {
         let user = format!("{}{}", names::BOOTSTRAP_USER_PREFIX, self.token_id());
         let approved = self
@@ -235,17 +237,17 @@ impl World {
     }
 
     /// The kubelet's first status.
-    pub fn kubelet_speaks(&mut self) -> bool {
+    pub fn kubelet_reports(&mut self) -> bool {
         let firmware = self
             .objects
             .vmis
             .get(&self.objects.vmi_name())
             .map(|v| v.data["spec"]["domain"]["firmware"]["uuid"].clone());
-        self.kubelet_claims(firmware.as_ref().and_then(Value::as_str).unwrap_or_default())
+        self.kubelet_reports_as(firmware.as_ref().and_then(Value::as_str).unwrap_or_default())
     }
 
-    /// A kubelet speaks and claims to run on `machine`.
-    pub fn kubelet_claims(&mut self, machine: &str) -> bool {
+    /// A kubelet reports its first status, with `machine` as its machine.
+    pub fn kubelet_reports_as(&mut self, machine: &str) -> bool {
         let Some(guest) = self.guest().filter(|g| g.certified) else {
             return false;
         };
@@ -281,12 +283,12 @@ impl World {
         })
     }
 
-    /// The guest puts a finalizer on its Node.
-    pub fn guest_holds_node(&mut self) -> bool {
+    /// The guest adds a finalizer to its Node.
+    pub fn guest_adds_node_finalizer(&mut self) -> bool {
         self.change_node(|node| node.metadata.finalizers = Some(vec!["evil/hold".to_owned()]))
     }
 
-    /// Somebody deletes the Node.
+    /// A user deletes the Node.
     pub fn node_is_deleted(&mut self) -> bool {
         let uid = self.node().map(|n| n.uid);
         uid.inspect(|uid| self.delete_node(uid)).is_some()
@@ -332,28 +334,28 @@ impl World {
         status.and_then(|s| s.phase.as_deref()) == Some("Running")
     }
 
-    /// Its containers ended by themselves.
+    /// Its containers end by themselves.
     pub fn pod_finishes(&mut self) -> bool {
         self.pod_is_running() && self.guest().is_some() && self.pod_phase("Succeeded")
     }
 
     pub fn pod_is_deleted(&mut self) -> bool {
         let uid = self.pod().map(|p| p.uid);
-        uid.inspect(|uid| self.pod_goes(uid)).is_some()
+        uid.inspect(|uid| self.start_pod_deletion(uid)).is_some()
     }
 
-    /// The kubelet in the VM has stopped the containers of a pod that goes.
+    /// The kubelet in the VM has stopped the containers of a pod that is being deleted.
     pub fn kubelet_stops_pod(&mut self) -> bool {
         let goes = self.pod().is_some_and(|p| p.deletion_deadline.is_some());
         (goes && self.guest().is_some() && self.node().is_some()) && self.objects.pod.take().is_some()
     }
 
-    /// `PodGC`: the Node that the pod runs on does not exist.
+    /// `PodGC` deletes a pod whose Node does not exist.
     pub fn pod_is_orphaned(&mut self) -> bool {
         (self.pod_is_running() && self.objects.node.is_none()) && self.objects.pod.take().is_some()
     }
 
-    /// A new pod takes the old one's name, as a StatefulSet's does.
+    /// A new pod gets the old one's name, as in a StatefulSet.
     pub fn pod_is_recreated(&mut self) -> bool {
         let uid = self.next_uid();
         let fresh = Self::new().objects.pod;
@@ -367,8 +369,8 @@ impl World {
         true
     }
 
-    /// Somebody with the right to it takes our gate off.
-    pub fn gate_is_taken(&mut self) -> bool {
+    /// A user with the right to do so removes our gate.
+    pub fn others_remove_the_gate(&mut self) -> bool {
         let spec = self.objects.pod.as_mut().and_then(|p| p.spec.as_mut());
         let gates = spec.and_then(|s| s.scheduling_gates.as_mut());
         gates.is_some_and(|gates| {

@@ -1,4 +1,4 @@
-//! Taints that others put on the Node, and what the pod tolerates.
+//! Taints that others add to the Node, and the pod's tolerations.
 
 use k8s_openapi::api::core::v1::Taint;
 use maroonedpods_common::names;
@@ -18,8 +18,9 @@ fn foreign() -> Taint {
 }
 
 impl World {
-    /// The node controller taints a Node that its kubelet reported on and that is not ready, and frees a ready one.
-    pub fn node_controller_looks(&mut self) -> bool {
+    /// The node controller taints a Node that is not ready although its kubelet has reported, and removes the taint
+    /// from a ready one.
+    pub fn node_controller_acts(&mut self) -> bool {
         let Some(node) = self.node() else { return false };
         let tainted = |effect| node.taints.contains(&not_ready(effect));
         if node.ready {
@@ -30,7 +31,7 @@ impl World {
             && self.change_taints(|taints| taints.push(not_ready("NoExecute")))
     }
 
-    /// The pod tolerates a taint for a second, which only one that evicts asks about.
+    /// The pod tolerates the taint for a second; the limit matters only for a taint that evicts.
     pub fn tolerate_briefly(&mut self, key: &str) {
         let brief = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1});
         let spec = self
@@ -44,7 +45,7 @@ impl World {
             .push(serde_json::from_value(brief).unwrap());
     }
 
-    /// A lift of the pod as it is now, whatever the attempt.
+    /// Lifts the pod as it is now, whatever the attempt.
     pub fn lift_by_hand(&mut self) {
         let pod = self.pod().unwrap();
         let lift = Lift {
@@ -58,17 +59,17 @@ impl World {
         self.apply(&Write::LiftGate(Box::new(lift))).unwrap();
     }
 
-    /// Somebody has use for the Node alone.
+    /// A user reserves the Node.
     pub fn node_is_tainted(&mut self) -> bool {
         self.change_taints(|taints| taints.push(foreign()))
     }
 
-    pub fn others_take_their_taints_off(&mut self) -> bool {
+    pub fn others_remove_their_taints(&mut self) -> bool {
         let tainted = self.node().is_some_and(|node| node.taints.contains(&foreign()));
         tainted && self.change_taints(|taints| taints.retain(|t| *t != foreign()))
     }
 
-    /// Keys of taints that the pod, which tolerates nothing, would have to tolerate.
+    /// Keys of the taints that prevent the pod, which tolerates nothing else, from running.
     pub fn taints_in_the_way(&self) -> Vec<String> {
         let taints = self.node().map(|node| node.taints).unwrap_or_default();
         let keys = taints.into_iter().map(|taint| taint.key);

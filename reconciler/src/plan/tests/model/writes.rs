@@ -1,4 +1,4 @@
-//! What the API server does with each write: its precondition first.
+//! How the API server handles each write, the precondition first.
 
 use std::collections::BTreeMap;
 
@@ -66,8 +66,8 @@ impl World {
             } => return self.record_status(resource_version, status),
             Write::PodReport(report) => {
                 let status = if report.ready { "True" } else { "False" };
-                let said = (status, report.reason, report.message.as_str());
-                return self.pod_condition(&report.pod.uid, names::NODE_READY_CONDITION, said);
+                let condition = (status, report.reason, report.message.as_str());
+                return self.pod_condition(&report.pod.uid, names::NODE_READY_CONDITION, condition);
             }
             Write::PodNotReady(pod) => return self.pod_condition(&pod.uid, "Ready", ("False", "Gone", "")),
             Write::FailPod { pod, .. } => {
@@ -94,7 +94,7 @@ impl World {
             Write::RemoveStartupTaint { node, index } => return self.remove_startup_taint(&node.uid, *index),
             Write::BindPod(pod) => self.bind(&pod.uid),
             Write::LiftGate(lift) => return self.patch_pod(&lift::patch(lift)),
-            Write::EvictPod(pod) if !self.budget_holds => self.pod_goes(&pod.uid),
+            Write::EvictPod(pod) if !self.budget_holds => self.start_pod_deletion(&pod.uid),
             Write::TryVmi { .. } | Write::EvictPod(_) => {}
             Write::DeletePod(pod) => {
                 self.objects.pod.take_if(|p| has_uid(&p.metadata, &pod.uid));
@@ -126,7 +126,7 @@ impl World {
         meta.creation_timestamp = Some(Time(self.now));
     }
 
-    /// A name that is taken is this pod's own record: the CRD ties the name to the UID.
+    /// A taken name belongs to this pod's own record, because the CRD ties the name to the UID.
     fn create_record(&mut self, spec: &MaroonedNodeSpec, at_most: Option<u32>) -> Result<(), Refused> {
         if self.objects.record.is_none() {
             require(at_most.is_none_or(|most| self.neighbours < most))?;
@@ -150,7 +150,7 @@ impl World {
             return require(owner(found) == owner(&new));
         }
         self.stored(&mut new.metadata);
-        // As the API server does to each new Node.
+        // The API server does this to each new Node.
         let taints = new.spec.get_or_insert_default().taints.get_or_insert_default();
         taints.push(not_ready("NoSchedule"));
         self.objects.node = Some(new);
@@ -177,7 +177,7 @@ impl World {
         Ok(())
     }
 
-    /// A pod that is gone is fine; another of its name is not.
+    /// A missing pod is fine; another pod of that name is not.
     fn pod_condition(
         &mut self,
         uid: &str,
@@ -194,17 +194,17 @@ impl World {
             .get_or_insert_default()
             .conditions
             .get_or_insert_default();
-        let said = PodCondition {
+        let condition = PodCondition {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
             ..PodCondition::default()
         };
-        // A write that changes nothing makes no version.
-        if !conditions.contains(&said) {
+        // A write without a change does not create a new version.
+        if !conditions.contains(&condition) {
             conditions.retain(|c| c.type_ != type_);
-            conditions.push(said);
+            conditions.push(condition);
             pod.metadata.resource_version = Some(next);
         }
         Ok(())
@@ -232,7 +232,7 @@ impl World {
         node.filter(|n| has_uid(&n.metadata, uid)).ok_or(Refused)
     }
 
-    /// A Node that is gone is fine; another of its name is not.
+    /// A missing Node is fine; another Node of that name is not.
     fn place_node(
         &mut self,
         uid: &str,
@@ -258,7 +258,7 @@ impl World {
         Ok(())
     }
 
-    /// A pod that is bound already stays so.
+    /// A pod that is already bound stays bound.
     fn bind(&mut self, uid: &str) {
         let pod = self.objects.pod.as_mut().filter(|p| has_uid(&p.metadata, uid));
         if let Some(spec) = pod.and_then(|pod| pod.spec.as_mut()) {
@@ -289,8 +289,8 @@ impl World {
         Ok(())
     }
 
-    /// A pod that runs gets its grace period; one that nobody runs is gone at once.
-    pub(super) fn pod_goes(&mut self, uid: &str) {
+    /// A running pod gets its grace period; a pod without a kubelet is gone at once.
+    pub(super) fn start_pod_deletion(&mut self, uid: &str) {
         let at = Time(self.now + GRACE);
         let Some(pod) = self.objects.pod.as_mut().filter(|p| has_uid(&p.metadata, uid)) else {
             return;
