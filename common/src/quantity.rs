@@ -4,6 +4,8 @@
 //! fraction; then nothing, a decimal suffix (`n u m k M G T P E`), a binary suffix (`Ki Mi Gi Ti Pi Ei`) or a
 //! decimal exponent (`e3`, `E-3`). Rounding is that of `Quantity.Value()` and `Quantity.MilliValue()`: a pod
 //! that asks for a fraction gets at least that.
+//!
+//! The crate kube_quantity (0.9) reads no decimal exponents, and rounds nothing up.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 

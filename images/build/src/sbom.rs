@@ -1,4 +1,6 @@
 //! Software bill of materials of a program: CycloneDX 1.6 JSON, from what `cargo tree` says of its crates.
+//!
+//! The crates cyclonedx-bom (0.8) and cargo-cyclonedx (0.5) write CycloneDX up to 1.5.
 
 use std::collections::{BTreeMap, BTreeSet};
 

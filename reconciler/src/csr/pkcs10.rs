@@ -1,4 +1,6 @@
 //! Reads a certificate signing request (PKCS#10, RFC 2986) into the few facts that a decision needs.
+//!
+//! x509-parser decodes the request and verifies its signature; only the PEM block around it is decoded by hand.
 
 use std::net::IpAddr;
 

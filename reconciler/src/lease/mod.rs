@@ -7,6 +7,8 @@
 //! Clocks are assumed to run at about the same speed, but not to agree. Every write carries the resource version that
 //! it was decided on. That keeps two leaders from wasting work on each other, but it is not a lock: a write that was
 //! sent in time may arrive late, so every write of the leader needs its own precondition.
+//!
+//! The crate kube-lease-manager (0.13) compares the times in a Lease with its own wall clock, which this must not.
 
 mod decide;
 mod timings;
