@@ -1,8 +1,11 @@
-//! Takes out of a review, before it is parsed, what no rule looks at: most of a pod is its containers, its volumes and
-//! who owns which field of it.
+//! Removes from a review, before it is parsed, what no rule reads: most of a pod is its containers, its volumes and its
+//! managed fields.
 //!
 //! Finding the end of an array needs brackets and quotes alone, and those are searched for many bytes at a time, where
-//! a parser looks at each. What is taken out is not checked: the API server has read the pod before it sends it.
+//! a parser looks at each. What is removed is not checked: the API server has parsed the pod before it sends it.
+//!
+//! Without this, `hack/bench webhook` misses two of its goals: CPU of large bodies beside the floor (2.7 of 2.6 in place
+//! of 1.8), and of typical ones beside the usual design (0.14 of 0.1 in place of 0.10).
 
 use std::borrow::Cow;
 
@@ -16,11 +19,11 @@ const UNREAD: [&[u8]; 4] = [
     b"\"containers\":",
 ];
 
-/// What of a review is left, mostly, in bytes.
+/// Bytes that are left of most reviews.
 const ROOM: usize = 4 << 10;
 
-/// The same JSON with those arrays empty, wherever they are. What is no JSON may come back whole or in part, and is
-/// no JSON then either, unless all that was wrong with it was inside.
+/// The same JSON with those arrays empty, wherever they are. Bytes that are not JSON may come back whole or in part, and
+/// then are not JSON either, unless all that was wrong with them was inside such an array.
 pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
     let mut kept = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -45,8 +48,8 @@ pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
-/// Whether `before` ends with this very key. Inside of a string, its last quote would have a backslash before it, and
-/// be no match; a longer key that ends in the same way has one before the first.
+/// Whether `before` ends with exactly this key. Inside a string, the key's last quote would have a backslash before it,
+/// and not match; a longer key that ends in the same way has a backslash before the first quote.
 fn is_key(key: &[u8], before: &[u8]) -> bool {
     before
         .strip_suffix(key)
@@ -70,7 +73,8 @@ fn end_of_array(json: &[u8], open: usize) -> Option<usize> {
     None
 }
 
-/// Whether a string begins or ends in here, and not as often the one as the other.
+/// Whether strings begin and end in here an odd number of times, so that a string is open at the end if none was at the
+/// beginning, and the other way round.
 fn has_odd_quotes(json: &[u8]) -> bool {
     let mut quotes = memchr_iter(b'"', json).count();
     let mut at = 0;
@@ -94,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_no_rule_looks_at_goes() {
+    fn only_what_no_rule_reads_is_removed() {
         let pod = r#"{"metadata":{"labels":{"a":"b"},"managedFields":[{"f":[1]}]},"spec":{"volumes":[],"containers":[{"args":["[",2]}],"tolerations":[{"key":"k"}]}}"#;
         let expected = r#"{"metadata":{"labels":{"a":"b"},"managedFields":[]},"spec":{"volumes":[],"containers":[],"tolerations":[{"key":"k"}]}}"#;
         assert_eq!(pruned(pod), expected);
     }
 
     #[test]
-    fn strings_are_no_brackets_and_no_keys() {
+    fn strings_are_neither_brackets_nor_keys() {
         for json in [
             r#"{"containers":["]","\"]","\\","[[","a\\\"]"],"x":1}"#,
             r#"{"containers":["\\"],"x":1}"#,
@@ -134,7 +138,7 @@ mod tests {
         }
     }
 
-    /// What `prune` promises, by way of a parser.
+    /// What `prune` promises, done with a parser.
     fn emptied(value: Value) -> Value {
         match value {
             Value::Array(items) => items.into_iter().map(emptied).collect(),
