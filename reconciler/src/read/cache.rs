@@ -1,4 +1,6 @@
-//! What is known of all objects of a kind, kept up to date by a [`watch`](super::watch).
+//! The views of all objects of a kind, kept up to date by a [`watch`](super::watch).
+//!
+//! A cache holds no more of the objects that share a mark than the view's [`Bound`](super::Bound) allows.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
@@ -6,9 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
-use super::{Identity, View};
+use super::{Beyond, Identity, View};
 
-/// By what objects are looked up, names aside.
+/// What objects are looked up by, names aside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Mark {
     /// Its UID.
@@ -17,14 +19,14 @@ pub enum Mark {
     Namespace(String),
     /// The host that it runs on.
     Host(String),
-    /// Who made it, or whom it serves: a user's name.
+    /// The user that created it, or that it serves.
     User(String),
 }
 
 /// A view and the version of the object that it is of.
 #[derive(Debug)]
 pub struct Cached<V> {
-    /// The version; 0 where it is no number.
+    /// The version; 0 where it is not a number.
     pub version: u64,
     /// The view.
     pub view: Arc<V>,
@@ -71,7 +73,7 @@ struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
     marked: HashMap<Mark, Marked>,
-    /// There were more in a namespace than are kept.
+    /// One view stands for several objects: their number is not known any more.
     cut: bool,
 }
 
@@ -79,11 +81,11 @@ struct State<V> {
 #[derive(Debug, Default)]
 struct Marked {
     paths: HashSet<Arc<str>>,
-    /// How many of them are kept as they are, though there may be too many of them.
+    /// How many of them count against the bound.
     counted: usize,
 }
 
-/// Everything that there is, while it is being listed. What is too much of it is never held.
+/// All objects, while they are being listed. It is bounded as a cache is.
 #[derive(Debug)]
 pub struct Draft<V>(State<V>);
 
@@ -94,7 +96,7 @@ impl<V> Default for Draft<V> {
 }
 
 impl<V: View> Draft<V> {
-    /// Takes in a page.
+    /// Adds a page of the list.
     pub fn take_in(&mut self, items: impl IntoIterator<Item = (Identity, V)>) {
         for (identity, view) in items {
             self.0.place(&identity, view);
@@ -134,7 +136,7 @@ impl<V: View> Cache<V> {
     /// Resolves once everything was listed for the first time.
     pub async fn filled(&self) {
         let mut filled = self.filled.subscribe();
-        // The sender is in our own hand.
+        // `self` holds the sender, so this cannot fail.
         let _: Result<_, _> = filled.wait_for(|filled| *filled).await;
     }
 
@@ -145,7 +147,7 @@ impl<V: View> Cache<V> {
         self.read().objects.get(path.as_str()).cloned()
     }
 
-    /// All that carry this mark.
+    /// All views with this mark.
     #[must_use]
     pub fn marked(&self, mark: &Mark) -> Vec<Cached<V>> {
         let state = self.read();
@@ -160,32 +162,32 @@ impl<V: View> Cache<V> {
             .collect()
     }
 
-    /// All there are.
+    /// All views.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<V>> {
         let state = self.read();
         state.objects.values().map(|cached| cached.view.clone()).collect()
     }
 
-    /// Whether one view stands for objects of which it is not known any more how many there are.
+    /// Whether one view stands for several objects: only a new list tells which of them exist.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.read().cut
     }
 
-    /// Takes in an object; the view that changed by it, if one did.
+    /// Adds or replaces an object; the view that changed by it, if one did.
     pub fn apply(&self, identity: &Identity, view: V) -> Option<Arc<V>> {
         self.write().place(identity, view)
     }
 
-    /// Takes out an object; what was known of it.
+    /// Removes an object; the view that the cache had of it.
     #[must_use]
     pub fn remove(&self, identity: &Identity) -> Option<Arc<V>> {
         let removed = self.write().take(&identity.path())?;
         Some(removed.view)
     }
 
-    /// Takes this for all there is. Of objects that exist and cannot be read, what was known stays.
+    /// Replaces everything by what was listed. Of objects that exist and cannot be read, the earlier view stays.
     pub fn fill(&self, Draft(mut next): Draft<V>, unreadable: &[Identity]) {
         let mut state = self.write();
         for identity in unreadable {
@@ -208,70 +210,70 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
-    /// Takes in an object, in its own place or, where its namespace has as many as are kept, in the one that all others
-    /// share; the view that changed by it, if one did.
+    /// Adds or replaces an object; the view that changed by it, if one did.
     fn place(&mut self, identity: &Identity, view: V) -> Option<Arc<V>> {
-        let (path, view) = match self.crowded_out(identity) {
-            Some(rest) => (Identity::path_of(&identity.namespace, ""), rest),
-            None => (identity.path(), view),
-        };
+        let path = identity.path();
         let before = self.take(&path);
-        let view = if view.counts() && self.have_most(&view.marks()) {
-            view.in_brief()
-        } else {
-            view
+        let (before, kept) = match self.beyond(&view) {
+            None => (before, self.insert(path, Cached::new(identity, view))),
+            Some(Beyond::Brief(brief)) => (before, self.insert(path, Cached::new(identity, brief))),
+            Some(Beyond::Shared(shared)) => self.share(identity, shared),
         };
-        let cached = Cached::new(identity, view);
-        let view = cached.view.clone();
-        self.insert(path, cached);
-        before.is_none_or(|before| before.view != view).then_some(view)
+        before.is_none_or(|before| before.view != kept).then_some(kept)
     }
 
-    /// Keeps what is known of an object.
+    /// Keeps the earlier view of an object.
     fn keep(&mut self, identity: &Identity, known: Cached<V>) {
-        match self.crowded_out(identity) {
-            Some(rest) => {
-                let path = Identity::path_of(&identity.namespace, "");
-                self.take(&path);
-                self.insert(path, Cached::new(identity, rest));
-            }
+        match self.beyond(&known) {
             None => self.insert(identity.path(), known),
-        }
+            Some(Beyond::Brief(brief)) => {
+                let version = known.version;
+                let view = Arc::new(brief);
+                self.insert(identity.path(), Cached { version, view })
+            }
+            Some(Beyond::Shared(shared)) => self.share(identity, shared).1,
+        };
     }
 
-    /// The view that stands for this object and others, where its namespace has as many as are kept.
-    fn crowded_out(&mut self, identity: &Identity) -> Option<V> {
-        let (most, rest) = V::rest(&identity.namespace)?;
-        let neighbours = self.marked.get(&Mark::Namespace(identity.namespace.clone()))?;
-        if neighbours.paths.len() < most || self.objects.contains_key(identity.path().as_str()) {
-            return None;
-        }
-        self.cut = true;
-        Some(rest)
-    }
-
-    /// Whether as many are kept as they are of those that share one of these marks.
-    fn have_most(&self, marks: &[Mark]) -> bool {
+    /// What is kept of a view instead of itself, where as many as are kept share one of its marks.
+    fn beyond(&self, view: &V) -> Option<Beyond<V>> {
+        let bound = V::BOUND.filter(|bound| (bound.counts)(view))?;
+        let marks = view.marks();
         let mut marked = marks.iter().filter_map(|mark| self.marked.get(mark));
-        marked.any(|marked| marked.counted >= V::MOST)
+        marked
+            .any(|marked| marked.counted >= bound.most)
+            .then(|| (bound.beyond)(view))
     }
 
-    fn insert(&mut self, path: String, object: Cached<V>) {
+    /// Puts a view in the place that all beyond the bound of a namespace share; what was there before, and what is there
+    /// now.
+    fn share(&mut self, identity: &Identity, shared: V) -> (Option<Cached<V>>, Arc<V>) {
+        self.cut = true;
+        let path = Identity::path_of(&identity.namespace, "");
+        let before = self.take(&path);
+        (before, self.insert(path, Cached::new(identity, shared)))
+    }
+
+    fn insert(&mut self, path: String, object: Cached<V>) -> Arc<V> {
         let path: Arc<str> = path.into();
+        let counted = usize::from(counts(&*object));
         for mark in object.view.marks() {
             let marked = self.marked.entry(mark).or_default();
             marked.paths.insert(path.clone());
-            marked.counted += usize::from(object.view.counts());
+            marked.counted += counted;
         }
+        let view = object.view.clone();
         self.objects.insert(path, object);
+        view
     }
 
     fn take(&mut self, path: &str) -> Option<Cached<V>> {
         let object = self.objects.remove(path)?;
+        let counted = usize::from(counts(&*object));
         for mark in object.view.marks() {
             if let Some(marked) = self.marked.get_mut(&mark) {
                 marked.paths.remove(path);
-                marked.counted -= usize::from(object.view.counts());
+                marked.counted -= counted;
                 if marked.paths.is_empty() {
                     self.marked.remove(&mark);
                 }
@@ -279,4 +281,8 @@ impl<V: View> State<V> {
         }
         Some(object)
     }
+}
+
+fn counts<V: View>(view: &V) -> bool {
+    V::BOUND.is_some_and(|bound| (bound.counts)(view))
 }

@@ -27,36 +27,36 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
     /// What of the object is read.
     const KEEP: Keep;
-    /// How many that share a mark are kept as they are, of those that [count](Self::counts).
-    const MOST: usize = usize::MAX;
+    /// How many are kept as they are of those that share a mark; `None` where all are.
+    const BOUND: Option<Bound<Self>> = None;
     /// The type that the kept part has.
     type Object: DeserializeOwned;
 
     /// The view of an object; `None` for one that is none of ours.
     fn read(object: Self::Object) -> Option<Self>;
 
-    /// By what it is looked up, its name aside.
+    /// What the cache can look it up by, its name aside.
     fn marks(&self) -> Vec<Mark> {
         Vec::new()
     }
+}
 
-    /// Whether it is one of those of which there may be too many.
-    fn counts(&self) -> bool {
-        false
-    }
+/// Bounds what a cache holds of objects that share a mark: tenants and guests can create them without end.
+pub struct Bound<V> {
+    /// How many are kept as they are.
+    pub most: usize,
+    /// Whether a view is kept as it is; what stands for one beyond `most` is not.
+    pub counts: fn(&V) -> bool,
+    /// What is kept of one beyond `most`.
+    pub beyond: fn(&V) -> Beyond<V>,
+}
 
-    /// What is kept of one beyond [`Self::MOST`].
-    #[must_use]
-    fn in_brief(self) -> Self {
-        self
-    }
-
-    /// How many of one namespace are kept, and the view that stands for all beyond them; `None` where all are kept.
-    /// Views of a kind that has such carry the mark of their namespace.
-    #[must_use]
-    fn rest(_namespace: &str) -> Option<(usize, Self)> {
-        None
-    }
+/// What a cache keeps of an object beyond its [`Bound`].
+pub enum Beyond<V> {
+    /// A smaller view of that object.
+    Brief(V),
+    /// One view for all such objects of its namespace. How many there are is not known any more.
+    Shared(V),
 }
 
 /// Which object it is, and which version of it.
