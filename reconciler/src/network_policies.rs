@@ -1,5 +1,5 @@
-//! Which NetworkPolicies select a pod. Whoever enforces them sees the launcher's labels where the pod's packets pass, so
-//! on a marooned pod none is enforced.
+//! Which NetworkPolicies select a pod. The network plugin that enforces them sees the labels of the launcher pod where the
+//! marooned pod's packets pass, so it enforces none on a marooned pod.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,21 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use crate::read::{Beyond, Bound, Cache, Keep, Mark, View};
+use crate::read::{Beyond, Bound, Cache, Keep, Kind, Mark, View};
 use crate::view::Packed;
 use crate::view::PodView;
 
-/// Bytes of memory that a selector may take. It is kept as it is matched: every look at a pod matches all.
+/// Bytes of memory that a selector may take. It is kept in the form that is matched: each pass for a pod matches all.
 const MOST_SELECTOR: usize = 2 << 10;
-/// What a text takes beside its characters, in a map or a set of few, at most.
+/// Bytes that a text takes at most beside its characters, in a small map or set.
 const OF_A_TEXT: usize = 64;
-/// Policies that are kept of one namespace, one by one.
+/// Policies of one namespace that the cache keeps one by one.
 const MOST_POLICIES: usize = 256;
 /// Stands for the names of those beyond [`MOST_POLICIES`]: no policy can have this name, and it comes before all names in
 /// the order that users see.
 const REST: &str = "(any beyond the first 256)";
 
-/// Which pods a policy is for: all that is ever looked at. It takes 3 KiB of memory at most, and the policies of one
+/// Which pods a policy is for: all that is read of it. It takes 3 KiB of memory at most, and the policies of one
 /// namespace take less than 1 MiB.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyView {
@@ -34,7 +34,7 @@ pub struct PolicyView {
 }
 
 impl View for PolicyView {
-    const KIND: &'static str = "networkpolicies";
+    const KIND: Kind = Kind::NetworkPolicies;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",
@@ -74,7 +74,8 @@ impl PolicyView {
         }
     }
 
-    /// Whether it is for a pod with these labels in its namespace. Where that cannot be told it is: people rely on it.
+    /// Whether it selects a pod with these labels in its namespace. It does where that is not known: its author relies on
+    /// it.
     fn selects(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         match (&self.selector, labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
@@ -92,7 +93,7 @@ fn weight(selector: &LabelSelector) -> usize {
     texts.chain(others).map(|text| text.len() + OF_A_TEXT).sum()
 }
 
-/// The names of the policies that select the pod, as far as can be told, in order.
+/// The names of the policies that select the pod or may select it, in order.
 #[must_use]
 pub fn selecting(pod: &PodView, policies: &Cache<PolicyView>) -> Vec<String> {
     let neighbours = policies.marked(&Mark::Namespace(pod.namespace.clone()));

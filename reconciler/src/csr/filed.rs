@@ -7,7 +7,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
 
 use super::{Requester, is_pending, requester, requester_of};
-use crate::read::{Beyond, Bound, Keep, Mark, View};
+use crate::read::{Beyond, Bound, Keep, Kind, Mark, View};
 
 /// Pending requests of one requester that are decided, and kept for that. A kubelet has two, and a few more where nobody
 /// was there to answer; a requester with more than these loses what is beyond them, and may ask again.
@@ -94,7 +94,7 @@ pub(crate) fn is_ours(csr: &CertificateSigningRequest) -> bool {
 }
 
 impl View for Filed {
-    const KIND: &'static str = "csrs";
+    const KIND: Kind = Kind::Csrs;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",

@@ -8,7 +8,7 @@ use json_patch::Patch;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::read::{Keep, View};
+use crate::read::{Keep, Kind, View};
 
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
 
@@ -36,7 +36,7 @@ pub struct Lifted {
 }
 
 impl View for Owners {
-    const KIND: &'static str = "pods";
+    const KIND: Kind = Kind::Pods;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
         Keep::Fields(&[

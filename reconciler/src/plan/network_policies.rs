@@ -1,9 +1,9 @@
 //! What is done about NetworkPolicies, which nobody enforces on a marooned pod: a word, or a closed gate.
 
-use maroonedpods_common::api::NetworkPolicies;
+use maroonedpods_common::api::{NetworkPolicies, PodReason};
 use maroonedpods_common::text;
 
-use super::report::{reason, report};
+use super::report::report;
 use super::{Decision, Note};
 use crate::view::{Observed, PodView};
 
@@ -25,7 +25,7 @@ pub(super) fn ready(observed: &Observed, pod: &PodView) -> Decision {
         return Decision::wait().writes(report(
             pod,
             true,
-            reason::NODE_READY,
+            PodReason::NodeReady,
             "the pod's own node is ready",
         ));
     }
@@ -47,7 +47,7 @@ fn not_enforced(observed: &Observed) -> String {
 
 /// The event goes with the report, so there is one for each time that the pod begins to say so.
 fn say(pod: &PodView, is_ready: bool, message: String) -> Decision {
-    let reason = reason::NETWORK_POLICY_NOT_ENFORCED;
+    let reason = PodReason::NetworkPolicyNotEnforced;
     match report(pod, is_ready, reason, message.clone()) {
         Some(write) => Decision::wait().write(write).note(Note::warning(reason, message)),
         None => Decision::wait(),

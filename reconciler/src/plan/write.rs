@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, PodReason};
 use maroonedpods_common::text;
+
+use crate::csr::Refusal;
 
 /// One write to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,8 +61,8 @@ pub enum Write {
         name: String,
         /// The version that the decision was computed from.
         resource_version: String,
-        /// Approve, or deny with this reason and message.
-        deny: Option<(&'static str, String)>,
+        /// Approve, or deny for this reason.
+        deny: Option<Refusal>,
     },
     /// Step 5: where the VM is, as its Node says it; refused if the name belongs to another UID by now.
     PlaceNode {
@@ -268,37 +270,6 @@ impl Write {
                 | Self::BindPod { .. }
         )
     }
-
-    /// Name of the kind of write, for logs and metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::CreateRecord { .. } => "create_record",
-            Self::IssueCredentials { .. } => "issue_credentials",
-            Self::CreateNode(_) => "create_node",
-            Self::TryVmi { .. } => "try_vmi",
-            Self::CreateVmi { .. } => "create_vmi",
-            Self::RecordStatus { .. } => "record_status",
-            Self::PodReport(_) => "pod_report",
-            Self::DecideCsr { deny: None, .. } => "approve_csr",
-            Self::DecideCsr { .. } => "deny_csr",
-            Self::PlaceNode { .. } => "place_node",
-            Self::RevokeCredentials { .. } => "revoke_credentials",
-            Self::RemoveStartupTaint { .. } => "remove_startup_taint",
-            Self::LiftGate { .. } => "lift_gate",
-            Self::BindPod { .. } => "bind_pod",
-            Self::PodNotReady { .. } => "pod_not_ready",
-            Self::EvictPod { .. } => "evict_pod",
-            Self::FailPod { .. } => "fail_pod",
-            Self::DeletePod { .. } => "delete_pod",
-            Self::DeleteRecord { .. } => "delete_record",
-            Self::DeleteVmi { .. } => "delete_vmi",
-            Self::DeleteNode { .. } => "delete_node",
-            Self::StripNodeFinalizers { .. } => "strip_node_finalizers",
-            Self::DeleteCsr { .. } => "delete_csr",
-            Self::RemoveFinalizer { .. } => "remove_finalizer",
-        }
-    }
 }
 
 /// Our condition on a pod.
@@ -313,7 +284,7 @@ pub struct PodReport {
     /// Whether its own node is ready.
     pub ready: bool,
     /// Machine-readable reason.
-    pub reason: &'static str,
+    pub reason: PodReason,
     /// One sentence for people.
     pub message: String,
     /// `ready` differs from what the pod said before (API conventions: `lastTransitionTime` moves only then).
@@ -332,18 +303,18 @@ pub struct Note {
 }
 
 impl Note {
-    pub(super) fn normal(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn normal(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             warning: false,
-            reason,
+            reason: reason.into(),
             message: text::sentence(&message.into()).into_owned(),
         }
     }
 
-    pub(super) fn warning(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn warning(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             warning: true,
-            reason,
+            reason: reason.into(),
             message: text::sentence(&message.into()).into_owned(),
         }
     }

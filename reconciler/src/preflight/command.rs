@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::{Api, ListParams};
-use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::api::{AcceptedReason, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use thiserror::Error;
 
@@ -32,33 +32,57 @@ pub enum Error {
 /// # Errors
 /// The API server could not be asked, or the file of `--config` cannot be used.
 pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report, Error> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<Line> = Vec::new();
     let settings = match file {
         Some(file) => Some(config::from_file(file)?),
         None => match installed(cluster).await? {
             Ok(settings) => settings,
             Err(error) => {
-                lines.push(Err(invalid(&error)));
+                lines.push(invalid(&error));
                 None
             }
         },
     };
-    lines.extend(checks(&observe(cluster, settings.as_ref()).await?));
+    let checked = checks(&observe(cluster, settings.as_ref()).await?);
+    lines.extend(checked.into_iter().map(Line::from));
     lines.extend(daemon_sets(cluster).await?);
     Ok(Report { lines })
 }
 
 /// A line for each thing that was looked at: `ok`, `warn`, or `fail` for what keeps VMs from being started.
 pub struct Report {
-    lines: Vec<Result<String, Finding>>,
+    lines: Vec<Line>,
+}
+
+/// One thing that was looked at.
+enum Line {
+    Good(String),
+    Bad {
+        reason: &'static str,
+        blocks: bool,
+        message: String,
+    },
+}
+
+impl From<Result<String, Finding>> for Line {
+    fn from(checked: Result<String, Finding>) -> Self {
+        match checked {
+            Ok(well) => Self::Good(well),
+            Err(finding) => Self::Bad {
+                reason: finding.reason.into(),
+                blocks: finding.blocks,
+                message: finding.message,
+            },
+        }
+    }
 }
 
 impl Report {
     /// Whether nothing keeps VMs from being started.
     #[must_use]
     pub fn passed(&self) -> bool {
-        let blocks = |line: &Result<String, Finding>| line.as_ref().is_err_and(|finding| finding.blocks);
-        !self.lines.iter().any(blocks)
+        let mut lines = self.lines.iter();
+        !lines.any(|line| matches!(line, Line::Bad { blocks: true, .. }))
     }
 }
 
@@ -66,12 +90,12 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
             match line {
-                Ok(well) => writeln!(f, "ok    {well}")?,
-                Err(Finding {
+                Line::Good(well) => writeln!(f, "ok    {well}")?,
+                Line::Bad {
                     reason,
                     blocks,
                     message,
-                }) => {
+                } => {
                     let word = if *blocks { "fail" } else { "warn" };
                     writeln!(f, "{word}  {reason}: {message}")?;
                 }
@@ -90,17 +114,17 @@ async fn installed(cluster: &Cluster) -> Result<Result<Option<Settings>, Setting
     }
 }
 
-fn invalid(error: &SettingsError) -> Finding {
-    Finding {
-        reason: "Invalid",
+fn invalid(error: &SettingsError) -> Line {
+    Line::Bad {
+        reason: AcceptedReason::Invalid.into(),
         blocks: true,
         message: format!("the MaroonedPodsConfig named \"default\" cannot come into force: {error}"),
     }
 }
 
-async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, CallError> {
+async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Line>, CallError> {
     let sets = Api::<DaemonSet>::all(cluster.client.clone());
-    let warns = |message| Finding {
+    let warns = |message| Line::Bad {
         reason: "DaemonSet",
         blocks: false,
         message,
@@ -111,16 +135,13 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
             (followers(&sets), listed.unreadable)
         }
         Err(error) if error.is_forbidden() => {
-            return Ok(vec![Err(warns(format!(
-                "DaemonSets cannot be looked at: {error}"
-            )))]);
+            return Ok(vec![warns(format!("DaemonSets cannot be looked at: {error}"))]);
         }
         Err(error) => return Err(error),
     };
     if followers.is_empty() && unreadable.is_empty() {
-        return Ok(vec![Ok(
-            "no DaemonSet follows us onto the nodes of VMs".to_owned()
-        )]);
+        let none = "no DaemonSet follows us onto the nodes of VMs";
+        return Ok(vec![Line::Good(none.to_owned())]);
     }
     let line = |Follower { name, remedy }| {
         warns(format!(
@@ -131,5 +152,5 @@ async fn daemon_sets(cluster: &Cluster) -> Result<Vec<Result<String, Finding>>, 
     let unread = unreadable
         .iter()
         .map(|unreadable| warns(format!("a DaemonSet: {unreadable}")));
-    Ok(followers.into_iter().map(line).chain(unread).map(Err).collect())
+    Ok(followers.into_iter().map(line).chain(unread).collect())
 }

@@ -9,11 +9,11 @@ use kube::core::ResourceExt;
 use maroonedpods_common::names;
 use serde_json::json;
 
-use crate::read::{Keep, View};
+use crate::read::{Keep, Kind, View};
 
 /// What of a `DaemonSet` says where its pods go.
 impl View for DaemonSet {
-    const KIND: &'static str = "daemonsets";
+    const KIND: Kind = Kind::DaemonSets;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",

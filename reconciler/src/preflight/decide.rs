@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use maroonedpods_common::api::ClusterReadyReason as Reason;
 use maroonedpods_common::names;
 
 use super::version::Version;
@@ -100,7 +101,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
                 .map(|a| format!("certificatesigningrequests/{} ({})", a.subresource, a.why))
                 .collect();
             Err(blocks(
-                "AutoApproval",
+                Reason::AutoApproval,
                 format!(
                     "the cluster itself would approve certificate requests made with a leaked join token, because \
                      group {group} may create {}: take the group out of that binding",
@@ -109,7 +110,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
             ))
         }
         Err(why) => Err(blocks(
-            "AutoApprovalUnknown",
+            Reason::AutoApprovalUnknown,
             format!(
                 "it cannot be checked that nobody else approves the certificate requests of group {group}: {why}; \
                  grant create on subjectaccessreviews.authorization.k8s.io"
@@ -122,7 +123,7 @@ fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
     match version.as_ref().map(|text| Version::parse(text)) {
         Ok(Some(version)) if version >= KUBERNETES_FLOOR => Ok(format!("Kubernetes {version}")),
         Ok(Some(version)) => Err(blocks(
-            "KubernetesTooOld",
+            Reason::KubernetesTooOld,
             format!(
                 "the API server is Kubernetes {version}: upgrade the cluster to {KUBERNETES_FLOOR} or later"
             ),
@@ -130,7 +131,7 @@ fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
         Ok(None) | Err(_) => {
             let (Ok(said) | Err(said)) = version;
             Err(warns(
-                "KubernetesVersionUnknown",
+                Reason::KubernetesVersionUnknown,
                 format!(
                     "the API server's version cannot be read ({said}): make sure that it is {KUBERNETES_FLOOR} or \
                      later"
@@ -144,13 +145,13 @@ fn policies(served: &Result<bool, String>) -> Result<String, Finding> {
     match served {
         Ok(true) => Ok("ValidatingAdmissionPolicy v1 is served".to_owned()),
         Ok(false) => Err(blocks(
-            "PoliciesNotServed",
+            Reason::PoliciesNotServed,
             "the API server does not serve ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1, which \
              holds hostile guests in check: enable that API"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
-            "PoliciesUnknown",
+            Reason::PoliciesUnknown,
             format!("it cannot be checked that ValidatingAdmissionPolicy is served: {why}"),
         )),
     }
@@ -160,13 +161,13 @@ fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding>
     match restricts {
         Ok(true) => Ok("NodeRestriction keeps kubelets to their own Node".to_owned()),
         Ok(false) => Err(blocks(
-            "NodeRestrictionMissing",
+            Reason::NodeRestrictionMissing,
             "the API server lets a kubelet set labels that are not its own to set, and change other nodes and their \
              pods: enable the admission plugin NodeRestriction, which holds hostile guests to their own Node"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
-            "NodeRestrictionUnknown",
+            Reason::NodeRestrictionUnknown,
             format!(
                 "it cannot be checked that the admission plugin NodeRestriction is enabled: {why}; make sure that it is"
             ),
@@ -178,19 +179,22 @@ fn trial(trial: &Trial) -> Result<String, Finding> {
     match trial {
         Trial::Accepted => Ok("KubeVirt takes the VMs of the present MaroonedPodsConfig".to_owned()),
         Trial::Refused(why) => Err(blocks(
-            "VMRefused",
+            Reason::VmRefused,
             format!(
                 "KubeVirt refuses the VMs of the present MaroonedPodsConfig: {why}; mend the configuration, or \
                  install KubeVirt {KUBEVIRT_FLOOR} or later"
             ),
         )),
         Trial::NoKubeVirt => Err(blocks(
-            "KubeVirtMissing",
+            Reason::KubeVirtMissing,
             format!("the cluster has no VirtualMachineInstances: install KubeVirt {KUBEVIRT_FLOOR} or later"),
         )),
-        Trial::Impossible(why) => Err(warns("VMNotTried", format!("a VM could not be tried: {why}"))),
+        Trial::Impossible(why) => Err(warns(
+            Reason::VmNotTried,
+            format!("a VM could not be tried: {why}"),
+        )),
         Trial::NoConfig => Err(warns(
-            "VMNotTried",
+            Reason::VmNotTried,
             "a VM could not be tried: there is no valid MaroonedPodsConfig named \"default\" yet".to_owned(),
         )),
     }
@@ -199,7 +203,7 @@ fn trial(trial: &Trial) -> Result<String, Finding> {
 fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Finding> {
     let unknown = |what: &str| {
         warns(
-            "KubeVirtVersionUnknown",
+            Reason::KubeVirtVersionUnknown,
             format!(
                 "KubeVirt's version could not be checked: {what}; make sure that it is {KUBEVIRT_FLOOR} or later"
             ),
@@ -218,7 +222,7 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
             Some(version) if version >= KUBEVIRT_FLOOR => well.push(said.as_str()),
             Some(_) => {
                 return Err(blocks(
-                    "KubeVirtTooOld",
+                    Reason::KubeVirtTooOld,
                     format!("KubeVirt is {said}: upgrade it to {KUBEVIRT_FLOOR} or later"),
                 ));
             }
@@ -254,7 +258,7 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
         Err(why) => format!("Service {namespace}/{name} cannot be read: {why}"),
     };
     Err(warns(
-        "ClusterDNSUnknown",
+        Reason::ClusterDnsUnknown,
         format!(
             "guests and their pods resolve no names: {why}; set join.clusterDNS to the address of the cluster's DNS \
              Service"
@@ -262,7 +266,7 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
     ))
 }
 
-fn blocks(reason: &'static str, message: String) -> Finding {
+fn blocks(reason: Reason, message: String) -> Finding {
     Finding {
         reason,
         blocks: true,
@@ -270,7 +274,7 @@ fn blocks(reason: &'static str, message: String) -> Finding {
     }
 }
 
-fn warns(reason: &'static str, message: String) -> Finding {
+fn warns(reason: Reason, message: String) -> Finding {
     Finding {
         reason,
         blocks: false,

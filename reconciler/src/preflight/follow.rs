@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use maroonedpods_common::api::MaroonedPodsConfigStatus;
+use maroonedpods_common::api::{ClusterReadyReason, ConfigCondition, MaroonedPodsConfigStatus};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Decision, Finding, decide, observe};
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, ConditionUpdate};
-use crate::config;
+use crate::conditions::ConditionUpdate;
 use crate::settings::Settings;
+use crate::status;
 
-/// Condition of the configuration: the cluster is as launches need it.
-const CLUSTER_READY: &str = "ClusterReady";
 /// A cluster that was fine is looked at so many times more rarely than one that is not.
 const RARER_WHEN_GOOD: u32 = 10;
 
@@ -59,7 +57,7 @@ pub async fn follow(
         };
         let another_config = async {
             if settings.changed().await.is_err() {
-                // It came from a file, and nobody follows it.
+                // The configuration came from a file, which is read once.
                 pending::<()>().await;
             }
         };
@@ -78,15 +76,15 @@ fn log(findings: &[Finding]) {
     } in findings
     {
         if *blocks {
-            tracing::error!(reason, "{message}; no VM is started until then");
+            tracing::error!(%reason, "{message}; no VM is started until then");
         } else {
-            tracing::warn!(reason, "{message}");
+            tracing::warn!(%reason, "{message}");
         }
     }
 }
 
 async fn report(cluster: &Cluster, findings: &[Finding]) -> Result<(), CallError> {
-    config::edit_status(cluster, |_, status| say(status, findings, Timestamp::now())).await
+    status::edit(cluster, |_, status| say(status, findings, Timestamp::now())).await
 }
 
 /// One condition: its reason is that of the first finding, its message holds them all.
@@ -97,13 +95,15 @@ fn say(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], now: Timesta
     } else {
         sentences.join("; ")
     };
+    let reason = findings
+        .first()
+        .map_or(ClusterReadyReason::Checked, |finding| finding.reason);
     let says = ConditionUpdate {
         holds: !findings.iter().any(|finding| finding.blocks),
-        reason: findings.first().map_or("Checked", |finding| finding.reason),
+        reason: reason.into(),
         message: &message,
     };
-    let generation = status.observed_generation;
-    conditions::set(&mut status.conditions, CLUSTER_READY, says, generation, now);
+    status::set_condition(status, ConfigCondition::ClusterReady, says, now);
 }
 
 #[cfg(test)]
@@ -128,12 +128,12 @@ mod tests {
             said(&[]),
             owned("True", "Checked", "the cluster is as it should be")
         );
-        let warning = finding("Unknown", false, "a");
+        let warning = finding(ClusterReadyReason::PoliciesUnknown, false, "a");
         assert_eq!(
             said(std::slice::from_ref(&warning)),
-            owned("True", "Unknown", "a")
+            owned("True", "PoliciesUnknown", "a")
         );
-        let both = [finding("Broken", true, "b"), warning];
-        assert_eq!(said(&both), owned("False", "Broken", "b; a"));
+        let both = [finding(ClusterReadyReason::KubeVirtTooOld, true, "b"), warning];
+        assert_eq!(said(&both), owned("False", "KubeVirtTooOld", "b; a"));
     }
 }

@@ -10,6 +10,8 @@ mod follow;
 mod observe;
 mod version;
 
+use maroonedpods_common::api::ClusterReadyReason;
+
 use decide::decide;
 pub use follow::follow;
 use observe::observe;
@@ -18,7 +20,7 @@ use observe::observe;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Machine-readable reason.
-    pub reason: &'static str,
+    pub reason: ClusterReadyReason,
     /// Whether no VM may be started until it is mended.
     pub blocks: bool,
     /// One sentence for people: what is wrong and what to do.
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn only_what_blocks_holds_launches() {
         let finding = |blocks, message: &str| Finding {
-            reason: "Reason",
+            reason: ClusterReadyReason::PoliciesUnknown,
             blocks,
             message: message.to_owned(),
         };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::decide::{Approver, Observed, Trial};
 use crate::api::{CallError, Cluster, call, find};
 use crate::objects::{record, vmi};
-use crate::read::{self, Keep, View};
+use crate::read::{self, Keep, Kind, View};
 use crate::settings::Settings;
 use crate::{act, params};
 
@@ -169,7 +169,7 @@ struct Installed {
 }
 
 impl View for Installed {
-    const KIND: &'static str = "kubevirts";
+    const KIND: Kind = Kind::KubeVirts;
     const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("observedKubeVirtVersion", Keep::All)]))]);
     type Object = Value;
 

@@ -7,6 +7,7 @@
 
 pub mod cache;
 mod calls;
+mod kind;
 pub mod sieve;
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,13 @@ use serde_json::Value;
 
 pub use cache::{Cache, Cached, Draft, Mark};
 pub use calls::{Listed, Pages, find, list, patch, whole};
+pub use kind::Kind;
 pub use sieve::Keep;
 
 /// What is kept of an object of one kind, for as long as it exists.
 pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// The kind, for logs and as the metric's label.
-    const KIND: &'static str;
+    const KIND: Kind;
     /// What of the object is read.
     const KEEP: Keep;
     /// How many are kept as they are of those that share a mark; `None` where all are.
@@ -32,7 +34,7 @@ pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// The type that the kept part has.
     type Object: DeserializeOwned;
 
-    /// The view of an object; `None` for one that is none of ours.
+    /// The view of an object; `None` for one that does not concern this program.
     fn read(object: Self::Object) -> Option<Self>;
 
     /// What the cache can look it up by, its name aside.

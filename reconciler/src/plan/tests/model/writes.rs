@@ -38,7 +38,7 @@ fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
 impl World {
     /// Performs a write, as `act` and the API server do together.
     pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
-        self.log.push(write.kind());
+        self.log.push(write.kind().into());
         self.written += match write {
             Write::IssueCredentials { .. } | Write::RevokeCredentials { .. } => 2,
             _ => 1,
@@ -55,7 +55,7 @@ impl World {
             } => return self.record_status(resource_version, status),
             Write::PodReport(report) => {
                 let status = if report.ready { "True" } else { "False" };
-                let said = (status, report.reason, report.message.as_str());
+                let said = (status, report.reason.into(), report.message.as_str());
                 return self.pod_condition(&report.uid, names::NODE_READY_CONDITION, said);
             }
             Write::PodNotReady { uid, .. } => return self.pod_condition(uid, "Ready", ("False", "Gone", "")),
