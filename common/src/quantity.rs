@@ -5,7 +5,7 @@
 //! decimal exponent (`e3`, `E-3`). Rounding is that of `Quantity.Value()` and `Quantity.MilliValue()`: a pod
 //! that asks for a fraction gets at least that.
 //!
-//! The crate kube_quantity (0.9) reads no decimal exponents, and rounds nothing up.
+//! The crate `kube_quantity` (0.9) reads no decimal exponents, and rounds nothing up.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 

@@ -1,4 +1,5 @@
-//! The pages: every link leads somewhere, and what the code cites of the protocol is in docs/architecture.md.
+//! The pages: every link leads somewhere, docs/troubleshooting.md names every reason, and what the code cites of the
+//! protocol is in docs/architecture.md.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,7 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use maroonedpods_common::api::{
+    AcceptedReason, AttemptFailure, CertificatesReadyReason, ClusterReadyReason, ConfigCondition,
+    NodeCondition, NodeReason, PodReason, ProviderReadyReason,
+};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use strum::VariantArray;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Where pages are, and where code that cites the protocol is.
@@ -238,6 +244,27 @@ fn the_code_cites_what_the_protocol_has() {
         }
     }
     assert!(cites > 20, "{cites}");
+}
+
+fn texts<E: VariantArray + Copy + Into<&'static str>>() -> impl Iterator<Item = &'static str> {
+    E::VARIANTS.iter().map(|variant| (*variant).into())
+}
+
+#[test]
+fn troubleshooting_names_every_condition_and_reason() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/troubleshooting.md")).unwrap();
+    let missing: Vec<_> = texts::<ConfigCondition>()
+        .chain(texts::<AcceptedReason>())
+        .chain(texts::<ClusterReadyReason>())
+        .chain(texts::<ProviderReadyReason>())
+        .chain(texts::<CertificatesReadyReason>())
+        .chain(texts::<NodeCondition>())
+        .chain(texts::<NodeReason>())
+        .chain(texts::<AttemptFailure>())
+        .chain(texts::<PodReason>())
+        .filter(|text| !page.contains(&format!("`{text}`")))
+        .collect();
+    assert_eq!(missing, [""; 0]);
 }
 
 #[test]

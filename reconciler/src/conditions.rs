@@ -1,4 +1,4 @@
-//! Conditions as the API conventions want them: one of each type, a transition time that moves with the status only.
+//! Conditions as the API conventions demand: one of each type, with a transition time that moves only with the status.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -10,11 +10,11 @@ const LONGEST_MESSAGE: usize = 4 * text::LONGEST;
 /// The new content of a condition.
 #[derive(Clone, Copy, Debug)]
 pub struct ConditionUpdate<'a> {
-    /// True or False; we know which.
+    /// True or False; never Unknown.
     pub holds: bool,
     /// Machine-readable reason.
     pub reason: &'a str,
-    /// One sentence for people.
+    /// One sentence for users.
     pub message: &'a str,
 }
 

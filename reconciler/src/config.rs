@@ -5,25 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::api::{ListParams, Patch};
-use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigStatus};
+use kube::api::ListParams;
+use maroonedpods_common::api::{AcceptedReason, ConfigCondition, MaroonedPodsConfig};
 use maroonedpods_common::names;
-use serde_json::json;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::answer::Answer;
-use crate::api::{CallError, Cluster, call, find};
-use crate::conditions::{self, ConditionUpdate};
+use crate::api::Cluster;
+use crate::conditions::ConditionUpdate;
 use crate::metrics::Metrics;
-use crate::params;
 use crate::read::watch::{News, Watch};
-use crate::read::{Cache, Keep, View, sieve};
+use crate::read::{Cache, Keep, Kind, View, sieve};
 use crate::settings::{Settings, SettingsError};
-
-/// Condition: the configuration is in force.
-const ACCEPTED: &str = "Accepted";
-const STATUS_TRIES: u32 = 5;
+use crate::status;
 
 /// A configuration file that cannot be used.
 #[derive(Debug, Error)]
@@ -72,7 +66,7 @@ pub fn from_file(file: &Path) -> Result<Settings, FileError> {
 }
 
 impl View for MaroonedPodsConfig {
-    const KIND: &'static str = "maroonedpodsconfigs";
+    const KIND: Kind = Kind::MaroonedPodsConfigs;
     const KEEP: Keep = sieve::WHOLE;
     type Object = Self;
 
@@ -119,72 +113,37 @@ async fn take(
     config: &MaroonedPodsConfig,
 ) {
     let parsed = Settings::parse(config.spec.clone());
-    let verdict = match &parsed {
-        Ok(_) => (true, "Valid", "the configuration is in force".to_owned()),
+    let (holds, reason, message) = match &parsed {
+        Ok(_) => (
+            true,
+            AcceptedReason::Valid,
+            "the configuration is in force".to_owned(),
+        ),
         Err(error) => (
             false,
-            "Invalid",
+            AcceptedReason::Invalid,
             format!("{error}; the last valid configuration stays in force"),
         ),
     };
     if let Ok(parsed) = parsed {
         settings.send_replace(Some(Arc::new(parsed)));
     } else {
-        tracing::warn!(message = verdict.2, "MaroonedPodsConfig not accepted");
+        tracing::warn!(message, "MaroonedPodsConfig not accepted");
     }
+    let says = ConditionUpdate {
+        holds,
+        reason: reason.into(),
+        message: &message,
+    };
     let generation = config.metadata.generation;
-    let written = edit_status(cluster, |stored, status| {
-        // A newer generation has a verdict of its own, or gets one.
+    let written = status::edit(cluster, |stored, status| {
+        // A newer generation has, or gets, a condition of its own.
         if stored.metadata.generation == generation {
             status.observed_generation = generation;
-            let (holds, reason, message) = (verdict.0, verdict.1, verdict.2.as_str());
-            let update = ConditionUpdate {
-                holds,
-                reason,
-                message,
-            };
-            conditions::set(
-                &mut status.conditions,
-                ACCEPTED,
-                update,
-                generation,
-                Timestamp::now(),
-            );
+            status::set_condition(status, ConfigCondition::Accepted, says, Timestamp::now());
         }
     });
     if let Err(error) = written.await {
         tracing::warn!(%error, "cannot write the configuration's status");
-    }
-}
-
-/// Changes the configuration's status, if there is a configuration and `edit` changes anything. When two writers
-/// meet, neither change is lost: the later one reads again.
-///
-/// # Errors
-/// The API server's error, except a conflict that the next try does not meet again.
-pub async fn edit_status(
-    cluster: &Cluster,
-    edit: impl Fn(&MaroonedPodsConfig, &mut MaroonedPodsConfigStatus),
-) -> Result<(), CallError> {
-    let configs = cluster.all::<MaroonedPodsConfig>();
-    let mut tries = 0;
-    loop {
-        let Some(config) = find(&configs, names::CONFIG_NAME).await? else {
-            return Ok(());
-        };
-        let was = config.status.clone().unwrap_or_default();
-        let mut status = was.clone();
-        edit(&config, &mut status);
-        if status == was {
-            return Ok(());
-        }
-        let version = config.metadata.resource_version;
-        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}));
-        tries += 1;
-        let answers = cluster.all::<Answer<MaroonedPodsConfig>>();
-        match call(answers.patch_status(names::CONFIG_NAME, &params::patch(), &patch)).await {
-            Err(error) if error.is_conflict() && tries < STATUS_TRIES => {}
-            patched => return patched.map(drop),
-        }
     }
 }

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
 use crate::params;
-use crate::read::{self, Keep, View};
+use crate::read::{self, Keep, Kind, View};
 
 /// An idle API server needs less than a second.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ async fn served(cluster: &Cluster, name: &str) -> Result<(), CallError> {
 struct Served(bool);
 
 impl View for Served {
-    const KIND: &'static str = "customresourcedefinitions";
+    const KIND: Kind = Kind::CustomResourceDefinitions;
     const KEEP: Keep = Keep::Fields(&[(
         "status",
         Keep::Fields(&[(

@@ -52,12 +52,14 @@ fn readiness(waiting_for: Option<&str>, findings: &[Finding]) -> Result<String, 
 
 #[cfg(test)]
 mod tests {
+    use maroonedpods_common::api::ClusterReadyReason;
+
     use super::*;
 
     #[test]
     fn readiness_names_what_is_missing_and_only_warns_of_what_does_not_block() {
         let finding = |blocks| Finding {
-            reason: "Reason",
+            reason: ClusterReadyReason::PoliciesUnknown,
             blocks,
             message: "a sentence".to_owned(),
         };

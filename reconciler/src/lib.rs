@@ -31,6 +31,7 @@ mod read;
 mod run;
 mod settings;
 mod sightings;
+mod status;
 mod sweep;
 mod uninstall;
 mod view;

@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 
-use crate::read::{Cache, Keep, Mark, View};
+use crate::read::{Beyond, Bound, Cache, Keep, Kind, Mark, View};
 use crate::view::Packed;
 use crate::view::PodView;
 
@@ -17,6 +17,9 @@ const MOST_SELECTOR: usize = 2 << 10;
 const OF_A_TEXT: usize = 64;
 /// How many policies of one namespace are kept one by one.
 const MOST_POLICIES: usize = 256;
+/// Stands for the names of those beyond [`MOST_POLICIES`]: no policy can have this name, and it comes before all names in
+/// the order that users see.
+const REST: &str = "(any beyond the first 256)";
 
 /// The pods that a policy selects; nothing else of it is read. A view takes 3 KiB of memory at most, and the policies
 /// of one namespace take less than 1 MiB.
@@ -24,14 +27,14 @@ const MOST_POLICIES: usize = 256;
 pub struct PolicyView {
     /// Namespace.
     pub namespace: String,
-    /// Name, or a description of all policies beyond [`MOST_POLICIES`].
+    /// Name, or [`REST`].
     pub name: String,
     /// The pods that it selects; `None` if the selector cannot be read or is too long to keep.
     selector: Option<Selector>,
 }
 
 impl View for PolicyView {
-    const KIND: &'static str = "networkpolicies";
+    const KIND: Kind = Kind::NetworkPolicies;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",
@@ -39,6 +42,11 @@ impl View for PolicyView {
         ),
         ("spec", Keep::Fields(&[("podSelector", Keep::All)])),
     ]);
+    const BOUND: Option<Bound<Self>> = Some(Bound {
+        most: MOST_POLICIES,
+        counts: |policy| policy.name != REST,
+        beyond: |policy| Beyond::Shared(policy.rest()),
+    });
     type Object = NetworkPolicy;
 
     fn read(policy: NetworkPolicy) -> Option<Self> {
@@ -54,19 +62,18 @@ impl View for PolicyView {
     fn marks(&self) -> Vec<Mark> {
         vec![Mark::Namespace(self.namespace.clone())]
     }
-
-    fn rest(namespace: &str) -> Option<(usize, Self)> {
-        let rest = Self {
-            namespace: namespace.to_owned(),
-            // Not a possible name of a policy, and sorted before all of them.
-            name: format!("(any beyond the first {MOST_POLICIES})"),
-            selector: None,
-        };
-        Some((MOST_POLICIES, rest))
-    }
 }
 
 impl PolicyView {
+    /// The view that stands for the policies of this one's namespace beyond [`MOST_POLICIES`].
+    fn rest(&self) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: REST.to_owned(),
+            selector: None,
+        }
+    }
+
     /// Whether the policy selects a pod of its namespace with these labels. When in doubt it does: users rely on
     /// policies.
     fn selects(&self, labels: Option<&BTreeMap<String, String>>) -> bool {

@@ -18,7 +18,7 @@ use crate::network_policies::{self, PolicyView};
 use crate::objects::record;
 use crate::objects::vmi;
 use crate::own_writes::OwnWrites;
-use crate::read::{self, Cache, Cached, Keep, Mark};
+use crate::read::{self, Cache, Cached, Keep, Kind, Mark};
 use crate::settings::Settings;
 use crate::sightings::Ages;
 use crate::view::Observed;
@@ -309,7 +309,7 @@ struct ClaimView {
 }
 
 impl read::View for ClaimView {
-    const KIND: &'static str = "persistentvolumeclaims";
+    const KIND: Kind = Kind::PersistentVolumeClaims;
     const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("phase", Keep::All)]))]);
     type Object = PersistentVolumeClaim;
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | create | nothing has the name; what has it counts as ours only if its owner is our record |
 //! | JSON patch | its `test` operations hold: UID, version, or the very value that is replaced |
+//! | JSON patch of the record's status | the version that it sets is the stored one |
 //! | merge patch | the version in its body is the stored one |
 //! | patch of a pod's status | the UID in its body is the stored one |
 //! | replace (the lease) | the version in its body is the stored one |

@@ -1,4 +1,4 @@
-//! Wiring: from arguments to running tasks, in order, and down again.
+//! Wiring: starts all tasks in order, from the arguments, and ends them.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use maroonedpods_server::{Connections, Limits, Port, Security};
+use maroonedpods_server::{Connections, IDLE_TIMEOUT, Limits, Port, Security};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::api::Cluster;
+use crate::api::{CallError, Cluster};
 use crate::args::Args;
 use crate::certs;
 use crate::certs::args::RulesError;
@@ -29,10 +29,7 @@ use crate::workers::{Shared, Workers};
 use crate::{config, sweep};
 
 /// How long work waits for the first check of the cluster.
-const FIRST_VERDICT: Duration = Duration::from_secs(5);
-/// How long a connection may take for a request's headers, from its beginning or the last answer. Scrapers keep theirs,
-/// and ask again within a minute.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const FIRST_CHECK: Duration = Duration::from_secs(5);
 /// Name of the lease.
 const LEASE: &str = "maroonedpods-reconciler";
 
@@ -53,13 +50,13 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
-    /// Another replica acts now; this process must end.
+    /// Another replica leads now; this process must end.
     #[error("{0}")]
     LeaseLost(LostLease),
     /// A task panicked.
     #[error("a task failed: {0}")]
     Task(#[from] JoinError),
-    /// A task that runs for ever ended.
+    /// A task ended that must run as long as the process.
     #[error("a task ended that never should: {0}")]
     Ended(&'static str),
 }
@@ -128,11 +125,11 @@ impl Reconciler {
             metrics,
         } = self;
         let (waiting, waiting_for) = watch::channel(None);
-        let (cluster_check, said) = watch::channel(preflight::Decision::default());
+        let (cluster_check, checked) = watch::channel(preflight::Decision::default());
         let routes = http::router(Health {
             metrics: metrics.clone(),
             waiting_for,
-            cluster_check: said,
+            cluster_check: checked,
         });
         let port = Port {
             listener,
@@ -156,29 +153,24 @@ impl Reconciler {
             certs,
             metrics.clone(),
         ));
-        let work = work(
-            cluster,
+        let tells = Tells {
+            waiting,
+            cluster_check,
             settings,
-            &args,
-            metrics.clone(),
-            Tells {
-                waiting,
-                cluster_check,
-            },
-            &mut tasks,
-        );
+        };
+        let work = work(cluster, &args, metrics.clone(), tells, &mut tasks);
         let outcome = tokio::select! {
             () = &mut stop => Ok(()),
             lost_lease = lost(leadership.as_ref()) => Err(Error::LeaseLost(lost_lease)),
             error = work => Err(error),
         };
-        // What acts is stopped before the lease is given up; a request under way may still arrive, and is safe.
+        // Tasks that act end before the lease is released; a request that is under way may still arrive, and is safe.
         tasks.shutdown().await;
         metrics.set_leader(false);
         if let (Ok(()), Some(leadership)) = (&outcome, leadership)
             && let Err(error) = leadership.release().await
         {
-            tracing::warn!(%error, "the lease was not given up; the next leader waits for its expiry");
+            tracing::warn!(%error, "the lease was not released; the next leader waits until it expires");
         }
         outcome
     }
@@ -204,30 +196,40 @@ async fn elect(args: &Args, client: &Client) -> Option<Leadership> {
 async fn lost(leadership: Option<&Leadership>) -> LostLease {
     match leadership {
         Some(leadership) => leadership.lost().await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
-/// What the rest of the process is told.
+/// What work tells other parts of the process.
 struct Tells {
-    /// What still keeps this replica from its work.
+    /// What this replica still waits for before it can work; `None` when it works.
     waiting: watch::Sender<Option<String>>,
     /// Whether VMs may be started.
     cluster_check: watch::Sender<preflight::Decision>,
+    /// The configuration in force.
+    settings: watch::Sender<Option<Arc<Settings>>>,
+}
+
+/// What all tasks that act share. Clones are cheap.
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    workers: Workers,
 }
 
 /// Everything that acts. Returns only if it fails.
 async fn work(
     cluster: Cluster,
-    settings: watch::Sender<Option<Arc<Settings>>>,
     args: &Args,
     metrics: Arc<Metrics>,
-    Tells {
-        waiting,
-        cluster_check,
-    }: Tells,
+    tells: Tells,
     tasks: &mut JoinSet<()>,
 ) -> Error {
+    let Tells {
+        waiting,
+        cluster_check,
+        settings,
+    } = tells;
     let workers = Workers::default();
     let (begun, rejections) = (Instant::now(), Arc::default());
     let outcomes = Outcomes {
@@ -237,40 +239,12 @@ async fn work(
     let caches = watches::start(&cluster, &workers, outcomes, &metrics, tasks);
     let (events, send_events) = Events::new(cluster.client.clone(), metrics.clone());
     tasks.spawn(send_events);
-    let in_force = settings.subscribe();
-    if args.config.is_none() {
-        let (cluster, workers, metrics) = (cluster.clone(), workers.clone(), metrics.clone());
-        tasks.spawn(async move {
-            config::follow(&cluster, &settings, metrics, || workers.enqueue_all()).await;
-        });
-    }
-    tokio::select! {
-        () = filled(&caches, &waiting) => {}
-        ended = tasks.join_next() => return why_ended(ended),
-    }
-    metrics.count_from(&caches);
-    let mut checked = cluster_check.subscribe();
-    let (asked, in_doubt, recheck) = (cluster.clone(), in_force.clone(), args.recheck);
-    let enqueue_all = {
-        let workers = workers.clone();
-        move || workers.enqueue_all()
-    };
-    tasks.spawn(
-        async move { preflight::follow(&asked, in_doubt, &cluster_check, recheck, enqueue_all).await },
-    );
-    // No VM is started before the first check of the cluster. Waiting for it here, mostly moments, saves a report on
-    // each waiting pod.
-    let first = checked.wait_for(|cluster_check| *cluster_check != preflight::Decision::Unchecked);
-    let _: Result<_, _> = tokio::time::timeout(FIRST_VERDICT, first).await;
     let (provider, provider_ready) = watch::channel(false);
-    tasks.spawn(await_provider(caches.clone(), provider, waiting, workers.clone()));
-    tasks.spawn(sweep_for_ever(cluster.clone(), workers.clone(), metrics.clone()));
-    tasks.spawn(sweep_requests_for_ever(cluster.clone(), metrics.clone()));
     let shared = Arc::new(Shared {
         cluster,
         caches,
-        settings: in_force,
-        cluster_check: checked,
+        settings: settings.subscribe(),
+        cluster_check: cluster_check.subscribe(),
         provider_ready,
         events,
         metrics,
@@ -278,23 +252,80 @@ async fn work(
         begun,
         admission: tokio::sync::Mutex::default(),
     });
+    let context = Context { shared, workers };
+    if args.config.is_none() {
+        tasks.spawn(context.clone().follow_config(settings));
+    }
+    let Context { shared, workers } = &context;
     tokio::select! {
-        ended = workers.run(shared) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
+        () = filled(&shared.caches, &waiting) => {}
+        ended = tasks.join_next() => return why_ended(ended),
+    }
+    shared.metrics.count_from(&shared.caches);
+    tasks.spawn(context.clone().check_cluster(cluster_check, args.recheck));
+    // No VM is started before the first check of the cluster. Waiting for it here, mostly moments, saves a report on each
+    // waiting pod.
+    let mut checked = shared.cluster_check.clone();
+    let first = checked.wait_for(|cluster_check| *cluster_check != preflight::Decision::Unchecked);
+    let _: Result<_, _> = tokio::time::timeout(FIRST_CHECK, first).await;
+    tasks.spawn(context.clone().await_provider(provider, waiting));
+    let c = context.clone();
+    tasks.spawn(repeat("sweep", async move || {
+        sweep::sweep(&c.shared.cluster, &c.workers, &c.shared.metrics).await
+    }));
+    let c = context.clone();
+    tasks.spawn(repeat("sweep of certificate requests", async move || {
+        sweep::requests::sweep(&c.shared.cluster, &c.shared.metrics).await
+    }));
+    tokio::select! {
+        ended = workers.run(shared.clone()) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
         ended = tasks.join_next() => why_ended(ended),
     }
 }
 
-/// The webhook needs its certificate whether or not there is anything else to do.
+impl Context {
+    async fn follow_config(self, settings: watch::Sender<Option<Arc<Settings>>>) {
+        let Self { shared, workers } = self;
+        config::follow(&shared.cluster, &settings, shared.metrics.clone(), || {
+            workers.enqueue_all();
+        })
+        .await;
+    }
+
+    async fn check_cluster(self, cluster_check: watch::Sender<preflight::Decision>, recheck: Duration) {
+        let Self { shared, workers } = self;
+        let settings = shared.settings.clone();
+        preflight::follow(&shared.cluster, settings, &cluster_check, recheck, || {
+            workers.enqueue_all();
+        })
+        .await;
+    }
+
+    /// An administrator may install KubeVirt after this program: until then pods report that they wait for it.
+    async fn await_provider(self, provider: watch::Sender<bool>, waiting: watch::Sender<Option<String>>) {
+        waiting.send_replace(Some(
+            "the list of VirtualMachineInstances (is KubeVirt installed?)".to_owned(),
+        ));
+        self.shared.caches.vmis.filled().await;
+        waiting.send_replace(None);
+        provider.send_replace(true);
+        self.workers.enqueue_all();
+        tracing::info!("all caches are filled; working");
+        pending::<()>().await;
+    }
+}
+
+/// The webhook needs its certificate even while this program waits for caches.
 async fn keep_certificates(cluster: Cluster, namespace: String, rules: Option<Rules>, metrics: Arc<Metrics>) {
     if let Some(rules) = rules {
         certs::keep(cluster, namespace, rules, metrics).await;
     } else {
         certs::forget(&cluster).await;
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 }
 
-/// Waits for every cache but the provider's: an empty one would look like "there is no such thing".
+/// Waits for every cache except that of VMIs: to a decision, an empty cache looks like a cluster without such objects.
 async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     let wait = |what: &str| waiting.send_replace(Some(format!("the list of {what}")));
     wait("pods");
@@ -310,37 +341,11 @@ async fn filled(caches: &Caches, waiting: &watch::Sender<Option<String>>) {
     caches.policies.filled().await;
 }
 
-/// KubeVirt may be installed later than we are: until then pods report what they wait for.
-async fn await_provider(
-    caches: Caches,
-    provider: watch::Sender<bool>,
-    waiting: watch::Sender<Option<String>>,
-    workers: Workers,
-) {
-    waiting.send_replace(Some(
-        "the list of VirtualMachineInstances (is KubeVirt installed?)".to_owned(),
-    ));
-    caches.vmis.filled().await;
-    waiting.send_replace(None);
-    provider.send_replace(true);
-    workers.enqueue_all();
-    tracing::info!("all caches are filled; working");
-    std::future::pending::<()>().await;
-}
-
-async fn sweep_for_ever(cluster: Cluster, workers: Workers, metrics: Arc<Metrics>) {
+/// Repeats a sweep for ever.
+async fn repeat(what: &str, sweep: impl AsyncFn() -> Result<(), CallError>) {
     loop {
-        if let Err(error) = sweep::sweep(&cluster, &workers, &metrics).await {
-            tracing::warn!(%error, "the sweep failed and will be repeated");
-        }
-        tokio::time::sleep(sweep::PERIOD).await;
-    }
-}
-
-async fn sweep_requests_for_ever(cluster: Cluster, metrics: Arc<Metrics>) {
-    loop {
-        if let Err(error) = sweep::requests::sweep(&cluster, &metrics).await {
-            tracing::warn!(%error, "the sweep of certificate requests failed and will be repeated");
+        if let Err(error) = sweep().await {
+            tracing::warn!(%error, "the {what} failed and will be repeated");
         }
         tokio::time::sleep(sweep::PERIOD).await;
     }

@@ -38,9 +38,22 @@ pub struct LogArgs {
         global = true,
         env = "MAROONEDPODS_LOG_LEVEL",
         value_name = "FILTER",
-        default_value = "info"
+        default_value = "info",
+        value_parser = filter
     )]
     pub filter: Targets,
+}
+
+/// A word that is not a level would be a target, and turn everything else off: a mistyped level is refused.
+fn filter(text: &str) -> Result<Targets, String> {
+    let filter: Targets = text
+        .parse()
+        .map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
+    if filter.default_level().is_some() || text.contains('=') {
+        Ok(filter)
+    } else {
+        Err("it is neither a level, such as info, nor a filter, such as \"info,kube=debug\"".to_owned())
+    }
 }
 
 /// Shape of a log line.
@@ -181,6 +194,7 @@ mod tests {
         };
         assert_eq!(filter("warn").unwrap().default_level(), Some(LevelFilter::WARN));
         assert_eq!(filter("off").unwrap().default_level(), Some(LevelFilter::OFF));
+        assert_eq!(filter("warning"), None, "a mistyped level");
         let by_target = filter("info,kube=debug").unwrap();
         assert!(by_target.would_enable("kube::client", &tracing::Level::DEBUG));
         assert!(!by_target.would_enable("hyper", &tracing::Level::DEBUG));

@@ -1,8 +1,13 @@
 //! The custom resources of `maroonedpods.io/v1alpha1`.
 
+mod conditions;
 mod config;
 mod record;
 
+pub use conditions::{
+    AcceptedReason, AttemptFailure, CertificatesReadyReason, ClusterReadyReason, ConfigCondition,
+    NodeCondition, NodeReason, PodReason, ProviderReadyReason,
+};
 pub use config::{
     Architecture, BaseVmResources, Deadlines, Join, JoinMode, KernelBootConfig, Limits, MaroonedPodsConfig,
     MaroonedPodsConfigSpec, MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts,
@@ -10,7 +15,6 @@ pub use config::{
 };
 pub use record::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, Phase, PodRef, StageTimes, VmResources, VmSpec,
-    condition,
 };
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -2,6 +2,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// Our record of one marooned pod: what its VM was built from and how far it is. Cluster-scoped, named after
 /// the pod's UID, made first and deleted last, so that nothing is forgotten.
@@ -146,7 +147,19 @@ pub struct StageTimes {
 }
 
 /// The stage a marooned node has reached.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    IntoStaticStr,
+    VariantArray,
+)]
 pub enum Phase {
     /// The record exists; no VM yet, or none again after a failed attempt.
     #[default]
@@ -159,16 +172,4 @@ pub enum Phase {
     Lifted,
     /// As many attempts as are allowed have failed; after a long pause there are more.
     Failed,
-}
-
-/// Condition types of a [`MaroonedNode`].
-pub mod condition {
-    /// The VMI of this attempt exists.
-    pub const LAUNCHED: &str = "Launched";
-    /// The kubelet has spoken with its own certificate and the join credential is gone.
-    pub const REGISTERED: &str = "Registered";
-    /// The Node was seen Ready and verified as this VM's own.
-    pub const READY: &str = "Ready";
-    /// The pod's gate is lifted.
-    pub const LIFTED: &str = "Lifted";
 }

@@ -45,9 +45,13 @@ fn is_conditional(event: &AuditEvent) -> bool {
         ("update", _) => names(&body["metadata"], "resourceVersion"),
         ("patch", _) => match body.as_array() {
             Some(operations) => operations.iter().any(|operation| {
-                let path = operation["path"].as_str();
-                operation["op"] == "test"
-                    && matches!(path, Some("/metadata/uid" | "/metadata/resourceVersion"))
+                let (operation_name, path) = (operation["op"].as_str(), operation["path"].as_str());
+                // The API server answers 409 to an update of an object at another version than the stored one.
+                matches!(
+                    (operation_name, path),
+                    (Some("test"), Some("/metadata/uid" | "/metadata/resourceVersion"))
+                        | (Some("replace"), Some("/metadata/resourceVersion"))
+                ) && operation["value"].as_str().is_some_and(|text| !text.is_empty())
             }),
             None => ["uid", "resourceVersion"]
                 .iter()
@@ -106,6 +110,24 @@ mod tests {
                 "patch",
                 "",
                 json!([{"op": "test", "path": "/spec", "value": 1}]),
+                false,
+            ),
+            (
+                "patch",
+                "status",
+                json!([{"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}]),
+                true,
+            ),
+            (
+                "patch",
+                "status",
+                json!([{"op": "replace", "path": "/metadata/uid", "value": "u"}]),
+                false,
+            ),
+            (
+                "patch",
+                "status",
+                json!([{"op": "replace", "path": "/metadata/resourceVersion", "value": ""}]),
                 false,
             ),
             (

@@ -94,7 +94,14 @@ fn an_image_holds_its_program_and_its_bill_of_materials() {
     for linked in ["rustls", "ring", "maroonedpods-common", "glibc", "rust-std"] {
         assert!(names.contains(linked), "{linked} is not in {names:?}");
     }
-    for foreign in ["proptest", "kube-client", "serde_derive", "maroonedpods-e2e"] {
+    for foreign in [
+        "proptest",
+        "kube-client",
+        "serde_derive",
+        "maroonedpods-e2e",
+        "maroonedpods-image-build",
+        "maroonedpods-testing",
+    ] {
         assert!(!names.contains(foreign), "{foreign} is in {names:?}");
     }
     let unlicensed: Vec<_> = components

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{json_patch, now};
 use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call};
+use crate::csr::Refusal;
 use crate::objects::patch;
 use crate::own_writes::OwnWrites;
 use crate::params;
@@ -15,7 +16,7 @@ pub(super) async fn decide(
     cluster: &Cluster,
     name: &str,
     resource_version: &str,
-    deny: Option<&(&'static str, String)>,
+    deny: Option<Refusal>,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
     let (type_, reason, message) = match deny {
@@ -24,7 +25,7 @@ pub(super) async fn decide(
             "MaroonedNode",
             "it is the one request expected of this VM",
         ),
-        Some((reason, message)) => ("Denied", *reason, message.as_str()),
+        Some(refusal) => ("Denied", refusal.into(), refusal.message()),
     };
     let condition = json!({"type": type_, "status": "True", "reason": reason, "message": message,
         "lastUpdateTime": now()});

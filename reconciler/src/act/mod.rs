@@ -56,7 +56,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, own_writes: &mut OwnWrite
             name,
             resource_version,
             deny,
-        } => csr::decide(cluster, name, resource_version, deny.as_ref(), own_writes).await,
+        } => csr::decide(cluster, name, resource_version, *deny, own_writes).await,
         Write::PlaceNode {
             node,
             address,

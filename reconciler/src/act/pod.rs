@@ -28,7 +28,7 @@ pub(super) async fn report(
     let mut condition = json!({
         "type": names::NODE_READY_CONDITION,
         "status": if report.ready { "True" } else { "False" },
-        "reason": report.reason,
+        "reason": report.reason.to_string(),
         "message": report.message,
     });
     if report.transition {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use jiff::SignedDuration;
+use maroonedpods_server::program::duration;
 use thiserror::Error;
 
 use super::decide::Rules;
@@ -86,14 +86,6 @@ impl CertsArgs {
             settle: self.settle,
         }))
     }
-}
-
-/// A duration such as `2160h` or `10s`; never negative.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text
-        .parse()
-        .map_err(|error| format!("{error}; a duration looks like 720h or 1m30s"))?;
-    Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use crate::answer::Answer;
 use crate::api::{CallError, Cluster, call, find};
 use crate::metrics::Metrics;
 use crate::params;
-use crate::read::{self, Keep, View, sieve};
+use crate::read::{self, Keep, Kind, View, sieve};
 use decide::{Decision, Observed, Rules, Unchanged, decide};
 use pair::{Bundle, CURRENT, NEXT, Pair};
 pub use status::forget;
@@ -278,7 +278,7 @@ impl Keeper {
 }
 
 impl View for EndpointSlice {
-    const KIND: &'static str = "endpointslices";
+    const KIND: Kind = Kind::EndpointSlices;
     const KEEP: Keep = sieve::WHOLE;
     type Object = Self;
 

@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use maroonedpods_common::api::{CertificatesReadyReason as Reason, ConfigCondition};
 
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, ConditionUpdate};
-use crate::config;
+use crate::conditions::ConditionUpdate;
+use crate::status;
 
-/// Condition of the configuration: the webhook has a certificate, and nothing keeps it from being renewed.
-const CERTIFICATES_READY: &str = "CertificatesReady";
 /// How often an unchanged report is written again: the configuration may have been created since.
 const REPEAT: Duration = Duration::from_secs(60);
 
@@ -55,25 +54,27 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
     let (holds, reason, message) = match report {
         Report::Resting { until: Some(until) } => (
             true,
-            "Issued",
+            Reason::Issued,
             format!("the webhook's certificate is valid until {until}"),
         ),
-        Report::Resting { until: None } => (false, "Missing", "the webhook has no certificate".to_owned()),
-        Report::Rotating(message) => (true, "Rotating", message.clone()),
-        Report::Failed(error) => (false, "Failed", format!("{error}; it is tried again")),
+        Report::Resting { until: None } => (
+            false,
+            Reason::Missing,
+            "the webhook has no certificate".to_owned(),
+        ),
+        Report::Rotating(message) => (true, Reason::Rotating, message.clone()),
+        Report::Failed(error) => (false, Reason::Failed, format!("{error}; it is tried again")),
     };
     let update = ConditionUpdate {
         holds,
-        reason,
+        reason: reason.into(),
         message: &message,
     };
-    config::edit_status(cluster, |_, status| {
-        let generation = status.observed_generation;
-        conditions::set(
-            &mut status.conditions,
-            CERTIFICATES_READY,
+    status::edit(cluster, |_, status| {
+        status::set_condition(
+            status,
+            ConfigCondition::CertificatesReady,
             update,
-            generation,
             Timestamp::now(),
         );
     })
@@ -82,10 +83,9 @@ async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
 
 /// Another program makes the certificates now: removes the condition that an earlier leader wrote.
 pub async fn forget(cluster: &Cluster) {
-    let forgotten = config::edit_status(cluster, |_, status| {
-        status
-            .conditions
-            .retain(|condition| condition.type_ != CERTIFICATES_READY);
+    let forgotten = status::edit(cluster, |_, status| {
+        let ours = <&str>::from(ConfigCondition::CertificatesReady);
+        status.conditions.retain(|condition| condition.type_ != ours);
     });
     if let Err(error) = forgotten.await {
         tracing::warn!(%error, "cannot write the configuration's status");

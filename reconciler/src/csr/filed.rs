@@ -7,7 +7,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
 
 use super::{Requester, is_pending, requester, requester_of};
-use crate::read::{Keep, Mark, View};
+use crate::read::{Beyond, Bound, Keep, Kind, Mark, View};
 
 /// How many pending requests of one requester are kept whole and decided. A kubelet has two, and a few more if the
 /// reconciler was down. Of a requester with more, the requests beyond this number are deleted; it may file them
@@ -69,6 +69,15 @@ impl Filed {
         requester_of(self.user())
     }
 
+    /// What its deletion needs.
+    pub(crate) fn in_brief(&self) -> Self {
+        Self::Named(Named {
+            name: self.name().to_owned(),
+            uid: self.uid().to_owned(),
+            user: self.user().to_owned(),
+        })
+    }
+
     fn user(&self) -> &str {
         match self {
             Self::Whole(csr) => csr.spec.username.as_deref().unwrap_or_default(),
@@ -88,7 +97,7 @@ pub(crate) fn is_ours(csr: &CertificateSigningRequest) -> bool {
 }
 
 impl View for Filed {
-    const KIND: &'static str = "csrs";
+    const KIND: Kind = Kind::Csrs;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",
@@ -120,7 +129,12 @@ impl View for Filed {
             ]),
         ),
     ]);
-    const MOST: usize = MOST_DECIDED;
+    // Decided requests are few, and only this program decides them.
+    const BOUND: Option<Bound<Self>> = Some(Bound {
+        most: MOST_DECIDED,
+        counts: |filed| filed.whole().is_some_and(is_pending),
+        beyond: |filed| Beyond::Brief(filed.in_brief()),
+    });
     type Object = CertificateSigningRequest;
 
     fn read(mut csr: CertificateSigningRequest) -> Option<Self> {
@@ -139,21 +153,5 @@ impl View for Filed {
 
     fn marks(&self) -> Vec<Mark> {
         vec![Mark::User(self.user().to_owned())]
-    }
-
-    /// Decided requests are few, because only we decide them.
-    fn counts(&self) -> bool {
-        self.whole().is_some_and(is_pending)
-    }
-
-    fn in_brief(self) -> Self {
-        match self {
-            Self::Whole(csr) => Self::Named(Named {
-                name: csr.metadata.name.unwrap_or_default(),
-                uid: csr.metadata.uid.unwrap_or_default(),
-                user: csr.spec.username.unwrap_or_default(),
-            }),
-            named @ Self::Named(_) => named,
-        }
     }
 }

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use maroonedpods_common::names;
+use strum::{IntoStaticStr, VariantArray};
 
 pub(crate) use filed::is_ours;
 pub use filed::{Filed, MOST_DECIDED};
@@ -67,8 +68,8 @@ pub enum Decision {
     Ignore,
 }
 
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Why a request is refused: the reason of the condition `Denied`, and the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 pub enum Refusal {
     /// The user is one of ours, but there is no record for it.
     NoRecord,
@@ -103,28 +104,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// A stable word, used as the condition's reason and as the metric's label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoRecord => "NoRecord",
-            Self::WrongSigner => "WrongSigner",
-            Self::WrongUser => "WrongUser",
-            Self::MissingGroup => "MissingGroup",
-            Self::NotWaiting => "NotWaiting",
-            Self::SecondClient => "SecondClient",
-            Self::TooManyServing => "TooManyServing",
-            Self::TooManyRenewals => "TooManyRenewals",
-            Self::Malformed => "Malformed",
-            Self::BadSignature => "BadSignature",
-            Self::WrongSubject => "WrongSubject",
-            Self::MissingName => "MissingName",
-            Self::ForeignName => "ForeignName",
-            Self::ForeignExtension => "ForeignExtension",
-            Self::WrongUsages => "WrongUsages",
-        }
-    }
-
     /// What was expected. Never text of the request: its author may be hostile.
     #[must_use]
     pub const fn message(self) -> &'static str {

@@ -1,36 +1,38 @@
-//! Who waits for what, and which VMs there are: counted from the watch caches whenever metrics are read.
+//! Which pods wait for what, and which VMs there are: counted from the watch caches whenever metrics are read.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use maroonedpods_common::api::{MaroonedNodeSpec, VmResources};
+use maroonedpods_common::api::{MaroonedNodeSpec, PodReason, VmResources};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::observe::Caches;
-use crate::plan::reason;
 use crate::view::{PodView, VmiView};
 
-/// A gated pod that says nothing yet.
+/// Reason of a gated pod that does not have the condition yet.
 const UNSEEN: &str = "Unseen";
-/// A word that is none of ours: conditions and phases are other people's to write.
+/// A reason or phase that is not known here: other clients can write conditions and phases too.
 const OTHER: &str = "Other";
-/// Phases of a VMI, as KubeVirt writes them.
-const VM_PHASES: [&str; 7] = [
-    "Pending",
-    "Scheduling",
-    "Scheduled",
-    "Running",
-    "Succeeded",
-    "Failed",
-    OTHER,
-];
 
-/// Label of what is counted by namespace. Prometheus has a label "namespace" of its own, that of who is asked.
+/// Phases of a VMI, as KubeVirt writes them.
+#[derive(Clone, Copy, EnumString, IntoStaticStr, VariantArray)]
+enum VmPhase {
+    Pending,
+    Scheduling,
+    Scheduled,
+    Running,
+    Succeeded,
+    Failed,
+    Other,
+}
+
+/// Label of what is counted by namespace. Prometheus sets a label "namespace" itself: that of the program it scrapes.
 const NAMESPACE: &str = "pod_namespace";
 const MI: u64 = 1 << 20;
 
@@ -49,7 +51,7 @@ struct Census {
     vms: BTreeMap<&'static str, i64>,
 }
 
-/// What the VMs of a namespace's pods come to: those being started, those that are there and those that go.
+/// Totals of the VMs of a namespace's pods: those that start, those that run and those that are deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     vms: u64,
@@ -90,7 +92,7 @@ const SUMS: [Sum; 4] = [
 ];
 
 impl Watched {
-    /// Counts from these caches from now on. The first call holds.
+    /// Counts from these caches from now on. Later calls change nothing.
     pub(super) fn attach(&self, caches: &Caches) {
         let _: Result<(), _> = self.0.set(caches.clone());
     }
@@ -158,7 +160,7 @@ fn family(
     Ok(())
 }
 
-/// Only namespaces that have any: a series ends with the last VM of its namespace.
+/// Only namespaces that have VMs: a series ends with the last VM of its namespace.
 fn by_namespace<'a>(records: impl Iterator<Item = &'a MaroonedNodeSpec>) -> BTreeMap<&'a str, Sums> {
     let mut sums = BTreeMap::<_, Sums>::new();
     for record in records {
@@ -169,28 +171,24 @@ fn by_namespace<'a>(records: impl Iterator<Item = &'a MaroonedNodeSpec>) -> BTre
 }
 
 fn census(pods: &[Arc<PodView>], vmis: &[Arc<VmiView>], now: Timestamp) -> Census {
-    let zeros = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect::<BTreeMap<_, _>>();
-    let mut waiting = zeros(&reason::OF_WAITS);
-    waiting.extend([(UNSEEN, 0), (OTHER, 0)]);
-    let mut vms = zeros(&VM_PHASES);
+    let waits = PodReason::VARIANTS.iter().filter(|reason| reason.is_wait());
+    let waits = waits.map(|reason| <&str>::from(*reason));
+    let mut waiting: BTreeMap<_, _> = waits.chain([UNSEEN, OTHER]).map(|reason| (reason, 0)).collect();
+    let mut vms: BTreeMap<_, _> = VmPhase::VARIANTS
+        .iter()
+        .map(|phase| ((*phase).into(), 0))
+        .collect();
     let mut oldest_seconds = 0.0_f64;
     let gated =
         |pod: &&Arc<PodView>| pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
     for pod in pods.iter().filter(gated) {
-        let reason = match &pod.condition {
-            None => UNSEEN,
-            Some(said) => known(&said.reason, &reason::OF_WAITS),
-        };
-        *waiting.entry(reason).or_default() += 1;
-        // The others wait for somebody else, for as long as that takes.
-        if !matches!(
-            reason,
-            reason::WAITING_FOR_GATES
-                | reason::BACKING_OFF
-                | reason::ATTEMPTS_EXHAUSTED
-                | reason::NETWORK_POLICY_NOT_ENFORCED
-                | reason::NAMESPACE_LIMIT
-        ) {
+        let said = pod.condition.as_ref();
+        let reason = said
+            .and_then(|said| said.reason.parse().ok())
+            .filter(|reason: &PodReason| reason.is_wait());
+        let label = reason.map_or(if said.is_none() { UNSEEN } else { OTHER }, Into::into);
+        *waiting.entry(label).or_default() += 1;
+        if !reason.is_some_and(PodReason::is_up_to_others) {
             let age = pod
                 .created
                 .map_or(0.0, |created| now.duration_since(created).as_secs_f64());
@@ -198,7 +196,8 @@ fn census(pods: &[Arc<PodView>], vmis: &[Arc<VmiView>], now: Timestamp) -> Censu
         }
     }
     for vmi in vmis {
-        *vms.entry(known(&vmi.phase, &VM_PHASES)).or_default() += 1;
+        let phase = vmi.phase.parse().unwrap_or(VmPhase::Other);
+        *vms.entry(phase.into()).or_default() += 1;
     }
     Census {
         gated: waiting,
@@ -207,16 +206,10 @@ fn census(pods: &[Arc<PodView>], vmis: &[Arc<VmiView>], now: Timestamp) -> Censu
     }
 }
 
-fn known(word: &str, words: &[&'static str]) -> &'static str {
-    words
-        .iter()
-        .find(|known| **known == word)
-        .copied()
-        .unwrap_or(OTHER)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use kube::core::DynamicObject;
     use serde_json::{Value, json};
 
@@ -251,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_in_an_empty_cluster() {
+    fn no_pod_waits_in_an_empty_cluster() {
         let census = take(Vec::new(), Vec::new());
         assert!(census.oldest_seconds.abs() < f64::EPSILON);
         assert!(
@@ -261,7 +254,14 @@ mod tests {
                 .chain(census.vms.values())
                 .all(|count| *count == 0)
         );
-        assert!(census.gated.contains_key("Launching") && census.vms.contains_key("Running"));
+        let waits = PodReason::VARIANTS.iter().filter(|reason| reason.is_wait());
+        let gated: BTreeSet<&str> = waits
+            .map(|reason| (*reason).into())
+            .chain([UNSEEN, OTHER])
+            .collect();
+        assert!(census.gated.into_keys().eq(gated));
+        let phases: BTreeSet<&str> = VmPhase::VARIANTS.iter().map(|phase| (*phase).into()).collect();
+        assert!(census.vms.into_keys().eq(phases));
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
                 pod("2026-01-01T00:09:00Z", true, Some("Launching")),
                 pod("2026-01-01T00:09:30Z", true, Some("Launching")),
                 pod("2026-01-01T00:09:59Z", true, None),
-                pod("2026-01-01T00:09:59Z", true, Some("a word of somebody's")),
+                pod("2026-01-01T00:09:59Z", true, Some("AnotherClientsReason")),
                 pod("2026-01-01T00:00:00Z", false, Some("NodeReady")),
             ],
             Vec::new(),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_others_is_not_overdue() {
+    fn a_pod_that_waits_for_other_users_is_not_overdue() {
         let census = take(
             vec![
                 pod("2026-01-01T00:00:00Z", true, Some("WaitingForOtherGates")),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_namespace_has_is_summed_up() {
+    fn the_vms_of_a_namespace_are_summed_up() {
         let record = |namespace: &str, cpu: u32| {
             let mut record = crate::objects::record::tests::record().spec;
             namespace.clone_into(&mut record.pod_ref.namespace);

@@ -1,86 +1,51 @@
-//! What operators watch. No pod names in labels; every label has few values.
+//! What operators watch. Labels hold no pod names, and each has few values.
 
 mod census;
+mod labels;
 mod progress;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use maroonedpods_common::api::MaroonedNode;
-use prometheus_client::encoding::EncodeLabelSet;
+use maroonedpods_common::api::{AttemptFailure, MaroonedNode, Phase};
+use maroonedpods_server::program::register_build_info;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::api::CallError;
+use crate::csr::Refusal;
 use crate::observe::Caches;
-use crate::plan::Write;
+use crate::plan::{Write, WriteKind};
+use crate::read::Kind;
 
 use census::Watched;
+pub use labels::Leftover;
+use labels::{ByValue, PassFailure, Stage};
 use progress::{Progress, progress};
-
-/// Why the plan gives an attempt up.
-const FAILURES: [&str; 8] = [
-    "BootDeadline",
-    "JoinDeadline",
-    "VMEnded",
-    "VMGone",
-    "VMReplaced",
-    "Rebooted",
-    "IdentityMismatch",
-    "NoIPv4",
-];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Phase {
-    phase: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Stage {
-    stage: &'static str,
-}
-
-/// Why an attempt failed, as the record says it: few words, all of them the plan's.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Failure {
-    reason: String,
-}
 
 /// All of the reconciler's metrics.
 pub struct Metrics {
     registry: Registry,
-    writes: Family<Kind, Counter>,
-    failed_passes: Family<Reason, Counter>,
-    csr_refused: Family<Reason, Counter>,
+    writes: ByValue<WriteKind, Counter>,
+    failed_passes: ByValue<PassFailure, Counter>,
+    csr_refused: ByValue<Refusal, Counter>,
     events_dropped: Counter,
     events_refused: Counter,
-    orphans_deleted: Family<Kind, Counter>,
+    orphans_deleted: ByValue<Leftover, Counter>,
     leader: Gauge,
     shed_connections: Counter,
     lift_seconds: Histogram,
-    nodes: Family<Phase, Gauge>,
+    nodes: ByValue<Phase, Gauge>,
     certificate_end: Gauge,
     certificate_rotations: Counter,
     pass_seconds: Histogram,
-    stage_seconds: Family<Stage, Histogram>,
-    failed_attempts: Family<Failure, Counter>,
-    watch_failures: Family<Kind, Counter>,
-    unreadable: Family<Kind, Counter>,
+    stage_seconds: ByValue<Stage, Histogram>,
+    failed_attempts: ByValue<AttemptFailure, Counter>,
+    watch_failures: ByValue<Kind, Counter>,
+    unreadable: ByValue<Kind, Counter>,
     watched: Watched,
 }
 
@@ -96,18 +61,26 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("maroonedpods");
         let r = &mut registry;
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        r.register("build", "What this program was built from", build);
+        register_build_info(r);
         let watched = Watched::default();
         r.register_collector(Box::new(watched.clone()));
-        let stage: fn() -> Histogram = || Histogram::new(exponential_buckets(0.5, 2.0, 11));
-        let metrics = Self {
-            writes: add_new(r, "writes", "Writes to the API server that succeeded, by kind"),
-            failed_passes: add_new(r, "failed_passes", "Passes that ended in an error"),
-            csr_refused: add_new(r, "csr_refused", "Certificate requests refused, by reason"),
+        Self {
+            writes: ByValue::new(
+                r,
+                "writes",
+                "kind",
+                "Writes to the API server that succeeded, by kind",
+            ),
+            failed_passes: ByValue::new(r, "failed_passes", "reason", "Passes that ended in an error"),
+            csr_refused: ByValue::new(
+                r,
+                "csr_refused",
+                "reason",
+                "Certificate requests refused, by reason",
+            ),
             events_dropped: add_new(r, "events_dropped", "Events that found the queue full"),
             events_refused: add_new(r, "events_refused", "Events that the API server did not take"),
-            orphans_deleted: add_new(r, "orphans_deleted", "Leftovers that the sweep deleted"),
+            orphans_deleted: ByValue::new(r, "orphans_deleted", "kind", "Leftovers that the sweep deleted"),
             leader: add_new(r, "leader", "1 while this replica acts"),
             shed_connections: add_new(r, "shed_connections", "Connections ended to make room for others"),
             lift_seconds: add(
@@ -116,7 +89,7 @@ impl Metrics {
                 "From a pod's creation to its lifted gate",
                 Histogram::new(exponential_buckets(0.25, 2.0, 12)),
             ),
-            nodes: add_new(r, "nodes", "Records, by phase"),
+            nodes: ByValue::new(r, "nodes", "phase", "Records, by phase"),
             certificate_end: add_new(
                 r,
                 "webhook_certificate_not_after_seconds",
@@ -134,66 +107,33 @@ impl Metrics {
                 "Time that passes took",
                 Histogram::new(exponential_buckets(0.001, 4.0, 9)),
             ),
-            stage_seconds: add(
+            stage_seconds: ByValue::with(
                 r,
                 "stage_seconds",
+                "stage",
                 "Time from stage to stage: launch (record to VM), join (VM to kubelet), lift (kubelet to lifted gate)",
-                Family::new_with_constructor(stage),
+                || Histogram::new(exponential_buckets(0.5, 2.0, 11)),
             ),
-            failed_attempts: add_new(
+            failed_attempts: ByValue::new(
                 r,
                 "failed_attempts",
+                "reason",
                 "VMs that did not become their pod's node, by reason",
             ),
-            watch_failures: add_new(
+            watch_failures: ByValue::new(
                 r,
                 "watch_failures",
-                "Watches that failed and were made anew, by what they watch",
+                "kind",
+                "Watches that failed and were repeated, by what they watch",
             ),
-            unreadable: add_new(
+            unreadable: ByValue::new(
                 r,
                 "unreadable_objects",
+                "kind",
                 "Objects in lists and watches that could not be read and were skipped, by what they are",
             ),
             watched,
             registry,
-        };
-        metrics.begin_at_zero();
-        metrics
-    }
-
-    /// Alerts on increases need the zero before the first one.
-    fn begin_at_zero(&self) {
-        for kind in ["create_vmi", "deny_csr"] {
-            self.writes.get_or_create(&Kind { kind }).inc_by(0);
-        }
-        for reason in [
-            "deadline",
-            "unexpected",
-            "precondition",
-            "throttled",
-            "refused",
-            "api",
-        ] {
-            self.failed_passes.get_or_create(&Reason { reason }).inc_by(0);
-        }
-        for kind in ["vmi", "join_secret", "token", "node", "csr"] {
-            self.orphans_deleted.get_or_create(&Kind { kind }).inc_by(0);
-        }
-        for kind in [
-            "pods",
-            "maroonednodes",
-            "nodes",
-            "vmis",
-            "csrs",
-            "networkpolicies",
-        ] {
-            self.watch_failures.get_or_create(&Kind { kind }).inc_by(0);
-            self.unreadable.get_or_create(&Kind { kind }).inc_by(0);
-        }
-        for reason in FAILURES {
-            let reason = reason.to_owned();
-            self.failed_attempts.get_or_create(&Failure { reason }).inc_by(0);
         }
     }
 
@@ -211,15 +151,14 @@ impl Metrics {
         self.watched.attach(caches);
     }
 
-    /// Counts a write that succeeded, and what it says of the record as it was before.
+    /// Counts a write that succeeded, and the progress that it reports of the record, given as it was before.
     pub fn written(&self, write: &Write, record: Option<&MaroonedNode>) {
-        self.writes.get_or_create(&Kind { kind: write.kind() }).inc();
+        self.writes.of(write.kind()).inc();
         if let Write::DecideCsr {
-            deny: Some((reason, _)),
-            ..
+            deny: Some(refusal), ..
         } = write
         {
-            self.csr_refused.get_or_create(&Reason { reason }).inc();
+            self.csr_refused.of(*refusal).inc();
         }
         if let (Write::RecordStatus { status, .. }, Some(record)) = (write, record) {
             self.progressed(progress(record, status));
@@ -228,12 +167,10 @@ impl Metrics {
 
     fn progressed(&self, progress: Progress) {
         for (stage, seconds) in progress.stages {
-            self.stage_seconds
-                .get_or_create(&Stage { stage })
-                .observe(seconds);
+            self.stage_seconds.of(stage).observe(seconds);
         }
         if let Some(reason) = progress.failed {
-            self.failed_attempts.get_or_create(&Failure { reason }).inc();
+            self.failed_attempts.of(reason).inc();
         }
     }
 
@@ -243,26 +180,26 @@ impl Metrics {
     }
 
     /// Counts a watch that failed.
-    pub fn watch_failed(&self, kind: &'static str) {
-        self.watch_failures.get_or_create(&Kind { kind }).inc();
+    pub fn watch_failed(&self, kind: Kind) {
+        self.watch_failures.of(kind).inc();
     }
 
     /// Counts an object that could not be read.
-    pub fn unreadable(&self, kind: &'static str) {
-        self.unreadable.get_or_create(&Kind { kind }).inc();
+    pub fn unreadable(&self, kind: Kind) {
+        self.unreadable.of(kind).inc();
     }
 
     /// Counts a pass that failed.
     pub fn failed_pass(&self, error: &CallError) {
         let reason = match error {
-            CallError::Deadline => "deadline",
-            CallError::Unexpected(_) => "unexpected",
-            e if e.is_conflict() || e.is_invalid() => "precondition",
-            e if e.is_too_many_requests() => "throttled",
-            e if e.is_refusal() => "refused",
-            CallError::Kube(_) | CallError::Precondition(_) => "api",
+            CallError::Deadline => PassFailure::Deadline,
+            CallError::Unexpected(_) => PassFailure::Unexpected,
+            e if e.is_conflict() || e.is_invalid() => PassFailure::Precondition,
+            e if e.is_too_many_requests() => PassFailure::Throttled,
+            e if e.is_refusal() => PassFailure::Refused,
+            CallError::Kube(_) | CallError::Precondition(_) => PassFailure::Api,
         };
-        self.failed_passes.get_or_create(&Reason { reason }).inc();
+        self.failed_passes.of(reason).inc();
     }
 
     /// Counts an event that found the queue full.
@@ -276,8 +213,8 @@ impl Metrics {
     }
 
     /// Counts a leftover that the sweep deleted.
-    pub fn orphan_deleted(&self, kind: &'static str) {
-        self.orphans_deleted.get_or_create(&Kind { kind }).inc();
+    pub fn orphan_deleted(&self, leftover: Leftover) {
+        self.orphans_deleted.of(leftover).inc();
     }
 
     /// Reports whether this replica acts.
@@ -306,8 +243,8 @@ impl Metrics {
     }
 
     /// Sets how many records are in a phase.
-    pub fn set_nodes(&self, phase: &'static str, count: u32) {
-        self.nodes.get_or_create(&Phase { phase }).set(i64::from(count));
+    pub fn set_nodes(&self, phase: Phase, count: usize) {
+        self.nodes.of(phase).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
@@ -318,4 +255,53 @@ fn add_new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, hel
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
     registry.register(name, help, metric.clone());
     metric
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::VariantArray;
+
+    use super::*;
+
+    /// The values of the label that this metric of a new registry has, one a line.
+    fn values(text: &str, metric: &str, label: &str) -> String {
+        let begin = format!("maroonedpods_{metric}{{{label}=\"");
+        let samples = text.lines().filter_map(|line| line.strip_prefix(begin.as_str()));
+        let mut values: Vec<_> = samples
+            .map(|rest| {
+                let (value, count) = rest.split_once("\"} ").unwrap();
+                assert!(
+                    count.parse::<f64>().unwrap().abs() < f64::EPSILON,
+                    "{metric} {value}: {count}"
+                );
+                value
+            })
+            .collect();
+        values.sort_unstable();
+        values.join("\n")
+    }
+
+    fn all<E: VariantArray + Copy + Into<&'static str>>() -> String {
+        let mut values: Vec<&str> = E::VARIANTS.iter().map(|value| (*value).into()).collect();
+        values.sort_unstable();
+        values.join("\n")
+    }
+
+    #[test]
+    fn every_value_of_every_label_begins_at_zero() {
+        let text = Metrics::new().text();
+        for (metric, label, values_of_enum) in [
+            ("writes_total", "kind", all::<WriteKind>()),
+            ("failed_passes_total", "reason", all::<PassFailure>()),
+            ("csr_refused_total", "reason", all::<Refusal>()),
+            ("orphans_deleted_total", "kind", all::<Leftover>()),
+            ("nodes", "phase", all::<Phase>()),
+            ("stage_seconds_count", "stage", all::<Stage>()),
+            ("failed_attempts_total", "reason", all::<AttemptFailure>()),
+            ("watch_failures_total", "kind", all::<Kind>()),
+            ("unreadable_objects_total", "kind", all::<Kind>()),
+        ] {
+            assert_eq!(values(&text, metric, label), values_of_enum, "{metric}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
 //! What a record's new status says happened: stages reached, an attempt failed.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeStatus, condition};
+use maroonedpods_common::api::{AttemptFailure, MaroonedNode, MaroonedNodeStatus, NodeCondition};
 
+use super::labels::Stage;
 use crate::objects::record;
 
-/// What came to pass between two statuses of a record.
+/// What happened between two statuses of a record.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Progress {
-    /// Stages that ended now, and how long each took, in seconds. Recorded times are whole seconds, so is this,
-    /// about.
-    pub(super) stages: Vec<(&'static str, f64)>,
+    /// Stages that ended now, and how long each took, in seconds; about, because recorded times are whole seconds.
+    pub(super) stages: Vec<(Stage, f64)>,
     /// Why the attempt failed, where it failed now.
-    pub(super) failed: Option<String>,
+    pub(super) failed: Option<AttemptFailure>,
 }
 
 /// Compares the record as it was with the status that was written to it.
@@ -24,9 +24,14 @@ pub(super) fn progress(before: &MaroonedNode, after: &MaroonedNodeStatus) -> Pro
     let begun = was.not_before.as_ref().or(created);
     let (old, new) = (&was.stages, &after.stages);
     let stages = [
-        ("launch", begun, &old.launched, &new.launched),
-        ("join", new.launched.as_ref(), &old.registered, &new.registered),
-        ("lift", new.registered.as_ref(), &old.lifted, &new.lifted),
+        (Stage::Launch, begun, &old.launched, &new.launched),
+        (
+            Stage::Join,
+            new.launched.as_ref(),
+            &old.registered,
+            &new.registered,
+        ),
+        (Stage::Lift, new.registered.as_ref(), &old.lifted, &new.lifted),
     ];
     Progress {
         stages: stages
@@ -45,10 +50,10 @@ fn seconds(from: &Time, to: &Time) -> f64 {
 }
 
 /// A failed attempt is marked by its condition Launched being False, with the reason.
-fn failure(status: &MaroonedNodeStatus) -> Option<String> {
-    record::condition(status, condition::LAUNCHED)
+fn failure(status: &MaroonedNodeStatus) -> Option<AttemptFailure> {
+    record::condition(status, NodeCondition::Launched)
         .filter(|launched| launched.status == "False")
-        .map(|launched| launched.reason.clone())
+        .and_then(|launched| launched.reason.parse().ok())
 }
 
 #[cfg(test)]
@@ -87,9 +92,9 @@ mod tests {
         let lifted =
             json!({"stages": {"launched": at(2), "registered": at(20), "ready": at(25), "lifted": at(25)}});
         for (before, after, stages) in [
-            (json!({}), &launched, vec![("launch", 2.0)]),
-            (launched.clone(), &registered, vec![("join", 18.0)]),
-            (registered.clone(), &lifted, vec![("lift", 5.0)]),
+            (json!({}), &launched, vec![(Stage::Launch, 2.0)]),
+            (launched.clone(), &registered, vec![(Stage::Join, 18.0)]),
+            (registered.clone(), &lifted, vec![(Stage::Lift, 5.0)]),
             (lifted.clone(), &lifted, vec![]),
         ] {
             assert_eq!(progress(&record(&before), &status(after.clone())).stages, stages);
@@ -100,14 +105,14 @@ mod tests {
     fn a_retry_is_timed_from_the_end_of_its_backoff() {
         let before = record(&json!({"attempts": 2, "notBefore": at(30)}));
         let after = status(json!({"attempts": 2, "stages": {"launched": at(33)}}));
-        assert_eq!(progress(&before, &after).stages, [("launch", 3.0)]);
+        assert_eq!(progress(&before, &after).stages, [(Stage::Launch, 3.0)]);
     }
 
     #[test]
     fn a_clock_that_was_set_back_gives_no_negative_time() {
         let before = record(&json!({"notBefore": at(30)}));
         let after = status(json!({"stages": {"launched": at(10)}}));
-        assert_eq!(progress(&before, &after).stages, [("launch", 0.0)]);
+        assert_eq!(progress(&before, &after).stages, [(Stage::Launch, 0.0)]);
     }
 
     #[test]
@@ -115,7 +120,7 @@ mod tests {
         let failed = json!({"conditions": [{"type": "Launched", "status": "False", "reason": "JoinDeadline",
             "message": "", "lastTransitionTime": at(1)}]});
         let fails = progress(&record(&json!({})), &status(failed.clone()));
-        assert_eq!(fails.failed.as_deref(), Some("JoinDeadline"));
+        assert_eq!(fails.failed, Some(AttemptFailure::JoinDeadline));
         let again = progress(&record(&failed), &status(failed));
         assert_eq!(again, Progress::default());
     }

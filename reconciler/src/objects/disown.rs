@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::objects::patch;
-use crate::read::{Keep, View};
+use crate::read::{Keep, Kind, View};
 
 const PLACEMENT: [&str; 2] = ["f:nodeSelector", "f:tolerations"];
 
@@ -37,7 +37,7 @@ pub struct Lifted {
 }
 
 impl View for Owners {
-    const KIND: &'static str = "pods";
+    const KIND: Kind = Kind::Pods;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
         Keep::Fields(&[

@@ -5,20 +5,20 @@ use json_patch::Patch;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
 use maroonedpods_common::api::{
-    Architecture, Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodRef, VmOptions,
-    VmResources, VmSpec,
+    Architecture, Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, NodeCondition, PodRef,
+    VmOptions, VmResources, VmSpec,
 };
-use maroonedpods_common::{api, names};
+use maroonedpods_common::names;
 
 use crate::conditions::{self, ConditionUpdate};
 use crate::objects::{identity, patch};
-use crate::read::{Keep, Mark, View};
+use crate::read::{Keep, Kind, Mark, View};
 use crate::settings::Settings;
 
 /// The whole record. Its marks are its pod's namespace and the users of its tokens: those of each attempt so far, and
 /// of the next, whose guest may be quicker than the watch that reports the attempt.
 impl View for MaroonedNode {
-    const KIND: &'static str = "maroonednodes";
+    const KIND: Kind = Kind::MaroonedNodes;
     const KEEP: Keep = Keep::But(&[(
         "metadata",
         Some(Keep::But(&[
@@ -151,31 +151,31 @@ pub fn owner_reference(record: &MaroonedNode) -> OwnerReference {
 
 /// A condition of a record, if it is there.
 #[must_use]
-pub fn condition<'a>(status: &'a MaroonedNodeStatus, type_: &str) -> Option<&'a Condition> {
-    conditions::find(&status.conditions, type_)
+pub fn condition(status: &MaroonedNodeStatus, type_: NodeCondition) -> Option<&Condition> {
+    conditions::find(&status.conditions, type_.into())
 }
 
 /// Sets a condition of a record.
 pub fn set_condition(
     status: &mut MaroonedNodeStatus,
-    type_: &str,
+    type_: NodeCondition,
     holds: bool,
-    reason: &str,
+    reason: impl Into<&'static str>,
     message: &str,
     now: Timestamp,
 ) {
     let says = ConditionUpdate {
         holds,
-        reason,
+        reason: reason.into(),
         message,
     };
-    conditions::set(&mut status.conditions, type_, says, None, now);
+    conditions::set(&mut status.conditions, type_.into(), says, None, now);
 }
 
 /// Whether this attempt's kubelet has joined, and the join credential went with that.
 #[must_use]
 pub fn has_joined(status: &MaroonedNodeStatus) -> bool {
-    condition(status, api::condition::REGISTERED).is_some_and(|registered| registered.status == "True")
+    condition(status, NodeCondition::Registered).is_some_and(|registered| registered.status == "True")
 }
 
 /// The attempt that the record is in, from 1.
@@ -264,7 +264,13 @@ pub(crate) mod tests {
     fn a_status_is_written_whole() {
         let mut stored = json!({"metadata": {"resourceVersion": "7"}, "status": {"vmiUID": "gone", "stages": {"lifted": "x"}}});
         let status = MaroonedNodeStatus::default();
-        json_patch::patch(&mut stored, &status_patch("7", &status).unwrap()).unwrap();
+        let patch = status_patch("7", &status).unwrap();
+        assert_eq!(
+            serde_json::to_value(&patch.0[0]).unwrap(),
+            json!({"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}),
+            "the precondition"
+        );
+        json_patch::patch(&mut stored, &patch).unwrap();
         assert_eq!(stored["status"], serde_json::to_value(&status).unwrap());
     }
 }

@@ -1,8 +1,9 @@
 //! Step 1: a gated pod gets its record.
 
 use jiff::Timestamp;
+use maroonedpods_common::api::PodReason;
 
-use super::report::{reason, report};
+use super::report::report;
 use super::{Decision, Note, Write, after, network_policies, release};
 use crate::objects::record::{self, ClusterDefaults};
 use crate::view::{Observed, PodView};
@@ -36,17 +37,17 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
     let Some(settings) = &observed.settings else {
         let message =
             "there is no valid MaroonedPodsConfig named \"default\": create one, or see its conditions";
-        return Decision::wait().writes(report(pod, false, reason::NO_CONFIG, message));
+        return Decision::wait().writes(report(pod, false, PodReason::NoConfig, message));
     };
     if !pod.foreign_gates.is_empty() && !settings.spec.provision_while_gated {
         let message = format!(
             "no VM is started while other scheduling gates hold: {}",
             pod.foreign_gates.join(", ")
         );
-        return Decision::wait().writes(report(pod, false, reason::WAITING_FOR_GATES, message));
+        return Decision::wait().writes(report(pod, false, PodReason::WaitingForOtherGates, message));
     }
     if let Some(why) = &observed.hold {
-        return Decision::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+        return Decision::wait().writes(report(pod, false, PodReason::ClusterNotReady, why.clone()));
     }
     if let Some(decision) = network_policies::wait(observed, pod) {
         return decision;
@@ -56,14 +57,21 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
     }
     let size = match &observed.size {
         Some(Ok(size)) => *size,
-        Some(Err(why)) => return Decision::wait().writes(report(pod, false, reason::UNSIZABLE, why.clone())),
+        Some(Err(why)) => {
+            return Decision::wait().writes(report(pod, false, PodReason::Unsizable, why.clone()));
+        }
         None => return Decision::wait(),
     };
     let at_most = settings.spec.limits.vms_per_namespace;
     if let Some(limit) = at_most.filter(|limit| observed.namespace_records >= *limit) {
         return Decision {
             waits_for_place: true,
-            ..Decision::wait().writes(report(pod, false, reason::NAMESPACE_LIMIT, no_place(pod, limit)))
+            ..Decision::wait().writes(report(
+                pod,
+                false,
+                PodReason::NamespaceLimit,
+                no_place(pod, limit),
+            ))
         };
     }
     let spec = record::spec(
@@ -113,7 +121,7 @@ fn backing_off(observed: &Observed, pod: &PodView, now: Timestamp) -> Option<Dec
     );
     Some(
         Decision::wait()
-            .writes(report(pod, false, reason::BACKING_OFF, message))
+            .writes(report(pod, false, PodReason::BackingOff, message))
             .wake_at(until),
     )
 }

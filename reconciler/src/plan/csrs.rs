@@ -12,7 +12,7 @@ use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 
 use super::{Context, Write};
-use crate::csr::{self, Expectation, Filed, Requester};
+use crate::csr::{self, Expectation, Filed, Refusal, Requester};
 use crate::objects::identity;
 use crate::view::ObjectRef;
 
@@ -67,10 +67,7 @@ pub(super) fn sort_out(
             }
             csr::Decision::Refuse(refusal) if denials < MAX_DENIALS => {
                 denials += 1;
-                writes.extend(decision(
-                    csr,
-                    Some((refusal.as_str(), refusal.message().to_owned())),
-                ));
+                writes.extend(decision(csr, Some(refusal)));
             }
             csr::Decision::Refuse(_) if idle < MAX_IDLE => idle += 1,
             // What is refused takes no place of what only waits.
@@ -127,7 +124,7 @@ fn expectation(c: &Context) -> Expectation {
     }
 }
 
-fn decision(csr: &CertificateSigningRequest, deny: Option<(&'static str, String)>) -> Option<Write> {
+fn decision(csr: &CertificateSigningRequest, deny: Option<Refusal>) -> Option<Write> {
     Some(Write::DecideCsr {
         name: csr.metadata.name.clone()?,
         resource_version: csr.metadata.resource_version.clone()?,

@@ -10,6 +10,7 @@ mod attempt;
 mod context;
 mod csrs;
 mod decision;
+mod kind;
 mod network_policies;
 mod place;
 mod release;
@@ -21,12 +22,13 @@ mod tests;
 mod write;
 
 use jiff::Timestamp;
+use maroonedpods_common::api::PodReason;
 
 use crate::view::{Observed, PodView};
 
 use context::{Context, after};
 pub use decision::Decision;
-pub(crate) use report::reason;
+pub use kind::WriteKind;
 pub use write::{Note, PodReport, Write};
 
 /// Decides the next step for one pod.
@@ -41,7 +43,7 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Decision {
 /// The report that the API server refused what the pod needs, or nothing where the pod has that condition already.
 #[must_use]
 pub fn refused(pod: &PodView, message: &str) -> Option<Write> {
-    report::report(pod, false, report::reason::REFUSED, message)
+    report::report(pod, false, PodReason::Refused, message)
 }
 
 /// The report that a gated pod waits for KubeVirt, or nothing where it does not wait or has that condition already.
@@ -50,7 +52,7 @@ pub fn provider_missing(pod: &PodView) -> Option<Write> {
     let waits = pod.gate_index.is_some() && !pod.exempt && pod.deletion_deadline.is_none();
     let message = "the cluster has no VirtualMachineInstances: KubeVirt is not installed, or not reachable";
     waits
-        .then(|| report::report(pod, false, report::reason::PROVIDER_MISSING, message))
+        .then(|| report::report(pod, false, PodReason::ProviderMissing, message))
         .flatten()
 }
 

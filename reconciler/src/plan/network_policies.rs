@@ -1,10 +1,10 @@
 //! What happens to a pod that a NetworkPolicy selects, which nothing enforces on a marooned pod: a report, or the pod
 //! waits.
 
-use maroonedpods_common::api::NetworkPolicies;
+use maroonedpods_common::api::{NetworkPolicies, PodReason};
 use maroonedpods_common::text;
 
-use super::report::{reason, report};
+use super::report::report;
 use super::{Decision, Note};
 use crate::view::{Observed, PodView};
 
@@ -27,7 +27,7 @@ pub(super) fn ready(observed: &Observed, pod: &PodView) -> Decision {
         return Decision::wait().writes(report(
             pod,
             true,
-            reason::NODE_READY,
+            PodReason::NodeReady,
             "the pod's own node is ready",
         ));
     }
@@ -49,7 +49,7 @@ fn not_enforced(observed: &Observed) -> String {
 
 /// The event goes with the report, so there is one for each time that the report is new.
 fn say(pod: &PodView, is_ready: bool, message: String) -> Decision {
-    let reason = reason::NETWORK_POLICY_NOT_ENFORCED;
+    let reason = PodReason::NetworkPolicyNotEnforced;
     match report(pod, is_ready, reason, message.clone()) {
         Some(write) => Decision::wait().write(write).note(Note::warning(reason, message)),
         None => Decision::wait(),

@@ -1,9 +1,10 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
 use jiff::SignedDuration;
+use maroonedpods_common::api::PodReason;
 use maroonedpods_common::names;
 
-use super::report::{reason, report};
+use super::report::report;
 use super::{Context, Decision, Note, Write, attempt, csrs, place};
 use crate::objects::record;
 use crate::view::{NodeView, PodView};
@@ -102,13 +103,15 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
     let mut decision = Decision::wait().insist_on_live_view();
     let losing = c.observed.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
     if let Some(pod) = losing {
-        decision =
-            decision
-                .writes(mark_not_ready(pod))
-                .writes(report(pod, false, reason::NODE_LOST, explain(why)));
+        decision = decision.writes(mark_not_ready(pod)).writes(report(
+            pod,
+            false,
+            PodReason::NodeLost,
+            explain(why),
+        ));
     }
     if let Some(pod) = c.observed.pod.as_ref().filter(|_| why == Why::GateRemoved) {
-        decision = decision.writes(report(pod, false, reason::GATE_REMOVED, explain(why)));
+        decision = decision.writes(report(pod, false, PodReason::GateRemoved, explain(why)));
     }
     if why != Why::RecordGoing {
         decision = decision.write(delete_record(c));
@@ -185,7 +188,7 @@ pub(super) fn revoke(c: &Context) -> Write {
 
 /// The report of a pod that asks for a node by name, which its own node cannot be.
 pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
-    report(pod, false, reason::NAMES_NODES, explain(Why::NamesNodes))
+    report(pod, false, PodReason::NamesNodes, explain(Why::NamesNodes))
 }
 
 fn mark_not_ready(pod: &PodView) -> Option<Write> {
@@ -214,10 +217,10 @@ fn note(c: &Context, why: Why) -> Option<Note> {
     c.observed.pod.as_ref()?;
     match why {
         Why::VmLost | Why::Rebooted | Why::GraceOver | Why::LiftedTooSoon => {
-            Some(Note::warning(reason::NODE_LOST, explain(why)))
+            Some(Note::warning(PodReason::NodeLost, explain(why)))
         }
-        Why::GateRemoved => Some(Note::warning(reason::GATE_REMOVED, explain(why))),
-        Why::NamesNodes => Some(Note::warning(reason::NAMES_NODES, explain(why))),
+        Why::GateRemoved => Some(Note::warning(PodReason::GateRemoved, explain(why))),
+        Why::NamesNodes => Some(Note::warning(PodReason::NamesNodes, explain(why))),
         Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{Phase, condition};
+use maroonedpods_common::api::{AttemptFailure, NodeCondition, NodeReason, Phase};
 use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
@@ -61,7 +61,7 @@ fn lifted_by_its_attempt(c: &Context) -> bool {
 /// it.
 fn lifted_too_soon() -> Failure {
     Failure {
-        reason: "LiftedTooSoon",
+        reason: AttemptFailure::LiftedTooSoon,
         message: "the gate was lifted for an earlier VM of the pod".to_owned(),
     }
 }
@@ -114,17 +114,17 @@ fn lifted_status(c: &Context) -> Option<Write> {
     status.stages.lifted = Some(Time(c.now));
     set_condition(
         &mut status,
-        condition::READY,
+        NodeCondition::Ready,
         true,
-        "NodeVerified",
+        NodeReason::NodeVerified,
         "the node is ready and this VM's own",
         c.now,
     );
     set_condition(
         &mut status,
-        condition::LIFTED,
+        NodeCondition::Lifted,
         true,
-        "GateLifted",
+        NodeReason::GateLifted,
         "the pod may be scheduled to its node",
         c.now,
     );

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus};
+use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodReason};
 use maroonedpods_common::text;
 
+use crate::csr::Refusal;
 use crate::objects::lift::Lift;
 use crate::objects::node::Place;
 use crate::view::ObjectRef;
@@ -70,8 +71,8 @@ pub enum Write {
         name: String,
         /// The version that the decision was computed from.
         resource_version: String,
-        /// Approve, or deny with this reason and message.
-        deny: Option<(&'static str, String)>,
+        /// Approve, or deny for this reason.
+        deny: Option<Refusal>,
     },
     /// Step 5: corrects address, zone and region of the Node; refused if the name belongs to another UID by now.
     PlaceNode {
@@ -205,37 +206,6 @@ impl Write {
                 | Self::BindPod(_)
         )
     }
-
-    /// Name of the kind of write, for logs and metrics.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::CreateRecord { .. } => "create_record",
-            Self::IssueCredentials { .. } => "issue_credentials",
-            Self::CreateNode { .. } => "create_node",
-            Self::TryVmi { .. } => "try_vmi",
-            Self::CreateVmi { .. } => "create_vmi",
-            Self::RecordStatus { .. } => "record_status",
-            Self::PodReport(_) => "pod_report",
-            Self::DecideCsr { deny: None, .. } => "approve_csr",
-            Self::DecideCsr { .. } => "deny_csr",
-            Self::PlaceNode { .. } => "place_node",
-            Self::RevokeCredentials { .. } => "revoke_credentials",
-            Self::RemoveStartupTaint { .. } => "remove_startup_taint",
-            Self::LiftGate(_) => "lift_gate",
-            Self::BindPod(_) => "bind_pod",
-            Self::PodNotReady(_) => "pod_not_ready",
-            Self::EvictPod(_) => "evict_pod",
-            Self::FailPod { .. } => "fail_pod",
-            Self::DeletePod(_) => "delete_pod",
-            Self::DeleteRecord(_) => "delete_record",
-            Self::DeleteVmi(_) => "delete_vmi",
-            Self::DeleteNode(_) => "delete_node",
-            Self::StripNodeFinalizers(_) => "strip_node_finalizers",
-            Self::DeleteCsr(_) => "delete_csr",
-            Self::RemoveFinalizer { .. } => "remove_finalizer",
-        }
-    }
 }
 
 /// Our condition on a pod.
@@ -246,7 +216,7 @@ pub struct PodReport {
     /// Whether its own node is ready.
     pub ready: bool,
     /// Machine-readable reason.
-    pub reason: &'static str,
+    pub reason: PodReason,
     /// One sentence for people.
     pub message: String,
     /// `ready` differs from the pod's present condition (API conventions: `lastTransitionTime` moves only then).
@@ -265,18 +235,18 @@ pub struct Note {
 }
 
 impl Note {
-    pub(super) fn normal(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn normal(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             warning: false,
-            reason,
+            reason: reason.into(),
             message: text::sentence(&message.into()).into_owned(),
         }
     }
 
-    pub(super) fn warning(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn warning(reason: impl Into<&'static str>, message: impl Into<String>) -> Self {
         Self {
             warning: true,
-            reason,
+            reason: reason.into(),
             message: text::sentence(&message.into()).into_owned(),
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::{Api, ListParams};
-use maroonedpods_common::api::{Architecture, MaroonedPodsConfig};
+use maroonedpods_common::api::{AcceptedReason, Architecture, MaroonedPodsConfig};
 use maroonedpods_common::names;
 use thiserror::Error;
 
@@ -33,34 +33,57 @@ pub enum Error {
 /// # Errors
 /// The API server could not be queried, or the file of `--config` cannot be used.
 pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report, Error> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<Line> = Vec::new();
     let settings = match file {
         Some(file) => Some(config::from_file(file)?),
         None => match installed(cluster).await? {
             Ok(settings) => settings,
             Err(error) => {
-                lines.push(Err(invalid(&error)));
+                lines.push(invalid(&error));
                 None
             }
         },
     };
     let observed = observe(cluster, settings.as_ref()).await?;
-    lines.extend(checks(&observed));
+    lines.extend(checks(&observed).into_iter().map(Line::from));
     lines.extend(daemon_sets(cluster, observed.architecture).await?);
     Ok(Report { lines })
 }
 
 /// A line for each check: `ok`, `warn`, or `fail` for a finding that prevents the start of VMs.
 pub struct Report {
-    lines: Vec<Result<String, Finding>>,
+    lines: Vec<Line>,
+}
+
+/// One thing that was looked at.
+enum Line {
+    Good(String),
+    Bad {
+        reason: &'static str,
+        blocks: bool,
+        message: String,
+    },
+}
+
+impl From<Result<String, Finding>> for Line {
+    fn from(checked: Result<String, Finding>) -> Self {
+        match checked {
+            Ok(well) => Self::Good(well),
+            Err(finding) => Self::Bad {
+                reason: finding.reason.into(),
+                blocks: finding.blocks,
+                message: finding.message,
+            },
+        }
+    }
 }
 
 impl Report {
     /// Whether nothing prevents the start of VMs.
     #[must_use]
     pub fn passed(&self) -> bool {
-        let blocks = |line: &Result<String, Finding>| line.as_ref().is_err_and(|finding| finding.blocks);
-        !self.lines.iter().any(blocks)
+        let mut lines = self.lines.iter();
+        !lines.any(|line| matches!(line, Line::Bad { blocks: true, .. }))
     }
 }
 
@@ -68,12 +91,12 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for line in &self.lines {
             match line {
-                Ok(good) => writeln!(f, "ok    {good}")?,
-                Err(Finding {
+                Line::Good(good) => writeln!(f, "ok    {good}")?,
+                Line::Bad {
                     reason,
                     blocks,
                     message,
-                }) => {
+                } => {
                     let word = if *blocks { "fail" } else { "warn" };
                     writeln!(f, "{word}  {reason}: {message}")?;
                 }
@@ -92,20 +115,17 @@ async fn installed(cluster: &Cluster) -> Result<Result<Option<Settings>, Setting
     }
 }
 
-fn invalid(error: &SettingsError) -> Finding {
-    Finding {
-        reason: "Invalid",
+fn invalid(error: &SettingsError) -> Line {
+    Line::Bad {
+        reason: AcceptedReason::Invalid.into(),
         blocks: true,
         message: format!("the MaroonedPodsConfig named \"default\" cannot come into force: {error}"),
     }
 }
 
-async fn daemon_sets(
-    cluster: &Cluster,
-    architecture: Architecture,
-) -> Result<Vec<Result<String, Finding>>, CallError> {
+async fn daemon_sets(cluster: &Cluster, architecture: Architecture) -> Result<Vec<Line>, CallError> {
     let sets = Api::<DaemonSet>::all(cluster.client.clone());
-    let warns = |message| Finding {
+    let warns = |message| Line::Bad {
         reason: "DaemonSet",
         blocks: false,
         message,
@@ -116,12 +136,14 @@ async fn daemon_sets(
             (followers(&sets, architecture), listed.unreadable)
         }
         Err(error) if error.is_forbidden() => {
-            return Ok(vec![Err(warns(format!("DaemonSets cannot be checked: {error}")))]);
+            return Ok(vec![warns(format!("DaemonSets cannot be checked: {error}"))]);
         }
         Err(error) => return Err(error),
     };
     if followers.is_empty() && unreadable.is_empty() {
-        return Ok(vec![Ok("no DaemonSet puts pods on the nodes of VMs".to_owned())]);
+        return Ok(vec![Line::Good(
+            "no DaemonSet puts pods on the nodes of VMs".to_owned(),
+        )]);
     }
     let line = |Follower { name, remedy }| {
         warns(format!(
@@ -132,5 +154,5 @@ async fn daemon_sets(
     let unread = unreadable
         .iter()
         .map(|unreadable| warns(format!("a DaemonSet: {unreadable}")));
-    Ok(followers.into_iter().map(line).chain(unread).map(Err).collect())
+    Ok(followers.into_iter().map(line).chain(unread).collect())
 }

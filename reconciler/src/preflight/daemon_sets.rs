@@ -10,11 +10,11 @@ use maroonedpods_common::api::Architecture;
 use maroonedpods_common::names;
 use serde_json::json;
 
-use crate::read::{Keep, View};
+use crate::read::{Keep, Kind, View};
 
 /// The parts of a `DaemonSet` that decide where its pods run.
 impl View for DaemonSet {
-    const KIND: &'static str = "daemonsets";
+    const KIND: Kind = Kind::DaemonSets;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",

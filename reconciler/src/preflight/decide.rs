@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use maroonedpods_common::api::Architecture;
+use maroonedpods_common::api::{Architecture, ClusterReadyReason as Reason};
 use maroonedpods_common::names;
 
 use super::version::Version;
@@ -29,6 +29,8 @@ pub struct Observed {
     pub kubevirts: Result<Vec<Option<String>>, String>,
     /// Architectures of the Nodes on which VMs may run.
     pub hosts: Result<BTreeSet<String>, String>,
+    /// The configuration names an architecture.
+    pub architecture_configured: bool,
     /// Architecture of VMs, see [`architecture`].
     pub architecture: Architecture,
     /// How KubeVirt answered a dry run of one of our VMs.
@@ -108,7 +110,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
                 .map(|a| format!("certificatesigningrequests/{} ({})", a.subresource, a.why))
                 .collect();
             Err(blocks(
-                "AutoApproval",
+                Reason::AutoApproval,
                 format!(
                     "the cluster itself would approve certificate requests made with a leaked join token, because \
                      group {group} may create {}: take the group out of that binding",
@@ -117,7 +119,7 @@ fn approval(approvers: &Result<Vec<Approver>, String>) -> Result<String, Finding
             ))
         }
         Err(why) => Err(blocks(
-            "AutoApprovalUnknown",
+            Reason::AutoApprovalUnknown,
             format!(
                 "it cannot be checked that only the reconciler approves certificate requests of group {group}: {why}; \
                  grant create on subjectaccessreviews.authorization.k8s.io"
@@ -130,7 +132,7 @@ fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
     match version.as_ref().map(|text| Version::parse(text)) {
         Ok(Some(version)) if version >= KUBERNETES_FLOOR => Ok(format!("Kubernetes {version}")),
         Ok(Some(version)) => Err(blocks(
-            "KubernetesTooOld",
+            Reason::KubernetesTooOld,
             format!(
                 "the API server is Kubernetes {version}: upgrade the cluster to {KUBERNETES_FLOOR} or later"
             ),
@@ -138,7 +140,7 @@ fn kubernetes(version: &Result<String, String>) -> Result<String, Finding> {
         Ok(None) | Err(_) => {
             let (Ok(text) | Err(text)) = version;
             Err(warns(
-                "KubernetesVersionUnknown",
+                Reason::KubernetesVersionUnknown,
                 format!(
                     "the API server's version cannot be read ({text}): make sure that it is {KUBERNETES_FLOOR} or \
                      later"
@@ -152,13 +154,13 @@ fn policies(served: &Result<bool, String>) -> Result<String, Finding> {
     match served {
         Ok(true) => Ok("ValidatingAdmissionPolicy v1 is served".to_owned()),
         Ok(false) => Err(blocks(
-            "PoliciesNotServed",
+            Reason::PoliciesNotServed,
             "the API server does not serve ValidatingAdmissionPolicy in admissionregistration.k8s.io/v1, which \
              restricts hostile guests: enable that API"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
-            "PoliciesUnknown",
+            Reason::PoliciesUnknown,
             format!("it cannot be checked that ValidatingAdmissionPolicy is served: {why}"),
         )),
     }
@@ -168,13 +170,13 @@ fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding>
     match restricts {
         Ok(true) => Ok("NodeRestriction keeps kubelets to their own Node".to_owned()),
         Ok(false) => Err(blocks(
-            "NodeRestrictionMissing",
+            Reason::NodeRestrictionMissing,
             "the API server lets a kubelet set labels that are not its own to set, and change other nodes and their \
              pods: enable the admission plugin NodeRestriction, which restricts hostile guests to their own Node"
                 .to_owned(),
         )),
         Err(why) => Err(warns(
-            "NodeRestrictionUnknown",
+            Reason::NodeRestrictionUnknown,
             format!(
                 "it cannot be checked that the admission plugin NodeRestriction is enabled: {why}; make sure that it is"
             ),
@@ -186,19 +188,22 @@ fn trial(trial: &Trial) -> Result<String, Finding> {
     match trial {
         Trial::Accepted => Ok("KubeVirt accepts the VMs of the present MaroonedPodsConfig".to_owned()),
         Trial::Refused(why) => Err(blocks(
-            "VMRefused",
+            Reason::VmRefused,
             format!(
                 "KubeVirt refuses the VMs of the present MaroonedPodsConfig: {why}; fix the configuration, or \
                  install KubeVirt {KUBEVIRT_FLOOR} or later"
             ),
         )),
         Trial::NoKubeVirt => Err(blocks(
-            "KubeVirtMissing",
+            Reason::KubeVirtMissing,
             format!("the cluster has no VirtualMachineInstances: install KubeVirt {KUBEVIRT_FLOOR} or later"),
         )),
-        Trial::Impossible(why) => Err(warns("VMNotTried", format!("a VM could not be tried: {why}"))),
+        Trial::Impossible(why) => Err(warns(
+            Reason::VmNotTried,
+            format!("a VM could not be tried: {why}"),
+        )),
         Trial::NoConfig => Err(warns(
-            "VMNotTried",
+            Reason::VmNotTried,
             "a VM could not be tried: there is no valid MaroonedPodsConfig named \"default\" yet".to_owned(),
         )),
     }
@@ -207,7 +212,7 @@ fn trial(trial: &Trial) -> Result<String, Finding> {
 fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Finding> {
     let unknown = |what: &str| {
         warns(
-            "KubeVirtVersionUnknown",
+            Reason::KubeVirtVersionUnknown,
             format!(
                 "KubeVirt's version could not be checked: {what}; make sure that it is {KUBEVIRT_FLOOR} or later"
             ),
@@ -226,7 +231,7 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
             Some(parsed) if parsed >= KUBEVIRT_FLOOR => good.push(version.as_str()),
             Some(_) => {
                 return Err(blocks(
-                    "KubeVirtTooOld",
+                    Reason::KubeVirtTooOld,
                     format!("KubeVirt is {version}: upgrade it to {KUBEVIRT_FLOOR} or later"),
                 ));
             }
@@ -255,23 +260,27 @@ pub fn architecture(
 
 fn hosts(observed: &Observed) -> Result<String, Finding> {
     let architecture = observed.architecture;
+    let names = |hosts: &BTreeSet<String>| hosts.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     match &observed.hosts {
-        Ok(hosts) if hosts.is_empty() || hosts.contains(architecture.as_str()) => {
-            Ok(format!("VMs have the architecture {architecture}"))
-        }
-        Ok(hosts) => {
-            let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
-            Err(warns(
-                "ArchitectureMismatch",
-                format!(
-                    "VMs have the architecture {architecture}, but Nodes that match vm.nodeSelector have {}: set \
-                     architecture in the MaroonedPodsConfig, or label hosts for VMs",
-                    hosts.join(", ")
-                ),
-            ))
-        }
+        Ok(hosts) if !hosts.is_empty() && !hosts.contains(architecture.as_str()) => Err(warns(
+            Reason::ArchitectureMismatch,
+            format!(
+                "VMs have the architecture {architecture}, but Nodes that match vm.nodeSelector have {}: set \
+                 architecture in the MaroonedPodsConfig, or label hosts for VMs",
+                names(hosts)
+            ),
+        )),
+        Ok(hosts) if hosts.len() > 1 && !observed.architecture_configured => Err(warns(
+            Reason::ArchitectureUnknown,
+            format!(
+                "Nodes that match vm.nodeSelector have several architectures ({}), so VMs have {architecture}: set \
+                 architecture in the MaroonedPodsConfig",
+                names(hosts)
+            ),
+        )),
+        Ok(_) => Ok(format!("VMs have the architecture {architecture}")),
         Err(why) => Err(warns(
-            "ArchitectureUnknown",
+            Reason::ArchitectureUnknown,
             format!("VMs have the architecture {architecture}; the Nodes cannot be listed: {why}"),
         )),
     }
@@ -300,7 +309,7 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
         Err(why) => format!("Service {namespace}/{name} cannot be read: {why}"),
     };
     Err(warns(
-        "ClusterDNSUnknown",
+        Reason::ClusterDnsUnknown,
         format!(
             "guests and their pods cannot resolve names: {why}; set join.clusterDNS to the address of the cluster's DNS \
              Service"
@@ -308,7 +317,7 @@ fn dns(observed: &Observed) -> Result<String, Finding> {
     ))
 }
 
-fn blocks(reason: &'static str, message: String) -> Finding {
+fn blocks(reason: Reason, message: String) -> Finding {
     Finding {
         reason,
         blocks: true,
@@ -316,7 +325,7 @@ fn blocks(reason: &'static str, message: String) -> Finding {
     }
 }
 
-fn warns(reason: &'static str, message: String) -> Finding {
+fn warns(reason: Reason, message: String) -> Finding {
     Finding {
         reason,
         blocks: false,

@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use maroonedpods_common::api::MaroonedPodsConfigStatus;
+use maroonedpods_common::api::{ClusterReadyReason, ConfigCondition, MaroonedPodsConfigStatus};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Decision, Finding, decide, observe};
 use crate::api::{CallError, Cluster};
-use crate::conditions::{self, ConditionUpdate};
-use crate::config;
+use crate::conditions::ConditionUpdate;
 use crate::settings::Settings;
+use crate::status;
 
-/// Condition of the configuration: the cluster meets the conditions for starting VMs.
-const CLUSTER_READY: &str = "ClusterReady";
 /// How many times longer the pause is after a check without findings.
 const RARER_WHEN_GOOD: u32 = 10;
 
@@ -78,15 +76,15 @@ fn log(findings: &[Finding]) {
     } in findings
     {
         if *blocks {
-            tracing::error!(reason, "{message}; no VM is started until then");
+            tracing::error!(%reason, "{message}; no VM is started until then");
         } else {
-            tracing::warn!(reason, "{message}");
+            tracing::warn!(%reason, "{message}");
         }
     }
 }
 
 async fn report(cluster: &Cluster, findings: &[Finding]) -> Result<(), CallError> {
-    config::edit_status(cluster, |_, status| {
+    status::edit(cluster, |_, status| {
         set_condition(status, findings, Timestamp::now());
     })
     .await
@@ -100,13 +98,15 @@ fn set_condition(status: &mut MaroonedPodsConfigStatus, findings: &[Finding], no
     } else {
         sentences.join("; ")
     };
+    let reason = findings
+        .first()
+        .map_or(ClusterReadyReason::Checked, |finding| finding.reason);
     let update = ConditionUpdate {
         holds: !findings.iter().any(|finding| finding.blocks),
-        reason: findings.first().map_or("Checked", |finding| finding.reason),
+        reason: reason.into(),
         message: &message,
     };
-    let generation = status.observed_generation;
-    conditions::set(&mut status.conditions, CLUSTER_READY, update, generation, now);
+    status::set_condition(status, ConfigCondition::ClusterReady, update, now);
 }
 
 #[cfg(test)]
@@ -131,12 +131,12 @@ mod tests {
             condition_of(&[]),
             owned("True", "Checked", "the cluster is as it should be")
         );
-        let warning = finding("Unknown", false, "a");
+        let warning = finding(ClusterReadyReason::PoliciesUnknown, false, "a");
         assert_eq!(
             condition_of(std::slice::from_ref(&warning)),
-            owned("True", "Unknown", "a")
+            owned("True", "PoliciesUnknown", "a")
         );
-        let both = [finding("Broken", true, "b"), warning];
-        assert_eq!(condition_of(&both), owned("False", "Broken", "b; a"));
+        let both = [finding(ClusterReadyReason::KubeVirtTooOld, true, "b"), warning];
+        assert_eq!(condition_of(&both), owned("False", "KubeVirtTooOld", "b; a"));
     }
 }

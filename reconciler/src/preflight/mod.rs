@@ -10,7 +10,7 @@ mod follow;
 mod observe;
 mod version;
 
-use maroonedpods_common::api::Architecture;
+use maroonedpods_common::api::{Architecture, ClusterReadyReason};
 
 use decide::decide;
 pub use follow::follow;
@@ -20,7 +20,7 @@ use observe::observe;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Machine-readable reason.
-    pub reason: &'static str,
+    pub reason: ClusterReadyReason,
     /// Whether no VM may be started until it is fixed.
     pub blocks: bool,
     /// One sentence for people: what is wrong and what to do.
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn only_blocking_findings_prevent_launches() {
         let finding = |blocks, message: &str| Finding {
-            reason: "Reason",
+            reason: ClusterReadyReason::PoliciesUnknown,
             blocks,
             message: message.to_owned(),
         };

@@ -16,7 +16,7 @@ use super::decide::{Approver, Observed, Trial, architecture};
 use crate::api::{CallError, Cluster, call, find};
 use crate::objects::record::{self, ClusterDefaults};
 use crate::objects::vmi;
-use crate::read::{self, Keep, View};
+use crate::read::{self, Keep, Kind, View};
 use crate::settings::Settings;
 use crate::{act, params};
 
@@ -35,7 +35,8 @@ const NO_OBJECT: &str = "00000000-0000-0000-0000-000000000000";
 /// The API server could not be queried, or not now: nothing was learned.
 pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<Observed, CallError> {
     let hosts = refusal_as_answer(hosts(cluster, settings).await)?;
-    let architecture = architecture(settings.and_then(|settings| settings.spec.architecture), &hosts);
+    let configured = settings.and_then(|settings| settings.spec.architecture);
+    let architecture = architecture(configured, &hosts);
     Ok(Observed {
         approvers: refusal_as_answer(approvers(cluster).await)?,
         kubernetes: refusal_as_answer(kubernetes(cluster).await)?,
@@ -44,6 +45,7 @@ pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<O
         kubevirts: refusal_as_answer(kubevirts(cluster).await)?,
         trial: trial(cluster, settings, architecture).await?,
         hosts,
+        architecture_configured: configured.is_some(),
         architecture,
         needs_dns: settings.is_some_and(|settings| record::needs_dns(&settings.spec.join)),
         dns: refusal_as_answer(dns(cluster).await)?,
@@ -177,7 +179,7 @@ struct Host(Option<String>);
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 
 impl View for Host {
-    const KIND: &'static str = "hosts";
+    const KIND: Kind = Kind::Hosts;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
         Keep::Fields(&[("labels", Keep::Fields(&[(ARCHITECTURE_LABEL, Keep::All)]))]),
@@ -210,7 +212,7 @@ struct Installed {
 }
 
 impl View for Installed {
-    const KIND: &'static str = "kubevirts";
+    const KIND: Kind = Kind::KubeVirts;
     const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("observedKubeVirtVersion", Keep::All)]))]);
     type Object = Value;
 

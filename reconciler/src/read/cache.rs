@@ -1,4 +1,6 @@
 //! The views of all objects of a kind, kept up to date by a [`watch`](super::watch).
+//!
+//! A cache holds no more of the objects that share a mark than the view's [`Bound`](super::Bound) allows.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
@@ -6,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
-use super::{Identity, View};
+use super::{Beyond, Identity, View};
 
 /// A key, besides the name, under which the cache finds objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +73,7 @@ struct State<V> {
     /// By path.
     objects: HashMap<Arc<str>, Cached<V>>,
     marked: HashMap<Mark, Marked>,
-    /// Some namespace has more objects than the cache keeps of one.
+    /// One view stands for several objects: their number is not known any more.
     truncated: bool,
 }
 
@@ -79,11 +81,11 @@ struct State<V> {
 #[derive(Debug, Default)]
 struct Marked {
     paths: HashSet<Arc<str>>,
-    /// How many of them take one of the limited places for whole views.
+    /// How many of them count against the bound.
     counted: usize,
 }
 
-/// The views of a list in progress. Objects beyond the limits are never held.
+/// The views of a list in progress. Objects beyond the bound are never held.
 #[derive(Debug)]
 pub struct Draft<V>(State<V>);
 
@@ -209,70 +211,70 @@ impl<V: View> Cache<V> {
 }
 
 impl<V: View> State<V> {
-    /// Stores an object under its own path or, if its namespace is full, under the path that all further objects of
-    /// the namespace share. Returns the view if it changed.
+    /// Adds or replaces an object; the view that changed by it, if one did.
     fn place(&mut self, identity: &Identity, view: V) -> Option<Arc<V>> {
-        let (path, view) = match self.overflow_view(identity) {
-            Some(rest) => (Identity::path_of(&identity.namespace, ""), rest),
-            None => (identity.path(), view),
-        };
+        let path = identity.path();
         let before = self.take(&path);
-        let view = if view.counts() && self.are_full(&view.marks()) {
-            view.in_brief()
-        } else {
-            view
+        let (before, kept) = match self.beyond(&view) {
+            None => (before, self.insert(path, Cached::new(identity, view))),
+            Some(Beyond::Brief(brief)) => (before, self.insert(path, Cached::new(identity, brief))),
+            Some(Beyond::Shared(shared)) => self.share(identity, shared),
         };
-        let cached = Cached::new(identity, view);
-        let view = cached.view.clone();
-        self.insert(path, cached);
-        before.is_none_or(|before| before.view != view).then_some(view)
+        before.is_none_or(|before| before.view != kept).then_some(kept)
     }
 
-    /// Keeps the last known view of an object.
+    /// Keeps the earlier view of an object.
     fn keep(&mut self, identity: &Identity, known: Cached<V>) {
-        match self.overflow_view(identity) {
-            Some(rest) => {
-                let path = Identity::path_of(&identity.namespace, "");
-                self.take(&path);
-                self.insert(path, Cached::new(identity, rest));
-            }
+        match self.beyond(&known) {
             None => self.insert(identity.path(), known),
-        }
+            Some(Beyond::Brief(brief)) => {
+                let version = known.version;
+                let view = Arc::new(brief);
+                self.insert(identity.path(), Cached { version, view })
+            }
+            Some(Beyond::Shared(shared)) => self.share(identity, shared).1,
+        };
     }
 
-    /// The view that stands for this object and others, if its namespace is full.
-    fn overflow_view(&mut self, identity: &Identity) -> Option<V> {
-        let (most, rest) = V::rest(&identity.namespace)?;
-        let neighbours = self.marked.get(&Mark::Namespace(identity.namespace.clone()))?;
-        if neighbours.paths.len() < most || self.objects.contains_key(identity.path().as_str()) {
-            return None;
-        }
-        self.truncated = true;
-        Some(rest)
-    }
-
-    /// Whether one of these marks has as many whole views as are kept.
-    fn are_full(&self, marks: &[Mark]) -> bool {
+    /// What is kept of a view instead of itself, where as many as are kept share one of its marks.
+    fn beyond(&self, view: &V) -> Option<Beyond<V>> {
+        let bound = V::BOUND.filter(|bound| (bound.counts)(view))?;
+        let marks = view.marks();
         let mut marked = marks.iter().filter_map(|mark| self.marked.get(mark));
-        marked.any(|marked| marked.counted >= V::MOST)
+        marked
+            .any(|marked| marked.counted >= bound.most)
+            .then(|| (bound.beyond)(view))
     }
 
-    fn insert(&mut self, path: String, object: Cached<V>) {
+    /// Puts a view in the place that all beyond the bound of a namespace share; what was there before, and what is there
+    /// now.
+    fn share(&mut self, identity: &Identity, shared: V) -> (Option<Cached<V>>, Arc<V>) {
+        self.truncated = true;
+        let path = Identity::path_of(&identity.namespace, "");
+        let before = self.take(&path);
+        (before, self.insert(path, Cached::new(identity, shared)))
+    }
+
+    fn insert(&mut self, path: String, object: Cached<V>) -> Arc<V> {
         let path: Arc<str> = path.into();
+        let counted = usize::from(counts(&*object));
         for mark in object.view.marks() {
             let marked = self.marked.entry(mark).or_default();
             marked.paths.insert(path.clone());
-            marked.counted += usize::from(object.view.counts());
+            marked.counted += counted;
         }
+        let view = object.view.clone();
         self.objects.insert(path, object);
+        view
     }
 
     fn take(&mut self, path: &str) -> Option<Cached<V>> {
         let object = self.objects.remove(path)?;
+        let counted = usize::from(counts(&*object));
         for mark in object.view.marks() {
             if let Some(marked) = self.marked.get_mut(&mark) {
                 marked.paths.remove(path);
-                marked.counted -= usize::from(object.view.counts());
+                marked.counted -= counted;
                 if marked.paths.is_empty() {
                     self.marked.remove(&mark);
                 }
@@ -280,4 +282,8 @@ impl<V: View> State<V> {
         }
         Some(object)
     }
+}
+
+fn counts<V: View>(view: &V) -> bool {
+    V::BOUND.is_some_and(|bound| (bound.counts)(view))
 }

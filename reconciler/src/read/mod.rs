@@ -8,6 +8,7 @@
 
 pub mod cache;
 mod calls;
+mod kind;
 pub mod sieve;
 #[cfg(test)]
 mod tests;
@@ -20,44 +21,45 @@ use serde_json::Value;
 
 pub use cache::{Cache, Cached, Draft, Mark};
 pub use calls::{Listed, Pages, find, list, patch, whole};
+pub use kind::Kind;
 pub use sieve::Keep;
 
 /// The part of an object that is kept for as long as the object exists.
 pub trait View: PartialEq + Send + Sync + Sized + 'static {
     /// The kind, for logs and as the metric's label.
-    const KIND: &'static str;
-    /// The parts of the object that are read.
+    const KIND: Kind;
+    /// What of the object is read.
     const KEEP: Keep;
-    /// How many objects with the same mark are kept whole, among those that [count](Self::counts).
-    const MOST: usize = usize::MAX;
-    /// The type of the kept part.
+    /// How many are kept as they are of those that share a mark; `None` where all are.
+    const BOUND: Option<Bound<Self>> = None;
+    /// The type that the kept part has.
     type Object: DeserializeOwned;
 
-    /// The view of an object; `None` for one that is not ours.
+    /// The view of an object; `None` for one that does not concern this program.
     fn read(object: Self::Object) -> Option<Self>;
 
-    /// The marks under which the cache finds it, besides its name.
+    /// What the cache can look it up by, its name aside.
     fn marks(&self) -> Vec<Mark> {
         Vec::new()
     }
+}
 
-    /// Whether the object takes one of the [`Self::MOST`] places.
-    fn counts(&self) -> bool {
-        false
-    }
+/// Bounds what a cache holds of objects that share a mark: tenants and guests can create them without end.
+pub struct Bound<V> {
+    /// How many are kept as they are.
+    pub most: usize,
+    /// Whether a view is kept as it is; what stands for one beyond `most` is not.
+    pub counts: fn(&V) -> bool,
+    /// What is kept of one beyond `most`.
+    pub beyond: fn(&V) -> Beyond<V>,
+}
 
-    /// The shortened view that is kept beyond [`Self::MOST`].
-    #[must_use]
-    fn in_brief(self) -> Self {
-        self
-    }
-
-    /// How many objects of one namespace are kept, and the view that stands for all further ones; `None` if all are
-    /// kept. Views of a kind with this limit carry the mark of their namespace.
-    #[must_use]
-    fn rest(_namespace: &str) -> Option<(usize, Self)> {
-        None
-    }
+/// What a cache keeps of an object beyond its [`Bound`].
+pub enum Beyond<V> {
+    /// A smaller view of that object.
+    Brief(V),
+    /// One view for all such objects of its namespace. How many there are is not known any more.
+    Shared(V),
 }
 
 /// Which object it is, and which version of it.

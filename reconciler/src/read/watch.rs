@@ -85,7 +85,7 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
             };
             if let End::Failed(error) = ended {
                 self.metrics.watch_failed(V::KIND);
-                tracing::warn!(kind = V::KIND, %error, "a watch failed, will try again");
+                tracing::warn!(kind = %V::KIND, %error, "a watch failed, will try again");
             }
             tokio::time::sleep(pause(failures)).await;
         }
@@ -108,7 +108,7 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
                 Err(End::Failed(error)) if !failed => {
                     failed = true;
                     self.metrics.watch_failed(V::KIND);
-                    tracing::warn!(kind = V::KIND, %error, "a watch failed, will go on from where it was");
+                    tracing::warn!(kind = %V::KIND, %error, "a watch failed, will go on from where it was");
                 }
                 Err(end) => return end,
             }
@@ -201,7 +201,7 @@ impl<V: View, K: Clone + Resource> Watch<V, K> {
     fn report(&self, unreadable: &Unreadable) {
         self.metrics.unreadable(V::KIND);
         tracing::warn!(
-            kind = V::KIND,
+            kind = %V::KIND,
             "{unreadable}; it is skipped, and its last known state stays"
         );
     }

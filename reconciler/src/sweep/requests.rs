@@ -1,24 +1,25 @@
-//! The sweep of certificate requests, apart from the others': dead guests may file them without end, and what that takes
-//! must not hold up what pods wait for.
+//! The sweep of certificate requests, a task of its own: dead guests may file them without end, and the time that their
+//! deletion takes must not delay what pods wait for.
 
 use futures::TryStreamExt;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::ListParams;
 use maroonedpods_common::api::MaroonedNode;
 
-use super::{Known, report_unreadable};
+use super::index::RecordIndex;
+use super::report_unreadable;
 use crate::act;
 use crate::api::{CallError, Cluster};
 use crate::csr::{self, Requester};
-use crate::metrics::Metrics;
-use crate::read::{self, Keep, Pages, View};
+use crate::metrics::{Leftover, Metrics};
+use crate::read::{self, Keep, Kind, Pages, View};
 
-/// Leftovers in hand at once, by name and UID.
+/// Leftovers kept in memory at once, by name and UID.
 const BATCH: usize = 5000;
-/// Deletions under way at once: what is filed by many hands is not taken away by one.
+/// Deletions under way at once: many requesters file requests faster than one deletion after another removes them.
 const AT_ONCE: usize = 8;
 
-/// Who filed a request that is to be there: all that is read of it.
+/// Who filed a request that is not being deleted: all that the sweep reads of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Filer {
     Node(String),
@@ -26,7 +27,7 @@ enum Filer {
 }
 
 impl View for Filer {
-    const KIND: &'static str = "csrs";
+    const KIND: Kind = Kind::Csrs;
     const KEEP: Keep = Keep::Fields(&[
         ("metadata", Keep::Fields(&[("deletionTimestamp", Keep::Deadline)])),
         (
@@ -47,8 +48,8 @@ impl View for Filer {
     }
 }
 
-impl Known {
-    /// A record stands behind the request. A request of an attempt that is known goes with its record.
+impl RecordIndex {
+    /// Whether the request belongs to a record. Requests of a known attempt are deleted with the record.
     fn knows(&self, filer: &Filer) -> bool {
         match filer {
             Filer::Node(name) => self.owns_node(name),
@@ -57,27 +58,27 @@ impl Known {
     }
 }
 
-/// Deletes requests that no record stands behind.
+/// Deletes requests without a record.
 ///
 /// # Errors
-/// The first call that fails; the next sweep begins anew.
+/// The first call that fails; the next sweep starts from the beginning.
 pub async fn sweep(cluster: &Cluster, metrics: &Metrics) -> Result<(), CallError> {
     let requests = cluster.all::<CertificateSigningRequest>();
     let mut pages = Pages::new(&requests, &ListParams::default());
-    // Only says what is worth a closer look: what is filed for a record made after this has one all the same.
-    let mut known = records(cluster).await?;
+    // Only selects suspects: a request may belong to a record that was created after this list.
+    let mut index = records(cluster).await?;
     let mut suspects = Vec::new();
     loop {
         let page = pages.next::<Filer>().await?;
         let is_last = page.is_none();
         if let Some(page) = page {
             report_unreadable(&page, metrics);
-            let unknown = |(_, filer): &(_, Filer)| !known.knows(filer);
+            let unknown = |(_, filer): &(_, Filer)| !index.knows(filer);
             suspects.extend(page.items.into_iter().filter(unknown));
         }
         if suspects.len() >= BATCH || is_last && !suspects.is_empty() {
-            known = records(cluster).await?;
-            suspects.retain(|(_, filer)| !known.knows(filer));
+            index = records(cluster).await?;
+            suspects.retain(|(_, filer)| !index.knows(filer));
             delete(cluster, std::mem::take(&mut suspects), metrics).await?;
         }
         if is_last {
@@ -86,30 +87,30 @@ pub async fn sweep(cluster: &Cluster, metrics: &Metrics) -> Result<(), CallError
     }
 }
 
-async fn records(cluster: &Cluster) -> Result<Known, CallError> {
+async fn records(cluster: &Cluster) -> Result<RecordIndex, CallError> {
     let records = cluster.all::<MaroonedNode>();
     let listed = read::list::<MaroonedNode, _>(&records, &ListParams::default()).await?;
-    Ok(Known::of(&listed))
+    Ok(RecordIndex::of(&listed))
 }
 
 async fn delete(
     cluster: &Cluster,
-    orphans: Vec<(read::Identity, Filer)>,
+    leftovers: Vec<(read::Identity, Filer)>,
     metrics: &Metrics,
 ) -> Result<(), CallError> {
-    if let Some((first, _)) = orphans.first() {
-        let number = orphans.len();
+    if let Some((first, _)) = leftovers.first() {
+        let number = leftovers.len();
         tracing::warn!(
             number,
             first = first.name,
-            "deleting certificate requests that no record stands behind"
+            "deleting certificate requests without a record"
         );
     }
     let requests = cluster.all::<CertificateSigningRequest>();
-    futures::stream::iter(orphans.into_iter().map(Ok))
-        .try_for_each_concurrent(AT_ONCE, async |(orphan, _)| {
-            act::delete(&requests, &orphan.name, &orphan.uid).await?;
-            metrics.orphan_deleted("csr");
+    futures::stream::iter(leftovers.into_iter().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, async |(leftover, _)| {
+            act::delete(&requests, &leftover.name, &leftover.uid).await?;
+            metrics.orphan_deleted(Leftover::Csr);
             Ok(())
         })
         .await
@@ -129,20 +130,20 @@ mod tests {
     }
 
     #[test]
-    fn requests_stay_while_their_record_is_there_or_when_they_are_strangers() {
-        let known = Known::of(&Listed {
+    fn requests_with_a_record_and_requests_of_strangers_stay() {
+        let index = RecordIndex::of(&Listed {
             items: vec![(read::Identity::default(), record())],
             ..Listed::default()
         });
-        let nobody = Known::of(&Listed::default());
+        let empty = RecordIndex::of(&Listed::default());
         let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID));
         let token = record::token_users(RECORD_UID, 1).next().unwrap();
         for (user, group) in [(node, names::NODES_GROUP), (token, names::BOOTSTRAP_GROUP)] {
             let mut filed = filed_by(&user, group);
             let filer = view_of::<Filer>(&filed).unwrap();
-            assert!(known.knows(&filer) && !nobody.knows(&filer), "{user}");
+            assert!(index.knows(&filer) && !empty.knows(&filer), "{user}");
             filed["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            assert_eq!(view_of::<Filer>(&filed), None, "it goes already");
+            assert_eq!(view_of::<Filer>(&filed), None, "its deletion is under way");
         }
         let kubeadm = format!(
             "{}{}",

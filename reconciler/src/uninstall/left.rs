@@ -7,7 +7,7 @@ use kube::core::ResourceExt;
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::{names, text};
 
-use crate::read::{Keep, Unreadable, View};
+use crate::read::{Keep, Kind, Unreadable, View};
 
 /// The most objects that a message names.
 const NAMED: usize = 50;
@@ -90,7 +90,7 @@ impl PodLeft {
 }
 
 impl View for PodLeft {
-    const KIND: &'static str = "pods";
+    const KIND: Kind = Kind::Pods;
     const KEEP: Keep = Keep::Fields(&[
         (
             "metadata",

@@ -5,7 +5,7 @@ use kube::core::DynamicObject;
 use maroonedpods_common::admission;
 
 use super::{NodeView, PodView, VmiView};
-use crate::read::{Keep, Mark, View};
+use crate::read::{Keep, Kind, Mark, View};
 
 /// The metadata that views read.
 const METADATA: Keep = Keep::Fields(&[
@@ -61,7 +61,7 @@ const RUNS: Keep = Keep::Each(&Keep::Fields(&[
 const RESOURCES: Keep = Keep::Fields(&[("requests", Keep::All), ("limits", Keep::All)]);
 
 impl View for PodView {
-    const KIND: &'static str = "pods";
+    const KIND: Kind = Kind::Pods;
     const KEEP: Keep = Keep::Fields(&[
         ("metadata", METADATA),
         (
@@ -112,7 +112,7 @@ impl View for PodView {
 }
 
 impl View for NodeView {
-    const KIND: &'static str = "nodes";
+    const KIND: Kind = Kind::Nodes;
     const KEEP: Keep = Keep::Fields(&[
         ("metadata", METADATA),
         ("spec", Keep::Fields(&[("taints", TAINTS)])),
@@ -144,7 +144,7 @@ const TAINTS: Keep = Keep::Each(&Keep::Fields(&[
 ]));
 
 impl View for VmiView {
-    const KIND: &'static str = "vmis";
+    const KIND: Kind = Kind::Vmis;
     const KEEP: Keep = Keep::Fields(&[
         ("metadata", METADATA),
         (

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodSpec, PodStatus, Toleration};
-use maroonedpods_common::api::PodRef;
+use maroonedpods_common::api::{PodReason, PodRef};
 use maroonedpods_common::sizing::{self, Request};
 use maroonedpods_common::{admission, names, text};
 
@@ -90,6 +90,14 @@ pub struct ConditionView {
     pub reason: String,
     /// One sentence for people.
     pub message: String,
+}
+
+impl ConditionView {
+    /// Whether this is the reason.
+    #[must_use]
+    pub fn gives(&self, reason: PodReason) -> bool {
+        self.reason == <&str>::from(reason)
+    }
 }
 
 impl PodView {

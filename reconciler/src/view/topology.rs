@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 
-use crate::read::{Keep, View};
+use crate::read::{Keep, Kind, View};
 
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
@@ -19,7 +19,7 @@ pub struct Host {
 }
 
 impl View for Host {
-    const KIND: &'static str = "hosts";
+    const KIND: Kind = Kind::Hosts;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
         Keep::Fields(&[

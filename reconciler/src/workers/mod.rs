@@ -36,7 +36,7 @@ pub use self::rejections::Rejections;
 pub struct Shared {
     /// The API server.
     pub cluster: Cluster,
-    /// The watch caches, all filled.
+    /// The watch caches: filled before the first worker starts, except that of VMIs.
     pub caches: Caches,
     /// The configuration in force; `None` while there is none.
     pub settings: watch::Receiver<Option<Arc<Settings>>>,

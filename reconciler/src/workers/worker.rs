@@ -215,7 +215,7 @@ impl Worker {
                 }
                 return Err(error);
             }
-            tracing::debug!(pod_uid = self.uid, write = write.kind(), "written");
+            tracing::debug!(pod_uid = self.uid, write = %write.kind(), "written");
             self.count(&decision, record.as_deref(), write);
         }
         if let Some(pod) = &decision.pod {
@@ -242,7 +242,7 @@ impl Worker {
         let wait = pace.take(Instant::now()).err()?;
         tracing::debug!(
             pod_uid = self.uid,
-            write = write.kind(),
+            write = %write.kind(),
             "undone too often, so the write is delayed"
         );
         Timestamp::now().checked_add(wait).ok()

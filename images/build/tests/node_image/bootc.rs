@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../images/node")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../node")
 }
 
 fn run(command: &mut Command) -> (bool, String) {

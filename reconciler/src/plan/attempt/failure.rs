@@ -2,11 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{MaroonedNodeStatus, Phase, condition};
+use maroonedpods_common::api::{AttemptFailure, MaroonedNodeStatus, NodeCondition, Phase, PodReason};
 
 use crate::objects::identity;
 use crate::objects::record::set_condition;
-use crate::plan::report::{reason, report};
+use crate::plan::report::report;
 use crate::plan::{Context, Decision, Note, Write, after, release};
 use crate::view::{PodView, VmiView};
 
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Why an attempt failed.
 pub(in crate::plan) struct Failure {
-    pub(in crate::plan) reason: &'static str,
+    pub(in crate::plan) reason: AttemptFailure,
     pub(in crate::plan) message: String,
 }
 
@@ -29,13 +29,13 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
     let failure = |reason, message| Some(Failure { reason, message });
     if vmi.uid != expected_uid {
         return failure(
-            "VMReplaced",
+            AttemptFailure::VmReplaced,
             "the VM was replaced by another one with the same name".to_owned(),
         );
     }
     if vmi.ended() {
         return failure(
-            "VMEnded",
+            AttemptFailure::VmEnded,
             format!("the VM ended (phase {}) before its node was ready", vmi.phase),
         );
     }
@@ -43,7 +43,7 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
         let message = format!(
             "the VM has the address {address} and no IPv4 address: marooned pods need a pod network with IPv4"
         );
-        return failure("NoIPv4", message);
+        return failure(AttemptFailure::NoIpv4, message);
     }
     let node = c.observed.node.as_ref();
     if let Some(node) =
@@ -53,10 +53,13 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
             "the node says it runs on machine {}, which is not its VM",
             node.system_uuid
         );
-        return failure("IdentityMismatch", message);
+        return failure(AttemptFailure::IdentityMismatch, message);
     }
     if release::rebooted(c) {
-        return failure("Rebooted", "the VM rebooted before its pod could run".to_owned());
+        return failure(
+            AttemptFailure::Rebooted,
+            "the VM rebooted before its pod could run".to_owned(),
+        );
     }
     let deadline = deadline(c, vmi);
     if c.now < deadline.at {
@@ -76,17 +79,27 @@ pub(super) fn failure(c: &Context, vmi: &VmiView, expected_uid: &str) -> Option<
 pub(super) struct Deadline {
     pub(super) at: Timestamp,
     allowed: SignedDuration,
-    reason: &'static str,
+    reason: AttemptFailure,
     what: &'static str,
 }
 
 pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     let (age, allowed, reason, what) = if vmi.running() {
         let what = "the VM's node was not ready";
-        (c.observed.ages.running, join_deadline(c), "JoinDeadline", what)
+        (
+            c.observed.ages.running,
+            join_deadline(c),
+            AttemptFailure::JoinDeadline,
+            what,
+        )
     } else {
         let what = "the VM did not run";
-        (c.observed.ages.launched, boot_deadline(c), "BootDeadline", what)
+        (
+            c.observed.ages.launched,
+            boot_deadline(c),
+            AttemptFailure::BootDeadline,
+            what,
+        )
     };
     Deadline {
         at: c.due(age, allowed),
@@ -102,7 +115,7 @@ pub(in crate::plan) fn fail(c: &Context, vmi: Option<&VmiView>, failure: &Failur
     status.message.clone_from(&failure.message);
     set_condition(
         &mut status,
-        condition::LAUNCHED,
+        NodeCondition::Launched,
         false,
         failure.reason,
         &failure.message,
@@ -130,7 +143,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
     let going = report(
         pod,
         false,
-        reason::RETRYING,
+        PodReason::Retrying,
         format!("{failed}; what is left of it goes first"),
     );
     let decision = Decision::wait().insist_on_live_view();
@@ -157,8 +170,8 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
             not_before: Some(Time(until)),
             ..MaroonedNodeStatus::default()
         };
-        let exhausted = report(pod, false, reason::ATTEMPTS_EXHAUSTED, status.message.clone());
-        let note = Note::warning(reason::ATTEMPTS_EXHAUSTED, status.message.clone());
+        let exhausted = report(pod, false, PodReason::AttemptsExhausted, status.message.clone());
+        let note = Note::warning(PodReason::AttemptsExhausted, status.message.clone());
         return decision
             .writes(c.record_status(status))
             .writes(exhausted)
@@ -173,7 +186,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
         not_before: Some(Time(until)),
         ..MaroonedNodeStatus::default()
     };
-    let retrying = report(pod, false, reason::RETRYING, status.message.clone());
+    let retrying = report(pod, false, PodReason::Retrying, status.message.clone());
     decision
         .writes(c.record_status(status))
         .writes(retrying)
@@ -191,7 +204,7 @@ pub(super) fn exhausted(c: &Context, pod: &PodView) -> Decision {
     if c.observed.hold.is_none()
         && let Some(at) = pause_ends(c)
     {
-        let said = report(pod, false, reason::ATTEMPTS_EXHAUSTED, c.status.message.clone());
+        let said = report(pod, false, PodReason::AttemptsExhausted, c.status.message.clone());
         return Decision::wait().writes(said).wake_at(at);
     }
     // A launch that is held up goes on as soon as it may.

@@ -4,13 +4,13 @@ mod failure;
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{Phase, condition};
+use maroonedpods_common::api::{AttemptFailure, NodeCondition, NodeReason, Phase, PodReason};
 use maroonedpods_common::names;
 
 pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
-use super::report::{reason, report, report_again};
+use super::report::{report, report_again};
 use super::{Context, Decision, Note, Write, after, csrs, network_policies, place, taints};
 use crate::objects::lift::Lift;
 use crate::objects::node;
@@ -41,7 +41,7 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
                 c,
                 None,
                 &Failure {
-                    reason: "VMGone",
+                    reason: AttemptFailure::VmGone,
                     message: "the VM was deleted before its node was ready".to_owned(),
                 },
             ),
@@ -51,7 +51,7 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
         // Left by a deleted record of the same pod; garbage collection takes it, then the name is free.
         let message = "a VM of an earlier record still has this pod's name; waiting until it is gone";
         return Decision::wait()
-            .writes(report(pod, false, reason::VM_BLOCKED, message))
+            .writes(report(pod, false, PodReason::VmBlocked, message))
             .wake_at(after(c.now, FOREIGN_VMI_RETRY));
     }
     let Some(vmi_uid) = &c.status.vmi_uid else {
@@ -65,20 +65,20 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
 
 /// Whether the attempt under way is marked as failed: it is never taken up again.
 pub(super) fn has_failed(c: &Context) -> bool {
-    record::condition(&c.status, condition::LAUNCHED).is_some_and(|launched| launched.status == "False")
+    record::condition(&c.status, NodeCondition::Launched).is_some_and(|launched| launched.status == "False")
 }
 
 /// Step 2.
 fn launch(c: &Context, pod: &PodView) -> Decision {
     if let Some(why) = &c.observed.hold {
-        return Decision::wait().writes(report(pod, false, reason::CLUSTER_NOT_READY, why.clone()));
+        return Decision::wait().writes(report(pod, false, PodReason::ClusterNotReady, why.clone()));
     }
     if let Some(decision) = network_policies::wait(c.observed, pod) {
         return decision;
     }
     if let Some(at) = pause_ends(c) {
         return Decision::wait()
-            .writes(report(pod, false, reason::RETRYING, c.status.message.clone()))
+            .writes(report(pod, false, PodReason::Retrying, c.status.message.clone()))
             .wake_at(at);
     }
     let lifetime = boot_deadline(c)
@@ -90,11 +90,11 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
     let was_refused = pod
         .condition
         .as_ref()
-        .is_some_and(|said| said.reason == reason::REFUSED);
+        .is_some_and(|said| said.gives(PodReason::Refused));
     let launching = report(
         pod,
         false,
-        reason::LAUNCHING,
+        PodReason::Launching,
         "a virtual machine is being started for this pod",
     );
     // Asked first, so that a credential is not made at each try and taken back again.
@@ -129,9 +129,9 @@ fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {
     status.stages.launched = Some(Time(c.now));
     set_condition(
         &mut status,
-        condition::LAUNCHED,
+        NodeCondition::Launched,
         true,
-        "VMCreated",
+        NodeReason::VmCreated,
         "the VM exists",
         c.now,
     );
@@ -175,7 +175,7 @@ fn advance(c: &Context, pod: &PodView, vmi: &VmiView) -> Decision {
             c,
             Some(vmi),
             &Failure {
-                reason: "IdentityMismatch",
+                reason: AttemptFailure::IdentityMismatch,
                 message: why.to_owned(),
             },
         );
@@ -250,7 +250,7 @@ fn tainted(c: &Context, pod: &PodView, taints: &[String], decision: Decision) ->
     let message = format!(
         "the VM's node is ready, but still carries a taint that the pod does not tolerate for good: {taints}"
     );
-    decision.writes(report_again(pod, reason::JOINING, &message))
+    decision.writes(report_again(pod, PodReason::Joining, &message))
 }
 
 fn registered(c: &Context, node: &NodeView) -> Option<Write> {
@@ -263,9 +263,9 @@ fn registered(c: &Context, node: &NodeView) -> Option<Write> {
     let message = "the kubelet speaks with its own certificate; the join credential is deleted";
     set_condition(
         &mut status,
-        condition::REGISTERED,
+        NodeCondition::Registered,
         true,
-        "KubeletJoined",
+        NodeReason::KubeletJoined,
         message,
         c.now,
     );
@@ -280,18 +280,18 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, decision: Decision) -> De
     }
     let (reason, message) = match &vmi.blocked {
         _ if vmi.running() && c.status.phase == Phase::Registered => (
-            reason::JOINING,
+            PodReason::Joining,
             "the VM's node has joined and is not ready yet".to_owned(),
         ),
         _ if vmi.running() => (
-            reason::JOINING,
+            PodReason::Joining,
             "the VM runs; its node has not joined yet".to_owned(),
         ),
-        Some(blocked) => (reason::VM_BLOCKED, format!("the VM cannot start: {blocked}")),
+        Some(blocked) => (PodReason::VmBlocked, format!("the VM cannot start: {blocked}")),
         // The pod says so already since the launch, unless that was refused at first. A word of its own would be
         // the write too many in a life as slow as a VM's.
         None => (
-            reason::LAUNCHING,
+            PodReason::Launching,
             format!("the VM is starting (phase {})", vmi.phase),
         ),
     };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use maroonedpods_common::api::PodReason;
+
 use super::model::{Outcome, World, kinds};
 use super::steps::condition_reason;
 use crate::plan::Write;
@@ -21,7 +23,7 @@ fn beyond_the_limit_a_pod_waits_and_reports_why() {
     let [Write::PodReport(report)] = decision.writes.as_slice() else {
         panic!("{:?}", decision.writes)
     };
-    assert_eq!((report.ready, report.reason), (false, "NamespaceLimit"));
+    assert_eq!((report.ready, report.reason), (false, PodReason::NamespaceLimit));
     for part in ["namespace ns ", "2 VMs", "limits.vmsPerNamespace"] {
         assert!(report.message.contains(part), "{}", report.message);
     }

@@ -1,7 +1,7 @@
 //! Any interleaving of users, KubeVirt, guests, lagging caches, two leaders and crashes between writes.
 
 use jiff::SignedDuration;
-use maroonedpods_common::api::{NetworkPolicies, condition};
+use maroonedpods_common::api::{NetworkPolicies, NodeCondition};
 use maroonedpods_common::names;
 use proptest::prelude::*;
 
@@ -243,8 +243,8 @@ fn deadline_missed(world: &World, write: &Write) -> Option<SignedDuration> {
     let Write::RecordStatus { status, .. } = write else {
         return None;
     };
-    let failed = record::condition(status, condition::LAUNCHED).filter(|c| c.status == "False")?;
-    let new = record::condition(&world.status(), condition::LAUNCHED).is_none_or(|c| c.status == "True");
+    let failed = record::condition(status, NodeCondition::Launched).filter(|c| c.status == "False")?;
+    let new = record::condition(&world.status(), NodeCondition::Launched).is_none_or(|c| c.status == "True");
     let vmi = world
         .objects
         .vmis

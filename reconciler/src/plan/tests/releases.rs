@@ -3,6 +3,7 @@
 use maroonedpods_common::api::Phase;
 
 use super::model::{Outcome, World, kinds};
+use crate::plan::WriteKind;
 
 fn running() -> World {
     let mut world = World::new();
@@ -97,7 +98,7 @@ fn a_reboot_before_the_lift_is_recorded_counts_too() {
         world.behave();
         for write in world.decide().writes {
             world.apply(&write).unwrap();
-            if write.kind() == "lift_gate" {
+            if write.kind() == WriteKind::LiftGate {
                 break;
             }
         }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use maroonedpods_common::api::{Phase, condition};
+use maroonedpods_common::api::{NodeCondition, Phase, PodReason};
 use maroonedpods_common::names;
 
 use super::model::{CsrKind, Outcome, World, kinds};
 use crate::objects::record;
-use crate::plan::{self, Write};
+use crate::plan::{self, Write, WriteKind};
 
 /// A world in which all parties acted properly until `stage` holds.
 pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
@@ -56,7 +56,7 @@ pub(super) fn condition_reason(world: &World) -> String {
 }
 
 pub(super) fn launched_condition(world: &World) -> Option<(String, String)> {
-    record::condition(&world.status(), condition::LAUNCHED).map(|c| (c.status.clone(), c.reason.clone()))
+    record::condition(&world.status(), NodeCondition::Launched).map(|c| (c.status.clone(), c.reason.clone()))
 }
 
 /// The next pass fails the attempt for `reason` and deletes its VM.
@@ -128,7 +128,7 @@ fn a_pod_that_fits_no_vm_reports_it() {
     };
     assert_eq!(
         (report.reason, report.message.as_str()),
-        ("Unsizable", "too large")
+        (PodReason::Unsizable, "too large")
     );
 }
 
@@ -143,7 +143,7 @@ fn a_pod_that_names_its_node_reports_it_and_keeps_no_vm() {
     let [Write::PodReport(report)] = decision.writes.as_slice() else {
         panic!("{:?}", decision.writes)
     };
-    assert_eq!(report.reason, "NamesNodes");
+    assert_eq!(report.reason, PodReason::NamesNodes);
     // A gated pod's affinity may be changed while its VM boots.
     let begun = kinds(&decide_with_names(&registered()));
     assert!(
@@ -198,7 +198,7 @@ fn a_refused_launch_is_undone_and_then_tried_with_a_dry_run_first() {
     let Some((last, made)) = decision.writes.split_last() else {
         panic!("nothing is launched")
     };
-    assert_eq!(last.kind(), "create_vmi");
+    assert_eq!(last.kind(), WriteKind::CreateVmi);
     for write in made {
         world.apply(write).unwrap();
     }

@@ -13,6 +13,7 @@ fn good() -> Observed {
         kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
         trial: Trial::Accepted,
         hosts: Ok(["amd64".to_owned()].into()),
+        architecture_configured: false,
         architecture: Architecture::Amd64,
         needs_dns: true,
         dns: Ok(Some(vec!["10.96.0.10".to_owned()])),
@@ -48,124 +49,130 @@ fn each_fault_alone_gives_one_finding_that_names_it() {
         subresource: "nodeclient",
         why: "allowed by ClusterRoleBinding \"x\"".to_owned(),
     };
-    let cases: Vec<(Break, &str, bool, &str)> = vec![
+    let cases: Vec<(Break, Reason, bool, &str)> = vec![
         (
             Box::new(move |o| o.approvers = Ok(vec![approver.clone()])),
-            "AutoApproval",
+            Reason::AutoApproval,
             true,
             "certificatesigningrequests/nodeclient (allowed by ClusterRoleBinding \"x\")",
         ),
         (
             Box::new(move |o| o.approvers = Err(why())),
-            "AutoApprovalUnknown",
+            Reason::AutoApprovalUnknown,
             true,
             "forbidden",
         ),
         (
             Box::new(|o| o.kubernetes = Ok("1.29".to_owned())),
-            "KubernetesTooOld",
+            Reason::KubernetesTooOld,
             true,
             "is Kubernetes 1.29: upgrade the cluster to 1.30",
         ),
         (
             Box::new(|o| o.kubernetes = Ok("?".to_owned())),
-            "KubernetesVersionUnknown",
+            Reason::KubernetesVersionUnknown,
             false,
             "1.30",
         ),
         (
             Box::new(|o| o.hosts = Ok(["arm64".to_owned()].into())),
-            "ArchitectureMismatch",
+            Reason::ArchitectureMismatch,
             false,
             "set architecture",
         ),
         (
+            Box::new(|o| o.hosts = Ok(["amd64", "arm64"].map(str::to_owned).into())),
+            Reason::ArchitectureUnknown,
+            false,
+            "several architectures (amd64, arm64)",
+        ),
+        (
             Box::new(move |o| o.hosts = Err(why())),
-            "ArchitectureUnknown",
+            Reason::ArchitectureUnknown,
             false,
             "cannot be listed: forbidden",
         ),
         (
             Box::new(|o| o.policies = Ok(false)),
-            "PoliciesNotServed",
+            Reason::PoliciesNotServed,
             true,
             "admissionregistration.k8s.io/v1",
         ),
         (
             Box::new(move |o| o.policies = Err(why())),
-            "PoliciesUnknown",
+            Reason::PoliciesUnknown,
             false,
             "forbidden",
         ),
         (
             Box::new(|o| o.node_restriction = Ok(false)),
-            "NodeRestrictionMissing",
+            Reason::NodeRestrictionMissing,
             true,
             "enable the admission plugin NodeRestriction",
         ),
         (
             Box::new(move |o| o.node_restriction = Err(why())),
-            "NodeRestrictionUnknown",
+            Reason::NodeRestrictionUnknown,
             false,
             "forbidden",
         ),
         (
             Box::new(|o| o.trial = Trial::Refused("unknown field".to_owned())),
-            "VMRefused",
+            Reason::VmRefused,
             true,
             "unknown field",
         ),
         (
             Box::new(|o| o.trial = Trial::Impossible("quota".to_owned())),
-            "VMNotTried",
+            Reason::VmNotTried,
             false,
             "quota",
         ),
         (
             Box::new(|o| o.trial = Trial::NoConfig),
-            "VMNotTried",
+            Reason::VmNotTried,
             false,
             "MaroonedPodsConfig",
         ),
         (
             Box::new(|o| o.dns = Ok(None)),
-            "ClusterDNSUnknown",
+            Reason::ClusterDnsUnknown,
             false,
             "no Service kube-system/kube-dns; set join.clusterDNS",
         ),
         (
             Box::new(|o| o.dns = Ok(Some(vec!["fd00::a".to_owned()]))),
-            "ClusterDNSUnknown",
+            Reason::ClusterDnsUnknown,
             false,
             "no IPv4 address (fd00::a)",
         ),
         (
             Box::new(move |o| o.dns = Err(why())),
-            "ClusterDNSUnknown",
+            Reason::ClusterDnsUnknown,
             false,
             "forbidden",
         ),
         (
             Box::new(|o| o.kubevirts = Ok(vec![Some("v1.6.3".to_owned())])),
-            "KubeVirtTooOld",
+            Reason::KubeVirtTooOld,
             true,
             "KubeVirt is v1.6.3: upgrade it to 1.7",
         ),
         (
             Box::new(|o| o.kubevirts = Ok(vec![Some("devel".to_owned())])),
-            "KubeVirtVersionUnknown",
+            Reason::KubeVirtVersionUnknown,
             false,
             "devel",
         ),
         (
             Box::new(|o| o.kubevirts = Ok(vec![None])),
-            "KubeVirtVersionUnknown",
+            Reason::KubeVirtVersionUnknown,
             false,
             "observedKubeVirtVersion",
         ),
         (
             Box::new(|o| o.kubevirts = Ok(Vec::new())),
-            "KubeVirtVersionUnknown",
+            Reason::KubeVirtVersionUnknown,
             false,
             "no KubeVirt resource",
         ),
@@ -211,7 +218,10 @@ fn blocking_findings_come_first_and_a_missing_kubevirt_has_no_version() {
     let decision = decide(&observed);
     let findings = decision.findings();
     let reasons: Vec<_> = findings.iter().map(|f| f.reason).collect();
-    assert_eq!(reasons, ["KubeVirtMissing", "KubernetesVersionUnknown"]);
+    assert_eq!(
+        reasons,
+        [Reason::KubeVirtMissing, Reason::KubernetesVersionUnknown]
+    );
 }
 
 #[test]

@@ -23,7 +23,7 @@ use serde_json::json;
 use crate::csr::{Filed, Requester};
 use crate::objects::identity;
 use crate::objects::record;
-use crate::plan::{self, Decision, Write};
+use crate::plan::{self, Decision};
 use crate::read::{self, view_of};
 use crate::settings::Settings;
 use crate::sightings::{Ages, Sightings};
@@ -386,5 +386,5 @@ pub(super) const SIZE: VmResources = VmResources {
 
 /// Kinds of writes, for assertions on their order.
 pub(super) fn kinds(decision: &Decision) -> Vec<&'static str> {
-    decision.writes.iter().map(Write::kind).collect()
+    decision.writes.iter().map(|write| write.kind().into()).collect()
 }

@@ -45,7 +45,7 @@ fn has_uid(meta: &ObjectMeta, uid: &str) -> bool {
 impl World {
     /// Performs a write, as `act` and the API server do together.
     pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
-        self.log.push(write.kind());
+        self.log.push(write.kind().into());
         self.written += match write {
             Write::IssueCredentials { .. } | Write::RevokeCredentials { .. } => 2,
             _ => 1,
@@ -66,7 +66,7 @@ impl World {
             } => return self.record_status(resource_version, status),
             Write::PodReport(report) => {
                 let status = if report.ready { "True" } else { "False" };
-                let condition = (status, report.reason, report.message.as_str());
+                let condition = (status, report.reason.into(), report.message.as_str());
                 return self.pod_condition(&report.pod.uid, names::NODE_READY_CONDITION, condition);
             }
             Write::PodNotReady(pod) => return self.pod_condition(&pod.uid, "Ready", ("False", "Gone", "")),
