@@ -40,9 +40,9 @@ pub enum Command {
     /// Checks whether the cluster is fit for MaroonedPods, and changes nothing.
     ///
     /// Exits with 1 if anything would keep VMs from being started. Works before the installation, with the rights
-    /// of whoever calls it; what cannot be looked at is said.
+    /// of the user who runs it; checks that it cannot make are listed as warnings.
     Preflight(PreflightArgs),
-    /// Gets everything of ours out of the way of an uninstallation, which helm then completes.
+    /// Deletes what MaroonedPods created, before helm uninstalls the chart.
     ///
     /// Without --force it refuses while marooned pods exist, and lists them. The running reconciler does the work;
     /// this waits for it, says what is left, and exits with 1 if something stays.
@@ -107,7 +107,7 @@ pub struct UninstallArgs {
     /// back. Without it, nothing is changed while there are any.
     #[arg(long, env = "MAROONEDPODS_FORCE")]
     pub force: bool,
-    /// How long to wait until everything is gone. Helm's own patience with a hook is 5m.
+    /// How long to wait until everything is gone. helm waits 5m for a hook.
     #[arg(long, env = "MAROONEDPODS_TIMEOUT", value_name = "DURATION", default_value = "4m30s", value_parser = positive_duration)]
     pub timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! Steps 1 and 2: the record, the credentials, the Node, the VMI. An object that is there already must be ours; else it
+//! Steps 1, 2 and 4: the record, the credentials, the VMI, the Node. An object that is there already must be ours; else it
 //! is an error.
 
 use jiff::{SignedDuration, Timestamp};
@@ -33,8 +33,8 @@ pub(super) async fn record(
     match call(records.create(&params::create(), &new)).await {
         Err(error) if error.is_conflict() => {
             let found = get(&records, &new.name_any()).await?;
-            // The CRD holds name and podRef.uid together, so this cannot differ; a record that did would be no
-            // ground to build on.
+            // A rule of the CRD ties name and podRef.uid together, so this cannot differ. If it does, the record is not
+            // ours.
             if found.spec.pod_ref.uid != new.spec.pod_ref.uid {
                 let message = format!("MaroonedNode {} belongs to another pod", new.name_any());
                 return Err(CallError::Unexpected(message));

@@ -1,4 +1,5 @@
-//! Performs writes, and nothing else: what to write was decided by [`crate::plan`].
+//! Performs writes: what to write was decided by [`crate::plan`]. Only preconditions that the API server has no way to
+//! check are checked here, and a lift is followed by giving up field ownership ([`crate::objects::disown`]).
 
 mod create;
 mod csr;

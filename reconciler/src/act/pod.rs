@@ -65,7 +65,7 @@ pub(super) async fn lift(
                 owners = now.ok().flatten().map(|(_, owners)| owners);
             }
             Err(error) => {
-                tracing::info!(namespace, name, %error, "the lifted pod's placement stays ours");
+                tracing::info!(namespace, name, %error, "cannot give up ownership of the pod's nodeSelector and tolerations; the next server-side apply may conflict");
                 break;
             }
         }
@@ -73,7 +73,7 @@ pub(super) async fn lift(
     Ok(())
 }
 
-/// What endpoints go by.
+/// Endpoints follow these conditions.
 pub(super) async fn not_ready(
     cluster: &Cluster,
     pod: &ObjectRef,

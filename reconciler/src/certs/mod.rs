@@ -272,7 +272,7 @@ impl Keeper {
         }
         memory.served.note(version(stored), Instant::now());
         Ok(Report::Rotating(
-            "every webhook pod serves the new pair; the former CA goes soon".to_owned(),
+            "every webhook pod serves the new pair; the former CA is removed next".to_owned(),
         ))
     }
 }

@@ -106,7 +106,7 @@ pub fn new(spec: MaroonedNodeSpec) -> MaroonedNode {
     }
 }
 
-/// The pod's priority class is its VM's where the administrator lists it: the class of a launcher is paid for by all.
+/// The VM gets the pod's priority class if the administrator lists it: all tenants pay for a launcher's class.
 fn options(configured: &VmOptions, priority_class: &str) -> VmOptions {
     let listed = configured.priority_classes.iter().any(|c| c == priority_class);
     let name = if listed {

@@ -14,7 +14,7 @@ pub struct Decision {
     pub pod: Option<PodView>,
     /// Events for people, published once the writes went through.
     pub notes: Vec<Note>,
-    /// Makes up for writes that went through when [`Write::CreateVmi`] is refused.
+    /// Undoes the writes before [`Write::CreateVmi`] if that is refused.
     pub take_back: Option<Write>,
     /// When to look again though nothing changed.
     pub wake: Option<Timestamp>,

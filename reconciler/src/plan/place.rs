@@ -1,4 +1,4 @@
-//! Step 5, and later changes: the Node has its VM's address, and zone and region exactly as the VM's host has them.
+//! The Node of step 4, step 5, and later changes: the Node has its VM's address, and zone and region exactly as the VM's host has them.
 
 use super::{Context, Write};
 use crate::objects::node::Place;

@@ -197,9 +197,9 @@ fn mark_not_ready(pod: &PodView) -> Option<Write> {
 
 fn explain(why: Why) -> &'static str {
     match why {
-        Why::RecordGoing => "the pod's MaroonedNode was deleted, so its VM goes",
-        Why::PodGone | Why::Finished => "the pod is over, so its VM goes",
-        Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM goes",
+        Why::RecordGoing => "the pod's MaroonedNode was deleted, so its VM is deleted too",
+        Why::PodGone | Why::Finished => "the pod has ended, so its VM is deleted",
+        Why::GraceOver => "the pod's kubelet did not stop it within its grace period, so its VM is deleted",
         Why::GateRemoved => {
             "the gate maroonedpods.io/gate was removed, not by the reconciler; the pod stays without a node"
         }

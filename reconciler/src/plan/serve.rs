@@ -12,7 +12,8 @@ use crate::binding::Demands;
 use crate::objects::record::set_condition;
 use crate::view::PodView;
 
-/// What is read one after the other may belong to different moments of another leader's lift; not for so long.
+/// Objects that are read one after the other may show different moments of another leader's lift. After this long they
+/// cannot.
 const RECORD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 /// How soon to ask again when a disruption budget holds an eviction back.
 const EVICTION_RETRY: SignedDuration = SignedDuration::from_secs(10);

@@ -45,7 +45,7 @@ pub enum Write {
         /// Which attempt it is.
         attempt: u32,
     },
-    /// Before step 4, once the VM has an address. Exists already: ours if its owner agrees.
+    /// First half of step 4, once the VM has an address. Exists already: ours if its owner agrees.
     CreateNode {
         /// The record, owner of the Node.
         record: Box<MaroonedNode>,
@@ -98,7 +98,7 @@ pub enum Write {
         /// Position of the taint.
         index: usize,
     },
-    /// Step 8, the point of no return: one JSON patch that tests UID and gate, removes the gate and pins the pod.
+    /// Step 8, the point of no return: one JSON patch that tests UID, version and gate, removes the gate and pins the pod.
     LiftGate(Box<Lift>),
     /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.
     BindPod(ObjectRef),

@@ -76,7 +76,7 @@ fn log(findings: &[Finding]) {
     } in findings
     {
         if *blocks {
-            tracing::error!(%reason, "{message}; no VM is started until then");
+            tracing::error!(%reason, "{message}; no VM is started until this is fixed");
         } else {
             tracing::warn!(%reason, "{message}");
         }

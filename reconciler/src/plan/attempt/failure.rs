@@ -144,7 +144,7 @@ pub(super) fn clean_up(c: &Context, pod: &PodView) -> Decision {
         pod,
         false,
         PodReason::Retrying,
-        format!("{failed}; what is left of it goes first"),
+        format!("{failed}; its VM, Node and Secrets are deleted before the next attempt"),
     );
     let decision = Decision::wait().insist_on_live_view();
     if let Some(vmi) = &c.observed.vmi {
@@ -204,8 +204,8 @@ pub(super) fn exhausted(c: &Context, pod: &PodView) -> Decision {
     if c.observed.hold.is_none()
         && let Some(at) = pause_ends(c)
     {
-        let said = report(pod, false, PodReason::AttemptsExhausted, c.status.message.clone());
-        return Decision::wait().writes(said).wake_at(at);
+        let report = report(pod, false, PodReason::AttemptsExhausted, c.status.message.clone());
+        return Decision::wait().writes(report).wake_at(at);
     }
     // A launch that is held up goes on as soon as it may.
     Decision::wait().writes(c.record_status(MaroonedNodeStatus {

@@ -28,7 +28,7 @@ const FOREIGN_VMI_RETRY: SignedDuration = SignedDuration::from_secs(5);
 
 pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if c.status.phase == Phase::Failed {
-        // Without a guest, whoever asks is one of the past, and the pause is long.
+        // No guest of this record runs, so pending requests come from earlier ones; and the pause is long.
         return exhausted(c, pod).writes(csrs::deletions(&c.observed.csrs));
     }
     if has_failed(c) {
@@ -288,8 +288,8 @@ fn progress(c: &Context, pod: &PodView, vmi: &VmiView, decision: Decision) -> De
             "the VM runs; its node has not joined yet".to_owned(),
         ),
         Some(blocked) => (PodReason::VmBlocked, format!("the VM cannot start: {blocked}")),
-        // The pod says so already since the launch, unless that was refused at first. A word of its own would be
-        // the write too many in a life as slow as a VM's.
+        // The pod has this reason since the launch, unless that was refused at first. A separate report would exceed the
+        // limit of S7.
         None => (
             PodReason::Launching,
             format!("the VM is starting (phase {})", vmi.phase),
