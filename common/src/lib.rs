@@ -8,6 +8,9 @@ pub mod admission;
 pub mod api;
 pub mod join_info;
 pub mod names;
+mod pod_uid;
 pub mod quantity;
 pub mod sizing;
 pub mod text;
+
+pub use pod_uid::PodUid;

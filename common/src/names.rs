@@ -2,6 +2,8 @@
 //!
 //! Names derive from the pod's UID: such a name cannot be created twice, reused or taken by another pod.
 
+use crate::PodUid;
+
 /// Opt-in label on a pod or a namespace: [`MAROON_TRUE`], [`MAROON_FALSE`] (pods only) or [`MAROON_ENFORCED`]
 /// (namespaces only). The webhook copies it to pods that their namespace opted in, so that one label selector
 /// finds every marooned pod.
@@ -93,13 +95,13 @@ const UID_LENGTH: usize = 36;
 
 /// Name of the record, of the Node and of the first attempt's VMI: `marooned-<pod uid>` (45 characters).
 #[must_use]
-pub fn node_name(pod_uid: &str) -> String {
+pub fn node_name(pod_uid: &PodUid) -> String {
     format!("{PREFIX}{pod_uid}")
 }
 
 /// Name of the VMI of the given attempt (from 1): the node's name, and `-r<attempt>` from the second on.
 #[must_use]
-pub fn vmi_name(pod_uid: &str, attempt: u32) -> String {
+pub fn vmi_name(pod_uid: &PodUid, attempt: u32) -> String {
     if attempt <= 1 {
         node_name(pod_uid)
     } else {
@@ -109,7 +111,7 @@ pub fn vmi_name(pod_uid: &str, attempt: u32) -> String {
 
 /// Name of the join-info Secret of the given attempt (from 1).
 #[must_use]
-pub fn join_secret_name(pod_uid: &str, attempt: u32) -> String {
+pub fn join_secret_name(pod_uid: &PodUid, attempt: u32) -> String {
     format!("{}-join", vmi_name(pod_uid, attempt))
 }
 
@@ -127,12 +129,12 @@ pub fn token_id_of(secret_name: &str) -> Option<&str> {
 
 /// The pod UID inside any name made by this module, `None` for a foreign name.
 #[must_use]
-pub fn pod_uid_of(name: &str) -> Option<&str> {
+pub fn pod_uid_of(name: &str) -> Option<PodUid> {
     let rest = name.strip_prefix(PREFIX)?;
     let uid = rest.get(..UID_LENGTH)?;
     let suffix = &rest[UID_LENGTH..];
     let is_uid = uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    (is_uid && (suffix.is_empty() || suffix.starts_with('-'))).then_some(uid)
+    (is_uid && (suffix.is_empty() || suffix.starts_with('-'))).then(|| uid.into())
 }
 
 /// Whether a text is a DNS subdomain in lower case (RFC 1123), Kubernetes' rule for most objects' names.
@@ -166,11 +168,12 @@ mod tests {
 
     #[test]
     fn names_carry_the_uid_and_give_it_back() {
-        assert_eq!(node_name(UID).len(), 45);
-        assert_eq!(vmi_name(UID, 1), node_name(UID));
-        assert_eq!(vmi_name(UID, 2), format!("marooned-{UID}-r2"));
-        for name in [node_name(UID), vmi_name(UID, 3), join_secret_name(UID, 2)] {
-            assert_eq!(pod_uid_of(&name), Some(UID));
+        let uid = PodUid::from(UID);
+        assert_eq!(node_name(&uid).len(), 45);
+        assert_eq!(vmi_name(&uid, 1), node_name(&uid));
+        assert_eq!(vmi_name(&uid, 2), format!("marooned-{UID}-r2"));
+        for name in [node_name(&uid), vmi_name(&uid, 3), join_secret_name(&uid, 2)] {
+            assert_eq!(pod_uid_of(&name).as_ref(), Some(&uid));
         }
     }
 

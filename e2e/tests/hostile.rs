@@ -57,7 +57,7 @@ async fn a_status_that_cannot_be_decoded_costs_only_its_own_pod() {
     becomes(&pods, "hostile", "Running", SOON, running).await.unwrap();
 
     // Root in the guest has the kubelet's identity.
-    let node_name = names::node_name(&uid);
+    let node_name = names::node_name(&uid.as_str().into());
     let user = format!("{}{node_name}", names::NODE_USER_PREFIX);
     let guest = env.control_plane().user(&user, names::NODES_GROUP).await.unwrap();
     let nodes = Api::all_with(guest.clone(), &ApiResource::erase::<Node>(&()));
@@ -178,7 +178,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
         .await
         .unwrap();
 
-    let node_name = names::node_name(&uid);
+    let node_name = names::node_name(&uid.as_str().into());
     claims_the_year_9999::<NetworkPolicy>(&admin, Some(&namespace.name), "policy").await;
     claims_the_year_9999::<Node>(&admin, None, &node_name).await;
     claims_the_year_9999::<Pod>(&admin, Some(&namespace.name), "hostile").await;
@@ -191,7 +191,7 @@ async fn objects_that_our_types_cannot_hold_cost_only_themselves_and_a_restarted
     .await
     .unwrap();
     drop(reconciler);
-    let orphan = names::join_secret_name("00000000-0000-4000-8000-00000000dead", 1);
+    let orphan = names::join_secret_name(&"00000000-0000-4000-8000-00000000dead".into(), 1);
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
     let leftover = json!({"metadata": {"name": orphan, "labels": {(names::POD_UID_LABEL): "x"}}});
     accepts(&secrets, &serde_json::from_value(leftover).unwrap())

@@ -75,7 +75,8 @@ async fn orphans_go_and_look_alikes_stay() {
 
     let ordinary = serde_json::from_value(json!({"metadata": {"name": "worker-1"}})).unwrap();
     let unmarked =
-        serde_json::from_value(json!({"metadata": {"name": names::node_name(&flipped(&pod.uid))}})).unwrap();
+        serde_json::from_value(json!({"metadata": {"name": names::node_name(&flipped(&pod.uid).into())}}))
+            .unwrap();
     for node in [&ordinary, &unmarked] {
         accepts(&nodes, node).await.unwrap();
     }
@@ -130,7 +131,7 @@ async fn a_look_alike_of_a_credential_is_not_revoked() {
         .unwrap();
     pod.vmi(1, "Running").await.unwrap();
     // The guest has read its own. Garbage collection has nothing to do with the other, which has no owner.
-    let name = names::join_secret_name(&pod.uid, 1);
+    let name = names::join_secret_name(&pod.uid.as_str().into(), 1);
     seeds.delete(&name, &DeleteParams::default()).await.unwrap();
     let stranger = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     let stranger = accepts(&seeds, &stranger).await.unwrap();

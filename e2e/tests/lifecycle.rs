@@ -35,7 +35,7 @@ fn selector() -> Value {
 }
 
 fn own_node(pod: &Pod) -> String {
-    names::node_name(&pod.uid().unwrap())
+    names::node_name(&pod.uid().unwrap().into())
 }
 
 /// Key, value and effect of each taint.
@@ -241,7 +241,7 @@ async fn people_see_phase_pod_and_vm() {
         rows[0],
         ["NAME", "PHASE", "NAMESPACE", "POD", "VM", "AGE", "REASON"]
     );
-    let (row, vm) = (&rows[1], names::vmi_name(&pod.uid().unwrap(), 1));
+    let (row, vm) = (&rows[1], names::vmi_name(&pod.uid().unwrap().into(), 1));
     assert_eq!(
         row[..5],
         [name.as_str(), "Lifted", tenant.namespace(), "printed", &vm]

@@ -29,7 +29,7 @@ fn gated(mut pod: Pod, gate: &str) -> Pod {
 
 async fn is_served(tenant: &Tenant<'_>, name: &str) {
     let pod = tenant.sees_running(name).await.unwrap();
-    assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap()));
+    assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap().into()));
     let label = pod.labels().get(names::MAROON_LABEL).map(String::as_str);
     assert_eq!(label, Some(names::MAROON_TRUE));
 }

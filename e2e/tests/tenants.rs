@@ -64,7 +64,7 @@ async fn one_pod_does_not_wait_for_another_tenants_burst() {
         .await
         .unwrap();
     let alone = lone.creates(&pod("lone", &script).unwrap()).await.unwrap();
-    let its_vm = names::vmi_name(&alone.uid().unwrap(), 1);
+    let its_vm = names::vmi_name(&alone.uid().unwrap().into(), 1);
 
     let _reconciler = env.reconciler(false).await.unwrap();
     let made = eventually("the VMs of all", SOON, || async {

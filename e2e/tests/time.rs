@@ -211,7 +211,7 @@ async fn a_rejected_pods_owner_backs_off(env: &TestEnv) {
     assert!(
         records
             .iter()
-            .all(|record| Some(&record.spec.pod_ref.uid) != waiting[0].metadata.uid.as_ref())
+            .all(|record| Some(record.spec.pod_ref.uid.as_str()) != waiting[0].metadata.uid.as_deref())
     );
     let failed = tenant.pods.list(&ListParams::default()).await.unwrap();
     let failed = failed.iter().filter(|pod| phase(pod) == "Failed").count();

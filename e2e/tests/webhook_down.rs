@@ -51,7 +51,7 @@ async fn opted_in_creates_fail_closed_and_others_pass() {
         .await
         .unwrap();
         let pod = tenant.sees_running("in").await.unwrap();
-        assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap()));
+        assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap().into()));
         tenant.leaves().await.unwrap();
     }
     env.stop().await.unwrap();

@@ -57,7 +57,7 @@ fn shown(writes: &[AuditEvent]) -> String {
 /// Waits until the reconciler has nothing left to do for the pod while it runs.
 async fn settled(tenant: &Tenant<'_>, name: &str) -> Pod {
     let pod = tenant.sees_running(name).await.unwrap();
-    let node = names::node_name(&pod.uid().unwrap());
+    let node = names::node_name(&pod.uid().unwrap().into());
     let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
     let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.phase == Phase::Lifted);
     becomes(&records, &node, "lifted", SOON, lifted).await.unwrap();

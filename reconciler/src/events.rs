@@ -63,7 +63,7 @@ fn event(pod: &PodView, note: &Note, now: Timestamp) -> Event {
         kind: Some(k8s_openapi::api::core::v1::Pod::kind(&()).into_owned()),
         namespace: Some(pod.namespace.clone()),
         name: Some(pod.name.clone()),
-        uid: Some(pod.uid.clone()),
+        uid: Some(pod.uid.to_string()),
         ..ObjectReference::default()
     };
     Event {

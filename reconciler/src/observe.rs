@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::Resource;
 use kube::api::Api;
 use maroonedpods_common::api::{Architecture, MaroonedNode, VmResources};
-use maroonedpods_common::{names, sizing};
+use maroonedpods_common::{PodUid, names, sizing};
 
 use crate::api::{CallError, Cluster};
 use crate::csr::Filed;
@@ -56,7 +56,7 @@ struct Objects {
 /// The view from the caches; `None` if they are older than the worker's own writes.
 #[must_use]
 pub fn cached(
-    pod_uid: &str,
+    pod_uid: &PodUid,
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
@@ -109,7 +109,7 @@ fn is_behind<V>(own_writes: &OwnWrites, kind: &str, name: &str, cached: Option<&
 /// Any read that fails with anything but "not found". A kind that is not served is an error too: VMs may still run
 /// after KubeVirt's API was removed.
 pub async fn live(
-    pod_uid: &str,
+    pod_uid: &PodUid,
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
@@ -214,7 +214,7 @@ fn size(pod: &PodView, settings: &Settings) -> Result<VmResources, String> {
 /// Finds the pod by the record's reference if there is a record; the UID is checked because the name may belong to
 /// another pod by now.
 pub(crate) fn cached_pod(
-    pod_uid: &str,
+    pod_uid: &PodUid,
     caches: &Caches,
     record: Option<&MaroonedNode>,
 ) -> Option<Cached<PodView>> {
@@ -222,21 +222,21 @@ pub(crate) fn cached_pod(
         Some(record) => {
             let pod = &record.spec.pod_ref;
             let found = caches.pods.get(&pod.namespace, &pod.name);
-            found.filter(|pod| pod.uid == pod_uid)
+            found.filter(|pod| pod.uid == *pod_uid)
         }
-        None => caches.pods.marked(&Mark::Uid(pod_uid.to_owned())).pop(),
+        None => caches.pods.marked(&Mark::Pod(pod_uid.clone())).pop(),
     }
 }
 
 /// The pod's record, as cached.
-pub(crate) fn cached_record(pod_uid: &str, caches: &Caches) -> Option<Arc<MaroonedNode>> {
+pub(crate) fn cached_record(pod_uid: &PodUid, caches: &Caches) -> Option<Arc<MaroonedNode>> {
     let record = caches.records.get("", &names::node_name(pod_uid))?;
     Some(record.view)
 }
 
 /// Namespace and creation time of a pod that a cache knows; for a pod known only by its record, the record's creation
 /// time.
-pub(crate) fn origin(pod_uid: &str, caches: &Caches) -> Option<(String, Option<Timestamp>)> {
+pub(crate) fn origin(pod_uid: &PodUid, caches: &Caches) -> Option<(String, Option<Timestamp>)> {
     if let Some(record) = cached_record(pod_uid, caches) {
         let made = record.metadata.creation_timestamp.as_ref().map(|time| time.0);
         return Some((record.spec.pod_ref.namespace.clone(), made));
@@ -246,7 +246,7 @@ pub(crate) fn origin(pod_uid: &str, caches: &Caches) -> Option<(String, Option<T
 }
 
 async fn live_pod(
-    pod_uid: &str,
+    pod_uid: &PodUid,
     caches: &Caches,
     cluster: &Cluster,
     record: Option<&MaroonedNode>,
@@ -260,11 +260,11 @@ async fn live_pod(
         return Ok(None);
     };
     let pod = read_now::<PodView, _>(&cluster.pods(&namespace), &name).await?;
-    Ok(pod.filter(|pod| pod.uid == pod_uid))
+    Ok(pod.filter(|pod| pod.uid == *pod_uid))
 }
 
 /// CSRs filed by the pod's Node, or with a certificate that the Node once had.
-fn csrs_of_node(pod_uid: &str, caches: &Caches) -> Vec<Cached<Filed>> {
+fn csrs_of_node(pod_uid: &PodUid, caches: &Caches) -> Vec<Cached<Filed>> {
     let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(pod_uid));
     caches.csrs.marked(&Mark::User(node))
 }
@@ -272,8 +272,7 @@ fn csrs_of_node(pod_uid: &str, caches: &Caches) -> Vec<Cached<Filed>> {
 /// CSRs filed by the tokens of this attempt and of earlier ones.
 fn csrs_of_tokens(caches: &Caches, record: Option<&MaroonedNode>) -> Vec<Cached<Filed>> {
     let Some(record) = record else { return Vec::new() };
-    let uid = record.metadata.uid.as_deref().unwrap_or_default();
-    record::token_users(uid, record::attempt(record))
+    record::token_users(record, record::attempt(record))
         .flat_map(|user| caches.csrs.marked(&Mark::User(user)))
         .collect()
 }

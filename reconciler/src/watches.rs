@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, ListParams};
 use maroonedpods_common::api::MaroonedNode;
-use maroonedpods_common::names;
+use maroonedpods_common::{PodUid, names};
 use tokio::task::JoinSet;
 
 use crate::api::Cluster;
@@ -67,12 +67,16 @@ pub fn start(
         [record.spec.pod_ref.uid.clone()]
     })));
     let nodes = watch(cluster.nodes(), class, &caches.nodes, metrics);
-    tasks.spawn(nodes.run(enqueues(workers.clone(), |node: &NodeView| of_name(&node.name))));
+    tasks.spawn(nodes.run(enqueues(workers.clone(), |node: &NodeView| {
+        names::pod_uid_of(&node.name)
+    })));
     let others = everything.clone().labels(&format!("!{}", names::CLASS_LABEL));
     let hosts = watch(cluster.nodes(), others, &caches.hosts, metrics);
     tasks.spawn(hosts.run(enqueues_guests(workers.clone(), caches.vmis.clone())));
     let vmis = watch(cluster.vmis(), everything.clone(), &caches.vmis, metrics);
-    tasks.spawn(vmis.run(enqueues(workers.clone(), |vmi: &VmiView| of_name(&vmi.name))));
+    tasks.spawn(vmis.run(enqueues(workers.clone(), |vmi: &VmiView| {
+        names::pod_uid_of(&vmi.name)
+    })));
     let csrs = watch(
         cluster.all::<CertificateSigningRequest>(),
         everything.clone(),
@@ -108,7 +112,7 @@ fn watch<V: View, K>(
 
 /// Enqueues the pods that an object belongs to. After a list all pods are enqueued, because objects that vanished
 /// unseen are not reported.
-fn enqueues<V, P: IntoIterator<Item = String>>(
+fn enqueues<V, P: IntoIterator<Item = PodUid>>(
     workers: Workers,
     pod_uids: impl Fn(&V) -> P,
 ) -> impl FnMut(News<'_, V>) {
@@ -172,7 +176,7 @@ fn enqueues_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_
         News::Found(_) => {}
         News::Changed(host) | News::Gone(host) => {
             let here = vmis.marked(&Mark::Host(host.name.clone()));
-            for uid in here.iter().filter_map(|vmi| of_name(&vmi.name)) {
+            for uid in here.iter().filter_map(|vmi| names::pod_uid_of(&vmi.name)) {
                 workers.enqueue(&uid);
             }
         }
@@ -180,14 +184,10 @@ fn enqueues_guests(workers: Workers, vmis: Cache<VmiView>) -> impl FnMut(News<'_
     }
 }
 
-fn of_name(name: &str) -> Option<String> {
-    names::pod_uid_of(name).map(ToOwned::to_owned)
-}
-
 /// A Node's name identifies its pod; a token is looked up among the tokens of the records.
-fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<String> {
+fn of_requester(csr: &Filed, records: &Cache<MaroonedNode>) -> Option<PodUid> {
     match csr.requester()? {
-        Requester::Node(name) => of_name(name),
+        Requester::Node(name) => names::pod_uid_of(name),
         Requester::Token(id) => {
             let user = format!("{}{id}", names::BOOTSTRAP_USER_PREFIX);
             let minted_for = records.marked(&Mark::User(user)).pop()?;

@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
+use crate::PodUid;
+
 /// Our record of one marooned pod: what its VM was built from and how far it is. Cluster-scoped, named after
 /// the pod's UID, made first and deleted last, so that nothing is forgotten.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -51,7 +53,7 @@ pub struct PodRef {
     pub name: String,
     /// UID of the pod.
     #[schemars(length(min = 36, max = 36))]
-    pub uid: String,
+    pub uid: PodUid,
 }
 
 /// Size of a VM and what of it a pod can use.

@@ -50,7 +50,7 @@ async fn leftovers(client: &Client) -> Result<Vec<Leftover>> {
             pod_uid,
         });
     };
-    let by_name = |name: &str| names::pod_uid_of(name).map(str::to_owned);
+    let by_name = |name: &str| names::pod_uid_of(name).map(|uid| uid.to_string());
 
     for node in Api::<Node>::all(client.clone()).list(&all).await? {
         if let Some(uid) = by_name(&node.name_any()) {
@@ -117,9 +117,9 @@ fn asked_for(request: &CertificateSigningRequest) -> Option<String> {
     let user = text.find(names::NODE_USER_PREFIX)?;
     let node: String = text[user + names::NODE_USER_PREFIX.len()..]
         .chars()
-        .take(names::node_name("").len() + 36)
+        .take(names::node_name(&"".into()).len() + 36)
         .collect();
-    names::pod_uid_of(&node).map(str::to_owned)
+    names::pod_uid_of(&node).map(|uid| uid.to_string())
 }
 
 /// Lists the objects of a kind; none if the API server does not serve the kind.

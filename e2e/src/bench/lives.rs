@@ -117,7 +117,7 @@ fn lives(audit: &[AuditEvent], reconciler: &str, subjects: &[Subject]) -> Vec<Li
     let mut nodes = HashMap::new();
     for (index, subject) in subjects.iter().enumerate() {
         pods.insert((subject.namespace.as_str(), subject.name.as_str()), index);
-        nodes.insert(names::node_name(&subject.uid), index);
+        nodes.insert(names::node_name(&subject.uid.as_str().into()), index);
     }
     for event in audit.iter().filter(|event| event.code < 400) {
         let of_pod = || pods.get(&(event.namespace.as_str(), event.name.as_str()));
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     #[expect(clippy::float_cmp, reason = "whole milliseconds")]
     fn a_life_is_read_stage_by_stage() {
-        let node = names::node_name("u");
+        let node = names::node_name(&"u".into());
         let kubelet = format!("{}{node}", names::NODE_USER_PREFIX);
         let mut refused = event(RECONCILER, ("patch", "pods", ""), "p", (130, 131));
         refused.code = 422;

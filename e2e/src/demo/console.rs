@@ -62,7 +62,7 @@ async fn console(client: Client, screen: &Screen, launcher: &Pod) -> Result<()> 
         .get(names::POD_UID_LABEL)
         .context("a launcher without the label of a pod")?;
     let record = Api::<MaroonedNode>::all(client.clone())
-        .get(&names::node_name(uid))
+        .get(&names::node_name(&uid.as_str().into()))
         .await?;
     let pod = format!("{}/{}", record.spec.pod_ref.namespace, record.spec.pod_ref.name);
     let parameters = LogParams {

@@ -133,17 +133,17 @@ impl Timeline {
     fn record(&mut self, record: &MaroonedNode, gone: bool) {
         let pod = &record.spec.pod_ref;
         self.names
-            .entry(pod.uid.clone())
+            .entry(pod.uid.to_string())
             .or_insert_with(|| format!("{}/{}", pod.namespace, pod.name));
         let phase = record.status.as_ref().map(|s| s.phase).unwrap_or_default();
         if phase != Phase::Pending && phase != Phase::Failed {
-            self.see(&pod.uid, Stage::Launched);
+            self.see(pod.uid.as_str(), Stage::Launched);
         }
         if matches!(phase, Phase::Registered | Phase::Lifted) {
-            self.see(&pod.uid, Stage::Registered);
+            self.see(pod.uid.as_str(), Stage::Registered);
         }
         if gone {
-            self.see(&pod.uid, Stage::Released);
+            self.see(pod.uid.as_str(), Stage::Released);
         }
     }
 
@@ -153,9 +153,9 @@ impl Timeline {
             return;
         };
         if gone {
-            self.see(uid, Stage::VmGone);
+            self.see(uid.as_str(), Stage::VmGone);
         } else if vmi.data["status"]["phase"] == "Running" {
-            self.see(uid, Stage::Booted);
+            self.see(uid.as_str(), Stage::Booted);
         }
     }
 
@@ -166,12 +166,12 @@ impl Timeline {
         };
         let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         if gone {
-            self.see(uid, Stage::NodeGone);
+            self.see(uid.as_str(), Stage::NodeGone);
         } else if conditions
             .into_iter()
             .any(|c| c.type_ == "Ready" && c.status == "True")
         {
-            self.see(uid, Stage::Ready);
+            self.see(uid.as_str(), Stage::Ready);
         }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
         let uid = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
         for attempt in [1, 2, 13] {
             assert_eq!(
-                attempt_of(&maroonedpods_common::names::vmi_name(uid, attempt)),
+                attempt_of(&maroonedpods_common::names::vmi_name(&uid.into(), attempt)),
                 attempt
             );
         }

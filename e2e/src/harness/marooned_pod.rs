@@ -68,7 +68,7 @@ impl MaroonedPod {
     /// Name of its Node, its record and its first VMI.
     #[must_use]
     pub fn node_name(&self) -> String {
-        names::node_name(&self.uid)
+        names::node_name(&self.uid.as_str().into())
     }
 
     /// Our records.
@@ -162,7 +162,7 @@ impl MaroonedPod {
 
     /// Waits until the VMI of an attempt (from 1) is in this phase.
     pub async fn vmi(&self, attempt: u32, phase: &str) -> Result<DynamicObject> {
-        let name = names::vmi_name(&self.uid, attempt);
+        let name = names::vmi_name(&self.uid.as_str().into(), attempt);
         becomes(&self.vmis(), &name, phase, SOON, |vmi: &DynamicObject| {
             vmi.data["status"]["phase"] == phase
         })
@@ -171,7 +171,7 @@ impl MaroonedPod {
 
     /// Cuts the power of an attempt's VM: its launcher is gone at once, as when the host fails.
     pub async fn power_off(&self, attempt: u32) -> Result<()> {
-        let vmi = names::vmi_name(&self.uid, attempt);
+        let vmi = names::vmi_name(&self.uid.as_str().into(), attempt);
         let launchers = Api::<Pod>::namespaced(self.admin.clone(), names::VM_NAMESPACE);
         let of_pod = ListParams::default().labels(&format!("{}={}", names::POD_UID_LABEL, self.uid));
         let found = launchers.list(&of_pod).await?.items.into_iter();

@@ -116,7 +116,7 @@ impl<'w> Tenant<'w> {
     pub async fn node_of(&self, pod: &Pod) -> Result<Node> {
         let nodes: Api<Node> = Api::all(self.admin.clone());
         Ok(nodes
-            .get(&names::node_name(&pod.uid().unwrap_or_default()))
+            .get(&names::node_name(&pod.uid().unwrap_or_default().into()))
             .await?)
     }
 

@@ -132,7 +132,7 @@ async fn a_record_is_named_after_its_pod_and_keeps_it() {
         "{message}"
     );
 
-    let name = names::node_name(UID);
+    let name = names::node_name(&UID.into());
     let made = accepts(&records, &record(&name, UID)).await.unwrap();
     assert_eq!(
         made.spec,

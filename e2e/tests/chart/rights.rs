@@ -64,7 +64,7 @@ async fn a_bootstrap_token_files_a_request_and_nothing_else() {
         .push(DnType::OrganizationName, names::NODES_GROUP);
     params.distinguished_name.push(
         DnType::CommonName,
-        format!("system:node:{}", names::node_name(UID)),
+        format!("system:node:{}", names::node_name(&UID.into())),
     );
     let pem = params
         .serialize_request(&KeyPair::generate().unwrap())

@@ -181,7 +181,7 @@ async fn a_token_gets_one_certificate() {
     let reuser = test.pod("again", &reuse).await;
     reuser.running().await.unwrap();
     test.logged(&reuser, &GuestEvent::TokenRefused).await;
-    let record = reuser.record("there", |_| true).await.unwrap().uid().unwrap();
+    let record = reuser.record("there", |_| true).await.unwrap();
     let user = format!("{}{}", names::BOOTSTRAP_USER_PREFIX, token_id(&record, 1));
     let csrs: Api<CertificateSigningRequest> = Api::all(test.admin.clone());
     let by_token: Vec<_> = csrs

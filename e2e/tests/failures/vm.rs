@@ -52,7 +52,7 @@ async fn second_attempt_succeeds(script: Script) {
     let message = pod.reports("Retrying").await.unwrap();
     assert!(message.contains("attempt 1 of 2 failed"), "{message}");
     pod.running().await.unwrap();
-    let second = names::vmi_name(&pod.uid, 2);
+    let second = names::vmi_name(&pod.uid.as_str().into(), 2);
     assert_eq!(
         pod.record("Lifted", lifted)
             .await

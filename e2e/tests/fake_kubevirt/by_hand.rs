@@ -105,7 +105,7 @@ impl TestEnv {
         let pod = accepts(&pods, &pod).await.unwrap();
         let uid = pod.uid().unwrap();
         let marooned = MaroonedPod {
-            name: names::node_name(&uid),
+            name: names::node_name(&uid.as_str().into()),
             pod: pod.name_any(),
         };
         let token_id = &uid[..6];
@@ -130,7 +130,7 @@ impl TestEnv {
             .unwrap()
         );
         let seed = from(json!({
-            "metadata": {"name": names::join_secret_name(&uid, 1)},
+            "metadata": {"name": names::join_secret_name(&uid.as_str().into(), 1)},
             "stringData": {"userdata": user_data},
         }));
         accepts(&secrets(names::VM_NAMESPACE), &seed).await.unwrap();
@@ -150,7 +150,7 @@ impl TestEnv {
             token,
             pod_uid: uid.to_owned(),
             taint_key: names::DEFAULT_TAINT_KEY.to_owned(),
-            node_name: names::node_name(uid),
+            node_name: names::node_name(&uid.into()),
             ca: self.control_plane.ca_pem(),
             mode: JoinMode::Kubelet,
             cluster_dns: None,

@@ -65,7 +65,12 @@ async fn their_mode_is_a_value_of_the_chart() {
     };
     for (mode, refused) in [("Warn,Audit", false), ("Deny", true), ("Warn,Audit", false)] {
         install(&control_plane, &values(mode)).await.unwrap();
-        let answer = create(&pods, json!({}), json!({"nodeName": names::node_name(UID)})).await;
+        let answer = create(
+            &pods,
+            json!({}),
+            json!({"nodeName": names::node_name(&UID.into())}),
+        )
+        .await;
         assert_eq!(answer.is_err(), refused, "{mode}: {answer:?}");
     }
     control_plane.stop().await.unwrap();

@@ -177,7 +177,7 @@ async fn no_scheduler_makes_room_on_a_marooned_node() {
             scheduler.delete("twin", &gone),
         )
         .await;
-    let own_node = names::node_name(&victim.uid().unwrap());
+    let own_node = names::node_name(&victim.uid().unwrap().into());
     let nominated = |node: &str| status(json!({"nominatedNodeName": node}));
     let (ours, hosts) = (nominated(&own_node), nominated("host-1"));
     table

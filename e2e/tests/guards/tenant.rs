@@ -117,7 +117,7 @@ async fn makes_vms(table: &mut Table, env: &TestEnv, tenant: &Client, home: &str
     };
     let vmi: DynamicObject = from(json!({
         "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-        "metadata": {"name": names::node_name("8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10")},
+        "metadata": {"name": names::node_name(&"8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10".into())},
         "spec": {"domain": {"memory": {"guest": "1Gi"}, "devices": {}}},
     }));
     table

@@ -204,11 +204,11 @@ impl Guest<'_> {
             secrets.get(victim),
         )
         .await;
-        let join = names::join_secret_name(&foreign.uid, 1);
+        let join = names::join_secret_name(&foreign.uid.as_str().into(), 1);
         let secrets = self.secrets(names::VM_NAMESPACE);
         self.refused("read another guest's join Secret", unrelated, secrets.get(&join))
             .await;
-        let join = names::join_secret_name(&self.pod.uid, 1);
+        let join = names::join_secret_name(&self.pod.uid.as_str().into(), 1);
         self.refused("read its own join Secret", unrelated, secrets.get(&join))
             .await;
         let all = ListParams::default();

@@ -159,7 +159,7 @@ impl<'a> User<'a> {
 
     /// The VM that the pod is in.
     pub async fn vm(&self, pod: &MaroonedPod) -> RealVm<'a> {
-        let vmi = names::vmi_name(&pod.uid, 1);
+        let vmi = names::vmi_name(&pod.uid.as_str().into(), 1);
         RealVm::find(self.setup.control_plane(), &vmi).await.unwrap()
     }
 

@@ -85,7 +85,7 @@ pub(super) async fn credentials(
     lifetime_seconds: i64,
 ) -> Result<(), CallError> {
     let ca = server_ca(cluster, record).await?;
-    let id = identity::token_id(record.metadata.uid.as_deref().unwrap_or_default(), attempt);
+    let id = identity::token_id(record, attempt);
     let secret_half = random_token_secret()?;
     let expires = Timestamp::now()
         .saturating_add(SignedDuration::from_secs(lifetime_seconds))

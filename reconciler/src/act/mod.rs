@@ -106,7 +106,7 @@ async fn record_status(
 
 async fn revoke(cluster: &Cluster, record: &MaroonedNode, attempt: u32) -> Result<(), CallError> {
     let record_uid = record.metadata.uid.as_deref().unwrap_or_default();
-    let token = names::token_secret_name(&identity::token_id(record_uid, attempt));
+    let token = names::token_secret_name(&identity::token_id(record, attempt));
     let seed = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
     let tokens = cluster.within::<Secret>(names::TOKEN_NAMESPACE);
     let seeds = cluster.within::<Secret>(&cluster.vm_namespace);

@@ -110,7 +110,7 @@ pub(super) async fn bind(cluster: &Cluster, pod: &ObjectRef) -> Result<(), CallE
         },
         target: ObjectReference {
             kind: Some("Node".to_owned()),
-            name: Some(names::node_name(&pod.uid)),
+            name: Some(names::node_name(&pod.uid.as_str().into())),
             ..ObjectReference::default()
         },
     };

@@ -35,8 +35,7 @@ impl View for MaroonedNode {
     }
 
     fn marks(&self) -> Vec<Mark> {
-        let uid = self.metadata.uid.as_deref().unwrap_or_default();
-        token_users(uid, attempt(self).saturating_add(1))
+        token_users(self, attempt(self).saturating_add(1))
             .map(Mark::User)
             .chain([Mark::Namespace(self.spec.pod_ref.namespace.clone())])
             .collect()
@@ -44,8 +43,8 @@ impl View for MaroonedNode {
 }
 
 /// The users that the tokens of a record's attempts stand for: of this attempt and those before it that matter.
-pub fn token_users(record_uid: &str, attempt: u32) -> impl Iterator<Item = String> {
-    identity::recent_token_ids(record_uid, attempt).map(|id| format!("{}{id}", names::BOOTSTRAP_USER_PREFIX))
+pub fn token_users(record: &MaroonedNode, attempt: u32) -> impl Iterator<Item = String> {
+    identity::recent_token_ids(record, attempt).map(|id| format!("{}{id}", names::BOOTSTRAP_USER_PREFIX))
 }
 
 /// What the cluster has that a configuration may leave open.
@@ -93,7 +92,7 @@ pub fn new(spec: MaroonedNodeSpec) -> MaroonedNode {
             name: Some(names::node_name(&pod.uid)),
             labels: Some(
                 [
-                    (names::POD_UID_LABEL.to_owned(), pod.uid.clone()),
+                    (names::POD_UID_LABEL.to_owned(), pod.uid.to_string()),
                     (names::POD_NAMESPACE_LABEL.to_owned(), pod.namespace.clone()),
                 ]
                 .into(),

@@ -42,13 +42,13 @@ struct WriteFile {
 #[must_use]
 pub fn join_info(record: &MaroonedNode, token: Token, ca: String) -> JoinInfo {
     let (vm, size) = (&record.spec.vm, &record.spec.resources);
-    let pod_uid = record.spec.pod_ref.uid.clone();
+    let pod_uid = &record.spec.pod_ref.uid;
     JoinInfo {
         server_url: vm.join.server_url.clone(),
         token,
         taint_key: vm.taint_key.clone(),
-        node_name: names::node_name(&pod_uid),
-        pod_uid,
+        node_name: names::node_name(pod_uid),
+        pod_uid: pod_uid.to_string(),
         ca,
         mode: vm.join.mode,
         cluster_dns: vm.join.cluster_dns.clone(),
@@ -97,12 +97,12 @@ pub fn secret(
     if has_network_data(record) {
         data.insert(NETWORK_DATA_KEY.to_owned(), MASQUERADE.to_owned());
     }
-    let pod_uid = record.spec.pod_ref.uid.clone();
+    let pod_uid = &record.spec.pod_ref.uid;
     Ok(Secret {
         metadata: ObjectMeta {
-            name: Some(names::join_secret_name(&pod_uid, attempt)),
+            name: Some(names::join_secret_name(pod_uid, attempt)),
             namespace: Some(vm_namespace.to_owned()),
-            labels: Some([(names::POD_UID_LABEL.to_owned(), pod_uid)].into()),
+            labels: Some([(names::POD_UID_LABEL.to_owned(), pod_uid.to_string())].into()),
             owner_references: Some(vec![owner_reference(record)]),
             ..ObjectMeta::default()
         },

@@ -31,7 +31,13 @@ pub fn secret(record: &MaroonedNode, id: &str, secret: &str, expires: Timestamp)
         metadata: ObjectMeta {
             name: Some(names::token_secret_name(id)),
             namespace: Some(names::TOKEN_NAMESPACE.to_owned()),
-            labels: Some([(names::POD_UID_LABEL.to_owned(), record.spec.pod_ref.uid.clone())].into()),
+            labels: Some(
+                [(
+                    names::POD_UID_LABEL.to_owned(),
+                    record.spec.pod_ref.uid.to_string(),
+                )]
+                .into(),
+            ),
             owner_references: Some(vec![owner_reference(record)]),
             ..ObjectMeta::default()
         },

@@ -40,7 +40,7 @@ pub fn new(record: &MaroonedNode, attempt: u32, vm_namespace: &str) -> DynamicOb
         .data(json!({
             "spec": spec(record, attempt),
         }));
-    vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.clone())].into());
+    vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.to_string())].into());
     vmi.metadata.annotations = Some(
         [(
             names::POD_ANNOTATION.to_owned(),
@@ -96,7 +96,7 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
     let memory = format!("{}Mi", size.memory_mi);
     let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
     let mut firmware = json!({
-        "uuid": identity::firmware_uuid(record.metadata.uid.as_deref().unwrap_or_default(), attempt).to_string(),
+        "uuid": identity::firmware_uuid(record, attempt).to_string(),
     });
     if let Some(boot) = &record.spec.vm.kernel_boot {
         let mut container = json!({"image": record.spec.vm.node_image});

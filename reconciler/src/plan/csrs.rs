@@ -92,7 +92,7 @@ fn deletion(csr: &Filed) -> Write {
 }
 
 fn expectation(c: &Context) -> Expectation {
-    let token_id = identity::token_id(c.record_uid(), c.attempt());
+    let token_id = identity::token_id(&c.record, c.attempt());
     let wholes = c.observed.csrs.iter().filter_map(|filed| filed.whole());
     let approved = wholes.filter(|csr| csr::is_approved(csr));
     let (for_clients, for_servers): (Vec<_>, Vec<_>) = approved.partition(|csr| csr::asks_for_client(csr));

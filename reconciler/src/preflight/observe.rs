@@ -249,7 +249,7 @@ async fn trial(
     let no_pod = PodRef {
         namespace: cluster.vm_namespace.clone(),
         name: "preflight".to_owned(),
-        uid: NO_OBJECT.to_owned(),
+        uid: NO_OBJECT.into(),
     };
     let mut specimen = record::new(record::spec(no_pod, false, "", size, settings, defaults));
     // The VM's owner reference needs a UID.

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use maroonedpods_common::PodUid;
 use tokio::sync::watch;
 
 use super::{Beyond, Identity, View};
@@ -13,8 +14,8 @@ use super::{Beyond, Identity, View};
 /// A key, besides the name, under which the cache finds objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Mark {
-    /// The object's UID.
-    Uid(String),
+    /// The pod's UID.
+    Pod(PodUid),
     /// The namespace of the object.
     Namespace(String),
     /// The host that the object runs on.

@@ -240,7 +240,7 @@ fn a_cache_keeps_the_last_view_of_an_unreadable_object() {
     assert!(cache.apply(&identity, view.clone().unwrap()).is_some());
     assert!(cache.apply(&identity, view.unwrap()).is_none(), "nothing changed");
     cache.fill(Draft::default(), std::slice::from_ref(&identity));
-    let uid = Mark::Uid(POD_UID.to_owned());
+    let uid = Mark::Pod(POD_UID.into());
     assert_eq!(cache.marked(&uid).len(), 1);
     assert_eq!(cache.get("ns", "p").unwrap().version, 7);
     cache.fill(Draft::default(), &[]);
@@ -300,10 +300,11 @@ fn a_view_is_small_however_large_its_object() {
 /// Bytes of memory that a pod's view takes: each list by its elements, each text with its allocation's overhead.
 fn pod_weight(view: &PodView) -> usize {
     let text = |text: &String| text.len() + 16;
+    let uid = view.uid.to_string();
     let texts = [
         &view.namespace,
         &view.name,
-        &view.uid,
+        &uid,
         &view.resource_version,
         &view.priority_class,
     ];

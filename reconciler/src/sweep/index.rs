@@ -3,19 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use maroonedpods_common::api::MaroonedNode;
-use maroonedpods_common::names;
+use maroonedpods_common::{PodUid, names};
 
 use crate::objects::{identity, record};
 use crate::read::{Listed, Unreadable};
 
 /// The records that exist, by pod UID, and what of an attempt is theirs.
 pub(super) struct RecordIndex {
-    records: HashMap<String, Owner>,
+    records: HashMap<PodUid, Owner>,
     /// Ids of the tokens that their attempts may have filed requests with, and whether a guest may still join with it.
     /// Looked up for each request and each token, of which there may be far more than records.
     tokens: HashMap<String, bool>,
     /// Pod UIDs of records that exist and cannot be read: whatever may belong to one counts as its own.
-    unreadable: HashSet<String>,
+    unreadable: HashSet<PodUid>,
     /// There is an unreadable record whose name cannot be read either.
     unnamed: bool,
 }
@@ -31,7 +31,7 @@ impl RecordIndex {
     pub(super) fn of(listed: &Listed<MaroonedNode>) -> Self {
         let uid_of = |unreadable: &Unreadable| {
             let identity = unreadable.identity.as_ref()?;
-            names::pod_uid_of(&identity.name).map(ToOwned::to_owned)
+            names::pod_uid_of(&identity.name)
         };
         let entry = |(_, r): &(_, MaroonedNode)| {
             let owner = Owner {
@@ -55,7 +55,7 @@ impl RecordIndex {
 
     /// Whether this may belong to a record that cannot be read.
     fn is_in_doubt(&self, name: &str) -> bool {
-        self.unnamed || names::pod_uid_of(name).is_some_and(|uid| self.unreadable.contains(uid))
+        self.unnamed || names::pod_uid_of(name).is_some_and(|uid| self.unreadable.contains(&uid))
     }
 
     /// Whether any token may belong to a record that cannot be read: its name derives from the record's UID, which only
@@ -64,19 +64,18 @@ impl RecordIndex {
         self.unnamed || !self.unreadable.is_empty()
     }
 
-    fn owner<'n>(&self, name: &'n str) -> Option<(&'n str, &Owner)> {
-        let uid = names::pod_uid_of(name)?;
-        self.records.get(uid).map(|owner| (uid, owner))
+    fn owner(&self, name: &str) -> Option<(&PodUid, &Owner)> {
+        self.records.get_key_value(&names::pod_uid_of(name)?)
     }
 
     /// A VMI belongs to the attempt that its name says.
     pub(super) fn owns_vmi(&self, name: &str) -> bool {
-        let its_own = |(uid, owner): (&str, &Owner)| name == names::vmi_name(uid, owner.attempt);
+        let its_own = |(uid, owner): (&PodUid, &Owner)| name == names::vmi_name(uid, owner.attempt);
         self.is_in_doubt(name) || self.owner(name).is_some_and(its_own)
     }
 
     pub(super) fn owns_seed(&self, name: &str) -> bool {
-        let its_own = |(uid, owner): (&str, &Owner)| {
+        let its_own = |(uid, owner): (&PodUid, &Owner)| {
             !owner.joined && name == names::join_secret_name(uid, owner.attempt)
         };
         self.is_in_doubt(name) || self.owner(name).is_some_and(its_own)
@@ -98,11 +97,10 @@ impl RecordIndex {
 
 /// Ids of the tokens of a record's attempts, and whether it is the one that a guest may join with.
 fn minted(record: &MaroonedNode) -> impl Iterator<Item = (String, bool)> {
-    let uid = record.metadata.uid.as_deref().unwrap_or_default();
     let attempt = record::attempt(record);
     let joined = record.status.as_ref().is_some_and(record::has_joined);
-    let current = identity::token_id(uid, attempt);
-    identity::recent_token_ids(uid, attempt).map(move |id| {
+    let current = identity::token_id(record, attempt);
+    identity::recent_token_ids(record, attempt).map(move |id| {
         let valid = !joined && id == current;
         (id, valid)
     })
@@ -114,7 +112,7 @@ mod tests {
     use maroonedpods_common::api::{NodeCondition, NodeReason};
 
     use super::*;
-    use crate::objects::record::tests::record;
+    use crate::objects::record::tests::{RECORD_UID, record};
     use crate::read::Identity;
 
     /// A record in its 20th attempt, and one that has joined in its second.
@@ -142,22 +140,23 @@ mod tests {
     #[test]
     fn a_token_is_owned_until_the_join_and_known_for_some_attempts_more() {
         let index = index();
-        let uid = record().metadata.uid.unwrap();
-        for (record, attempt, owned, is_known) in [
-            (uid.as_str(), 20, true, true),
-            (&uid, 19, false, true),
-            (&uid, 10, false, true),
-            (&uid, 9, false, false),
-            (&uid, 21, false, false),
+        for (record_uid, attempt, owned, is_known) in [
+            (RECORD_UID, 20, true, true),
+            (RECORD_UID, 19, false, true),
+            (RECORD_UID, 10, false, true),
+            (RECORD_UID, 9, false, false),
+            (RECORD_UID, 21, false, false),
             ("other", 2, false, true),
             ("other", 1, false, true),
             ("third", 1, false, false),
         ] {
-            let id = identity::token_id(record, attempt);
+            let mut record = record();
+            record.metadata.uid = Some(record_uid.to_owned());
+            let id = identity::token_id(&record, attempt);
             assert_eq!(
                 (index.owns_token(&id), index.knows_token(&id)),
                 (owned, is_known),
-                "{record} {attempt}"
+                "{record_uid} {attempt}"
             );
         }
     }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams};
 use kube::core::{DynamicObject, Resource};
 use maroonedpods_common::api::MaroonedNode;
-use maroonedpods_common::names;
+use maroonedpods_common::{PodUid, names};
 
 use self::index::RecordIndex;
 use crate::act;
@@ -76,7 +76,7 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
 
     let living: Vec<_> = vmis
         .iter()
-        .filter_map(|vmi| names::pod_uid_of(&vmi.identity.name).map(ToOwned::to_owned))
+        .filter_map(|vmi| names::pod_uid_of(&vmi.identity.name))
         .collect();
     let vmis = leftovers(vmis, |name| is_foreign(name) || index.owns_vmi(name));
     delete(&cluster.vmis(), Leftover::Vmi, vmis, metrics).await?;
@@ -88,7 +88,7 @@ pub async fn sweep(cluster: &Cluster, workers: &Workers, metrics: &Metrics) -> R
     delete(&tokens_of, Leftover::Token, tokens, metrics).await?;
     // A Node outlives its VM here too: the next sweep finds the VM gone.
     let nodes = leftovers(nodes, |name| {
-        index.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.iter().any(|l| l == uid))
+        index.owns_node(name) || names::pod_uid_of(name).is_none_or(|uid| living.contains(&uid))
     });
     delete(&cluster.nodes(), Leftover::Node, nodes, metrics).await?;
 
@@ -156,7 +156,7 @@ async fn enqueue(
     let pods = list(&Api::<Pod>::all(cluster.client.clone()), &marooned, metrics).await?;
     let uids = pods
         .into_iter()
-        .map(|pod| pod.identity.uid)
+        .map(|pod| PodUid::from(pod.identity.uid))
         .chain(records.iter().map(|record| record.spec.pod_ref.uid.clone()));
     uids.for_each(|uid| workers.enqueue(&uid));
     Ok(())

@@ -119,7 +119,7 @@ async fn delete(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::record::tests::{POD_UID, RECORD_UID, record};
+    use crate::objects::record::tests::{POD_UID, record};
     use crate::objects::{identity, record};
     use crate::read::{Listed, view_of};
     use maroonedpods_common::names;
@@ -136,8 +136,8 @@ mod tests {
             ..Listed::default()
         });
         let empty = RecordIndex::of(&Listed::default());
-        let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID));
-        let token = record::token_users(RECORD_UID, 1).next().unwrap();
+        let node = format!("{}{}", names::NODE_USER_PREFIX, names::node_name(&POD_UID.into()));
+        let token = record::token_users(&record(), 1).next().unwrap();
         for (user, group) in [(node, names::NODES_GROUP), (token, names::BOOTSTRAP_GROUP)] {
             let mut filed = filed_by(&user, group);
             let filer = view_of::<Filer>(&filed).unwrap();
@@ -148,7 +148,7 @@ mod tests {
         let kubeadm = format!(
             "{}{}",
             names::BOOTSTRAP_USER_PREFIX,
-            identity::token_id(RECORD_UID, 1)
+            identity::token_id(&record(), 1)
         );
         for user in [kubeadm.as_str(), "system:node:host-1", "alice"] {
             assert_eq!(view_of::<Filer>(&filed_by(user, "others")), None, "{user}");

@@ -105,7 +105,7 @@ impl View for PodView {
 
     fn marks(&self) -> Vec<Mark> {
         vec![
-            Mark::Uid(self.uid.clone()),
+            Mark::Pod(self.uid.clone()),
             Mark::Namespace(self.namespace.clone()),
         ]
     }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodSpec, PodStatus, Toleration};
 use maroonedpods_common::api::{PodReason, PodRef};
 use maroonedpods_common::sizing::{self, Request};
-use maroonedpods_common::{admission, names, text};
+use maroonedpods_common::{PodUid, admission, names, text};
 
 use super::{Maker, ObjectRef, Packed, bounded};
 use crate::binding::Demands;
@@ -34,7 +34,7 @@ pub struct PodView {
     /// Name.
     pub name: String,
     /// UID.
-    pub uid: String,
+    pub uid: PodUid,
     /// The version that was read.
     pub resource_version: String,
     /// When it was created.
@@ -107,7 +107,7 @@ impl PodView {
         ObjectRef {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
-            uid: self.uid.clone(),
+            uid: self.uid.to_string(),
         }
     }
 
@@ -125,7 +125,7 @@ impl PodView {
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;
-        let uid = meta.uid.clone()?;
+        let uid = PodUid::from(meta.uid.clone()?);
         let spec = pod.spec.as_ref();
         let gates: Vec<&str> = spec
             .and_then(|s| s.scheduling_gates.as_ref())
@@ -150,7 +150,9 @@ impl PodView {
             exempt: rule.daemon_set_owned || rule.mirror,
             names_nodes: rule.names_nodes,
             host_network: spec.and_then(|s| s.host_network).unwrap_or_default(),
-            pinned: selector.and_then(|s| s.get(names::IDENTITY_LABEL)) == Some(&uid),
+            pinned: selector
+                .and_then(|s| s.get(names::IDENTITY_LABEL))
+                .is_some_and(|pinned| uid == *pinned.as_str()),
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),

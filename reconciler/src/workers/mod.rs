@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use maroonedpods_common::PodUid;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -67,7 +68,7 @@ impl Shared {
 /// The workers, by pod UID.
 #[derive(Clone, Default)]
 pub struct Workers {
-    wakeups: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+    wakeups: Arc<Mutex<HashMap<PodUid, Arc<Notify>>>>,
     arrivals: Arc<Notify>,
     places: Arc<Mutex<Places>>,
 }
@@ -75,14 +76,14 @@ pub struct Workers {
 impl Workers {
     /// Makes the pod's worker run a pass, because something of the pod may have changed. Cheap, never blocks, never
     /// lost.
-    pub fn enqueue(&self, pod_uid: &str) {
+    pub fn enqueue(&self, pod_uid: &PodUid) {
         let mut wakeups = self.lock();
         if let Some(wakeup) = wakeups.get(pod_uid) {
             wakeup.notify_one();
         } else {
             let wakeup = Arc::new(Notify::new());
             wakeup.notify_one();
-            wakeups.insert(pod_uid.to_owned(), wakeup);
+            wakeups.insert(pod_uid.clone(), wakeup);
             self.arrivals.notify_one();
         }
     }
@@ -134,13 +135,13 @@ impl Workers {
 
     /// Wakes the next pod that waits: the namespace may have room for one more VM.
     fn call_next(&self, namespace: &str) {
-        let next = self.places().first(namespace).map(ToOwned::to_owned);
+        let next = self.places().first(namespace).cloned();
         if let Some(uid) = next {
             self.enqueue(&uid);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Arc<Notify>>> {
         self.wakeups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
+use maroonedpods_common::PodUid;
 
 /// A pod that may have to wait for a place. The oldest comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,7 +15,7 @@ pub struct Waiter {
     /// When the pod was created.
     pub created: Option<Timestamp>,
     /// Its UID.
-    pub uid: String,
+    pub uid: PodUid,
 }
 
 /// The waiting pods, by namespace.
@@ -46,8 +47,8 @@ impl Places {
 
     /// UID of the pod whose turn it is.
     #[must_use]
-    pub fn first(&self, namespace: &str) -> Option<&str> {
-        self.0.get(namespace)?.first().map(|waiter| waiter.uid.as_str())
+    pub fn first(&self, namespace: &str) -> Option<&PodUid> {
+        self.0.get(namespace)?.first().map(|waiter| &waiter.uid)
     }
 }
 
@@ -58,7 +59,7 @@ mod tests {
     fn waiter(created: i64, uid: &str) -> Waiter {
         Waiter {
             created: Some(Timestamp::from_second(created).unwrap()),
-            uid: uid.to_owned(),
+            uid: uid.into(),
         }
     }
 
@@ -69,12 +70,18 @@ mod tests {
         places.enter("a", &waiter(1, "older"));
         places.enter("a", &waiter(1, "older"));
         places.enter("b", &waiter(0, "elsewhere"));
-        assert_eq!(places.first("a"), Some("older"));
+        assert_eq!(places.first("a").map(PodUid::as_str), Some("older"));
         assert!(places.leave("a", &waiter(1, "older")));
         assert!(!places.leave("a", &waiter(1, "older")));
-        assert_eq!(places.first("a"), Some("younger"));
+        assert_eq!(places.first("a").map(PodUid::as_str), Some("younger"));
         assert!(places.leave("a", &waiter(2, "younger")));
-        assert_eq!((places.first("a"), places.first("b")), (None, Some("elsewhere")));
+        assert_eq!(
+            (
+                places.first("a").map(PodUid::as_str),
+                places.first("b").map(PodUid::as_str)
+            ),
+            (None, Some("elsewhere"))
+        );
         assert!(places.leave("b", &waiter(0, "elsewhere")) && places.0.is_empty());
     }
 }

@@ -19,6 +19,7 @@ use jiff::SignedDuration;
 use crate::sightings::Uptime;
 use crate::view::BackingOff;
 use crate::view::{Maker, PodView};
+use maroonedpods_common::PodUid;
 
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
@@ -30,7 +31,7 @@ const MOST_MAKERS: usize = 4096;
 pub struct Rejections {
     makers: HashMap<Maker, Wait>,
     /// UIDs of the pods whose outcome is known: each counts once.
-    settled: HashSet<String>,
+    settled: HashSet<PodUid>,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ struct Wait {
     reason: String,
     until: Uptime,
     /// The pod that may try: the first that asked after the pause.
-    trying: Option<String>,
+    trying: Option<PodUid>,
 }
 
 impl Rejections {
@@ -56,20 +57,20 @@ impl Rejections {
     }
 
     /// Forgets a pod that is gone.
-    pub fn forget(&mut self, pod_uid: &str) {
+    pub fn forget(&mut self, pod_uid: &PodUid) {
         self.settled.remove(pod_uid);
     }
 
     /// Forgets all pods but these.
     pub fn retain(&mut self, pods: &[Arc<PodView>]) {
-        let there: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
-        self.settled.retain(|uid| there.contains(uid.as_str()));
+        let there: HashSet<&PodUid> = pods.iter().map(|pod| &pod.uid).collect();
+        self.settled.retain(|uid| there.contains(uid));
     }
 
     /// A pod of this maker was rejected. Of several pods that were started together, only the first one counts.
-    fn rejected(&mut self, maker: &Maker, pod_uid: &str, reason: &str, uptime: Uptime) {
+    fn rejected(&mut self, maker: &Maker, pod_uid: &PodUid, reason: &str, uptime: Uptime) {
         if let Some(known) = self.makers.get_mut(maker) {
-            if known.trying.as_deref() == Some(pod_uid) || known.until <= uptime {
+            if known.trying.as_ref() == Some(pod_uid) || known.until <= uptime {
                 known.rejections = known.rejections.saturating_add(1);
                 reason.clone_into(&mut known.reason);
                 known.begin_pause(uptime);
@@ -93,14 +94,14 @@ impl Rejections {
     }
 
     /// Whether a pod without a VM must wait. A pod that may try makes the maker's other pods wait.
-    pub fn holds(&mut self, maker: &Maker, pod_uid: &str, uptime: Uptime) -> Option<BackingOff> {
+    pub fn holds(&mut self, maker: &Maker, pod_uid: &PodUid, uptime: Uptime) -> Option<BackingOff> {
         let known = self.makers.get_mut(maker)?;
-        if known.trying.as_deref() == Some(pod_uid) {
+        if known.trying.as_ref() == Some(pod_uid) {
             return None;
         }
         if known.until <= uptime {
             known.begin_pause(uptime);
-            known.trying = Some(pod_uid.to_owned());
+            known.trying = Some(pod_uid.clone());
             return None;
         }
         Some(BackingOff {
@@ -147,42 +148,48 @@ mod tests {
     #[test]
     fn each_rejection_doubles_the_pause_and_one_pod_tries_at_a_time() {
         let mut all = Rejections::default();
-        assert_eq!(all.holds(&maker("web"), "b", at(0)), None);
-        all.rejected(&maker("web"), "a", "SysctlForbidden", at(0));
-        let held = all.holds(&maker("web"), "b", at(20)).unwrap();
+        assert_eq!(all.holds(&maker("web"), &"b".into(), at(0)), None);
+        all.rejected(&maker("web"), &"a".into(), "SysctlForbidden", at(0));
+        let held = all.holds(&maker("web"), &"b".into(), at(20)).unwrap();
         assert_eq!((held.remaining, held.rejections), (at(40), 1));
         assert_eq!(held.reason, "SysctlForbidden");
-        assert_eq!(all.holds(&maker("other"), "b", at(20)), None);
+        assert_eq!(all.holds(&maker("other"), &"b".into(), at(20)), None);
 
-        assert_eq!(all.holds(&maker("web"), "b", at(60)), None);
+        assert_eq!(all.holds(&maker("web"), &"b".into(), at(60)), None);
         assert_eq!(
-            all.holds(&maker("web"), "b", at(61)),
+            all.holds(&maker("web"), &"b".into(), at(61)),
             None,
             "the same one asks again"
         );
         assert!(
-            all.holds(&maker("web"), "c", at(61)).is_some(),
+            all.holds(&maker("web"), &"c".into(), at(61)).is_some(),
             "the others wait for it"
         );
-        all.rejected(&maker("web"), "b", "SysctlForbidden", at(90));
-        assert_eq!(all.holds(&maker("web"), "c", at(90)).unwrap().remaining, at(120));
+        all.rejected(&maker("web"), &"b".into(), "SysctlForbidden", at(90));
+        assert_eq!(
+            all.holds(&maker("web"), &"c".into(), at(90)).unwrap().remaining,
+            at(120)
+        );
     }
 
     #[test]
     fn rejections_of_pods_started_together_count_once() {
         let mut all = Rejections::default();
         for pod in ["a", "b", "c"] {
-            all.rejected(&maker("web"), pod, "OutOfcpu", at(0));
+            all.rejected(&maker("web"), &pod.into(), "OutOfcpu", at(0));
         }
-        assert_eq!(all.holds(&maker("web"), "d", at(0)).unwrap().rejections, 1);
+        assert_eq!(
+            all.holds(&maker("web"), &"d".into(), at(0)).unwrap().rejections,
+            1
+        );
     }
 
     #[test]
     fn a_ready_pod_ends_the_delay() {
         let mut all = Rejections::default();
-        all.rejected(&maker("web"), "a", "OutOfcpu", at(0));
+        all.rejected(&maker("web"), &"a".into(), "OutOfcpu", at(0));
         all.succeeded(&maker("web"));
-        assert_eq!(all.holds(&maker("web"), "b", at(1)), None);
+        assert_eq!(all.holds(&maker("web"), &"b".into(), at(1)), None);
     }
 
     #[test]
@@ -190,15 +197,18 @@ mod tests {
         let mut all = Rejections::default();
         let (mut now, mut tries) = (0, 0);
         while now < 24 * 3600 {
-            if all.holds(&maker("web"), &tries.to_string(), at(now)).is_none() {
-                all.rejected(&maker("web"), &tries.to_string(), "OutOfcpu", at(now));
+            if all
+                .holds(&maker("web"), &tries.to_string().into(), at(now))
+                .is_none()
+            {
+                all.rejected(&maker("web"), &tries.to_string().into(), "OutOfcpu", at(now));
                 tries += 1;
             }
             now += 10;
         }
         assert!((45..55).contains(&tries), "{tries} VMs in a day");
         for name in 0..2 * MOST_MAKERS {
-            all.rejected(&maker(&name.to_string()), "a", "OutOfcpu", at(now));
+            all.rejected(&maker(&name.to_string()), &"a".into(), "OutOfcpu", at(now));
         }
         assert_eq!(all.makers.len(), MOST_MAKERS);
     }
@@ -207,15 +217,15 @@ mod tests {
     fn repeated_rejections_delay_no_other_makers_pods() {
         let mut all = Rejections::default();
         for n in 0..6 {
-            all.rejected(&maker("guest"), &n.to_string(), "OutOfcpu", at(n * 3600));
+            all.rejected(&maker("guest"), &n.to_string().into(), "OutOfcpu", at(n * 3600));
         }
         let now = at(5 * 3600);
-        assert!(all.holds(&maker("guest"), "again", now).is_some());
+        assert!(all.holds(&maker("guest"), &"again".into(), now).is_some());
         let neighbours = [maker("neighbour"), Maker::of(&Pod::default(), "there", "guest")];
         assert!(
             neighbours
                 .iter()
-                .all(|other| all.holds(other, "p", now).is_none())
+                .all(|other| all.holds(other, &"p".into(), now).is_none())
         );
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use maroonedpods_common::PodUid;
 use maroonedpods_common::api::MaroonedNode;
 use tokio::sync::Notify;
 
@@ -31,7 +32,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The worker of one pod: it observes, plans, acts, and sleeps until something changes.
 pub(super) struct Worker {
-    pub(super) uid: String,
+    pub(super) uid: PodUid,
     /// The pod's namespace, and its entry in the queue for places, once they are known; neither ever changes.
     pub(super) origin: OnceLock<(String, Waiter)>,
     pub(super) wakeup: Arc<Notify>,
@@ -50,7 +51,7 @@ enum Pass {
 
 impl Worker {
     /// Works until nothing is left to do for the pod, ever; returns the pod's UID.
-    pub(super) async fn run(self) -> String {
+    pub(super) async fn run(self) -> PodUid {
         let mut own_writes = OwnWrites::default();
         let mut sightings = Sightings::default();
         let mut failures = 0;
@@ -215,7 +216,7 @@ impl Worker {
                 }
                 return Err(error);
             }
-            tracing::debug!(pod_uid = self.uid, write = %write.kind(), "written");
+            tracing::debug!(pod_uid = %self.uid, write = %write.kind(), "written");
             self.count(&decision, record.as_deref(), write);
         }
         if let Some(pod) = &decision.pod {
@@ -241,7 +242,7 @@ impl Worker {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = pace.take(Instant::now()).err()?;
         tracing::debug!(
-            pod_uid = self.uid,
+            pod_uid = %self.uid,
             write = %write.kind(),
             "undone too often, so the write is delayed"
         );
@@ -367,10 +368,10 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// A lost race is normal with two leaders; any other failure is worth a warning.
-fn log(pod_uid: &str, error: &CallError, failures: u32) {
+fn log(pod_uid: &PodUid, error: &CallError, failures: u32) {
     if error.is_conflict() {
-        tracing::debug!(pod_uid, %error, failures, "precondition failed, looking again");
+        tracing::debug!(%pod_uid, %error, failures, "precondition failed, looking again");
     } else {
-        tracing::warn!(pod_uid, %error, failures, "pass failed, will try again");
+        tracing::warn!(%pod_uid, %error, failures, "pass failed, will try again");
     }
 }

@@ -166,8 +166,8 @@ pub async fn reuses_its_token(table: &mut Table, env: &TestEnv, guest: &Guest) {
 pub async fn reads_secrets(table: &mut Table, guest: &Guest, other: &Guest, booting: &MaroonedPod) {
     let says = "no relationship found between node";
     let secrets = guest.api_in::<Secret>(&guest.namespace.name);
-    let join = names::join_secret_name(&booting.uid, 1);
-    let second = names::join_secret_name(&booting.uid, 2);
+    let join = names::join_secret_name(&booting.uid.as_str().into(), 1);
+    let second = names::join_secret_name(&booting.uid.as_str().into(), 2);
     for (attempt, namespace, name) in [
         (
             "read another VM's join Secret",

@@ -254,7 +254,7 @@ fn doubled(first: SignedDuration, nth: u32, longest: SignedDuration) -> SignedDu
 }
 
 fn firmware(c: &Context) -> String {
-    identity::firmware_uuid(c.record_uid(), c.attempt()).to_string()
+    identity::firmware_uuid(&c.record, c.attempt()).to_string()
 }
 
 pub(super) fn boot_deadline(c: &Context) -> SignedDuration {

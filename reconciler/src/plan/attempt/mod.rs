@@ -191,7 +191,7 @@ fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static st
     if node.deleting {
         return Err("the node is being deleted, not by the reconciler");
     }
-    if node.labelled_for.as_ref() != Some(&pod.uid) {
+    if node.labelled_for.as_deref() != Some(pod.uid.as_str()) {
         return Err("the node lost the labels that make it this pod's own");
     }
     let wanted = node::lasting_taints(&c.record);

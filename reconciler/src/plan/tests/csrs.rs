@@ -80,10 +80,13 @@ fn floods_of_former_attempts_do_not_delay_this_one() {
     let mut world = waits_for_guest();
     let record = world.objects.record.as_mut().unwrap();
     record.status.as_mut().unwrap().attempts = 3;
-    let former = identity::token_id(&world.record_uid(), 2);
+    let former = identity::token_id(&world.record(), 2);
     let mut vmi = world.objects.vmis.values().next().unwrap().clone();
-    vmi.metadata.name = Some(names::vmi_name(POD_UID, 3));
-    world.objects.vmis.insert(names::vmi_name(POD_UID, 3), vmi);
+    vmi.metadata.name = Some(names::vmi_name(&POD_UID.into(), 3));
+    world
+        .objects
+        .vmis
+        .insert(names::vmi_name(&POD_UID.into(), 3), vmi);
     flood(&mut world, CsrKind::OtherNode, &former, 500);
     flood(&mut world, CsrKind::Client, &former, 500);
     flood(&mut world, CsrKind::Renewal, "", 500);

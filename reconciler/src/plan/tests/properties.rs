@@ -279,7 +279,7 @@ fn verified(world: &World) -> Result<(), &'static str> {
     let node = world.node().ok_or("no node")?;
     let vmi = world.vmi().ok_or("no VM")?;
     let status = world.status();
-    let firmware = identity::firmware_uuid(&world.record_uid(), world.attempt()).to_string();
+    let firmware = identity::firmware_uuid(&world.record(), world.attempt()).to_string();
     let all = [
         (node.ready, "the node is not ready"),
         (node.system_uuid == firmware, "the node runs elsewhere"),

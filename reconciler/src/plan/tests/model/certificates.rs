@@ -25,13 +25,13 @@ pub(crate) enum CsrKind {
     OtherNode,
 }
 
-static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| pem(&names::node_name(POD_UID), &[]));
+static CLIENT: LazyLock<Vec<u8>> = LazyLock::new(|| pem(&names::node_name(&POD_UID.into()), &[]));
 static SERVING: LazyLock<Vec<u8>> = LazyLock::new(|| serving(ADDRESS));
 static OTHER_ADDRESS: LazyLock<Vec<u8>> = LazyLock::new(|| serving(FOREIGN_ADDRESS));
 static OTHER_NODE: LazyLock<Vec<u8>> = LazyLock::new(|| pem("worker-1", &[]));
 
 fn serving(address: &str) -> Vec<u8> {
-    let node = names::node_name(POD_UID);
+    let node = names::node_name(&POD_UID.into());
     let own = [
         SanType::DnsName(node.as_str().try_into().unwrap()),
         SanType::IpAddress(address.parse().unwrap()),
@@ -67,7 +67,7 @@ impl CsrKind {
                 names::BOOTSTRAP_GROUP,
             ),
             Self::Serving | Self::OtherAddress | Self::Renewal => (
-                format!("{}{}", names::NODE_USER_PREFIX, names::node_name(POD_UID)),
+                format!("{}{}", names::NODE_USER_PREFIX, names::node_name(&POD_UID.into())),
                 names::NODES_GROUP,
             ),
         };

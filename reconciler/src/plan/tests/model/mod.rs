@@ -168,7 +168,7 @@ impl World {
             .pod
             .as_ref()
             .and_then(view_of::<PodView>)
-            .filter(|p| p.uid == POD_UID);
+            .filter(|p| p.uid == *POD_UID);
         let uptime = self.now.duration_since(BEGINNING.parse().unwrap());
         let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
         let mut observed = Observed {
@@ -238,6 +238,11 @@ impl World {
             .unwrap_or_default()
     }
 
+    /// The record, which must exist.
+    pub fn record(&self) -> MaroonedNode {
+        self.objects.record.clone().unwrap()
+    }
+
     pub fn record_uid(&self) -> String {
         let uid = self.objects.record.as_ref().and_then(|r| r.metadata.uid.clone());
         uid.unwrap_or_default()
@@ -264,7 +269,7 @@ impl World {
     }
 
     pub fn token_id(&self) -> String {
-        identity::token_id(&self.record_uid(), self.attempt())
+        identity::token_id(&self.record(), self.attempt())
     }
 
     pub fn tick(&mut self, seconds: i64) {
@@ -316,7 +321,7 @@ impl World {
             .chain(self.objects.node.as_ref().map(|_| "the node"))
             .collect();
         let status = self.status();
-        let pod = self.pod().filter(|p| p.uid == POD_UID);
+        let pod = self.pod().filter(|p| p.uid == *POD_UID);
         match (&self.objects.record, pod) {
             (None, Some(pod)) if pod.gate_index.is_some() && !pod.terminal => {
                 Err("the pod waits, and no worker serves it".to_owned())
@@ -357,18 +362,16 @@ impl World {
 
 impl Objects {
     fn vmi_name(&self) -> String {
-        names::vmi_name(POD_UID, self.record.as_ref().map_or(1, record::attempt))
+        names::vmi_name(&POD_UID.into(), self.record.as_ref().map_or(1, record::attempt))
     }
 
     fn related_csrs(&self, csrs: &BTreeMap<String, CertificateSigningRequest>) -> Vec<Arc<Filed>> {
-        let ids = |record: &MaroonedNode| {
-            let uid = record.metadata.uid.as_deref().unwrap_or_default();
-            identity::recent_token_ids(uid, record::attempt(record)).collect()
-        };
+        let ids =
+            |record: &MaroonedNode| identity::recent_token_ids(record, record::attempt(record)).collect();
         let tokens: Vec<String> = self.record.as_ref().map(ids).unwrap_or_default();
         let related = |filed: &Filed| match filed.requester() {
             Some(Requester::Token(id)) => tokens.iter().any(|own| own == id),
-            Some(Requester::Node(name)) => name == names::node_name(POD_UID),
+            Some(Requester::Node(name)) => name == names::node_name(&POD_UID.into()),
             None => false,
         };
         let filed = csrs.values().cloned().filter_map(<Filed as read::View>::read);

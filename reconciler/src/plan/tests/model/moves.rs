@@ -68,7 +68,10 @@ impl World {
             owners.iter().any(|o| o.uid == record)
         };
         let now = Time(self.now);
-        let current = names::vmi_name(POD_UID, self.objects.record.as_ref().map_or(1, record::attempt));
+        let current = names::vmi_name(
+            &POD_UID.into(),
+            self.objects.record.as_ref().map_or(1, record::attempt),
+        );
         let secrets = self.secrets.len();
         self.secrets.retain(|_, owner| *owner == record);
         let mut moved = secrets != self.secrets.len();
@@ -341,7 +344,7 @@ impl World {
 
     pub fn pod_is_deleted(&mut self) -> bool {
         let uid = self.pod().map(|p| p.uid);
-        uid.inspect(|uid| self.start_pod_deletion(uid)).is_some()
+        uid.inspect(|uid| self.start_pod_deletion(uid.as_str())).is_some()
     }
 
     /// The kubelet in the VM has stopped the containers of a pod that is being deleted.

@@ -33,7 +33,7 @@ pub(super) fn not_ready(effect: &str) -> Taint {
 /// Their owner, and the names of the Secrets of an attempt.
 fn credentials(record: &MaroonedNode, attempt: u32) -> (String, [String; 2]) {
     let owner = record.metadata.uid.clone().unwrap();
-    let token = names::token_secret_name(&identity::token_id(&owner, attempt));
+    let token = names::token_secret_name(&identity::token_id(record, attempt));
     let seed = names::join_secret_name(&record.spec.pod_ref.uid, attempt);
     (owner, [token, seed])
 }
@@ -244,7 +244,7 @@ impl World {
         }
         let node = self.node_of(uid)?;
         if let Some(address) = address {
-            let name = names::node_name(super::POD_UID);
+            let name = names::node_name(&super::POD_UID.into());
             node.status.get_or_insert_default().addresses =
                 Some(crate::objects::node::addresses(&name, address));
         }
@@ -267,7 +267,8 @@ impl World {
                 .as_ref()
                 .is_some_and(|gates| !gates.is_empty());
             if !gated {
-                spec.node_name.get_or_insert_with(|| names::node_name(uid));
+                spec.node_name
+                    .get_or_insert_with(|| names::node_name(&uid.into()));
             }
         }
     }
