@@ -5,7 +5,7 @@ use maroonedpods_common::names;
 use serde_json::json;
 
 use super::model::{ADDRESS, CsrKind, FOREIGN_ADDRESS, World, kinds};
-use super::steps::{about_to_lift, until};
+use super::stages::{about_to_lift, until};
 use crate::plan::Write;
 
 fn running() -> World {

@@ -11,7 +11,7 @@ use maroonedpods_common::names;
 use proptest::prelude::*;
 
 use super::model::{CsrKind, Outcome, POD_UID, World, kinds};
-use super::steps::{launched, until};
+use super::stages::{launched, until};
 use crate::csr::tests::expectation;
 use crate::csr::{self, Expectation, Filed, MOST_DECIDED};
 use crate::objects::identity;

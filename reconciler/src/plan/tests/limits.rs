@@ -5,7 +5,7 @@ use std::sync::Arc;
 use maroonedpods_common::api::PodReason;
 
 use super::model::{Outcome, World, kinds};
-use super::steps::condition_reason;
+use super::stages::condition_reason;
 use crate::plan::Write;
 
 fn limited(mut world: World, limit: u32) -> World {

@@ -1,12 +1,15 @@
 //! The plan against a control plane in memory: step by step, and in any order.
 
 mod addresses;
+mod admissions;
 mod csrs;
+mod failures;
 mod life;
 mod limits;
 mod model;
 mod policies;
 mod properties;
 mod releases;
+mod stages;
 mod steps;
 mod time;

@@ -3,7 +3,7 @@
 use maroonedpods_common::api::NetworkPolicies;
 
 use super::model::{Outcome, World, kinds};
-use super::steps::{about_to_lift, condition_reason, until};
+use super::stages::{about_to_lift, condition_reason, until};
 
 fn selected(mut world: World, mode: NetworkPolicies) -> World {
     world.configure_policies(mode);

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use maroonedpods_common::api::Phase;
 
 use super::model::{CsrKind, Outcome, World, kinds};
-use super::steps::{about_to_lift, condition_reason, launched, launched_condition};
+use super::stages::{about_to_lift, condition_reason, launched, launched_condition};
 use crate::plan::{Write, decide};
 use crate::settings::Settings;
 use crate::view::BackingOff;

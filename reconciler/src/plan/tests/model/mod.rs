@@ -13,6 +13,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use maroonedpods_common::api::{
     Architecture, MaroonedNode, MaroonedNodeStatus, NetworkPolicies, VmResources,
@@ -238,9 +239,13 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// The record, which must exist.
+    /// The record; without one, a record that the API server never had.
     pub fn record(&self) -> MaroonedNode {
-        self.objects.record.clone().unwrap()
+        let never_stored = || MaroonedNode {
+            metadata: ObjectMeta::default(),
+            ..record::tests::record()
+        };
+        self.objects.record.clone().unwrap_or_else(never_stored)
     }
 
     pub fn record_uid(&self) -> String {
