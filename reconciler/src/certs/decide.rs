@@ -1,7 +1,7 @@
 //! The rules of a rotation, without a clock or a client.
 //!
 //! A CA is trusted first and removed last: the API servers trust a new CA before any pod serves a certificate of it,
-//! and the old CA until every pod is seen to serve the new certificate. Only what is stored and what is live shows
+//! and the old CA until every pod is observed to serve the new certificate. Only what is stored and what is live shows
 //! how far a rotation is, so the next leader continues where the last one stopped.
 
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub struct Observed {
     pub asked: bool,
     /// The CAs that the API servers are told to trust, for each entry of the webhook configuration.
     pub bundles: Vec<Bundle>,
-    /// How long we have seen the bundles unchanged.
+    /// How long we have observed the bundles unchanged.
     pub unchanged_for: Duration,
     /// How long every webhook pod that could be found has served the current pair; `None` when they do not, or were
     /// not probed.
@@ -62,38 +62,38 @@ pub enum Decision {
 
 /// The next step.
 #[must_use]
-pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Decision {
-    let next = match &seen.next {
+pub fn decide(observed: &Observed, now: Timestamp, rules: &Rules) -> Decision {
+    let next = match &observed.next {
         Some(Ok(next)) => Some(next),
         // A next pair that is unusable cannot be finished: make another.
-        Some(Err(_)) => return issue(seen),
+        Some(Err(_)) => return issue(observed),
         None => None,
     };
-    let current = seen.current.as_ref().ok();
-    let wanted = seen.asked || current.is_none_or(|pair| is_due(pair, now, rules));
+    let current = observed.current.as_ref().ok();
+    let wanted = observed.asked || current.is_none_or(|pair| is_due(pair, now, rules));
     if wanted && next.is_none() {
-        return issue(seen);
+        return issue(observed);
     }
     let mut needed = Bundle::default();
     for pair in current.into_iter().chain(next) {
         needed.extend(&pair.trust);
     }
-    if seen.bundles.iter().any(|bundle| !bundle.contains(&needed)) {
-        seen.bundles.iter().for_each(|bundle| needed.extend(bundle));
+    if observed.bundles.iter().any(|bundle| !bundle.contains(&needed)) {
+        observed.bundles.iter().for_each(|bundle| needed.extend(bundle));
         return Decision::Publish(needed);
     }
     if next.is_some() {
-        return if seen.unchanged_for < rules.settle {
+        return if observed.unchanged_for < rules.settle {
             Decision::Settle
         } else {
             Decision::Promote
         };
     }
-    if seen.bundles.iter().all(|bundle| *bundle == needed) {
+    if observed.bundles.iter().all(|bundle| *bundle == needed) {
         return Decision::Rest;
     }
     // A pod that was still starting at the first probe has been found by now.
-    match seen.served_for {
+    match observed.served_for {
         Some(so_long) if so_long >= rules.settle => Decision::Publish(needed),
         _ => Decision::Probe,
     }
@@ -102,9 +102,9 @@ pub fn decide(seen: &Observed, now: Timestamp, rules: &Rules) -> Decision {
 /// A pod may still serve a pair of any CA that an API server trusts, even if the Secret does not hold that pair:
 /// webhook pods that find an unusable Secret keep the last good pair. So only where nothing is trusted there is
 /// nothing to overlap with.
-fn issue(seen: &Observed) -> Decision {
+fn issue(observed: &Observed) -> Decision {
     Decision::Issue {
-        overlap: seen.bundles.iter().any(|bundle| !bundle.is_empty()),
+        overlap: observed.bundles.iter().any(|bundle| !bundle.is_empty()),
     }
 }
 
@@ -116,22 +116,22 @@ fn is_due(pair: &Pair, now: Timestamp, rules: &Rules) -> bool {
 /// Since when a value has been the same, by our own monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Unchanged<T> {
-    seen: Option<(T, Instant)>,
+    observed: Option<(T, Instant)>,
 }
 
 impl<T> Default for Unchanged<T> {
     fn default() -> Self {
-        Self { seen: None }
+        Self { observed: None }
     }
 }
 
 impl<T: PartialEq> Unchanged<T> {
     /// Notes the value as it is `now`, and returns how long it has been so.
     pub fn note(&mut self, value: T, now: Instant) -> Duration {
-        match &self.seen {
-            Some((seen, since)) if *seen == value => now.saturating_duration_since(*since),
+        match &self.observed {
+            Some((observed, since)) if *observed == value => now.saturating_duration_since(*since),
             _ => {
-                self.seen = Some((value, now));
+                self.observed = Some((value, now));
                 Duration::ZERO
             }
         }
@@ -139,13 +139,13 @@ impl<T: PartialEq> Unchanged<T> {
 
     /// How long it has been `value`, if that is the value noted last.
     pub fn lasts(&self, value: &T, now: Instant) -> Option<Duration> {
-        let (seen, since) = self.seen.as_ref()?;
-        (seen == value).then(|| now.saturating_duration_since(*since))
+        let (observed, since) = self.observed.as_ref()?;
+        (observed == value).then(|| now.saturating_duration_since(*since))
     }
 
     /// Forgets the value: it is no longer known.
     pub fn forget(&mut self) {
-        self.seen = None;
+        self.observed = None;
     }
 }
 

@@ -1,4 +1,15 @@
-//! The passes for one pod, one after the other.
+//! The passes for one pod, one after the other. One pass, and what of it calls the API server:
+//!
+//! 1. *Peek* ([`Worker::peek`]): decide from the caches, only to choose a lane. No call.
+//! 2. *Wait* for a permit of that lane. No call.
+//! 3. *Observe and decide* ([`Worker::decide`]): from the caches, without a call. If the decision needs a live view, or
+//!    the caches are older than this worker's own writes, read record, Node, VMI and pod (four calls, and one for each
+//!    claim of a pod that the reconciler binds) and decide again.
+//! 4. *Act* ([`act::perform`]): the decision's writes in order, each of one or few calls. The first failure ends the pass.
+//! 5. *Report*: events are queued, and sent beside the passes.
+//!
+//! Then the worker sleeps until something changes, until the time that the decision names, or after a failure for a
+//! backoff.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +37,7 @@ const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// No worker sleeps longer, whatever the plan asks for.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
 /// After this many failed passes in a row, the pod's condition reports the failure.
-const FAILURES_TO_TELL: u32 = 3;
+const FAILURES_TO_REPORT: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -353,7 +364,7 @@ fn should_report(write: &Write, error: &CallError, failures: u32) -> bool {
     let lasting = error.is_refusal() || error.is_gone() || matches!(error, CallError::Unexpected(_));
     match write {
         Write::LiftGate(_) => error.is_forbidden(),
-        _ => write.spends() && (lasting || failures >= FAILURES_TO_TELL),
+        _ => write.spends() && (lasting || failures >= FAILURES_TO_REPORT),
     }
 }
 
