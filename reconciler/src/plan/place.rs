@@ -13,7 +13,7 @@ pub(super) fn create(c: &Context, vmi: &VmiView) -> Option<Write> {
         topology: c.observed.topology.clone().unwrap_or_default(),
     };
     Some(Write::CreateNode {
-        record: Box::new((*c.record).clone()),
+        record: c.record.clone(),
         attempt: c.attempt(),
         place,
     })

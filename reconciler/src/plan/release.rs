@@ -181,7 +181,7 @@ pub(super) fn credentials(c: &Context) -> Option<Write> {
 /// Both Secrets of the attempt.
 pub(super) fn revoke(c: &Context) -> Write {
     Write::RevokeCredentials {
-        record: Box::new((*c.record).clone()),
+        record: c.record.clone(),
         attempt: c.attempt(),
     }
 }

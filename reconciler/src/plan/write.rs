@@ -2,6 +2,7 @@
 //! renders it, by way of [`crate::objects`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use maroonedpods_common::api::{MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, PodReason};
 use maroonedpods_common::text;
@@ -25,7 +26,7 @@ pub enum Write {
     /// its secret half; one that finds the token there reads it back.
     IssueCredentials {
         /// The record, owner of both Secrets.
-        record: Box<MaroonedNode>,
+        record: Arc<MaroonedNode>,
         /// Which attempt they are for.
         attempt: u32,
         /// Seconds until the token expires by itself.
@@ -34,21 +35,21 @@ pub enum Write {
     /// Before step 2, for a pod whose VMI was refused: a dry run that shows whether it would still be refused.
     TryVmi {
         /// The record, owner of the VMI.
-        record: Box<MaroonedNode>,
+        record: Arc<MaroonedNode>,
         /// Which attempt it is.
         attempt: u32,
     },
     /// Step 2c, last of step 2: a VMI that exists proves the Secrets. Rendered by [`crate::objects::vmi`].
     CreateVmi {
         /// The record, owner of the VMI.
-        record: Box<MaroonedNode>,
+        record: Arc<MaroonedNode>,
         /// Which attempt it is.
         attempt: u32,
     },
     /// First half of step 4, once the VM has an address. Exists already: ours if its owner agrees.
     CreateNode {
         /// The record, owner of the Node.
-        record: Box<MaroonedNode>,
+        record: Arc<MaroonedNode>,
         /// Which attempt's VM it is.
         attempt: u32,
         /// Where the VM is.
@@ -87,7 +88,7 @@ pub enum Write {
     /// live read, and only if the record owns it.
     RevokeCredentials {
         /// The record that owns both.
-        record: Box<MaroonedNode>,
+        record: Arc<MaroonedNode>,
         /// Which attempt they were for.
         attempt: u32,
     },

@@ -46,7 +46,7 @@ pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report,
     };
     let observed = observe(cluster, settings.as_ref()).await?;
     lines.extend(checks(&observed).into_iter().map(Line::from));
-    lines.extend(daemon_sets(cluster, observed.architecture).await?);
+    lines.extend(daemon_sets(cluster, observed.architecture()).await?);
     Ok(Report { lines })
 }
 

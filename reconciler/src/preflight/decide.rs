@@ -29,10 +29,8 @@ pub struct Observed {
     pub kubevirts: Result<Vec<Option<String>>, String>,
     /// Architectures of the Nodes on which VMs may run.
     pub hosts: Result<BTreeSet<String>, String>,
-    /// The configuration names an architecture.
-    pub architecture_configured: bool,
-    /// Architecture of VMs, see [`architecture`].
-    pub architecture: Architecture,
+    /// The architecture that the configuration names.
+    pub configured_architecture: Option<Architecture>,
     /// How KubeVirt answered a dry run of one of our VMs.
     pub trial: Trial,
     /// Guests must use the cluster's own DNS Service, because the configuration names no other server.
@@ -94,7 +92,7 @@ pub fn decide(observed: &Observed) -> Decision {
     Decision::Checked {
         findings,
         cluster_dns: cluster_dns(observed),
-        architecture: observed.architecture,
+        architecture: observed.architecture(),
     }
 }
 
@@ -252,14 +250,22 @@ pub fn architecture(
 ) -> Architecture {
     let only = hosts.as_ref().ok().filter(|hosts| hosts.len() == 1);
     let common = |hosts: &BTreeSet<String>| {
-        let all = Architecture::ALL.into_iter();
-        all.into_iter().find(|known| hosts.contains(known.as_str()))
+        Architecture::ALL
+            .into_iter()
+            .find(|known| hosts.contains(known.as_str()))
     };
     configured.or_else(|| only.and_then(common)).unwrap_or_default()
 }
 
+impl Observed {
+    /// Architecture of VMs.
+    pub fn architecture(&self) -> Architecture {
+        architecture(self.configured_architecture, &self.hosts)
+    }
+}
+
 fn hosts(observed: &Observed) -> Result<String, Finding> {
-    let architecture = observed.architecture;
+    let architecture = observed.architecture();
     let names = |hosts: &BTreeSet<String>| hosts.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     match &observed.hosts {
         Ok(hosts) if !hosts.is_empty() && !hosts.contains(architecture.as_str()) => Err(warns(
@@ -270,7 +276,7 @@ fn hosts(observed: &Observed) -> Result<String, Finding> {
                 names(hosts)
             ),
         )),
-        Ok(hosts) if hosts.len() > 1 && !observed.architecture_configured => Err(warns(
+        Ok(hosts) if hosts.len() > 1 && observed.configured_architecture.is_none() => Err(warns(
             Reason::ArchitectureUnknown,
             format!(
                 "Nodes that match vm.nodeSelector have several architectures ({}), so VMs have {architecture}: set \

@@ -45,8 +45,7 @@ pub async fn observe(cluster: &Cluster, settings: Option<&Settings>) -> Result<O
         kubevirts: refusal_as_answer(kubevirts(cluster).await)?,
         trial: trial(cluster, settings, architecture).await?,
         hosts,
-        architecture_configured: configured.is_some(),
-        architecture,
+        configured_architecture: configured,
         needs_dns: settings.is_some_and(|settings| record::needs_dns(&settings.spec.join)),
         dns: refusal_as_answer(dns(cluster).await)?,
     })

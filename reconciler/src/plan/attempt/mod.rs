@@ -84,7 +84,7 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
     let lifetime = boot_deadline(c)
         .saturating_add(join_deadline(c))
         .saturating_add(TOKEN_MARGIN);
-    let record = Box::new((*c.record).clone());
+    let record = c.record.clone();
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
     let was_refused = pod

@@ -13,8 +13,7 @@ fn good() -> Observed {
         kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
         trial: Trial::Accepted,
         hosts: Ok(["amd64".to_owned()].into()),
-        architecture_configured: false,
-        architecture: Architecture::Amd64,
+        configured_architecture: None,
         needs_dns: true,
         dns: Ok(Some(vec!["10.96.0.10".to_owned()])),
     }
@@ -75,7 +74,10 @@ fn each_fault_alone_gives_one_finding_that_names_it() {
             "1.30",
         ),
         (
-            Box::new(|o| o.hosts = Ok(["arm64".to_owned()].into())),
+            Box::new(|o| {
+                o.configured_architecture = Some(Architecture::Amd64);
+                o.hosts = Ok(["arm64".to_owned()].into());
+            }),
             Reason::ArchitectureMismatch,
             false,
             "set architecture",
