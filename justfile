@@ -11,6 +11,10 @@ demo *options:
 test *options:
     hack/test {{ options }}
 
+# Fuzz what a guest reads, for so many seconds
+fuzz *options:
+    hack/fuzz {{ options }}
+
 # Measure guests, the webhook or the reconciler
 bench *options:
     hack/bench {{ options }}

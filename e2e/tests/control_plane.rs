@@ -3,8 +3,7 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
@@ -16,7 +15,6 @@ use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -177,45 +175,4 @@ async fn stopping_leaves_no_process_and_no_folder() {
     control_plane.stop().await.unwrap();
     assert!(!processes.iter().any(|&process| alive(process)));
     assert!(!folder.exists());
-}
-
-/// Processes whose command line names `folder`, as those of a control plane do.
-fn processes_of(folder: &Path) -> Vec<u32> {
-    let folder = folder.to_string_lossy().into_owned();
-    let process = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {
-        let entry = entry.ok()?;
-        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let named = String::from_utf8_lossy(&command).contains(&folder);
-        named.then(|| entry.file_name().to_str()?.parse().ok())?
-    };
-    std::fs::read_dir("/proc").unwrap().filter_map(process).collect()
-}
-
-#[tokio::test]
-async fn being_killed_leaves_no_process_and_no_folder() {
-    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_demo"))
-        .args(["--keep", "--guests", "simulated"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let kubeconfig = loop {
-        let line = lines.next_line().await.unwrap().expect("the demo ended early");
-        if let Some((_, path)) = line.split_once("export KUBECONFIG=") {
-            break PathBuf::from(path);
-        }
-    };
-    let folder = kubeconfig.parent().unwrap();
-    let processes = processes_of(folder);
-    assert!(processes.len() >= 4, "{processes:?}");
-
-    // SIGKILL: nothing of ours runs in the dying process.
-    demo.kill().await.unwrap();
-    eventually("the processes and the folder to be gone", SOON, || async {
-        let rest = processes.iter().any(|&process| alive(process)) || folder.exists();
-        Ok((!rest).then_some(()))
-    })
-    .await
-    .unwrap();
 }

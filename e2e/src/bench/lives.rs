@@ -225,6 +225,7 @@ mod tests {
             field_manager: String::new(),
             body: serde_json::Value::Null,
             dry_run: false,
+            policy_failures: String::new(),
             user_agent: String::new(),
             received: at(from),
             completed: at(to),

@@ -25,6 +25,8 @@ rules:
 
 /// Annotation in which the API server notes what its authorizers decided.
 const DECISION: &str = "authorization.k8s.io/decision";
+/// Annotation in which the API server notes what admission policies that audit would have refused.
+const POLICY_FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
 
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct AuditEvent {
     pub body: Value,
     /// Whether the request was a dry run (`dryRun=All`).
     pub dry_run: bool,
+    /// What admission policies with the action Audit say of the request, as JSON; empty where they say nothing.
+    pub policy_failures: String,
     /// When the server received the request.
     pub received: Timestamp,
     /// When the response was complete.
@@ -161,6 +165,7 @@ fn event(line: &str) -> Result<AuditEvent> {
         field_manager: query(&line.request_uri, "fieldManager").to_owned(),
         body: line.request_object,
         dry_run: line.request_uri.contains("dryRun=All"),
+        policy_failures: line.annotations.get(POLICY_FAILURES).cloned().unwrap_or_default(),
         received: line.request_received_timestamp,
         completed: line.stage_timestamp,
     })

@@ -84,6 +84,7 @@ mod tests {
             field_manager: MANAGER.to_owned(),
             body,
             dry_run: false,
+            policy_failures: String::new(),
             received: Timestamp::UNIX_EPOCH,
             completed: Timestamp::UNIX_EPOCH,
         }

@@ -264,6 +264,7 @@ mod tests {
             field_manager: String::new(),
             body: serde_json::Value::Null,
             dry_run: false,
+            policy_failures: String::new(),
             user_agent: String::new(),
             received: jiff::Timestamp::UNIX_EPOCH,
             completed: jiff::Timestamp::UNIX_EPOCH,

@@ -1,6 +1,6 @@
 //! What the chart renders: accepted by a real API server, and secure enough for other people's clusters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
@@ -223,6 +223,13 @@ async fn images_are_named_as_the_values_say() {
     }
 }
 
+/// Whether labels meet a selector's requirement; the chart uses one operator alone.
+fn is_in(labels: &Value, requirement: &Value) -> bool {
+    assert_eq!(requirement["operator"], "In");
+    let key = requirement["key"].as_str().unwrap();
+    requirement["values"].as_array().unwrap().contains(&labels[key])
+}
+
 /// A selector that took in a hook's pod, or another release's, would send it reviews, count it as a replica, or
 /// open a port for it.
 #[tokio::test]
@@ -252,19 +259,33 @@ async fn selectors_take_in_the_pods_that_they_are_for_and_no_others() {
             kind(object),
             object.name_any()
         );
-        if kind(object) == "NetworkPolicy" {
-            continue;
-        }
-        let taken: Vec<_> = pods
+        // A policy that took in no pod would protect none.
+        let among = [
+            &selector["podSelector"]["matchExpressions"],
+            &selector["selector"]["matchExpressions"],
+        ];
+        let among: Vec<_> = among.into_iter().filter_map(Value::as_array).flatten().collect();
+        let taken: BTreeSet<_> = pods
             .iter()
             .filter(|(_, pod)| {
-                labels
-                    .iter()
-                    .all(|(key, value)| pod["metadata"]["labels"][key] == *value)
+                let own = &pod["metadata"]["labels"];
+                labels.iter().all(|(key, value)| own[key] == *value)
+                    && among.iter().all(|one| is_in(own, one))
             })
-            .map(|(name, _)| name.clone())
+            .map(|(name, _)| name.as_str())
             .collect();
-        assert_eq!(taken, [format!("Deployment {}", object.name_any())]);
+        let for_whom = match (kind(object), object.name_any().as_str()) {
+            ("NetworkPolicy", "maroonedpods-reconciler") => vec![
+                "Deployment maroonedpods-reconciler",
+                "Job maroonedpods-apply-crds",
+                "Job maroonedpods-uninstall",
+                "Pod maroonedpods-preflight",
+            ],
+            (_, "maroonedpods-reconciler") => vec!["Deployment maroonedpods-reconciler"],
+            (_, "maroonedpods-webhook") => vec!["Deployment maroonedpods-webhook"],
+            other => panic!("{other:?} selects pods"),
+        };
+        assert_eq!(taken, for_whom.into_iter().collect(), "{}", object.name_any());
     }
     assert_eq!(selectors, 8, "two each of Deployment, Service, budget and policy");
 }

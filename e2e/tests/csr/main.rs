@@ -6,7 +6,9 @@
 mod flood;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
+};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{DeleteParams, ListParams, ObjectMeta};
@@ -77,6 +79,35 @@ impl Test {
         assert_eq!(counted.to_string(), denials, "{reason}");
     }
 
+    /// Waits for denied requests of the user, and sees that nothing else became of any of them: a guest may not say so.
+    async fn denied_alone(&self, users: &[String], reason: &str) {
+        let csrs: Api<CertificateSigningRequest> = Api::all(self.admin.clone());
+        let what = format!("a request denied for {reason}");
+        let denied = eventually(&what, SOON, || async {
+            let mut all = csrs.list(&ListParams::default()).await?.items;
+            all.retain(|csr| {
+                let by_user = csr
+                    .spec
+                    .username
+                    .as_ref()
+                    .is_some_and(|user| users.contains(user));
+                by_user && conditions(csr).any(|c| c.type_ == "Denied" && c.reason.as_deref() == Some(reason))
+            });
+            Ok((!all.is_empty()).then_some(all))
+        });
+        for csr in denied.await.unwrap() {
+            let others = conditions(&csr).filter(|c| c.type_ != "Denied").count();
+            assert_eq!(others, 0, "{csr:?}");
+            assert!(!is_issued(&csr), "{csr:?}");
+        }
+    }
+
+    /// The users of the tokens of both attempts.
+    async fn token_users(&self, pod: &MaroonedPod) -> [String; 2] {
+        let record = pod.record("there", |_| true).await.unwrap();
+        [1, 2].map(|attempt| format!("{}{}", names::BOOTSTRAP_USER_PREFIX, token_id(&record, attempt)))
+    }
+
     /// No certificate was ever worth anything: the pod waits for ever, and its guest never joined.
     async fn never_lifted(&self, pod: &MaroonedPod) {
         pod.reports("AttemptsExhausted").await.unwrap();
@@ -105,6 +136,8 @@ async fn a_guest_that_asks_to_be_another_node_is_refused() {
         ..Script::default()
     };
     let thief = test.pod("thief", &script).await;
+    let users = test.token_users(&thief).await;
+    test.denied_alone(&users, "WrongSubject").await;
     test.never_lifted(&thief).await;
     let denied = denials(&test.log(&thief), "WrongSubject");
     assert!(denied > 0);
@@ -141,7 +174,11 @@ async fn foreign_names_are_refused_in_either_kind_of_request() {
         extra_sans: foreign,
         ..Script::default()
     };
+    let kubelet = [format!("{}{}", names::NODE_USER_PREFIX, serves.node_name())];
+    test.denied_alone(&kubelet, "ForeignName").await;
     let joins = test.pod("client", &client).await;
+    let users = test.token_users(&joins).await;
+    test.denied_alone(&users, "ForeignName").await;
     test.never_lifted(&joins).await;
     let denied = denials(&test.log(&joins), "ForeignName");
     assert!(denied > 0);
@@ -169,6 +206,8 @@ async fn a_token_gets_one_certificate() {
     })
     .await
     .unwrap();
+    test.denied_alone(&test.token_users(&twice).await, "SecondClient")
+        .await;
     assert!(!test.log(&twice).contains(&GuestEvent::SecondRequestGranted));
     let denied = denials(&test.log(&twice), "SecondClient");
     test.counts("SecondClient", denied).await;
@@ -191,19 +230,26 @@ async fn a_token_gets_one_certificate() {
         .into_iter()
         .filter(|csr| csr.spec.username.as_ref() == Some(&user))
         .collect();
-    let signed =
-        |csr: &&CertificateSigningRequest| csr.status.as_ref().is_some_and(|s| s.certificate.is_some());
     assert!(by_token.len() > 1, "the token was not used again");
-    assert_eq!(by_token.iter().filter(signed).count(), 1);
+    assert_eq!(by_token.iter().filter(|csr| is_issued(csr)).count(), 1);
     let refused = by_token.iter().filter(|csr| is_denied(csr)).count();
-    assert!(refused > 0);
+    test.denied_alone(&[user], "SecondClient").await;
     test.counts("SecondClient", denied + refused).await;
     reuser.ends().await.unwrap();
 }
 
+fn conditions(csr: &CertificateSigningRequest) -> impl Iterator<Item = &CertificateSigningRequestCondition> {
+    csr.status.iter().flat_map(|s| s.conditions.iter().flatten())
+}
+
 fn is_denied(csr: &CertificateSigningRequest) -> bool {
-    let conditions = csr.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Denied")
+    conditions(csr).any(|c| c.type_ == "Denied")
+}
+
+fn is_issued(csr: &CertificateSigningRequest) -> bool {
+    csr.status
+        .as_ref()
+        .is_some_and(|status| status.certificate.is_some())
 }
 
 #[tokio::test(flavor = "multi_thread")]

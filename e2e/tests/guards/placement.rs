@@ -12,91 +12,94 @@ use serde_json::{Value, json};
 use crate::fixtures::pod;
 use crate::table::Table;
 
+/// The two paths by which a pod is bound, below its namespace.
+const OWN: &str = "pods/intruder/binding";
+const COLLECTION: &str = "bindings";
+
 pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: &MaroonedPod) {
     let spec = json!({"schedulerName": "tenants-own", "tolerations": [{"operator": "Exists"}]});
     let intruder = pod(&json!({"name": "intruder"}), &spec);
     let intruder = pods.create(&PostParams::default(), &intruder).await.unwrap();
     let own_uid = intruder.uid().unwrap();
     let namespace = intruder.namespace().unwrap();
-    let bind = |subresource: bool, uid: Option<&str>, node: &str| {
+    table.aims_at(pods, "intruder");
+    let bind = |path: &str, metadata: Value, node: &str| {
         let binding = json!({
-            "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": "intruder", "namespace": namespace, "uid": uid},
+            "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        post(client, &namespace, subresource, &binding)
+        post(client, &namespace, path, &binding)
     };
     let victims_node = victim.node_name();
     let says = "a marooned node runs the one pod that it was made for";
-    // A twin that passed would bind the pod: the last one is the twin of all.
-    let passes = || async { pods.get("intruder").await };
-    for (attempt, says, subresource, uid) in [
-        ("bind a foreign pod to a marooned node", says, true, None),
+    let named = |uid: Option<&str>| json!({"name": "intruder", "uid": uid});
+    // A twin that is not merely tried would bind the pod; the last one does.
+    let tried = |path: &str| format!("{path}?dryRun=All");
+    for (attempt, says, path, uid, twin) in [
+        ("bind a foreign pod to a marooned node", says, OWN, None, None),
         (
             "… with the foreign pod's own UID",
             says,
-            true,
+            OWN,
+            Some(own_uid.as_str()),
             Some(own_uid.as_str()),
         ),
         (
             "… with the UID of the node's own pod",
             "UID in precondition",
-            true,
+            OWN,
             Some(victim.uid.as_str()),
+            Some(own_uid.as_str()),
         ),
         (
             "… by the collection of bindings",
             says,
-            false,
+            COLLECTION,
+            Some(own_uid.as_str()),
             Some(own_uid.as_str()),
         ),
     ] {
-        table
-            .refuses(attempt, says, bind(subresource, uid, &victims_node), passes())
-            .await;
+        let attack = bind(path, named(uid), &victims_node);
+        let twin = bind(&tried(path), named(twin), "host-1");
+        table.refuses(attempt, says, attack, twin).await;
     }
     // The API server copies a binding's labels and annotations to the pod.
-    let marked = |subresource: bool, mark: Value| {
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": mark,
-            "target": {"apiVersion": "v1", "kind": "Node", "name": "host-1"},
-        });
-        post(client, &namespace, subresource, &binding)
-    };
     let says = "are fixed when a pod is created: remove them from the binding";
-    let label = |key: &str| json!({"name": "intruder", "labels": {key: "true"}});
-    let annotation = |key: &str| json!({"name": "intruder", "annotations": {key: "x/y"}});
-    for (attempt, subresource, mark) in [
-        ("opt a pod in by its binding", true, label(names::MAROON_LABEL)),
+    for (attempt, path, field, key) in [
+        ("opt a pod in by its binding", OWN, "labels", names::MAROON_LABEL),
         (
             "… by the collection of bindings",
-            false,
-            label(names::MAROON_LABEL),
+            COLLECTION,
+            "labels",
+            names::MAROON_LABEL,
         ),
         (
             "label a pod as ours by its binding",
-            true,
-            label(names::POD_UID_LABEL),
+            OWN,
+            "labels",
+            names::POD_UID_LABEL,
         ),
-        ("… as of our class", true, label(names::CLASS_LABEL)),
+        ("… as of our class", OWN, "labels", names::CLASS_LABEL),
         (
             "annotate a pod in our name by its binding",
-            true,
-            annotation(names::POD_ANNOTATION),
+            OWN,
+            "annotations",
+            names::POD_ANNOTATION,
         ),
         (
             "give a pod an address by its binding",
-            true,
-            annotation(names::ADDRESS_ANNOTATION),
+            OWN,
+            "annotations",
+            names::ADDRESS_ANNOTATION,
         ),
     ] {
-        table
-            .refuses(attempt, says, marked(subresource, mark), passes())
-            .await;
+        let marked = |key: &str| json!({"name": "intruder", field: {key: "true"}});
+        let attack = bind(path, marked(key), "host-1");
+        let twin = bind(&tried(path), marked("example.com/maroon"), "host-1");
+        table.refuses(attempt, says, attack, twin).await;
     }
-    let twin = json!({"name": "intruder", "uid": own_uid, "labels": {"example.com/maroon": "true"},
-        "annotations": {"example.com/pod": "x/y"}});
-    marked(true, twin).await.unwrap();
+    let twin = json!({"name": "intruder", "uid": own_uid, "labels": {"example.com/maroon": "true"}});
+    bind(OWN, twin, "host-1").await.unwrap();
     let bound = pods.get("intruder").await.unwrap();
     assert_eq!(node(&bound), "host-1");
     assert_eq!(bound.labels()["example.com/maroon"], "true");
@@ -105,14 +108,9 @@ pub async fn binds(table: &mut Table, pods: &Api<Pod>, client: &Client, victim: 
 fn post(
     client: &Client,
     namespace: &str,
-    subresource: bool,
+    path: &str,
     binding: &Value,
 ) -> impl Future<Output = kube::Result<Value>> + use<> {
-    let path = if subresource {
-        "pods/intruder/binding"
-    } else {
-        "bindings"
-    };
     let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/{path}"))
         .header("Content-Type", "application/json")
         .body(serde_json::to_vec(binding).unwrap());

@@ -120,13 +120,15 @@ pub async fn escapes(table: &mut Table, client: &Client, home: &str, enforced: &
             create(&pods, owner("ReplicaSet"), json!({})),
         )
         .await;
-    let mirror = json!({"annotations": {"kubernetes.io/config.mirror": "forged"}});
+    let annotated = |key: &str| json!({"annotations": {key: "forged"}});
+    let on_a_host = json!({"nodeName": "host-1"});
     table
         .refuses(
             "pose as a static pod's mirror where no one may opt out",
             "the webhook did not prepare the pod",
-            create(&pods, mirror, json!({"nodeName": "host-1"})),
-            create(&pods, json!({}), json!({})),
+            create(&pods, annotated("kubernetes.io/config.mirror"), on_a_host),
+            // A mirror needs a node's name, without which the API server refuses it; and a pod that is none has none.
+            create(&pods, annotated("example.com/config.mirror"), json!({})),
         )
         .await;
     let daemons = |namespace: &str| Api::<DaemonSet>::namespaced(client.clone(), namespace);

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use http_body_util::BodyExt;
+use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy as Policy;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{eventually, refused};
 use maroonedpods_e2e::api::namespace::TestNamespace;
@@ -50,30 +52,81 @@ async fn the_server_has_no_doubt_about_their_types() {
     }
 }
 
-/// Warn and audit: for a careful roll-out nothing is refused, and Deny can be had at any time.
+/// Warn and audit: for a careful roll-out nothing is refused, the user is warned, and the audit log has it. Deny can be
+/// had at any time.
 #[tokio::test(flavor = "multi_thread")]
 async fn their_mode_is_a_value_of_the_chart() {
     let control_plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
     let admin = control_plane.admin().await.unwrap();
     install_crd(&admin).await.unwrap();
-    let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
     let values = |mode: &str| InstallValues {
         webhook_url: "https://127.0.0.1:1".to_owned(),
         ca_bundle: control_plane.ca_pem(),
         config: None,
         more: json!({"guards": {"mode": mode}}),
     };
+    let says = "no pod is created on a marooned node";
     for (mode, refused) in [("Warn,Audit", false), ("Deny", true), ("Warn,Audit", false)] {
         install(&control_plane, &values(mode)).await.unwrap();
-        let answer = create(
-            &pods,
-            json!({}),
-            json!({"nodeName": names::node_name(&UID.into())}),
-        )
-        .await;
-        assert_eq!(answer.is_err(), refused, "{mode}: {answer:?}");
+        let name = format!("tried-{}", Timestamp::now().as_nanosecond());
+        let attempt = pod(
+            &json!({"name": name}),
+            &json!({"nodeName": names::node_name(&UID.into())}),
+        );
+        let answer = post(&admin, &attempt).await;
+        assert_eq!(answer.status.is_success(), !refused, "{mode}: {answer:?}");
+        if refused {
+            assert!(
+                answer.body.contains(says) && answer.warnings.is_empty(),
+                "{answer:?}"
+            );
+            continue;
+        }
+        let [warning] = answer.warnings.as_slice() else {
+            panic!("{mode}: one warning: {answer:?}");
+        };
+        assert!(
+            warning.contains("ValidatingAdmissionPolicy 'maroonedpods-node-name'") && warning.contains(says),
+            "{warning}"
+        );
+        let failures = eventually("the attempt in the audit log", SOON, || async {
+            let log = control_plane.audit()?;
+            let attempt = log
+                .into_iter()
+                .find(|event| event.verb == "create" && event.name == name);
+            Ok(attempt.map(|event| event.policy_failures))
+        });
+        let failures = failures.await.unwrap();
+        assert!(
+            failures.contains("\"policy\":\"maroonedpods-node-name\"") && failures.contains(says),
+            "{failures}"
+        );
     }
     control_plane.stop().await.unwrap();
+}
+
+/// What the API server says to a request, its headers for people included.
+#[derive(Debug)]
+struct Answer {
+    status: http::StatusCode,
+    warnings: Vec<String>,
+    body: String,
+}
+
+/// Creates a pod in the namespace `default`, which the API server is only to try.
+async fn post(client: &Client, pod: &Pod) -> Answer {
+    let request = http::Request::post("/api/v1/namespaces/default/pods?dryRun=All")
+        .header("Content-Type", "application/json")
+        .body(serde_json::to_vec(pod).unwrap().into())
+        .unwrap();
+    let answer = client.send(request).await.unwrap();
+    let (head, body) = answer.into_parts();
+    let warnings = head.headers.get_all("warning").into_iter();
+    Answer {
+        status: head.status,
+        warnings: warnings.map(|text| text.to_str().unwrap().to_owned()).collect(),
+        body: String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap(),
+    }
 }
 
 /// Whatever a pod looks like and wherever it is, what the webhook makes of it passes the guards.

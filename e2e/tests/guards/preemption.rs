@@ -147,6 +147,10 @@ async fn no_scheduler_makes_room_on_a_marooned_node() {
     let preempted = disrupted("PreemptionByScheduler");
 
     let mut table = Table::of("schedulers");
+    for pod in ["victim", "unbound"] {
+        table.aims_at(&tenant.pods, pod);
+    }
+    table.settles().await;
     let says = "a marooned pod is not preempted";
     for (attempt, pods) in [
         (

@@ -83,6 +83,8 @@ async fn a_tenant_gets_nowhere() {
     victim.running().await.unwrap();
 
     let mut table = Table::of("tenant");
+    table.aims_at(&victim.pods, &victim.name);
+    table.aims_at(&victim.nodes(), &victim.node_name());
     creates_pods(&mut table, &pods, &victim.node_name()).await;
     escapes(&mut table, &client, &home.name, &enforced.name).await;
     let waits = Script {
@@ -92,6 +94,10 @@ async fn a_tenant_gets_nowhere() {
     let waiting = MaroonedPod::create(&admin, &home.name, "waiting", &waits)
         .await
         .unwrap();
+    // Until then the reconciler changes the pod's condition.
+    waiting.reports("AttemptsExhausted").await.unwrap();
+    table.aims_at(&waiting.pods, &waiting.name);
+    table.settles().await;
     changes_pods(&mut table, &pods).await;
     binds(&mut table, &pods, &client, &victim).await;
     let events = Api::namespaced(client.clone(), &home.name);

@@ -7,6 +7,7 @@
 
 mod setup;
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -28,7 +29,7 @@ use maroonedpods_e2e::install::policies::retry_pods;
 use maroonedpods_e2e::install::{RELEASE, chart};
 use serde_json::json;
 
-use setup::Setup;
+use setup::{FORMER_CHART, Setup};
 
 const CREATES_PER_SECOND: u32 = 200;
 const ROTATION_CREATES_PER_SECOND: u32 = 20;
@@ -55,11 +56,12 @@ fn a_release_is_installed_tested_upgraded_under_load_and_removed() {
 }
 
 async fn install(setup: &Setup<'_>) {
-    let notes = setup.release("install", &setup.former_chart(), &[]).await;
+    let notes = setup.release("install", Path::new(FORMER_CHART), &[]).await;
     println!("$ helm install\n{notes}");
     for deployment in ["maroonedpods-webhook", "maroonedpods-reconciler"] {
         assert_eq!(setup.ready(deployment).await, 2, "{deployment}");
     }
+    assert!(!setup.configurations_have_an_architecture().await);
 }
 
 async fn one_pod_has_a_node_of_its_own(setup: &Setup<'_>) {
@@ -90,6 +92,7 @@ async fn upgrade_under_load(setup: &Setup<'_>) {
     let outcome = load.stop().await.unwrap();
     println!("$ helm upgrade: {outcome}");
     outcome.check().unwrap();
+    assert!(setup.configurations_have_an_architecture().await);
 }
 
 /// The pods get the new certificate as the kubelet brings it, one sooner than the other.

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
@@ -19,7 +19,7 @@ use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::harness::writes::careless;
 use maroonedpods_e2e::install::dns;
 use maroonedpods_e2e::install::rights::{all_used, denied, granted};
-use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm, programs_outside, render};
+use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, helm, programs_outside, render};
 use maroonedpods_image_build::program_images::images;
 use maroonedpods_reconciler::{CERTS_SECRET, ROTATE_ANNOTATION};
 use serde_json::{Value, json};
@@ -28,8 +28,10 @@ const HOSTS: u32 = 3;
 const NODE_IMAGE: &str = "registry.example/marooned-node@sha256:0000";
 /// The kubelet looks at mounted Secrets once a minute or so.
 const ROTATION_LIMIT: Duration = Duration::from_secs(300);
-/// Of a release that was installed before this one.
-const FORMER_VERSION: &str = "0.0.1";
+/// The release that was installed before this one: the chart as it landed on 2026-11-27, as version 0.0.1, with the CRDs
+/// of the day before, which helm then never upgrades by itself. Keep the last landed chart here when a CRD changes
+/// (`helm package --version 0.0.1`).
+pub const FORMER_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/installed/former-chart.tgz");
 
 /// The cluster, and helm for it.
 pub struct Setup<'a> {
@@ -95,26 +97,17 @@ impl<'a> Setup<'a> {
         .unwrap()
     }
 
-    /// The chart as it was before: another version, and nothing else that pods depend on.
-    pub fn former_chart(&self) -> PathBuf {
-        let copy = self.cluster.control_plane().folder().join("former-chart");
-        let copied = Command::new("cp")
-            .arg("-r")
-            .args([&chart(), &copy])
-            .status()
-            .unwrap();
-        assert!(copied.success());
-        let file = copy.join("Chart.yaml");
-        let text = fs::read_to_string(&file).unwrap();
-        let lines: Vec<_> = text
-            .lines()
-            .map(|line| match line.strip_prefix("version:") {
-                Some(_) => format!("version: {FORMER_VERSION}"),
-                None => line.to_owned(),
-            })
-            .collect();
-        fs::write(&file, lines.join("\n")).unwrap();
-        copy
+    /// Whether the CRD of configurations has the field that [`FORMER_CHART`]'s lacks: unknown ones are pruned.
+    pub async fn configurations_have_an_architecture(&self) -> bool {
+        let kind = GroupVersionKind::gvk("maroonedpods.io", "v1alpha1", "MaroonedPodsConfig");
+        let configs: Api<DynamicObject> = Api::all_with(self.admin.clone(), &ApiResource::from_gvk(&kind));
+        let tried = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({"spec": {"architecture": "arm64"}}));
+        let patched = configs.patch(names::CONFIG_NAME, &tried, &patch).await.unwrap();
+        patched.data["spec"]["architecture"] == "arm64"
     }
 
     /// Runs helm. The error holds helm's standard error, hooks' output among it.

@@ -258,6 +258,7 @@ mod tests {
             field_manager: String::new(),
             body: serde_json::Value::Null,
             dry_run: false,
+            policy_failures: String::new(),
             received,
             completed: received,
         }

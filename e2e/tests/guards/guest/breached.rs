@@ -2,13 +2,14 @@
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::accepts;
+use maroonedpods_e2e::api::check::{accepts, becomes};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::StolenCredentials;
-use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::{Value, json};
 
@@ -36,6 +37,10 @@ impl Guest {
             .await
             .unwrap();
         pod.running().await.unwrap();
+        let csi_nodes: Api<CSINode> = Api::all(admin.clone());
+        becomes(&csi_nodes, &pod.node_name(), "there", SOON, |_| true)
+            .await
+            .unwrap();
         let stolen = env
             .kubevirt()
             .guests()

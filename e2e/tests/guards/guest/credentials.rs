@@ -2,14 +2,15 @@
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::check::{becomes, eventually};
 use maroonedpods_e2e::fake_kubevirt::Ask;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use rcgen::KeyPair;
+use serde_json::json;
 
 use super::breached::Guest;
 use crate::fixtures::dry_run;
@@ -31,16 +32,15 @@ pub async fn asks_for_certificates(table: &mut Table, admin: &Client, guest: &Gu
         )
         .await;
     let says = "a marooned node asks for a kubelet's certificates only";
-    let attack = file(&csrs, &foreign, Some(CLIENT_SIGNER));
-    let twin = file(&csrs, &own, None);
     table
         .refuses(
-            "ask for another node's client certificate from another signer",
+            "ask another signer for a certificate",
             says,
-            attack,
-            twin,
+            file(&csrs, &own, Some(CLIENT_SIGNER)),
+            file(&csrs, &own, None),
         )
         .await;
+    let mut denied = Vec::new();
     for (attempt, san) in [
         (
             "ask for a serving certificate of kubernetes.default.svc",
@@ -53,33 +53,34 @@ pub async fn asks_for_certificates(table: &mut Table, admin: &Client, guest: &Gu
             .create(&PostParams::default(), &signed(&ask, None))
             .await
             .unwrap();
-        let (_, message) = answer(admin, &filed.name_any()).await;
         let says = "expected no subject alternative names but the node's own name and address";
-        table.fails(attempt, says, message);
+        table.fails(attempt, says, denial(admin, &filed.name_any()).await);
+        denied.push(filed.name_any());
     }
     let ask = Ask::client(&guest.node(), &["kubernetes".to_owned()]);
     let filed = csrs
         .create(&PostParams::default(), &signed(&ask, None))
         .await
         .unwrap();
-    let (_, message) = answer(admin, &filed.name_any()).await;
     let says = "expected no subject alternative names";
     table.fails(
         "renew its client certificate with a name to serve by",
         says,
-        message,
+        denial(admin, &filed.name_any()).await,
     );
-    let filed = csrs
-        .create(&PostParams::default(), &signed(&renewal, None))
-        .await
-        .unwrap();
-    assert_eq!(answer(admin, &filed.name_any()).await.0, "Approved");
-    // The twin of both.
-    let filed = csrs
-        .create(&PostParams::default(), &signed(&own, None))
-        .await
-        .unwrap();
-    assert_eq!(answer(admin, &filed.name_any()).await.0, "Approved");
+    denied.push(filed.name_any());
+    // The twins: the same requests without a foreign name.
+    for twin in [&renewal, &own] {
+        let filed = csrs
+            .create(&PostParams::default(), &signed(twin, None))
+            .await
+            .unwrap();
+        is_issued(admin, &filed.name_any()).await;
+    }
+    // The signer has had its turn with all of them.
+    for name in denied {
+        denial(admin, &name).await;
+    }
 }
 
 fn signed(ask: &Ask, signer: Option<&str>) -> CertificateSigningRequest {
@@ -98,16 +99,31 @@ async fn file(
     csrs.create(&dry_run(), &signed(ask, signer)).await
 }
 
-/// What the reconciler says to a request.
-async fn answer(admin: &Client, name: &str) -> (String, String) {
+/// Waits until a request is denied, which is all that becomes of it, and gives the message.
+async fn denial(admin: &Client, name: &str) -> String {
     let csrs: Api<CertificateSigningRequest> = Api::all(admin.clone());
-    eventually("an answer to a certificate request", SOON, || async {
-        let status = csrs.get(name).await?.status.unwrap_or_default();
-        let first = status.conditions.and_then(|all| all.into_iter().next());
-        Ok(first.map(|c| (c.type_, c.message.unwrap_or_default())))
+    let answered = becomes(&csrs, name, "an answered request", SOON, |csr| {
+        csr.status
+            .as_ref()
+            .is_some_and(|status| status.conditions.is_some())
+    });
+    let status = answered.await.unwrap().status.unwrap();
+    assert_eq!(status.certificate, None, "{name} was issued");
+    let [only] = <[_; 1]>::try_from(status.conditions.unwrap()).unwrap();
+    assert_eq!((only.type_.as_str(), only.status.as_str()), ("Denied", "True"));
+    only.message.unwrap()
+}
+
+/// Waits until a request has its certificate.
+async fn is_issued(admin: &Client, name: &str) {
+    let csrs: Api<CertificateSigningRequest> = Api::all(admin.clone());
+    becomes(&csrs, name, "an issued certificate", SOON, |csr| {
+        csr.status
+            .as_ref()
+            .is_some_and(|status| status.certificate.is_some())
     })
     .await
-    .unwrap()
+    .unwrap();
 }
 
 /// A guest that has not joined yet has its token, and this one holds it for others to use.
@@ -136,8 +152,8 @@ pub async fn joins_twice(table: &mut Table, admin: &Client, env: &TestEnv, booti
         .create(&PostParams::default(), &signed(&foreign, None))
         .await
         .unwrap();
-    let (_, message) = answer(admin, &filed.name_any()).await;
     let says = "expected subject O=system:nodes, CN=system:node:<name of the node>";
+    let message = denial(admin, &filed.name_any()).await;
     table.fails("ask to be another node with a join token", says, message);
 }
 
@@ -152,32 +168,61 @@ pub async fn reuses_its_token(table: &mut Table, env: &TestEnv, guest: &Guest) {
     })
     .await
     .unwrap();
+    // That a token is good for this before the join is the twin in `joins_twice`.
     let attack = file(&csrs, &ask, None);
     table
-        .refuses(
-            "use its bootstrap token after the join",
-            "Unauthorized",
-            attack,
-            guest.heartbeat(),
-        )
+        .refuses_all("use its bootstrap token after the join", "Unauthorized", attack)
         .await;
 }
 
-pub async fn reads_secrets(table: &mut Table, guest: &Guest, other: &Guest, booting: &MaroonedPod) {
+/// The join Secret of one attempt of a guest that never joins.
+pub struct JoinSecret {
+    secrets: Api<Secret>,
+    pub name: String,
+}
+
+impl JoinSecret {
+    /// Waits for it, and keeps it by a finalizer when the reconciler deletes it.
+    pub async fn kept(admin: &Client, booting: &MaroonedPod, attempt: u32) -> Self {
+        let secrets: Api<Secret> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
+        let name = names::join_secret_name(&booting.uid.as_str().into(), attempt);
+        let kept = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/kept"]}}));
+        eventually("the join Secret", SOON, || async {
+            Ok(Some(secrets.patch(&name, &PatchParams::default(), &kept).await?))
+        })
+        .await
+        .unwrap();
+        Self { secrets, name }
+    }
+
+    pub async fn let_go(self) {
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        self.secrets
+            .patch(&self.name, &PatchParams::default(), &free)
+            .await
+            .unwrap();
+    }
+}
+
+pub async fn reads_secrets(
+    table: &mut Table,
+    admin: &Client,
+    guest: &Guest,
+    other: &Guest,
+    seeds: &[JoinSecret; 2],
+) {
     let says = "no relationship found between node";
     let secrets = guest.api_in::<Secret>(&guest.namespace.name);
-    let join = names::join_secret_name(&booting.uid.as_str().into(), 1);
-    let second = names::join_secret_name(&booting.uid.as_str().into(), 2);
     for (attempt, namespace, name) in [
         (
             "read another VM's join Secret",
             names::VM_NAMESPACE,
-            join.as_str(),
+            seeds[0].name.as_str(),
         ),
         (
             "read that of its next attempt",
             names::VM_NAMESPACE,
-            second.as_str(),
+            seeds[1].name.as_str(),
         ),
         (
             "read another guest's pod's Secret",
@@ -185,6 +230,11 @@ pub async fn reads_secrets(table: &mut Table, guest: &Guest, other: &Guest, boot
             "own",
         ),
     ] {
+        // It is there: the API server refuses what it would otherwise give.
+        Api::<Secret>::namespaced(admin.clone(), namespace)
+            .get(name)
+            .await
+            .unwrap();
         let foreign = guest.api_in::<Secret>(namespace);
         table
             .refuses(attempt, says, foreign.get(name), secrets.get("own"))

@@ -18,10 +18,17 @@ pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) 
         .patch(&guest.node(), &PatchParams::default(), &cordoned)
         .await
         .unwrap();
+    table.settles().await;
     let label = || json!({"metadata": {"labels": {"example.com/gpu": "true"}}});
+    let nothing = || json!({});
     let says = "a marooned node cannot change its labels";
     table
-        .refuses("relabel its Node", says, guest.change(label()), guest.heartbeat())
+        .refuses(
+            "relabel its Node",
+            says,
+            guest.change(label()),
+            guest.change(nothing()),
+        )
         .await;
     table
         .refuses(
@@ -66,7 +73,7 @@ pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) 
         ),
     ] {
         table
-            .refuses(attempt, says, guest.change(body), guest.heartbeat())
+            .refuses(attempt, says, guest.change(body), guest.change(nothing()))
             .await;
     }
     let attached = json!([{"name": "example.com/v", "devicePath": "/dev/x"}]);
@@ -115,13 +122,16 @@ pub async fn makes_pods(table: &mut Table, env: &TestEnv, guest: &Guest, other: 
             hosts.create(&dry_run(), &of_host),
         )
         .await;
-    let at_once = DeleteParams::default();
+    let tried = DeleteParams {
+        dry_run: true,
+        ..DeleteParams::default()
+    };
     table
         .refuses(
             "delete another guest's pod",
             "can only delete pods with spec.nodeName set to itself",
-            guest.api_in::<Pod>(&other.namespace.name).delete("pod", &at_once),
-            guest.api_in::<Pod>(&guest.namespace.name).get("pod"),
+            guest.api_in::<Pod>(&other.namespace.name).delete("pod", &tried),
+            guest.api_in::<Pod>(&guest.namespace.name).delete("pod", &tried),
         )
         .await;
 }

@@ -5,28 +5,22 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::{Api, ResourceExt};
-use maroonedpods_e2e::api::check::eventually;
+use kube::{Api, Client};
 use maroonedpods_e2e::fake_kubevirt::Ask;
-use maroonedpods_e2e::harness::marooned_pod::SOON;
+use maroonedpods_e2e::harness::test_env::TestEnv;
 use rcgen::KeyPair;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::breached::Guest;
+use super::breached::{Guest, host};
 use crate::fixtures::{dry_run, from};
 use crate::table::Table;
 
 const LEASES: &str = "kube-node-lease";
 
-pub async fn marks_what_is_its_own(table: &mut Table, guest: &Guest) {
+pub async fn marks_what_is_its_own(table: &mut Table, env: &TestEnv, guest: &Guest) {
     let node = guest.node();
     let leases = guest.api_in::<Lease>(LEASES);
     let csi_nodes: Api<CSINode> = Api::all(guest.client.clone());
-    let csi_node = eventually("its CSINode", SOON, || async {
-        Ok(csi_nodes.get_opt(&node).await?)
-    })
-    .await
-    .unwrap();
     let params = PatchParams::default();
     let renews = || json!({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}});
     let stays = || json!({"metadata": {"finalizers": ["example.com/stay"]}});
@@ -96,23 +90,23 @@ pub async fn marks_what_is_its_own(table: &mut Table, guest: &Guest) {
         .await;
 
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("resource.k8s.io", "v1", "ResourceSlice"));
-    let slices: Api<DynamicObject> = Api::all_with(guest.client.clone(), &kind);
-    let slice: DynamicObject = from(slice(&node, &csi_node));
+    let slices = |client: &Client| Api::<DynamicObject>::all_with(client.clone(), &kind);
+    let (own, hosts) = (slices(&guest.client), slices(&host(env, "host-1").await));
     table
         .refuses(
             "offer devices",
             "a marooned node has no devices to offer",
-            slices.create(&dry_run(), &slice),
-            guest.heartbeat(),
+            own.create(&dry_run(), &slice(&node)),
+            hosts.create(&dry_run(), &slice("host-1")),
         )
         .await;
 }
 
-fn slice(node: &str, csi_node: &CSINode) -> Value {
-    json!({
+fn slice(node: &str) -> DynamicObject {
+    from(json!({
         "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
-        "metadata": {"name": format!("slice-{}", csi_node.name_any())},
+        "metadata": {"name": format!("slice-{node}")},
         "spec": {"driver": "gpu.example.com", "nodeName": node, "devices": [{"name": "gpu-0"}],
             "pool": {"name": node, "generation": 1, "resourceSliceCount": 1}},
-    })
+    }))
 }

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run seed` in the folder above `fuzz`: no seed breaks the guest or its files.
+//! Run by `hack/fuzz`: no seed breaks the guest or its files.
 #![no_main]
 
 #[path = "../property.rs"]
