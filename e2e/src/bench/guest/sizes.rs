@@ -6,7 +6,7 @@ use anyhow::Result;
 use maroonedpods_image_build::node_image::Built;
 use serde::Serialize;
 
-/// In bytes. Nothing is compressed but what a file system compresses; registries do more.
+/// In bytes. Nothing is compressed; registries do that.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sizes {
     /// What is used of the disk: its file may have room for more.

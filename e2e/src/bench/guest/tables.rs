@@ -120,7 +120,7 @@ type Size = fn(&Guest) -> usize;
 
 fn sizes(figures: &Figures) -> Table {
     let mut table = beside(
-        "The images, MB, nothing compressed but what their file systems compress: our squashfs does, the stock ext4 does not",
+        "The images, MB, nothing compressed; of the disks what is used, not the room in their files",
         "stock",
     );
     let parts: [(&str, Size); 3] = [
