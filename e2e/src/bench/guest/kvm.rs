@@ -47,17 +47,24 @@ mod tests {
                       {\"return\": {\"enabled\": true, \"present\": true}, \"id\": \"other\"}\r\n";
         assert_eq!(answer(others).unwrap(), None);
         for enabled in [true, false] {
-            let ours =
-                format!("{others}{{\"return\": {{\"enabled\": {enabled}, \"present\": true}}, \"id\": \"{ID}\"}}\r\n");
+            let ours = format!(
+                "{others}{{\"return\": {{\"enabled\": {enabled}, \"present\": true}}, \"id\": \"{ID}\"}}\r\n"
+            );
             assert_eq!(answer(&ours).unwrap(), Some(enabled));
         }
-        assert_eq!(answer(&format!("{others}{{\"id\": \"{ID}\", \"ret")).unwrap(), None);
+        assert_eq!(
+            answer(&format!("{others}{{\"id\": \"{ID}\", \"ret")).unwrap(),
+            None
+        );
     }
 
     #[test]
     fn an_answer_that_does_not_say_is_an_error() {
         for what in ["\"error\": {\"class\": \"GenericError\"}", "\"return\": {}"] {
-            assert!(answer(&format!("{{\"id\": \"{ID}\", {what}}}")).is_err(), "{what}");
+            assert!(
+                answer(&format!("{{\"id\": \"{ID}\", {what}}}")).is_err(),
+                "{what}"
+            );
         }
     }
 }

@@ -39,7 +39,9 @@ pub fn aims(figures: &Figures) -> Vec<Aim> {
 }
 
 fn times(figures: &Figures) -> Table {
-    let guests = [Some(&figures.ours), figures.stock.as_ref()].into_iter().flatten();
+    let guests = [Some(&figures.ours), figures.stock.as_ref()]
+        .into_iter()
+        .flatten();
     let title = format!(
         "Seconds since power-on, {}; {}, {}, 1 processor, {MEMORY_MI} MiB; load before: {:.2}",
         of_boots(figures.ours.boots.len()),
@@ -73,16 +75,23 @@ fn acceleration<'a>(boots: impl Iterator<Item = &'a Boot>) -> &'static str {
 }
 
 fn costs(figures: &Figures) -> Table {
-    let title = format!("What a guest costs its host, {}", of_boots(figures.ours.boots.len()));
+    let title = format!(
+        "What a guest costs its host, {}",
+        of_boots(figures.ours.boots.len())
+    );
     let mut table = beside(&title, "stock");
     let mut add =
         |name: &str, digits, of: fn(&Boot) -> Option<f64>| row(&mut table, name, figures, digits, of);
-    add("pod created to launcher created (KubeVirt simulated), s", 2, |b| {
-        b.created_to_launcher
-    });
-    add("launcher created to QEMU started (KubeVirt simulated), s", 2, |b| {
-        b.launcher_to_power_on
-    });
+    add(
+        "pod created to launcher created (KubeVirt simulated), s",
+        2,
+        |b| b.created_to_launcher,
+    );
+    add(
+        "launcher created to QEMU started (KubeVirt simulated), s",
+        2,
+        |b| b.launcher_to_power_on,
+    );
     add("QEMU's CPU until Node Ready, s", 2, |b| Some(b.cpu_until_ready));
     add("QEMU's CPU until pod Running, s", 2, |b| {
         Some(b.cpu_until_running)
@@ -232,7 +241,8 @@ mod tests {
             kvm,
             ..guest(1.0).boots.remove(0)
         };
-        let said = |boots: &[bool]| acceleration(boots.iter().map(|&kvm| with(kvm)).collect::<Vec<_>>().iter());
+        let said =
+            |boots: &[bool]| acceleration(boots.iter().map(|&kvm| with(kvm)).collect::<Vec<_>>().iter());
         assert_eq!(said(&[true, true]), "with KVM");
         assert_eq!(said(&[false, false]), "emulated, without KVM");
         assert_eq!(said(&[true, false]), "some boots with KVM, some emulated");

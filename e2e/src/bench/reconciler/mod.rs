@@ -125,7 +125,9 @@ pub struct Batch {
 
 impl Batch {
     fn name(&self) -> String {
-        let starts = self.starts_at_once.map(|starts| format!(", {starts} starts at once"));
+        let starts = self
+            .starts_at_once
+            .map(|starts| format!(", {starts} starts at once"));
         format!("{} at once{}", self.pods, starts.unwrap_or_default())
     }
 }

@@ -54,18 +54,25 @@ pub(super) fn times(batches: &[Batch]) -> Table {
     type Stage = fn(&Lives) -> Option<Percentiles>;
     let stages: [(&str, Stage); 8] = [
         ("pod created → VMI created", |l| l.created_to_vmi),
-        ("VMI created → Node Ready (VM and guest simulated)", |l| l.vmi_to_ready),
+        ("VMI created → Node Ready (VM and guest simulated)", |l| {
+            l.vmi_to_ready
+        }),
         ("Node Ready → gate lifted", |l| l.ready_to_lifted),
         ("  until our first call arrives", |l| l.lift_wait),
         ("  our calls at the API server", |l| l.lift_calls),
-        ("gate lifted → Running (kubelet simulated)", |l| l.lifted_to_running),
-        ("pod created → Running (with the simulated parts)", |l| l.created_to_running),
-        ("pod deleted → nothing left (VM and kubelet simulated)", |l| l.deleted_to_gone),
+        ("gate lifted → Running (kubelet simulated)", |l| {
+            l.lifted_to_running
+        }),
+        ("pod created → Running (with the simulated parts)", |l| {
+            l.created_to_running
+        }),
+        ("pod deleted → nothing left (VM and kubelet simulated)", |l| {
+            l.deleted_to_gone
+        }),
     ];
     let row = |(name, stage): (&str, Stage)| {
-        let cell = |batch: &Batch| {
-            stage(&batch.lives).map_or_else(|| "none".to_owned(), |times| times.to_string())
-        };
+        let cell =
+            |batch: &Batch| stage(&batch.lives).map_or_else(|| "none".to_owned(), |times| times.to_string());
         (name.to_owned(), batches.iter().map(cell).collect())
     };
     by_batch(
@@ -170,11 +177,19 @@ mod tests {
 
     #[test]
     fn every_batch_up_to_a_hundred_pods_has_the_lifts_aims() {
-        let aims = aims(&[batch(10, None, 168.0), batch(100, None, 40.0), batch(1000, None, 281.0)]);
+        let aims = aims(&[
+            batch(10, None, 168.0),
+            batch(100, None, 40.0),
+            batch(1000, None, 281.0),
+        ]);
         let memory = |at: &str| Aim::new(format!("reconciler's RSS, MiB, {at} at once"), 78.1, 60.0);
         let writes = |at: &str| Aim::new(format!("writes in a life, {at} at once"), 23.0, 24.0);
         let lift = |end: &str, at: &str, measured, at_most| {
-            Aim::new(format!("Node Ready to lifted, ms, {end}, {at} at once"), measured, at_most)
+            Aim::new(
+                format!("Node Ready to lifted, ms, {end}, {at} at once"),
+                measured,
+                at_most,
+            )
         };
         assert_eq!(
             aims,
@@ -197,6 +212,9 @@ mod tests {
     fn only_the_shipped_reconciler_has_aims_and_the_other_is_told_apart() {
         let batches = [batch(100, None, 1.0), batch(100, Some(8), 1.0)];
         assert_eq!(aims(&batches), aims(&batches[..1]));
-        assert_eq!(times(&batches).columns, ["", "100 at once", "100 at once, 8 starts at once"]);
+        assert_eq!(
+            times(&batches).columns,
+            ["", "100 at once", "100 at once, 8 starts at once"]
+        );
     }
 }

@@ -155,15 +155,21 @@ pub async fn run(effort: Effort, cpu: usize) -> Result<Report<Figures>> {
     let figures = Figures { cells, footprints };
     let notes = notes(effort.quick, method(effort, answer.len()));
     let aims = tables::aims(&figures)?;
-    let tables = vec![tables::cells(&figures.cells), tables::footprints(&figures.footprints)];
+    let tables = vec![
+        tables::cells(&figures.cells),
+        tables::footprints(&figures.footprints),
+    ];
     Ok(Report::new(notes, aims, tables, figures))
 }
 
 fn method(effort: Effort, answer_bytes: usize) -> [String; 3] {
     let Effort { rounds, starts, .. } = effort;
     [
-        format!("loads: {rounds} round(s) each; starts: {starts} each; memory and size of the programs: once each"),
-        "reviews are made here and sent by this program, over TLS and loopback; kube-apiserver takes no part".to_owned(),
+        format!(
+            "loads: {rounds} round(s) each; starts: {starts} each; memory and size of the programs: once each"
+        ),
+        "reviews are made here and sent by this program, over TLS and loopback; kube-apiserver takes no part"
+            .to_owned(),
         format!(
             "before the measurement, the patches of ours, typed and diff meant the same pod for each body; the floor \
              gives our own answer, {answer_bytes} bytes"

@@ -32,7 +32,10 @@ fn patched(review: &[u8], answer: &[u8]) -> Result<Value> {
         "it answers another request: {response}"
     );
     ensure!(response["allowed"] == true, "it refuses the pod: {response}");
-    ensure!(response["patchType"] == "JSONPatch", "it has no JSON patch: {response}");
+    ensure!(
+        response["patchType"] == "JSONPatch",
+        "it has no JSON patch: {response}"
+    );
     let patch: Patch = serde_json::from_slice(&decoded(&response["patch"])?)?;
     let mut pod = request["object"].clone();
     json_patch::patch(&mut pod, &patch)?;
@@ -58,7 +61,9 @@ mod tests {
 
     fn review() -> Vec<u8> {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}});
-        json!({"request": {"uid": UID, "object": pod}}).to_string().into_bytes()
+        json!({"request": {"uid": UID, "object": pod}})
+            .to_string()
+            .into_bytes()
     }
 
     fn base64(patch: &Value) -> Value {
@@ -74,7 +79,10 @@ mod tests {
     }
 
     fn compared(answers: &[Value]) -> Result<()> {
-        let answers: Vec<_> = answers.iter().map(|answer| ("d", Bytes::from(answer.to_string()))).collect();
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|answer| ("d", Bytes::from(answer.to_string())))
+            .collect();
         mean_the_same(&review(), &answers)
     }
 
@@ -108,7 +116,11 @@ mod tests {
     fn an_answer_that_patches_nothing_is_an_error() {
         let good = base64(&in_steps("1"));
         let mut bad = vec![answer(&base64(&json!([]))), answer(&Value::Null), json!({})];
-        for (field, value) in [("uid", "other".into()), ("allowed", false.into()), ("patchType", Value::Null)] {
+        for (field, value) in [
+            ("uid", "other".into()),
+            ("allowed", false.into()),
+            ("patchType", Value::Null),
+        ] {
             let mut answer = answer(&good);
             answer["response"][field] = value;
             bad.push(answer);

@@ -180,20 +180,36 @@ mod tests {
 
     #[test]
     fn ours_is_compared_with_the_heavier_usual_design() {
-        let by_hand = [(Design::Ours, 8.0), (Design::Floor, 4.0), (Design::Typed, 160.0), (Design::Diff, 100.0)];
+        let by_hand = [
+            (Design::Ours, 8.0),
+            (Design::Floor, 4.0),
+            (Design::Typed, 160.0),
+            (Design::Diff, 100.0),
+        ];
         let figures = figures(by_hand);
-        assert_eq!(aim(&figures, 0), Aim::new("CPU per request over the floor, typical, 16 in flight", 2.0, 2.5));
+        assert_eq!(
+            aim(&figures, 0),
+            Aim::new("CPU per request over the floor, typical, 16 in flight", 2.0, 2.5)
+        );
         let what = "CPU per request over the heavier usual design (typed), typical, 16 in flight";
         assert_eq!(aim(&figures, 1), Aim::new(what, 0.05, 0.1));
     }
 
     #[test]
     fn each_row_says_how_ours_compares_and_which_end_it_shows() {
-        let by_hand = [(Design::Ours, 8.0), (Design::Floor, 4.0), (Design::Typed, 32.0), (Design::Diff, 80.0)];
+        let by_hand = [
+            (Design::Ours, 8.0),
+            (Design::Floor, 4.0),
+            (Design::Typed, 32.0),
+            (Design::Diff, 80.0),
+        ];
         let mut figures = figures(by_hand);
         figures.cells[0].p99 = Some(spread(6.0));
         let table = cells(&figures.cells);
-        let shown: Vec<_> = table.rows[..4].iter().map(|row| (row[1].as_str(), row[3].as_str(), row[6].as_str())).collect();
+        let shown: Vec<_> = table.rows[..4]
+            .iter()
+            .map(|row| (row[1].as_str(), row[3].as_str(), row[6].as_str()))
+            .collect();
         assert_eq!(
             shown,
             [
