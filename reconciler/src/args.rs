@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ pub struct Args {
     /// How soon the cluster is checked again when something was found; when nothing was, ten times as late.
     #[arg(long, env = "MAROONEDPODS_RECHECK", value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub recheck: Duration,
+    /// Passes at once that create something for a pod. For comparisons only: `hack/bench reconciler --starts`.
+    #[arg(long, value_name = "N", hide = true)]
+    pub starts_at_once: Option<NonZeroUsize>,
 }
 
 /// What `preflight` needs.

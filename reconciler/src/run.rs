@@ -25,7 +25,7 @@ use crate::observe::Caches;
 use crate::preflight;
 use crate::settings::Settings;
 use crate::watches::{self, Outcomes};
-use crate::workers::{Shared, Workers};
+use crate::workers::{Lanes, Shared, Workers};
 use crate::{config, sweep};
 
 /// How long work waits for the first check of the cluster.
@@ -277,8 +277,9 @@ async fn work(
     tasks.spawn(repeat("sweep of certificate requests", async move || {
         sweep::requests::sweep(&c.shared.cluster, &c.shared.metrics).await
     }));
+    let lanes = Lanes::new(args.starts_at_once);
     tokio::select! {
-        ended = workers.run(shared.clone()) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
+        ended = workers.run(shared.clone(), lanes) => ended.map_or_else(Error::Task, |()| Error::Ended("workers")),
         ended = tasks.join_next() => why_ended(ended),
     }
 }

@@ -1,8 +1,11 @@
 //! The servers that the webhook is measured against.
 //!
-//! Both are the webhook's stack (axum, axum-server, hyper, rustls with ring, one thread) with its settings, and
-//! none of its code on the way of a request.
+//! All are the webhook's stack (axum, axum-server, hyper, rustls with ring, one thread) with its settings. On the way of
+//! a request they share nothing with it but the rule, which decides over a typed pod here.
 
+mod designs;
+
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,23 +22,17 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use clap::{Parser, ValueEnum};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioTimer;
-use k8s_openapi::api::core::v1::{Pod, PodSchedulingGate, Toleration};
-use kube::ResourceExt;
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
-use maroonedpods_common::admission::{Addition, OptOut, Outcome, PodView, decide};
-use maroonedpods_common::names;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::json;
 use tokio::net::TcpListener;
-
-/// Length of the patch in our answer to the typical body, in base64.
-const PATCH_LENGTH: usize = 700;
 
 #[derive(Parser)]
 struct Args {
     design: Design,
+    /// The answer that the floor always gives: a file.
+    #[arg(long, required_if_eq("design", "floor"))]
+    answer: Option<PathBuf>,
     #[arg(long)]
     bind: SocketAddr,
     #[arg(long)]
@@ -44,37 +41,34 @@ struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Design {
-    /// The body is read and not looked at; the answer is always the same, as long as ours.
+    /// The body is read and not looked at; the answer is always the same.
     Floor,
+    /// kube's typed review; the patch's operations are written by hand.
+    Typed,
     /// kube's typed review; the pod is cloned, changed, and both are compared as JSON.
-    Usual,
+    Diff,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let Args {
         design,
+        answer,
         bind,
         tls_dir,
     } = Args::parse();
     let mutate = match design {
         Design::Floor => {
-            let answer = Bytes::from(constant_answer());
+            let answer = Bytes::from(fs::read(answer.context("the floor needs --answer")?)?);
             post(move |body: Body| ignore(body, answer.clone()))
         }
-        Design::Usual => post(async |body: Bytes| usual(&body)),
+        Design::Typed => post(async |body: Bytes| answered(designs::review(&body, designs::typed))),
+        Design::Diff => post(async |body: Bytes| answered(designs::review(&body, designs::diff))),
     };
     let routes = Router::new()
         .route("/mutate", mutate)
         .route("/livez", get(async || "ok\n"));
     serve(bind, &tls_dir, routes).await
-}
-
-fn constant_answer() -> String {
-    let patch = "A".repeat(PATCH_LENGTH);
-    let response = json!({"uid": "705ab4f5-6393-11e8-b7cc-42010a800002", "allowed": true,
-        "patchType": "JSONPatch", "patch": patch});
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}).to_string()
 }
 
 async fn ignore(mut body: Body, answer: Bytes) -> Response {
@@ -86,56 +80,11 @@ async fn ignore(mut body: Body, answer: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], answer).into_response()
 }
 
-fn usual(body: &[u8]) -> Response {
-    match review(body) {
+fn answered(review: Result<Vec<u8>>) -> Response {
+    match review {
         Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}")).into_response(),
     }
-}
-
-fn review(body: &[u8]) -> Result<Vec<u8>> {
-    let review: AdmissionReview<Pod> = serde_json::from_slice(body)?;
-    let request: AdmissionRequest<Pod> = review.try_into()?;
-    let mut response = AdmissionResponse::from(&request);
-    let pod = request.object.context("no pod")?;
-    let changed = maroon(pod.clone());
-    let patch = json_patch::diff(&serde_json::to_value(&pod)?, &serde_json::to_value(&changed)?);
-    response = response.with_patch(patch)?;
-    Ok(serde_json::to_vec(&response.into_review())?)
-}
-
-fn maroon(mut pod: Pod) -> Pod {
-    let Outcome::Add(additions) = decide(&PodView::from(&pod), OptOut::Honoured) else {
-        return pod;
-    };
-    for addition in additions {
-        let mut spec = pod.spec.take().unwrap_or_default();
-        match addition {
-            Addition::Label => {
-                let labels = pod.labels_mut();
-                labels.insert(names::MAROON_LABEL.to_owned(), names::MAROON_TRUE.to_owned());
-            }
-            Addition::Gate => spec
-                .scheduling_gates
-                .get_or_insert_default()
-                .push(PodSchedulingGate {
-                    name: names::GATE.to_owned(),
-                }),
-            Addition::ClassSelector => {
-                let selector = spec.node_selector.get_or_insert_default();
-                selector.insert(names::CLASS_LABEL.to_owned(), names::CLASS_LABEL_VALUE.to_owned());
-            }
-            Addition::Toleration(ours) => spec.tolerations.get_or_insert_default().push(Toleration {
-                key: Some(ours.key.to_owned()),
-                operator: Some(ours.operator.to_owned()),
-                value: Some(ours.value.to_owned()).filter(|value| !value.is_empty()),
-                effect: Some(ours.effect.to_owned()),
-                toleration_seconds: ours.toleration_seconds,
-            }),
-        }
-        pod.spec = Some(spec);
-    }
-    pod
 }
 
 /// As the webhook's own `server` and `tls` do, without its bounds on connections.

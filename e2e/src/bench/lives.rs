@@ -35,7 +35,7 @@ struct Life {
 }
 
 /// Times of many lives, in milliseconds; a stage that no life reached is absent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lives {
     /// From the pod to its VMI: ours, but for what the API server takes.

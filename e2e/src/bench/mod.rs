@@ -2,13 +2,10 @@
 //! long a real guest boots.
 
 pub mod guest;
-pub mod lives;
-pub mod load;
+mod lives;
 mod machine;
 mod proc;
 pub mod reconciler;
-pub mod reviews;
-mod servers;
 mod stats;
 mod table;
 pub mod webhook;
@@ -19,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use machine::Machine;
-use table::{Goal, Table};
+use table::{Aim, Table};
 
 pub use proc::{allowed_cpus, pin};
 
@@ -27,18 +24,21 @@ pub use proc::{allowed_cpus, pin};
 #[derive(Debug, Serialize)]
 pub struct Report<F> {
     machine: Machine,
-    goals: Vec<Goal>,
+    /// How it was measured: what ran once, what was simulated, what took part.
+    notes: Vec<String>,
+    aims: Vec<Aim>,
     tables: Vec<Table>,
     /// All figures, unrounded.
     figures: F,
 }
 
 impl<F: Serialize> Report<F> {
-    fn new(goals: Vec<Goal>, mut tables: Vec<Table>, figures: F) -> Self {
-        tables.push(table::goals(&goals));
+    fn new(notes: Vec<String>, aims: Vec<Aim>, mut tables: Vec<Table>, figures: F) -> Self {
+        tables.push(table::aims(&aims));
         Self {
             machine: Machine::here(),
-            goals,
+            notes,
+            aims,
             tables,
             figures,
         }
@@ -47,6 +47,9 @@ impl<F: Serialize> Report<F> {
     /// Prints the tables, and writes everything to `file` as JSON.
     pub fn publish(&self, file: Option<&Path>) -> Result<()> {
         println!("\n{}", self.machine);
+        for note in &self.notes {
+            println!("- {note}");
+        }
         for table in &self.tables {
             print!("{table}");
         }
@@ -54,6 +57,13 @@ impl<F: Serialize> Report<F> {
         let json = serde_json::to_vec_pretty(self)?;
         std::fs::write(file, json).with_context(|| format!("writing {}", file.display()))
     }
+}
+
+/// The notes of a benchmark, after the one on a `quick` run.
+fn notes(quick: bool, more: impl IntoIterator<Item = String>) -> Vec<String> {
+    let warning = "a quick run: it shows that the benchmark works, its figures are worth nothing";
+    let warning = quick.then(|| warning.to_owned());
+    warning.into_iter().chain(more).collect()
 }
 
 /// A program of the release build, which lies beside the build of this one.

@@ -30,6 +30,9 @@ impl Spread {
     }
 }
 
+/// The fewest measurements that have a 99th percentile: of fewer it would be the maximum under another name.
+const FEWEST_FOR_P99: usize = 100;
+
 /// The usual percentiles of many measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Percentiles {
@@ -39,8 +42,8 @@ pub struct Percentiles {
     pub p50: f64,
     /// Nine in ten are no larger.
     pub p90: f64,
-    /// 99 in 100 are no larger.
-    pub p99: f64,
+    /// 99 in 100 are no larger. None of fewer than 100 measurements.
+    pub p99: Option<f64>,
     /// The greatest.
     pub max: f64,
 }
@@ -59,9 +62,25 @@ impl Percentiles {
             count: sorted.len(),
             p50: at(50)?,
             p90: at(90)?,
-            p99: at(99)?,
+            p99: at(99).filter(|_| sorted.len() >= FEWEST_FOR_P99),
             max: at(100)?,
         })
+    }
+
+    /// The far end and what it is called: the 99th percentile, or the maximum where there is none.
+    #[must_use]
+    pub fn tail(&self) -> (&'static str, f64) {
+        self.p99.map_or(("maximum", self.max), |p99| ("p99", p99))
+    }
+}
+
+impl std::fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0}", self.p50)?;
+        if let Some(p99) = self.p99 {
+            write!(f, " / p99 {p99:.0}")?;
+        }
+        write!(f, " / max {:.0}", self.max)
     }
 }
 
@@ -102,14 +121,24 @@ mod tests {
                 count: 100,
                 p50: 50.0,
                 p90: 90.0,
-                p99: 99.0,
+                p99: Some(99.0),
                 max: 100.0
             }
         );
         let one = Percentiles::of([5.0]).unwrap();
-        assert_eq!((one.p50, one.p99, one.max), (5.0, 5.0, 5.0));
-        // Of three, no fewer than 99 % are no larger than the third.
+        assert_eq!((one.p50, one.p90, one.max), (5.0, 5.0, 5.0));
+        // Of three, no fewer than 90 % are no larger than the third.
         let three = Percentiles::of([1.0, 2.0, 3.0]).unwrap();
-        assert_eq!((three.p50, three.p90, three.p99), (2.0, 3.0, 3.0));
+        assert_eq!((three.p50, three.p90, three.max), (2.0, 3.0, 3.0));
+    }
+
+    #[test]
+    fn a_99th_percentile_takes_a_hundred_measurements() {
+        let few = Percentiles::of((1..100).map(f64::from)).unwrap();
+        assert_eq!(few.tail(), ("maximum", 99.0));
+        assert_eq!(few.to_string(), "50 / max 99");
+        let enough = Percentiles::of((1..=100).map(f64::from)).unwrap();
+        assert_eq!(enough.tail(), ("p99", 99.0));
+        assert_eq!(enough.to_string(), "50 / p99 99 / max 100");
     }
 }

@@ -54,31 +54,41 @@ impl std::fmt::Display for Table {
 }
 
 /// A figure beside what it should be.
-#[derive(Clone, Debug, Serialize)]
-pub struct Goal {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Aim {
     /// What is measured, with its unit.
-    pub what: String,
+    what: String,
     /// What was measured.
-    pub measured: f64,
+    measured: f64,
     /// What it should be at most.
-    pub at_most: f64,
+    at_most: f64,
+    met: bool,
 }
 
-/// The goals as a table.
+impl Aim {
+    /// Compares; a figure that is no number meets nothing.
+    #[must_use]
+    pub fn new(what: impl Into<String>, measured: f64, at_most: f64) -> Self {
+        Self {
+            what: what.into(),
+            measured,
+            at_most,
+            met: measured <= at_most,
+        }
+    }
+}
+
+/// The aims as a table.
 #[must_use]
-pub fn goals(goals: &[Goal]) -> Table {
-    let mut table = Table::new("Figures to reach", &["", "measured", "at most", ""]);
-    for goal in goals {
-        let verdict = if goal.measured <= goal.at_most {
-            "reached"
-        } else {
-            "MISSED"
-        };
+pub fn aims(aims: &[Aim]) -> Table {
+    let mut table = Table::new("Aims", &["", "measured", "at most", ""]);
+    for aim in aims {
         table.row([
-            goal.what.clone(),
-            format!("{:.2}", goal.measured),
-            format!("{:.2}", goal.at_most),
-            verdict.to_owned(),
+            aim.what.clone(),
+            format!("{:.2}", aim.measured),
+            format!("{:.2}", aim.at_most),
+            if aim.met { "met" } else { "MISSED" }.to_owned(),
         ]);
     }
     table
@@ -97,16 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_reached_at_its_limit() {
-        let goal = |measured| Goal {
-            what: "w".to_owned(),
-            measured,
-            at_most: 2.0,
-        };
-        let table = goals(&[goal(2.0), goal(2.1)]);
-        assert_eq!(
-            (table.rows[0][3].as_str(), table.rows[1][3].as_str()),
-            ("reached", "MISSED")
-        );
+    fn an_aim_is_met_at_its_limit_and_missed_beyond() {
+        let table = aims(&[2.0, 2.1, f64::NAN].map(|measured| Aim::new("w", measured, 2.0)));
+        let verdicts: Vec<_> = table.rows.iter().map(|row| row[3].as_str()).collect();
+        assert_eq!(verdicts, ["met", "MISSED", "MISSED"]);
+        assert_eq!(table.rows[1][..3], ["w", "2.10", "2.00"]);
     }
 }

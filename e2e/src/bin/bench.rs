@@ -1,5 +1,6 @@
 //! The program behind `hack/bench`: its arguments, output and exit code.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 struct Args {
     #[command(subcommand)]
     what: What,
-    /// About a minute, to see that it works; not for figures. Otherwise webhook takes five minutes, reconciler eight, guest
+    /// About a minute, to see that it works; not for figures. Otherwise webhook takes seven minutes, reconciler nine, guest
     /// about thirty where it is emulated (and five when quick).
     #[arg(long, global = true)]
     quick: bool,
@@ -27,8 +28,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// CPU, latency, memory and start-up beside two other servers: the floor of the same stack (body ignored,
-    /// constant answer) and the usual design (kube's typed review, clone, JSON diff). Needs two processors.
+    /// CPU, latency, memory and start-up beside three other servers: the floor of the same stack (body ignored, constant
+    /// answer) and two usual designs over kube's typed review, "typed" (operations written by hand) and "diff" (clone,
+    /// JSON diff). Needs two processors.
     Webhook,
     /// Stages of pods' lives, writes, CPU and memory at 10, 100 and 1,000 pods at once, on a real control plane.
     /// VMs and guests are simulated, and boot at once.
@@ -36,6 +38,9 @@ enum What {
         /// So many pods at once instead, one batch after the other.
         #[arg(long, value_name = "N", value_delimiter = ',')]
         pods: Option<Vec<usize>>,
+        /// All batches once more, with a reconciler that starts so many pods at once instead of as many as is usual.
+        #[arg(long, value_name = "N")]
+        starts: Option<NonZeroUsize>,
     },
     /// Stages of a real guest's boot from power-on to a pod that runs, memory, idle CPU, sizes; on a real cluster with
     /// one node, with a fake KubeVirt. Needs root, and apt-get for what is missing.
@@ -81,11 +86,15 @@ fn run(Args { what, quick, json }: Args) -> Result<ExitCode> {
                 webhook::run(effort, cpus[0]).await?.publish(json)
             })
         }
-        What::Reconciler { pods } => {
+        What::Reconciler { pods, starts } => {
             let runtime = Builder::new_multi_thread().enable_all().build()?;
             let effort = reconciler::Effort::new(quick);
             let effort = match pods {
                 Some(pods) => effort.with_batches(pods),
+                None => effort,
+            };
+            let effort = match starts {
+                Some(starts) => effort.beside_starts(starts),
                 None => effort,
             };
             until_interrupted(&runtime, async { reconciler::run(&effort).await?.publish(json) })

@@ -218,6 +218,7 @@ impl TestEnv {
             namespace: SYSTEM_NAMESPACE.to_owned(),
             certs,
             recheck: RECHECK,
+            starts_at_once: None,
         };
         let reconciler = Reconciler::new(cluster, args).await?;
         let address = reconciler.metrics_addr()?;

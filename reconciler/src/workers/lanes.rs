@@ -5,6 +5,7 @@
 //! namespace, the first to come is the first to go. Caveat: a running pass is never interrupted.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -13,8 +14,7 @@ use crate::plan::Write;
 
 /// Passes at once, by lane; more of them would only lengthen the API server's queue. Few of them are starts: each
 /// start brings a guest that puts load on the API server, and the pods already under way would wait longer for their
-/// next steps (`hack/bench reconciler`: with 2 in place of 8, 100 pods at once run sooner, the first as well as the
-/// last).
+/// next steps (`hack/bench reconciler --pods 100 --starts 8` compares).
 const STARTS_AT_ONCE: usize = 2;
 const LIFTS_AT_ONCE: usize = 16;
 const OTHERS_AT_ONCE: usize = 16;
@@ -29,17 +29,17 @@ pub struct Lanes {
     others: Lane,
 }
 
-impl Default for Lanes {
-    fn default() -> Self {
+impl Lanes {
+    /// Lanes that admit this many starts at once, or as many as is usual.
+    #[must_use]
+    pub fn new(starts_at_once: Option<NonZeroUsize>) -> Self {
         Self {
-            starts: Lane::new(STARTS_AT_ONCE),
+            starts: Lane::new(starts_at_once.map_or(STARTS_AT_ONCE, NonZeroUsize::get)),
             lifts: Lane::new(LIFTS_AT_ONCE),
             others: Lane::new(OTHERS_AT_ONCE),
         }
     }
-}
 
-impl Lanes {
     /// The lane for a pass that would make these writes, as far as they are known before the pass.
     #[must_use]
     pub fn lane(&self, writes: &[Write]) -> &Lane {
@@ -242,6 +242,18 @@ mod tests {
         let free: Vec<_> = (0..2).map(|_| enters(&lane, "crowd").ok().unwrap()).collect();
         assert!(enters(&lane, "crowd").is_err());
         drop(free);
+    }
+
+    #[test]
+    fn starts_at_once_can_be_chosen() {
+        for (asked, expected) in [(None, STARTS_AT_ONCE), (NonZeroUsize::new(5), 5)] {
+            let lanes = Lanes::new(asked);
+            let held: Vec<_> = (0..expected)
+                .map(|_| enters(&lanes.starts, "a").ok().unwrap())
+                .collect();
+            assert!(enters(&lanes.starts, "a").is_err(), "{asked:?}");
+            drop(held);
+        }
     }
 
     #[test]

@@ -20,7 +20,6 @@ use maroonedpods_common::PodUid;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use self::lanes::Lanes;
 use self::places::Places;
 use self::worker::Worker;
 use crate::api::Cluster;
@@ -31,6 +30,7 @@ use crate::preflight;
 use crate::settings::Settings;
 use crate::sightings::{self, Uptime};
 
+pub use self::lanes::Lanes;
 pub use self::rejections::Rejections;
 
 /// What all workers share.
@@ -95,15 +95,15 @@ impl Workers {
         }
     }
 
-    /// Runs a worker for each UID that was ever enqueued, until the worker has nothing left to do. Dropping the
-    /// future stops all workers.
+    /// Runs a worker for each UID that was ever enqueued, until the worker has nothing left to do. Its passes go through
+    /// `lanes`. Dropping the future stops all workers.
     ///
     /// # Errors
     /// Only when a worker panics: a pod must not silently lose its worker.
-    pub async fn run(&self, shared: Arc<Shared>) -> Result<(), tokio::task::JoinError> {
+    pub async fn run(&self, shared: Arc<Shared>, lanes: Lanes) -> Result<(), tokio::task::JoinError> {
         let mut tasks = JoinSet::new();
         let mut started = HashSet::new();
-        let lanes = Arc::new(Lanes::default());
+        let lanes = Arc::new(lanes);
         loop {
             let fresh: Vec<_> = {
                 let wakeups = self.lock();

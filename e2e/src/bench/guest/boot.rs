@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use super::console::{self, Stages};
+use super::kvm;
 use super::qemu::Qemu;
 use crate::api::check::eventually;
 use crate::api::leftovers::nothing_left_of;
@@ -67,7 +68,7 @@ pub struct Boot {
     pub resident_guest_mi: f64,
     /// See above.
     pub resident_beyond_mi: f64,
-    /// Whether KVM ran it.
+    /// Whether KVM ran it, as QEMU says.
     pub kvm: bool,
 }
 
@@ -178,7 +179,7 @@ async fn measure(
         used_mi: mebibytes(used),
         resident_guest_mi: mebibytes(resident_guest),
         resident_beyond_mi: mebibytes(resident_beyond),
-        kvm: qemu.kvm,
+        kvm: kvm::enabled(&vm).await?,
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod boot;
 mod console;
+mod kvm;
 mod qemu;
 mod sizes;
 mod stock;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 
 use self::boot::{Boot, Watch, boot};
 use self::sizes::Sizes;
-use super::Report;
+use super::{Report, notes};
 use crate::api::namespace::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
 use crate::fake_kubevirt::Kvm;
@@ -36,9 +37,16 @@ const RUN_LIMIT: Duration = Duration::from_secs(420);
 /// The same for ours where memory may be too little for it.
 const SMALL_LIMIT: Duration = Duration::from_secs(120);
 
+const METHOD: [&str; 2] = [
+    "real: the control plane, containerd, the kubelets, the installed chart with our images, QEMU and all of the guest; on \
+     this machine alone",
+    "simulated: KubeVirt, by this program: its launchers are pods that run QEMU, without libvirt",
+];
+
 /// How often to boot, and how long to look at an idle guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
+    quick: bool,
     boots: usize,
     idle: Duration,
     with_stock: bool,
@@ -50,6 +58,7 @@ impl Effort {
     pub fn new(quick: bool, with_stock: bool) -> Self {
         let (boots, idle) = if quick { (1, 10) } else { (5, 30) };
         Self {
+            quick,
             boots,
             idle: Duration::from_secs(idle),
             with_stock,
@@ -108,7 +117,8 @@ pub fn run(effort: Effort) -> Result<Report<Figures>> {
     })?;
     let figures = figures.context("the cluster did not run")??;
     Ok(Report::new(
-        tables::goals(&figures),
+        notes(effort.quick, METHOD.map(str::to_owned)),
+        tables::aims(&figures),
         tables::all(&figures),
         figures,
     ))

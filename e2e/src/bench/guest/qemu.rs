@@ -20,8 +20,6 @@ pub struct Qemu {
     id: u32,
     /// When it was started: what is called power-on. To a hundredth of a second.
     pub started: Timestamp,
-    /// Whether it may use KVM; it emulates otherwise.
-    pub kvm: bool,
 }
 
 impl Qemu {
@@ -48,7 +46,6 @@ impl Qemu {
             return Ok(Some(Self {
                 id,
                 started: Timestamp::now() - age,
-                kvm: arguments.contains(&b"kvm".as_slice()),
             }));
         }
         Ok(None)

@@ -6,36 +6,22 @@ use anyhow::Result;
 use maroonedpods_image_build::node_image::Built;
 use serde::Serialize;
 
-/// In bytes. Nothing of an archive is compressed; registries do that.
+/// In bytes. Nothing is compressed; registries do that.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sizes {
-    /// The OCI archive: what a host node stores.
-    pub archive: usize,
-    /// The disk in it.
+    /// What is used of the disk: its file may have room for more.
     pub disk: usize,
-    /// The kernel in it.
+    /// The kernel.
     pub kernel: usize,
-    /// The initrd in it.
+    /// The initrd.
     pub initrd: usize,
 }
 
 impl Sizes {
-    /// Of these files, without their archive.
-    #[must_use]
-    pub fn of(disk: &[u8], kernel: &[u8], initrd: &[u8]) -> Self {
-        Self {
-            archive: 0,
-            disk: disk.len(),
-            kernel: kernel.len(),
-            initrd: initrd.len(),
-        }
-    }
-
-    /// Of our node image.
+    /// Of our node image. Its file system, squashfs, has no room.
     pub fn of_ours(image: &Built) -> Result<Self> {
         let size = |path| anyhow::Ok(usize::try_from(fs::metadata(path)?.len())?);
         Ok(Self {
-            archive: size(&image.archive)?,
             disk: size(&image.disk)?,
             kernel: size(&image.kernel)?,
             initrd: size(&image.initrd)?,

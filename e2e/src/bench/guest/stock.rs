@@ -67,12 +67,16 @@ pub fn build(folder: &Path, preloaded: &[&Path]) -> Result<Stock> {
     bootstrap(&ours, &root, &folder.join("mmdebstrap.log"))?;
     let boot = |name: &str| fs::read(root.join(name)).with_context(|| format!("Debian's {name}"));
     let (kernel, initrd) = (boot("vmlinuz")?, boot("initrd.img")?);
-    let disk = fs::read(disk(folder, &root)?)?;
+    let (disk, used) = disk(folder, &root)?;
     fs::remove_dir_all(&root)?;
 
     let mut files = Files::default();
-    let mut sizes = Sizes::of(&disk, &kernel, &initrd);
-    files.file("/disk/node.img", 0o644, disk)?;
+    let sizes = Sizes {
+        disk: used,
+        kernel: kernel.len(),
+        initrd: initrd.len(),
+    };
+    files.file("/disk/node.img", 0o644, fs::read(disk)?)?;
     files.file("/boot/vmlinuz", 0o644, kernel)?;
     files.file("/boot/initrd", 0o644, initrd)?;
     let image = Image {
@@ -85,9 +89,7 @@ pub fn build(folder: &Path, preloaded: &[&Path]) -> Result<Stock> {
         created: Timestamp::UNIX_EPOCH,
     };
     let archive = folder.join("stock-node.tar");
-    let bytes = image.archive()?.bytes;
-    sizes.archive = bytes.len();
-    fs::write(&archive, bytes)?;
+    fs::write(&archive, image.archive()?.bytes)?;
     Ok(Stock { archive, sizes })
 }
 
@@ -176,25 +178,26 @@ fn bootstrap(ours: &Path, root: &Path, log: &Path) -> Result<()> {
     run(&mut command, log)
 }
 
-/// A file system of what is in `root`, in a file.
-fn disk(folder: &Path, root: &Path) -> Result<PathBuf> {
+/// A file system of what is in `root`, in a file; and how many bytes that takes, without the file system's own and without
+/// the room that it has.
+fn disk(folder: &Path, root: &Path) -> Result<(PathBuf, usize)> {
     let used = Command::new("du")
         .args(["--summarize", "--block-size=1"])
         .arg(root)
         .output()?;
     let used = String::from_utf8(used.stdout)?;
-    let used: u64 = used
+    let used: usize = used
         .split_whitespace()
         .next()
         .context("du says nothing")?
         .parse()?;
     let path = folder.join("stock.img");
     // A twentieth for inodes and the journal.
-    File::create(&path)?.set_len(used + used / 20 + ROOM_BYTES)?;
+    File::create(&path)?.set_len(u64::try_from(used + used / 20)? + ROOM_BYTES)?;
     let mut command = Command::new(program("mkfs.ext4").context("mkfs.ext4 is missing: install e2fsprogs")?);
     command.args(["-q", "-F", "-d"]).arg(root).arg(&path);
     run(&mut command, &folder.join("mkfs.log"))?;
-    Ok(path)
+    Ok((path, used))
 }
 
 fn codename(release: &str) -> Option<&str> {

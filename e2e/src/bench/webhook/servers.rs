@@ -13,10 +13,12 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::load::{Protocol, Target};
-use super::{proc, program};
+use crate::bench::{proc, program};
 use crate::system::pki::Authority;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// The floor's answer, in the folder of what the servers are given.
+const ANSWER: &str = "answer.json";
 /// Far below what is measured with it.
 const START_POLL: Duration = Duration::from_micros(200);
 
@@ -26,20 +28,27 @@ const START_POLL: Duration = Duration::from_micros(200);
 pub(super) enum Design {
     /// Our webhook, the release binary.
     Ours,
-    /// The same stack, body read and ignored, constant answer.
+    /// The same stack, body read and ignored, constant answer: ours.
     Floor,
+    /// kube's typed review, operations written by hand.
+    Typed,
     /// kube's typed review, clone, JSON diff.
-    Usual,
+    Diff,
 }
 
 impl Design {
-    pub(super) const ALL: [Self; 3] = [Self::Ours, Self::Floor, Self::Usual];
+    pub(super) const ALL: [Self; 4] = [Self::Ours, Self::Floor, Self::Typed, Self::Diff];
+    /// Those that read the pod, ours first.
+    pub(super) const PATCHING: [Self; 3] = [Self::Ours, Self::Typed, Self::Diff];
+    /// Those that webhooks usually have.
+    pub(super) const USUAL: [Self; 2] = [Self::Typed, Self::Diff];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
             Self::Floor => "floor",
-            Self::Usual => "usual",
+            Self::Typed => "typed",
+            Self::Diff => "diff",
         }
     }
 
@@ -51,18 +60,18 @@ impl Design {
     fn program_name(self) -> &'static str {
         match self {
             Self::Ours => "maroonedpods-webhook",
-            Self::Floor | Self::Usual => "maroonedpods-bench-server",
+            Self::Floor | Self::Typed | Self::Diff => "maroonedpods-bench-server",
         }
     }
 }
 
-/// One key pair for all servers.
-pub(super) struct Identity {
+/// What the servers are given: one key pair for all, and the floor's answer.
+pub(super) struct Provisions {
     authority: Authority,
     folder: TempDir,
 }
 
-impl Identity {
+impl Provisions {
     pub(super) fn new() -> Result<Self> {
         let authority = Authority::new("bench")?;
         let pair = authority.server(&["127.0.0.1"])?;
@@ -70,6 +79,11 @@ impl Identity {
         fs::write(folder.path().join("tls.crt"), &pair.certificate)?;
         fs::write(folder.path().join("tls.key"), &pair.key)?;
         Ok(Self { authority, folder })
+    }
+
+    /// The floor, which is not to be started before, gives this answer.
+    pub(super) fn set_answer(&self, answer: &[u8]) -> Result<()> {
+        Ok(fs::write(self.folder.path().join(ANSWER), answer)?)
     }
 }
 
@@ -84,11 +98,11 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts a server on this processor and waits for its first answer.
-    pub(super) async fn start(design: Design, identity: &Identity, cpu: usize) -> Result<Self> {
+    pub(super) async fn start(design: Design, provisions: &Provisions, cpu: usize) -> Result<Self> {
         let (address, metrics) = (free_address()?, free_address()?);
-        let ca = identity.authority.pem();
+        let ca = provisions.authority.pem();
         let target = Target::new(address, &ca, Protocol::H1, Bytes::new())?.health();
-        let mut command = command(design, identity.folder.path(), address, metrics)?;
+        let mut command = command(design, provisions.folder.path(), address, metrics)?;
         let start = Instant::now();
         let child = command.kill_on_drop(true).spawn()?;
         proc::pin(child.id(), cpu)?;
@@ -128,16 +142,19 @@ impl Server {
     }
 }
 
-fn command(design: Design, tls: &Path, bind: SocketAddr, metrics: SocketAddr) -> Result<Command> {
+fn command(design: Design, provisions: &Path, bind: SocketAddr, metrics: SocketAddr) -> Result<Command> {
     let mut command = Command::new(program(design.program_name())?);
     match design {
         Design::Ours => command
             .args(["--log-level=warn", "--metrics-bind"])
             .arg(metrics.to_string()),
-        Design::Floor | Design::Usual => command.arg(design.name()),
+        Design::Floor => command
+            .args([design.name(), "--answer"])
+            .arg(provisions.join(ANSWER)),
+        Design::Typed | Design::Diff => command.arg(design.name()),
     };
     command.arg("--bind").arg(bind.to_string());
-    command.arg("--tls-dir").arg(tls);
+    command.arg("--tls-dir").arg(provisions);
     Ok(command)
 }
 

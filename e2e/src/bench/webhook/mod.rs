@@ -1,19 +1,24 @@
-//! The webhook beside the floor of its stack and beside the usual design.
+//! The webhook beside the floor of its stack and beside the two usual designs.
+
+mod load;
+mod patches;
+mod reviews;
+mod servers;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hyper::body::Bytes;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::Report;
-use super::load::{Load, Protocol};
-use super::reviews::Size;
-use super::servers::{Design, Identity, Server};
+use self::load::{Load, Protocol};
+use self::reviews::Size;
+use self::servers::{Design, Provisions, Server};
 use super::stats::{Percentiles, Spread, number};
-use super::table::{Goal, Table};
+use super::{Report, notes};
 
 const MIB: f64 = 1_048_576.0;
 const MB: f64 = 1_000_000.0;
@@ -23,6 +28,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
+    quick: bool,
     rounds: usize,
     warm_up: Duration,
     measured: Duration,
@@ -30,11 +36,12 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// About five minutes, for figures to publish; or, `quick`, about half a minute, to see that it works.
+    /// About seven minutes, for figures to publish; or, `quick`, under a minute, to see that it works.
     #[must_use]
     pub fn new(quick: bool) -> Self {
         let (rounds, measured, starts) = if quick { (1, 400, 3) } else { (7, 1200, 21) };
         Self {
+            quick,
             rounds,
             warm_up: Duration::from_millis(250),
             measured: Duration::from_millis(measured),
@@ -98,13 +105,11 @@ const SHAPES: [Shape; 9] = [
 ];
 
 /// One server under one load for a moment. Times are microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug)]
 struct Sample {
     cpu_per_request: f64,
     per_second: f64,
-    p50: f64,
-    p99: f64,
+    times: Percentiles,
 }
 
 /// The rounds of one server under one load.
@@ -116,7 +121,9 @@ struct Cell {
     cpu_per_request: Spread,
     per_second: Spread,
     p50: Spread,
-    p99: Spread,
+    /// None where a round has too few requests for one.
+    p99: Option<Spread>,
+    max: Spread,
 }
 
 /// A server's size.
@@ -140,19 +147,66 @@ pub struct Figures {
 
 /// Measures. The calling thread must be bound to another processor than `cpu`, where the servers go.
 pub async fn run(effort: Effort, cpu: usize) -> Result<Report<Figures>> {
-    let identity = Identity::new()?;
-    let footprints = footprints(effort, &identity, cpu).await?;
-    let cells = cells(effort, &identity, cpu).await?;
+    let provisions = Provisions::new()?;
+    let answer = compare_patches(&provisions, cpu).await?;
+    provisions.set_answer(&answer)?;
+    let footprints = footprints(effort, &provisions, cpu).await?;
+    let cells = cells(effort, &provisions, cpu).await?;
     let figures = Figures { cells, footprints };
-    let goals = goals(&figures)?;
-    let tables = vec![cell_table(&figures.cells), footprint_table(&figures.footprints)];
-    Ok(Report::new(goals, tables, figures))
+    let notes = notes(effort.quick, method(effort, answer.len()));
+    let aims = tables::aims(&figures)?;
+    let tables = vec![
+        tables::cells(&figures.cells),
+        tables::footprints(&figures.footprints),
+    ];
+    Ok(Report::new(notes, aims, tables, figures))
+}
+
+fn method(effort: Effort, answer_bytes: usize) -> [String; 3] {
+    let Effort { rounds, starts, .. } = effort;
+    [
+        format!(
+            "loads: {rounds} round(s) each; starts: {starts} each; memory and size of the programs: once each"
+        ),
+        "reviews are made here and sent by this program, over TLS and loopback; kube-apiserver takes no part"
+            .to_owned(),
+        format!(
+            "before the measurement, the patches of ours, typed and diff meant the same pod for each body; the floor \
+             gives our own answer, {answer_bytes} bytes"
+        ),
+    ]
+}
+
+/// Makes sure that the patches of all designs mean the same. Gives our answer.
+async fn compare_patches(provisions: &Provisions, cpu: usize) -> Result<Bytes> {
+    eprintln!("comparing patches");
+    let mut servers = Vec::new();
+    for design in Design::PATCHING {
+        servers.push((design, Server::start(design, provisions, cpu).await?));
+    }
+    let mut ours = Vec::new();
+    for size in Size::ALL {
+        let review = Bytes::from(size.review());
+        let mut answers = Vec::new();
+        for (design, server) in &servers {
+            let answer = server.target(Protocol::H2, review.clone())?.ask_once().await?;
+            answers.push((design.name(), answer));
+        }
+        patches::mean_the_same(&review, &answers).with_context(|| format!("the {} body", size.name()))?;
+        ours.extend(answers.into_iter().next().map(|(_, answer)| answer));
+    }
+    let answer = ours.pop().context("no body was answered")?;
+    ensure!(
+        ours.iter().all(|other| other.len() == answer.len()),
+        "our answers differ in length by body: the floor cannot give one for all"
+    );
+    Ok(answer)
 }
 
 /// Rounds of all loads on all servers. Within a load the servers take turns, and another one begins each round, so
 /// that what else the machine does falls on all of them. Each sample has a server of its own: one that has seen
 /// larger bodies keeps its heap, and does not measure a smaller one's cost.
-async fn cells(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Cell>> {
+async fn cells(effort: Effort, provisions: &Provisions, cpu: usize) -> Result<Vec<Cell>> {
     let designs = Design::ALL;
     let mut samples: BTreeMap<(Shape, Design), Vec<Sample>> = BTreeMap::new();
     for round in 0..effort.rounds {
@@ -160,7 +214,7 @@ async fn cells(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Ce
         for shape in SHAPES {
             for turn in 0..designs.len() {
                 let design = designs[(round + turn) % designs.len()];
-                let server = Server::start(design, identity, cpu).await?;
+                let server = Server::start(design, provisions, cpu).await?;
                 let sample = sample(effort, &server, &shape)
                     .await
                     .with_context(|| format!("{} under {}", design.name(), shape.name()))?;
@@ -176,8 +230,13 @@ async fn cells(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Ce
             design,
             cpu_per_request: spread(|sample| sample.cpu_per_request)?,
             per_second: spread(|sample| sample.per_second)?,
-            p50: spread(|sample| sample.p50)?,
-            p99: spread(|sample| sample.p99)?,
+            p50: spread(|sample| sample.times.p50)?,
+            p99: samples
+                .iter()
+                .map(|sample| sample.times.p99)
+                .collect::<Option<Vec<_>>>()
+                .and_then(Spread::of),
+            max: spread(|sample| sample.times.max)?,
         })
     };
     let all = SHAPES
@@ -194,22 +253,20 @@ async fn sample(effort: Effort, server: &Server, shape: &Shape) -> Result<Sample
     let took = load.run(effort.measured).await?;
     let (elapsed, cpu) = (start.elapsed(), server.cpu_time()?.saturating_sub(cpu_before));
     let count = number(took.len());
-    let percentiles = Percentiles::of(took.iter().map(|time| time.as_secs_f64() * 1e6));
-    let percentiles = percentiles.context("nothing was answered in time")?;
+    let times = Percentiles::of(took.iter().map(|time| time.as_secs_f64() * 1e6));
     Ok(Sample {
         cpu_per_request: cpu.as_secs_f64() * 1e6 / count,
         per_second: count / elapsed.as_secs_f64(),
-        p50: percentiles.p50,
-        p99: percentiles.p99,
+        times: times.context("nothing was answered in time")?,
     })
 }
 
-async fn footprints(effort: Effort, identity: &Identity, cpu: usize) -> Result<Vec<Footprint>> {
+async fn footprints(effort: Effort, provisions: &Provisions, cpu: usize) -> Result<Vec<Footprint>> {
     eprintln!("start-up and memory");
     let mut starts: BTreeMap<Design, Vec<f64>> = BTreeMap::new();
     for _ in 0..effort.starts {
         for design in Design::ALL {
-            let server = Server::start(design, identity, cpu).await?;
+            let server = Server::start(design, provisions, cpu).await?;
             starts
                 .entry(design)
                 .or_default()
@@ -218,7 +275,7 @@ async fn footprints(effort: Effort, identity: &Identity, cpu: usize) -> Result<V
     }
     let mut footprints = Vec::new();
     for (design, starts) in starts {
-        let server = Server::start(design, identity, cpu).await?;
+        let server = Server::start(design, provisions, cpu).await?;
         sleep(SETTLE).await;
         let idle_mib = mib(&server)?;
         exercise(effort, &server, Size::Typical, 16).await?;
@@ -251,119 +308,4 @@ fn mib(server: &Server) -> Result<f64> {
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 fn bytes(n: u64) -> f64 {
     n as f64
-}
-
-fn goals(figures: &Figures) -> Result<Vec<Goal>> {
-    let cell = |shape: Shape, design: Design| {
-        let mut cells = figures.cells.iter();
-        cells
-            .find(|cell| cell.shape == shape && cell.design == design)
-            .context("a cell was not measured")
-    };
-    let cpu = |shape, design| anyhow::Ok(cell(shape, design)?.cpu_per_request.median);
-    let over_floor = |shape| anyhow::Ok(cpu(shape, Design::Ours)? / cpu(shape, Design::Floor)?);
-    let ours = figures
-        .footprints
-        .iter()
-        .find(|footprint| footprint.design == Design::Ours);
-    let ours = ours.context("our webhook was not measured")?;
-    let goal = |what: &str, measured: f64, at_most: f64| Goal {
-        what: what.to_owned(),
-        measured,
-        at_most,
-    };
-    Ok(vec![
-        goal(
-            "CPU per request over the floor, typical, 16 in flight",
-            over_floor(MANY)?,
-            2.5,
-        ),
-        goal(
-            "CPU per request over the usual design, typical, 16 in flight",
-            cpu(MANY, Design::Ours)? / cpu(MANY, Design::Usual)?,
-            0.1,
-        ),
-        goal(
-            "p50 over the floor's, typical, 1 in flight",
-            cell(ONE, Design::Ours)?.p50.median / cell(ONE, Design::Floor)?.p50.median,
-            1.2,
-        ),
-        goal(
-            "CPU per request over the floor, large, 16 in flight",
-            over_floor(LARGE)?,
-            2.6,
-        ),
-        goal(
-            "CPU per cold request over the floor, typical",
-            over_floor(COLD)?,
-            1.1,
-        ),
-        goal("memory when idle, MiB", ours.idle_mib, 12.0),
-        goal(
-            "memory after large bodies, 64 in flight, MiB",
-            ours.after_large_mib,
-            16.0,
-        ),
-        goal("program, stripped, MB", ours.program_mb, 8.0),
-        goal("start to first answer over TLS, ms", ours.start_ms.median, 12.0),
-    ])
-}
-
-fn cell_table(cells: &[Cell]) -> Table {
-    let mut table = Table::new(
-        "Medians of the rounds (least–most). CPU is the server's own, time as the client sees it, in µs",
-        &[
-            "body and load",
-            "server",
-            "CPU/request",
-            "x floor",
-            "requests/s",
-            "p50",
-            "p99",
-        ],
-    );
-    for cell in cells {
-        let mut same = cells.iter().filter(|other| other.shape == cell.shape);
-        let floor = same.find(|other| other.design == Design::Floor);
-        let ratio = floor.map_or(f64::NAN, |floor| {
-            cell.cpu_per_request.median / floor.cpu_per_request.median
-        });
-        let spread = |of: Spread| format!("{:.1} ({:.1}–{:.1})", of.median, of.min, of.max);
-        table.row([
-            cell.shape.name(),
-            cell.design.name().to_owned(),
-            spread(cell.cpu_per_request),
-            format!("{ratio:.2}"),
-            format!("{:.0}", cell.per_second.median),
-            spread(cell.p50),
-            format!("{:.0}", cell.p99.median),
-        ]);
-    }
-    table
-}
-
-fn footprint_table(footprints: &[Footprint]) -> Table {
-    let mut table = Table::new(
-        "Start-up and memory",
-        &[
-            "server",
-            "start, ms",
-            "program, MB",
-            "RSS idle, MiB",
-            "after typical",
-            "after large, 64 in flight",
-        ],
-    );
-    for of in footprints {
-        let start = of.start_ms;
-        table.row([
-            of.design.name().to_owned(),
-            format!("{:.1} ({:.1}–{:.1})", start.median, start.min, start.max),
-            format!("{:.2}", of.program_mb),
-            format!("{:.1}", of.idle_mib),
-            format!("{:.1}", of.after_typical_mib),
-            format!("{:.1}", of.after_large_mib),
-        ]);
-    }
-    table
 }

@@ -15,6 +15,9 @@ pub enum Size {
 }
 
 impl Size {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Small, Self::Typical, Self::Large];
+
     /// For people.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn kube_reads_them_and_our_webhook_patches_them() {
-        for size in [Size::Small, Size::Typical, Size::Large] {
+        for size in Size::ALL {
             let review = size.review();
             let typed: AdmissionReview<Pod> = serde_json::from_str(&review).unwrap();
             let pod = typed.request.unwrap().object.unwrap();
