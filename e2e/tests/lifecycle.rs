@@ -228,7 +228,18 @@ async fn people_see_phase_pod_and_vm() {
     let name = own_node(&pod);
     let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
     let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
-    becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
+    let record = becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
+    let conditions = record.status.iter().flat_map(|s| &s.conditions);
+    let told: BTreeSet<_> = conditions
+        .map(|c| (c.type_.as_str(), c.reason.as_str()))
+        .collect();
+    let far = [
+        ("Launched", "VMCreated"),
+        ("Registered", "KubeletJoined"),
+        ("Ready", "NodeVerified"),
+        ("Lifted", "GateLifted"),
+    ];
+    assert_eq!(told, far.into());
 
     let table = tenant
         .env
