@@ -66,7 +66,10 @@ impl Sources {
 
     /// Whether the test target that the file is part of names the function again.
     fn is_called(&self, file: &str, function: &str) -> bool {
-        let Some((tests, rest)) = file.split_once("/tests/").filter(|(before, _)| !before.contains("/src")) else {
+        let Some((tests, rest)) = file
+            .split_once("/tests/")
+            .filter(|(before, _)| !before.contains("/src"))
+        else {
             return false;
         };
         let target = match rest.split_once('/') {
@@ -109,7 +112,12 @@ fn attributes<'a>(text: &'a str, function: &str) -> Option<Vec<&'a str>> {
     let above = lines[..place].iter().rev();
     // An attribute of several lines ends in one of these.
     let of_function = above.take_while(|line| !line.is_empty() && !line.ends_with(['}', '{']));
-    Some(of_function.copied().filter(|line| line.starts_with("#[")).collect())
+    Some(
+        of_function
+            .copied()
+            .filter(|line| line.starts_with("#["))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -132,7 +140,10 @@ mod tests {
                 "#[tokio::test(flavor = \"x\")]\n#[ignore = \"long\"]\nasync fn whole() {\n    step().await;\n}\n\n\
                  async fn step() {}\n\nfn unused() {}\n// unused\n",
             ),
-            ("e2e/tests/dir/main.rs", "mod part;\n\n#[test]\nfn all() {\n    part::half();\n}\n"),
+            (
+                "e2e/tests/dir/main.rs",
+                "mod part;\n\n#[test]\nfn all() {\n    part::half();\n}\n",
+            ),
             ("e2e/tests/dir/part.rs", "pub fn half() {}\n"),
             ("e2e/tests/dir/lost.rs", "#[test]\nfn never_runs() {}\n"),
             ("common/src/lib.rs", "mod inner;\n"),
@@ -163,7 +174,11 @@ mod tests {
     fn what_is_not_there_or_does_not_run_is_found() {
         for (file, function, problem) in [
             ("e2e/tests/two.rs", "whole", "no file e2e/tests/two.rs"),
-            ("e2e/tests/one.rs", "gone", "e2e/tests/one.rs has no function gone"),
+            (
+                "e2e/tests/one.rs",
+                "gone",
+                "e2e/tests/one.rs has no function gone",
+            ),
             ("e2e/tests/one.rs", "who", "e2e/tests/one.rs has no function who"),
             (
                 "e2e/tests/one.rs",

@@ -119,7 +119,11 @@ async fn a_bare_pod_whose_vm_dies_is_unready_at_once_and_then_failed() {
         Some("VirtualMachineGone")
     );
     for type_ in ["Ready", "ContainersReady", "DisruptionTarget"] {
-        assert_eq!(condition(&failed, type_).unwrap().1, "VirtualMachineGone", "{type_}");
+        assert_eq!(
+            condition(&failed, type_).unwrap().1,
+            "VirtualMachineGone",
+            "{type_}"
+        );
     }
     assert_eq!(reason(&failed), "NodeLost");
     let states: Vec<_> = changes

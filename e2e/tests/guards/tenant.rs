@@ -94,7 +94,9 @@ async fn a_tenant_gets_nowhere() {
         .unwrap();
     changes_pods(&mut table, &pods).await;
     let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
-    let by_admin = waiting.pods.patch(&waiting.name, &PatchParams::default(), &ungated);
+    let by_admin = waiting
+        .pods
+        .patch(&waiting.name, &PatchParams::default(), &ungated);
     let message = refused(by_admin.await).unwrap();
     assert!(message.contains("is removed by the reconciler"), "{message}");
     binds(&mut table, &pods, &client, &victim).await;

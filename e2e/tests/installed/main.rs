@@ -169,7 +169,14 @@ async fn uninstall_with_live_pods(setup: &Setup<'_>, cluster: &Cluster) {
     let kept = ["guest-certificates", "guest-node"]
         .map(|name| format!("validatingadmissionpolicy.admissionregistration.k8s.io/maroonedpods-{name}\n"));
     assert_eq!(release.await.unwrap(), kept.concat());
-    let own = ["--namespace", SYSTEM_NAMESPACE, "get", "secrets,leases", "--output", "name"];
+    let own = [
+        "--namespace",
+        SYSTEM_NAMESPACE,
+        "get",
+        "secrets,leases",
+        "--output",
+        "name",
+    ];
     let own = cluster.control_plane().kubectl(&own).await.unwrap();
     for stays in [
         "secret/maroonedpods-webhook-tls\n",

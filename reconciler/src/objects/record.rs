@@ -306,7 +306,10 @@ pub(crate) mod tests {
         for absent in ["nodeSelector", "tolerations", "priorityClassName"] {
             assert_eq!(plain.get(absent), None, "{absent}");
         }
-        assert_eq!(plain["volumes"][0]["containerDisk"], json!({"image": image["image"]}));
+        assert_eq!(
+            plain["volumes"][0]["containerDisk"],
+            json!({"image": image["image"]})
+        );
         assert_eq!(plain["domain"]["firmware"].get("kernelBoot"), None);
     }
 
