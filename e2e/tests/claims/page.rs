@@ -39,6 +39,36 @@ pub fn single_spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// How many sentences a block has; its end ends one.
+pub fn sentences(block: &str) -> usize {
+    let ended = block.trim_end_matches(is_after_end).trim_end_matches(is_end);
+    let words = ended.split(' ');
+    1 + words
+        .filter(|word| word.trim_end_matches(is_after_end).ends_with(is_end))
+        .count()
+}
+
+fn is_end(letter: char) -> bool {
+    matches!(letter, '.' | '!' | '?')
+}
+
+fn is_after_end(letter: char) -> bool {
+    matches!(letter, ')' | '"' | '\'')
+}
+
+#[test]
+fn sentences_are_counted() {
+    for (block, number) in [
+        ("One, two: 1.5", 1),
+        ("One.", 1),
+        ("One (two.)", 1),
+        ("One. Two", 2),
+        ("One. (Two?) \"Three!\" Four.", 4),
+    ] {
+        assert_eq!(sentences(block), number, "{block}");
+    }
+}
+
 #[test]
 fn a_page_falls_apart_into_blocks() {
     let page = "# Head `code`\n\nOne\ntwo `three`, [four](five.md).\n\n```\ncode\n```\n\n\

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
-use crate::page::single_spaced;
+use crate::page::{sentences, single_spaced};
 
 /// The rows of each page.
 pub struct Table(BTreeMap<String, Vec<Row>>);
 
-/// How a block begins, and what backs it, both as written.
+/// How a block begins, how many sentences it has, and what backs it, all as written.
 struct Row {
     begins: String,
+    sentences: String,
     backed_by: String,
 }
 
@@ -53,9 +54,10 @@ impl Table {
                 Event::Start(Tag::TableRow) => cells.clear(),
                 Event::Start(Tag::TableCell) => cells.push(Default::default()),
                 Event::End(TagEnd::TableRow) => {
-                    if let [[begins, _], [_, backed_by]] = cells.as_slice() {
+                    if let [[begins, _], [sentences, _], [_, backed_by]] = cells.as_slice() {
                         pages.entry(page.clone()).or_default().push(Row {
                             begins: single_spaced(begins),
+                            sentences: single_spaced(sentences),
                             backed_by: single_spaced(backed_by),
                         });
                     }
@@ -87,9 +89,17 @@ impl Table {
             let rows = self.0.get(page).map(Vec::as_slice).unwrap_or_default();
             let is_for = |row: &Row, block: &str| !row.begins.is_empty() && block.starts_with(&row.begins);
             for block in blocks {
-                let number = rows.iter().filter(|row| is_for(row, block)).count();
-                if number != 1 {
-                    problems.push(format!("{page}: {number} rows, not one, for: {block}"));
+                let rows: Vec<_> = rows.iter().filter(|row| is_for(row, block)).collect();
+                let [row] = rows.as_slice() else {
+                    problems.push(format!("{page}: {} rows, not one, for: {block}", rows.len()));
+                    continue;
+                };
+                let found = sentences(block).to_string();
+                if row.sentences != found {
+                    let said = &row.sentences;
+                    problems.push(format!(
+                        "{page}: sentences: {found}, and {said} in the row: {block}"
+                    ));
                 }
             }
             for row in rows {
@@ -145,7 +155,7 @@ impl Backing {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "# Claims\n\n## a.md\n\n| the block begins | backed by |\n|---|---|\n";
+    const HEAD: &str = "# Claims\n\n## a.md\n\n| the block begins | sentences | backed by |\n|---|---|---|\n";
 
     /// What is wrong when a.md has these blocks, and these are its rows.
     fn problems(blocks: &[&str], rows: &str) -> Vec<String> {
@@ -158,21 +168,21 @@ mod tests {
         let blocks = ["One of `two", "a <b> c", "d|e f"];
         let blocks = blocks.map(|block| block.replace('`', ""));
         let blocks: Vec<_> = blocks.iter().map(String::as_str).collect();
-        let rows = "| One of | definition |\n| a `<b>` | definition |\n| d\\|e | definition |\n";
+        let rows = "| One of | 1 | definition |\n| a `<b>` | 1 | definition |\n| d\\|e | 1 | definition |\n";
         assert_eq!(problems(&blocks, rows), [""; 0]);
     }
 
     #[test]
     fn a_block_without_a_row_is_found() {
         assert_eq!(
-            problems(&["One.", "Two."], "| One | definition |\n"),
+            problems(&["One.", "Two."], "| One | 1 | definition |\n"),
             ["a.md: 0 rows, not one, for: Two."]
         );
     }
 
     #[test]
     fn a_row_without_a_block_or_without_words_is_found() {
-        let rows = "| One | definition |\n| Two | definition |\n| | definition |\n";
+        let rows = "| One | 1 | definition |\n| Two | 1 | definition |\n| | 1 | definition |\n";
         assert_eq!(
             problems(&["One."], rows),
             [
@@ -185,17 +195,29 @@ mod tests {
     #[test]
     fn a_row_for_two_blocks_is_found() {
         assert_eq!(
-            problems(&["One a.", "One b."], "| One | definition |\n"),
+            problems(&["One a.", "One b."], "| One | 1 | definition |\n"),
             ["a.md: 2 blocks, not one, begin: One"]
         );
     }
 
     #[test]
     fn two_rows_for_a_block_are_found() {
-        let rows = "| One | definition |\n| One a | definition |\n";
+        let rows = "| One | 1 | definition |\n| One a | 1 | definition |\n";
         assert_eq!(
             problems(&["One a."], rows),
             ["a.md: 2 rows, not one, for: One a."]
+        );
+    }
+
+    #[test]
+    fn a_sentence_that_came_or_went_is_found() {
+        assert_eq!(
+            problems(&["One. Two?"], "| One | 1 | definition |\n"),
+            ["a.md: sentences: 2, and 1 in the row: One. Two?"]
+        );
+        assert_eq!(
+            problems(&["One"], "| One | | definition |\n"),
+            ["a.md: sentences: 1, and  in the row: One"]
         );
     }
 
@@ -210,7 +232,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_backing_is_read() {
-        let row = "| One | `x/y.rs::z`; `LICENSE`; definition; instruction; source: project a/file.go; \
+        let row = "| One | 1 | `x/y.rs::z`; `LICENSE`; definition; instruction; source: project a/file.go; \
             run 2026-11-27: hack/demo |\n";
         let table = Table::parse(&format!("{HEAD}{row}"));
         let read: Vec<_> = table.backings().map(|(_, backing)| backing.unwrap()).collect();
@@ -246,7 +268,7 @@ mod tests {
             "run 2026-13-01: hack/demo",
             "run 2026-11-27:",
         ] {
-            let table = Table::parse(&format!("{HEAD}| One | {bad} |\n"));
+            let table = Table::parse(&format!("{HEAD}| One | 1 | {bad} |\n"));
             let mut backings = table.backings();
             let (place, _) = backings.find(|(_, backing)| backing.is_err()).expect(bad);
             assert_eq!(place, "a.md: One");

@@ -93,11 +93,12 @@ async fn a_tenant_gets_nowhere() {
         .await
         .unwrap();
     changes_pods(&mut table, &pods).await;
-    let ungated = Patch::Merge(json!({"spec": {"schedulingGates": null}}));
-    let by_admin = waiting
-        .pods
-        .patch(&waiting.name, &PatchParams::default(), &ungated);
-    let message = refused(by_admin.await).unwrap();
+    let (ungated, params) = (
+        Patch::Merge(json!({"spec": {"schedulingGates": null}})),
+        PatchParams::default(),
+    );
+    let by_admin = waiting.pods.patch(&waiting.name, &params, &ungated).await;
+    let message = refused(by_admin).unwrap();
     assert!(message.contains("is removed by the reconciler"), "{message}");
     binds(&mut table, &pods, &client, &victim).await;
     let events = Api::namespaced(client.clone(), &home.name);
