@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
+use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::{FIELD_MANAGER, api_of, kind};
 use maroonedpods_e2e::api::check::refused;
 use maroonedpods_e2e::api::namespace::TestNamespace;
@@ -57,6 +58,20 @@ async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
 }
 
 #[tokio::test]
+async fn pods_of_excluded_namespaces_are_never_reviewed() {
+    let values = json!({"webhook": {"excludedNamespaces": ["elsewhere"]}});
+    let configuration = rendered(&values, "MutatingWebhookConfiguration", "maroonedpods").await;
+    let entries = configuration.data["webhooks"].as_array().unwrap();
+    assert_eq!(entries.len(), 5);
+    let excluded = ["kube-system", names::VM_NAMESPACE, SYSTEM_NAMESPACE, "elsewhere"];
+    let not_excluded = json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded});
+    for entry in entries {
+        let all = entry["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        assert!(all.contains(&not_excluded), "{entry}");
+    }
+}
+
+#[tokio::test]
 async fn the_webhook_is_open_to_known_callers_alone() {
     let callers = async |values: Value| {
         let policy = rendered(&values, "NetworkPolicy", "maroonedpods-webhook").await;
@@ -71,6 +86,64 @@ async fn the_webhook_is_open_to_known_callers_alone() {
     assert_eq!(labels["app.kubernetes.io/component"], "reconciler");
     let foreign = callers(json!({"networkPolicies": known, "certs": {"mode": "cert-manager"}})).await;
     assert_eq!(foreign["from"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn guests_reach_what_is_allowed() {
+    let guests = async |policies: Value| {
+        let values = json!({"networkPolicies": policies});
+        let policy = rendered(&values, "NetworkPolicy", "maroonedpods-guests").await;
+        assert_eq!(policy.namespace().as_deref(), Some(names::VM_NAMESPACE));
+        let spec = policy.data["spec"].clone();
+        assert_eq!(spec["podSelector"], json!({}));
+        assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
+        let all_but_the_kubelets = json!([
+            {"port": 1, "endPort": names::KUBELET_PORT - 1},
+            {"port": names::KUBELET_PORT + 1, "endPort": 65535},
+            {"port": 1, "endPort": 65535, "protocol": "UDP"},
+            {"port": 1, "endPort": 65535, "protocol": "SCTP"},
+        ]);
+        assert_eq!(spec["ingress"][0], json!({"ports": all_but_the_kubelets}));
+        assert_eq!(
+            spec["ingress"][1]["ports"],
+            json!([{"port": names::KUBELET_PORT}])
+        );
+        spec
+    };
+    let names_at = |port: u16| json!([{"port": port, "protocol": "UDP"}, {"port": port, "protocol": "TCP"}]);
+    let in_namespace =
+        |name: &str| json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
+
+    let default = guests(json!({})).await;
+    let mut name_server = in_namespace("kube-system");
+    name_server["podSelector"] = json!({"matchLabels": {"k8s-app": "kube-dns"}});
+    assert_eq!(
+        default["egress"],
+        json!([
+            {"ports": [{"port": 443}, {"port": 6443}]},
+            {"ports": names_at(53), "to": [name_server]},
+        ])
+    );
+    assert_eq!(default["ingress"][1]["from"], Value::Null);
+
+    let registry = json!({"ports": [{"port": 5000}]});
+    let known = guests(json!({
+        "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [8443]},
+        "dns": {"to": [], "port": 5353},
+        "guests": {"egress": [registry]},
+    }))
+    .await;
+    let api_server = json!({"ipBlock": {"cidr": "10.0.0.1/32"}});
+    assert_eq!(
+        known["egress"],
+        json!([{"ports": [{"port": 8443}], "to": [api_server]}, {"ports": names_at(5353)}, registry])
+    );
+    assert_eq!(
+        known["ingress"][1]["from"],
+        json!([api_server, in_namespace("monitoring")])
+    );
+    let open = guests(json!({"guests": {"openEgress": true}})).await;
+    assert_eq!(open["egress"], json!([{}]));
 }
 
 #[tokio::test]
