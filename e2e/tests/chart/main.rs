@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crds;
+mod network;
 mod objects;
 mod rights;
 mod values;

@@ -50,7 +50,7 @@ pub fn choices() -> Vec<Value> {
 }
 
 /// The one object of this kind and name that is rendered.
-async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
+pub async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
     let mut objects = render(values).await.unwrap();
     objects.retain(|object| kind(object) == wanted && object.name_any() == name);
     assert_eq!(objects.len(), 1, "{wanted} {name}");
@@ -69,81 +69,6 @@ async fn pods_of_excluded_namespaces_are_never_reviewed() {
         let all = entry["namespaceSelector"]["matchExpressions"].as_array().unwrap();
         assert!(all.contains(&not_excluded), "{entry}");
     }
-}
-
-#[tokio::test]
-async fn the_webhook_is_open_to_known_callers_alone() {
-    let callers = async |values: Value| {
-        let policy = rendered(&values, "NetworkPolicy", "maroonedpods-webhook").await;
-        policy.data["spec"]["ingress"][0].clone()
-    };
-    assert_eq!(callers(json!({})).await["from"], Value::Null);
-    let known = json!({"apiServer": {"cidrs": ["10.0.0.1/32"]}});
-    let builtin = callers(json!({"networkPolicies": known})).await;
-    assert_eq!(builtin["ports"], json!([{"port": "https"}]));
-    assert_eq!(builtin["from"][0], json!({"ipBlock": {"cidr": "10.0.0.1/32"}}));
-    let labels = &builtin["from"][1]["podSelector"]["matchLabels"];
-    assert_eq!(labels["app.kubernetes.io/component"], "reconciler");
-    let foreign = callers(json!({"networkPolicies": known, "certs": {"mode": "cert-manager"}})).await;
-    assert_eq!(foreign["from"].as_array().unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn guests_reach_what_is_allowed() {
-    let guests = async |policies: Value| {
-        let values = json!({"networkPolicies": policies});
-        let policy = rendered(&values, "NetworkPolicy", "maroonedpods-guests").await;
-        assert_eq!(policy.namespace().as_deref(), Some(names::VM_NAMESPACE));
-        let spec = policy.data["spec"].clone();
-        assert_eq!(spec["podSelector"], json!({}));
-        assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
-        let all_but_the_kubelets = json!([
-            {"port": 1, "endPort": names::KUBELET_PORT - 1},
-            {"port": names::KUBELET_PORT + 1, "endPort": 65535},
-            {"port": 1, "endPort": 65535, "protocol": "UDP"},
-            {"port": 1, "endPort": 65535, "protocol": "SCTP"},
-        ]);
-        assert_eq!(spec["ingress"][0], json!({"ports": all_but_the_kubelets}));
-        assert_eq!(
-            spec["ingress"][1]["ports"],
-            json!([{"port": names::KUBELET_PORT}])
-        );
-        spec
-    };
-    let names_at = |port: u16| json!([{"port": port, "protocol": "UDP"}, {"port": port, "protocol": "TCP"}]);
-    let in_namespace =
-        |name: &str| json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
-
-    let default = guests(json!({})).await;
-    let mut name_server = in_namespace("kube-system");
-    name_server["podSelector"] = json!({"matchLabels": {"k8s-app": "kube-dns"}});
-    assert_eq!(
-        default["egress"],
-        json!([
-            {"ports": [{"port": 443}, {"port": 6443}]},
-            {"ports": names_at(53), "to": [name_server]},
-        ])
-    );
-    assert_eq!(default["ingress"][1]["from"], Value::Null);
-
-    let registry = json!({"ports": [{"port": 5000}]});
-    let known = guests(json!({
-        "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [8443]},
-        "dns": {"to": [], "port": 5353},
-        "guests": {"egress": [registry]},
-    }))
-    .await;
-    let api_server = json!({"ipBlock": {"cidr": "10.0.0.1/32"}});
-    assert_eq!(
-        known["egress"],
-        json!([{"ports": [{"port": 8443}], "to": [api_server]}, {"ports": names_at(5353)}, registry])
-    );
-    assert_eq!(
-        known["ingress"][1]["from"],
-        json!([api_server, in_namespace("monitoring")])
-    );
-    let open = guests(json!({"guests": {"openEgress": true}})).await;
-    assert_eq!(open["egress"], json!([{}]));
 }
 
 #[tokio::test]
