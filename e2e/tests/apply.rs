@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
+use kube::core::ObjectMeta;
 use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::rejects;
 use maroonedpods_e2e::api::read::gates;
-use maroonedpods_e2e::harness::fixtures::{labelled, with_spec};
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, with_spec};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
@@ -186,5 +188,40 @@ async fn a_manifest_that_tolerates_more_is_taken() {
         assert_eq!(after.len(), before.len() + 1);
         assert!(before.iter().all(|old| after.contains(old)), "{after:?}");
     }
+    tenant.leaves().await.unwrap();
+}
+
+/// A copy brings along what ties the original to its node: by `kubectl debug`, which leaves the labels behind or keeps
+/// them, and from a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_running_pod_is_refused() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let guard = "maroonedpods-pod-create";
+    tenant.creates(&marooned("original")).await.unwrap();
+    let original = tenant.sees_running("original").await.unwrap();
+    for keep_labels in ["--keep-labels=false", "--keep-labels=true"] {
+        let debug = [
+            "--namespace",
+            tenant.namespace(),
+            "debug",
+            "original",
+            "--copy-to=copy",
+            "--container=app",
+            "--image=registry.example/debug",
+            keep_labels,
+        ];
+        let refused = tenant.env.control_plane().kubectl(&debug).await.unwrap_err();
+        assert!(refused.to_string().contains(guard), "{keep_labels}: {refused}");
+    }
+    let mut backup = original.clone();
+    backup.metadata = ObjectMeta {
+        name: Some("restored".to_owned()),
+        labels: original.metadata.labels,
+        ..ObjectMeta::default()
+    };
+    backup.status = None;
+    backup.spec.as_mut().unwrap().node_name = None;
+    let refused = rejects(&tenant.pods, &backup).await.unwrap();
+    assert!(refused.contains(guard), "{refused}");
     tenant.leaves().await.unwrap();
 }

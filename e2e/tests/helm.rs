@@ -189,6 +189,16 @@ async fn a_release_is_installed_upgraded_and_removed_in_order() {
     setup.control_plane.stop().await.unwrap();
 }
 
+/// The chart's schema leaves the fields of the configuration to the API server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_configuration_is_refused() {
+    let setup = Setup::new().await;
+    let refused = setup.release("install", &["config.maxAttempt=2"]).await;
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("spec.maxAttempt"), "{message}");
+    setup.control_plane.stop().await.unwrap();
+}
+
 fn names_of<K: ResourceExt + Clone>(list: &ObjectList<K>) -> Vec<String> {
     list.iter().map(ResourceExt::name_any).collect()
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -16,7 +17,7 @@ use maroonedpods_e2e::api::check::{becomes, eventually, gone};
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::api::read::{gates, node, runs};
-use maroonedpods_e2e::harness::fixtures::{marooned, ordinary, spec};
+use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::writes::MANAGER;
@@ -24,6 +25,8 @@ use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
 const TEMPLATE_LABEL: &str = "app";
+/// Kubernetes' garbage collection of pods comes by every 20 s, and believes after 40 s that a Node is gone.
+const COLLECTED: Duration = Duration::from_secs(180);
 
 /// A pod template that opts in.
 fn template() -> Value {
@@ -225,7 +228,18 @@ async fn people_see_phase_pod_and_vm() {
     let name = own_node(&pod);
     let records: Api<MaroonedNode> = Api::all(tenant.admin.clone());
     let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
-    becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
+    let record = becomes(&records, &name, "lifted", SOON, lifted).await.unwrap();
+    let conditions = record.status.iter().flat_map(|s| &s.conditions);
+    let told: BTreeSet<_> = conditions
+        .map(|c| (c.type_.as_str(), c.reason.as_str()))
+        .collect();
+    let far = [
+        ("Launched", "VMCreated"),
+        ("Registered", "KubeletJoined"),
+        ("Ready", "NodeVerified"),
+        ("Lifted", "GateLifted"),
+    ];
+    assert_eq!(told, far.into());
 
     let table = tenant
         .env
@@ -344,5 +358,34 @@ async fn a_finished_jobs_vm_goes_after_its_time_for_logs() {
         .leaves_nothing()
         .await
         .unwrap();
+    gone(&tenant.pods, &pods[0].name_any(), COLLECTED).await.unwrap();
+    tenant.leaves().await.unwrap();
+}
+
+/// The pod's own node has no such resource, and no other node takes the pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_requests_a_device_gets_a_vm_and_is_never_scheduled() {
+    let tenant = Tenant::shared(None).await.unwrap();
+    let mut wanted = spec();
+    wanted["containers"][0]["resources"] = json!({"limits": {"example.com/gpu": "1"}});
+    let wanted = labelled(with_spec("device", wanted), names::MAROON_TRUE);
+    let pod = tenant.creates(&wanted).await.unwrap();
+    let pod = MaroonedPod::of(&tenant.admin, &pod).unwrap();
+    let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
+    pod.record("lifted", lifted).await.unwrap();
+    let events: Api<Event> = tenant.api();
+    let about = ListParams::default().fields("involvedObject.name=device");
+    eventually("the scheduler's refusal", SOON, || async {
+        let events = events.list(&about).await?;
+        let says = |event: &Event| {
+            let message = event.message.as_deref().unwrap_or_default();
+            message.contains("Insufficient example.com/gpu")
+        };
+        Ok(events.iter().any(says).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(node(&tenant.pods.get("device").await.unwrap()), "");
+    pod.ends().await.unwrap();
     tenant.leaves().await.unwrap();
 }

@@ -1,12 +1,13 @@
-//! While the webhook is away, pods that opted in are refused and all others are created.
+//! While the webhook is away, pods that opted in are refused, all others are created, and those that run go on.
 
 #![allow(clippy::unwrap_used)]
 
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
+use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
-use maroonedpods_e2e::api::read::node;
+use maroonedpods_e2e::api::read::{node, runs};
 use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::Tenant;
@@ -18,6 +19,12 @@ async fn opted_in_creates_fail_closed_and_others_pass() {
     logs();
     let mut env = TestEnv::start(0).await.unwrap();
     let _reconciler = env.reconciler(false).await.unwrap();
+    let (namespace, before) = {
+        let tenant = Tenant::new(&env, None).await.unwrap();
+        tenant.creates(&marooned("before")).await.unwrap();
+        let before = tenant.sees_running("before").await.unwrap();
+        (tenant.namespace().to_owned(), before)
+    };
     env.stop_webhook().await.unwrap();
     {
         let plain = Tenant::new(&env, None).await.unwrap();
@@ -39,6 +46,10 @@ async fn opted_in_creates_fail_closed_and_others_pass() {
             let pod = tenant.sees_running(name).await.unwrap();
             assert!(node(&pod).starts_with("host-"), "{pod:?}");
         }
+        let running: Api<Pod> = Api::namespaced(plain.admin.clone(), &namespace);
+        let now = running.get("before").await.unwrap();
+        assert_eq!(now.uid(), before.uid());
+        assert!(runs(&now) && now.metadata.deletion_timestamp.is_none(), "{now:?}");
     }
     env.restart_webhook().await.unwrap();
     {

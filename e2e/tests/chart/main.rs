@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crds;
-mod network_policies;
+mod network;
 mod objects;
 mod rights;
 mod values;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
+use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::{FIELD_MANAGER, api_of, kind};
 use maroonedpods_e2e::api::check::refused;
 use maroonedpods_e2e::api::namespace::TestNamespace;
@@ -49,7 +50,7 @@ pub fn choices() -> Vec<Value> {
 }
 
 /// The one object of this kind and name that is rendered.
-async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
+pub async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
     let mut objects = render(values).await.unwrap();
     objects.retain(|object| kind(object) == wanted && object.name_any() == name);
     assert_eq!(objects.len(), 1, "{wanted} {name}");
@@ -57,20 +58,17 @@ async fn rendered(values: &Value, wanted: &str, name: &str) -> DynamicObject {
 }
 
 #[tokio::test]
-async fn the_webhook_is_open_to_known_callers_alone() {
-    let callers = async |values: Value| {
-        let policy = rendered(&values, "NetworkPolicy", "maroonedpods-webhook").await;
-        policy.data["spec"]["ingress"][0].clone()
-    };
-    assert_eq!(callers(json!({})).await["from"], Value::Null);
-    let known = json!({"apiServer": {"cidrs": ["10.0.0.1/32"]}});
-    let builtin = callers(json!({"networkPolicies": known})).await;
-    assert_eq!(builtin["ports"], json!([{"port": "https"}]));
-    assert_eq!(builtin["from"][0], json!({"ipBlock": {"cidr": "10.0.0.1/32"}}));
-    let labels = &builtin["from"][1]["podSelector"]["matchLabels"];
-    assert_eq!(labels["app.kubernetes.io/component"], "reconciler");
-    let foreign = callers(json!({"networkPolicies": known, "certs": {"mode": "cert-manager"}})).await;
-    assert_eq!(foreign["from"].as_array().unwrap().len(), 1);
+async fn pods_of_excluded_namespaces_are_never_reviewed() {
+    let values = json!({"webhook": {"excludedNamespaces": ["elsewhere"]}});
+    let configuration = rendered(&values, "MutatingWebhookConfiguration", "maroonedpods").await;
+    let entries = configuration.data["webhooks"].as_array().unwrap();
+    assert_eq!(entries.len(), 5);
+    let excluded = ["kube-system", names::VM_NAMESPACE, SYSTEM_NAMESPACE, "elsewhere"];
+    let not_excluded = json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": excluded});
+    for entry in entries {
+        let all = entry["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        assert!(all.contains(&not_excluded), "{entry}");
+    }
 }
 
 #[tokio::test]

@@ -99,6 +99,7 @@ async fn a_pod_whose_gate_a_person_removes_is_let_go() {
         .patch(&pod.name, &PatchParams::default(), &ungated)
         .await
         .unwrap();
+    pod.reports("GateRemoved").await.unwrap();
     pod.leaves_nothing().await.unwrap();
     let stays = pod.pods.get(&pod.name).await.unwrap();
     assert_eq!(stays.spec.unwrap().node_name, None);

@@ -9,7 +9,7 @@ use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::leftovers::nothing_left_of;
-use maroonedpods_e2e::api::read::{condition, phase};
+use maroonedpods_e2e::api::read::{condition, phase, reason};
 use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
@@ -113,7 +113,19 @@ async fn a_bare_pod_whose_vm_dies_is_unready_at_once_and_then_failed() {
     let by_name = WatchParams::default().fields(&format!("metadata.name={}", pod.name));
     let changes = pod.pods.watch(&by_name, &now).await.unwrap();
     pod.power_off(1).await.unwrap();
-    pod.fails().await.unwrap();
+    let failed = pod.fails().await.unwrap();
+    assert_eq!(
+        failed.status.as_ref().unwrap().reason.as_deref(),
+        Some("VirtualMachineGone")
+    );
+    for type_ in ["Ready", "ContainersReady", "DisruptionTarget"] {
+        assert_eq!(
+            condition(&failed, type_).unwrap().1,
+            "VirtualMachineGone",
+            "{type_}"
+        );
+    }
+    assert_eq!(reason(&failed), "NodeLost");
     let states: Vec<_> = changes
         .map_ok(|change| match change {
             WatchEvent::Modified(pod) => (phase(&pod).to_owned(), condition(&pod, "Ready").unwrap().0),

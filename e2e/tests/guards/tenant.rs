@@ -3,11 +3,11 @@
 
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, eventually, refused};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
@@ -99,6 +99,13 @@ async fn a_tenant_gets_nowhere() {
     table.aims_at(&waiting.pods, &waiting.name);
     table.settles().await;
     changes_pods(&mut table, &pods).await;
+    let (ungated, params) = (
+        Patch::Merge(json!({"spec": {"schedulingGates": null}})),
+        PatchParams::default(),
+    );
+    let by_admin = waiting.pods.patch(&waiting.name, &params, &ungated).await;
+    let message = refused(by_admin).unwrap();
+    assert!(message.contains("is removed by the reconciler"), "{message}");
     binds(&mut table, &pods, &client, &victim).await;
     let events = Api::namespaced(client.clone(), &home.name);
     tolerates_everything(&mut table, &pods, &events, &victim.node_name()).await;

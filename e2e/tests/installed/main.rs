@@ -26,7 +26,7 @@ use maroonedpods_e2e::harness::load::Load;
 use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use maroonedpods_e2e::install::dns::DNS_ADDRESS;
 use maroonedpods_e2e::install::policies::retry_pods;
-use maroonedpods_e2e::install::{RELEASE, chart};
+use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, chart};
 use serde_json::json;
 
 use setup::{FORMER_CHART, Setup};
@@ -172,6 +172,21 @@ async fn uninstall_with_live_pods(setup: &Setup<'_>, cluster: &Cluster) {
     let kept = ["guest-certificates", "guest-node"]
         .map(|name| format!("validatingadmissionpolicy.admissionregistration.k8s.io/maroonedpods-{name}\n"));
     assert_eq!(release.await.unwrap(), kept.concat());
+    let own = [
+        "--namespace",
+        SYSTEM_NAMESPACE,
+        "get",
+        "secrets,leases",
+        "--output",
+        "name",
+    ];
+    let own = cluster.control_plane().kubectl(&own).await.unwrap();
+    for stays in [
+        "secret/maroonedpods-webhook-tls\n",
+        "lease.coordination.k8s.io/maroonedpods-reconciler\n",
+    ] {
+        assert!(own.contains(stays), "{stays} is not in\n{own}");
+    }
     namespace.close(&setup.admin).await.unwrap();
 }
 

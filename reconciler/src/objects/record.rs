@@ -199,6 +199,7 @@ pub fn status_patch(resource_version: &str, status: &MaroonedNodeStatus) -> serd
 pub(crate) mod tests {
     use super::*;
     use crate::view::PodView;
+    use maroonedpods_common::api::MaroonedPodsConfigSpec;
     use serde_json::json;
 
     pub(crate) const POD_UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
@@ -257,6 +258,59 @@ pub(crate) mod tests {
             let vmi = crate::objects::vmi::new(&record, 1, "marooned-vms");
             assert_eq!(vmi.data["spec"]["priorityClassName"], rendered, "{own}");
         }
+    }
+
+    /// The record of a pod without wishes of its own, by this configuration.
+    fn record_by(edit: impl FnOnce(&mut MaroonedPodsConfigSpec)) -> MaroonedNode {
+        let mut configured = crate::settings::tests::spec();
+        edit(&mut configured);
+        let settings = Settings::parse(configured).unwrap();
+        let like = record().spec;
+        let cluster = ClusterDefaults::default();
+        new(spec(like.pod_ref, false, "", like.resources, &settings, cluster))
+    }
+
+    #[test]
+    fn what_is_configured_of_vms_is_rendered() {
+        let rendered = |edit: fn(&mut MaroonedPodsConfigSpec)| {
+            crate::objects::vmi::new(&record_by(edit), 1, "marooned-vms").data["spec"].clone()
+        };
+        let toleration = json!([{"key": "vms", "operator": "Exists"}]);
+        let vmi = rendered(|configured| {
+            configured.enable_kernel_boot = true;
+            configured.vm = serde_json::from_value(json!({
+                "nodeSelector": {"disk": "ssd"},
+                "tolerations": [{"key": "vms", "operator": "Exists"}],
+                "imagePullSecret": "pull",
+                "networkBinding": "Bridge",
+            }))
+            .unwrap();
+        });
+        let image = json!({"image": "registry.example/marooned-node@sha256:0000", "imagePullSecret": "pull"});
+        assert_eq!(vmi["nodeSelector"], json!({"disk": "ssd"}));
+        assert_eq!(vmi["tolerations"], toleration);
+        assert_eq!(vmi["volumes"][0]["containerDisk"], image);
+        let boot = &vmi["domain"]["firmware"]["kernelBoot"]["container"];
+        assert_eq!(
+            (&boot["image"], &boot["imagePullSecret"]),
+            (&image["image"], &image["imagePullSecret"])
+        );
+        assert_eq!(
+            (&boot["kernelPath"], &boot["initrdPath"]),
+            (&json!("/boot/vmlinuz"), &json!("/boot/initrd"))
+        );
+        let interface = &vmi["domain"]["devices"]["interfaces"][0];
+        assert!(interface.get("bridge").is_some() && interface.get("masquerade").is_none());
+
+        let plain = rendered(|_| {});
+        for absent in ["nodeSelector", "tolerations", "priorityClassName"] {
+            assert_eq!(plain.get(absent), None, "{absent}");
+        }
+        assert_eq!(
+            plain["volumes"][0]["containerDisk"],
+            json!({"image": image["image"]})
+        );
+        assert_eq!(plain["domain"]["firmware"].get("kernelBoot"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use maroonedpods_common::api::Phase;
 
 use super::model::{Outcome, World, kinds};
+use super::stages::condition_reason;
 use crate::plan::WriteKind;
 
 fn running() -> World {
@@ -21,6 +22,7 @@ fn the_pod_does_not_fail_and_no_node_goes_before_the_vm_is_proven_gone() {
         kinds(&decision),
         ["pod_not_ready", "pod_report", "delete_record", "delete_vmi"]
     );
+    assert_eq!(condition_reason(&world), "NodeLost");
     assert!(kinds(&world.decide()).is_empty(), "waits for the VM");
     world.deleted_vms_vanish();
     let decision = world.pass();
@@ -136,6 +138,7 @@ fn a_pod_whose_gate_others_remove_stays_without_a_vm() {
     }
     world.others_remove_the_gate();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
+    assert_eq!(condition_reason(&world), "GateRemoved");
     let pod = world.pod().unwrap();
     assert!(!pod.pinned && !pod.terminal);
 }

@@ -15,6 +15,18 @@ fn a_launch_creates_the_secrets_first_and_no_node() {
 }
 
 #[test]
+fn a_pod_reports_what_its_vm_does() {
+    let mut world = launched();
+    assert_eq!(condition_reason(&world), "Launching");
+    world.vm_is_scheduled();
+    world.vm_runs();
+    world.pass();
+    world.tick(6);
+    world.pass();
+    assert_eq!(condition_reason(&world), "Joining");
+}
+
+#[test]
 fn a_refused_launch_is_undone_and_then_tried_with_a_dry_run_first() {
     let mut world = World::new();
     world.pass();

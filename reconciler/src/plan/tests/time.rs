@@ -200,6 +200,10 @@ fn a_pod_that_a_late_lift_reached_nonetheless_is_released() {
         later(&mut world);
         world.lift_by_hand();
         assert!(world.pod().unwrap().lifted());
+        world.tick(5);
+        world.pass();
+        let failed = ("False".to_owned(), "LiftedTooSoon".to_owned());
+        assert_eq!(launched_condition(&world), Some(failed));
         assert_eq!(world.settle(60), Ok(Outcome::Gone));
         assert!(world.secrets.is_empty() && world.objects.record.is_none());
         assert!(
