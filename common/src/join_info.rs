@@ -100,4 +100,43 @@ mod tests {
         let shown = format!("{:?}", Token::new("abcdef", "0123456789abcdef"));
         assert_eq!(shown, "Token(abcdef.…)");
     }
+
+    /// The form that the API server takes as a bearer token: `<id>.<secret>`.
+    #[test]
+    fn a_token_is_both_halves() {
+        assert_eq!(
+            Token::new("abcdef", "0123456789abcdef").reveal(),
+            "abcdef.0123456789abcdef"
+        );
+    }
+
+    #[test]
+    fn the_usual_domain_is_left_out_and_read_back() {
+        let info = |cluster_domain: &str| JoinInfo {
+            server_url: "https://192.0.2.1:6443".to_owned(),
+            token: Token::new("abcdef", "0123456789abcdef"),
+            pod_uid: "u".to_owned(),
+            taint_key: "example.org".to_owned(),
+            node_name: "n".to_owned(),
+            ca: "pem".to_owned(),
+            mode: JoinMode::Kubelet,
+            cluster_dns: None,
+            cluster_domain: cluster_domain.to_owned(),
+            host_network: false,
+            kubelet: KubeletSettings {
+                port: 65250,
+                reserved_cpu_milli: 500,
+                reserved_memory_mi: 366,
+                eviction_memory_mi: 50,
+            },
+        };
+        for (domain, written) in [("cluster.local", None), ("corp.test", Some("corp.test"))] {
+            let value = serde_json::to_value(info(domain)).unwrap();
+            assert_eq!(
+                value.get("cluster_domain").and_then(|text| text.as_str()),
+                written
+            );
+            assert_eq!(serde_json::from_value::<JoinInfo>(value).unwrap(), info(domain));
+        }
+    }
 }

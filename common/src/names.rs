@@ -177,6 +177,21 @@ mod tests {
         }
     }
 
+    /// Lengths and forms by which Kubernetes, KubeVirt and people know these names.
+    #[test]
+    fn names_are_spelt_as_others_expect_them() {
+        let uid = PodUid::from(UID);
+        assert_eq!(node_name(&uid), format!("marooned-{UID}"));
+        assert_eq!(vmi_name(&uid, 0), node_name(&uid));
+        assert_eq!(join_secret_name(&uid, 1), format!("marooned-{UID}-join"));
+        assert_eq!(join_secret_name(&uid, 12), format!("marooned-{UID}-r12-join"));
+        // Kubernetes finds a bootstrap token by the name of its Secret: bootstrap-token-<token id>.
+        assert_eq!(token_secret_name("07401b"), "bootstrap-token-07401b");
+        assert_eq!(token_id_of("bootstrap-token-07401b"), Some("07401b"));
+        assert_eq!(token_id_of("token-07401b"), None);
+        assert_eq!(identity_taint("example.org"), "example.org/dedicated");
+    }
+
     #[test]
     fn dns_subdomains_are_distinguished_from_others() {
         let label = "a".repeat(63);

@@ -42,3 +42,24 @@ impl fmt::Display for PodUid {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const UID: &str = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+
+    #[test]
+    fn a_uid_is_its_text_wherever_it_comes_from() {
+        let from_json: PodUid = serde_json::from_value(json!(UID)).unwrap();
+        for uid in [PodUid::from(UID), PodUid::from(UID.to_owned()), from_json] {
+            assert_eq!(uid.as_str(), UID);
+            assert_eq!(uid.to_string(), UID);
+            assert_eq!(serde_json::to_value(&uid).unwrap(), UID);
+            assert!(uid == *UID && uid != *"another");
+        }
+        assert_eq!(PodUid::default().as_str(), "");
+    }
+}

@@ -117,11 +117,10 @@ fn round_up(digits: &[u8], point: i64, multiplier: u128) -> Option<u64> {
     for digit in whole {
         product = product.checked_mul(10)?.checked_add(u128::from(*digit))?;
     }
-    // A point to the right of the last digit. Some digit is not zero, so this ends or overflows soon.
-    for _ in i64::try_from(digits.len()).ok()?..point {
-        product = product.checked_mul(10)?;
-    }
-    product = product.checked_mul(multiplier)?;
+    // A point to the right of the last digit. Some digit is not zero, so what overflows here is too large.
+    let zeros = point.saturating_sub(i64::try_from(digits.len()).ok()?).max(0);
+    let shift = 10_u128.checked_pow(u32::try_from(zeros).ok()?)?;
+    product = product.checked_mul(shift)?.checked_mul(multiplier)?;
 
     let (mut carry, mut remainder) = (0, false);
     for digit in fraction.iter().rev() {

@@ -20,7 +20,7 @@ const UNREAD: [&[u8]; 4] = [
 ];
 
 /// Bytes that are left of most reviews.
-const ROOM: usize = 4 << 10;
+const ROOM: usize = 4096;
 
 /// The same JSON with those arrays empty, wherever they are. Bytes that are not JSON may come back whole or in part, and
 /// then are not JSON either, unless all that was wrong with them was inside such an array.
@@ -34,9 +34,7 @@ pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
             let Some(close) = end_of_array(json, open) else {
                 break;
             };
-            if kept.capacity() == 0 {
-                kept.reserve(ROOM);
-            }
+            kept.reserve(ROOM.saturating_sub(kept.len()));
             kept.extend_from_slice(&json[from..at]);
             (from, at) = (close, close);
         }

@@ -8,18 +8,17 @@
 
 use axum::http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
-use maroonedpods_common::admission::{OptOut, PodView};
+use maroonedpods_common::admission::{OptOut, Outcome, PodView, decide};
+use maroonedpods_testing::odd_pod;
 use maroonedpods_webhook::metrics::AdmissionResult;
 use maroonedpods_webhook::review::{Answer, answer};
 use proptest::prelude::*;
 use proptest::sample::select;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 mod support;
 use support::{UID, creation, operations, patched, written};
 
-const LABEL: &str = "maroonedpods.io/maroon";
-const CLASS: &str = "maroonedpods.node-restriction.kubernetes.io/marooned";
 const OUR_PATHS: [&str; 4] = [
     "/metadata/labels/maroonedpods.io~1maroon",
     "/spec/schedulingGates/-",
@@ -34,142 +33,6 @@ const PARENTS: [&str; 6] = [
     "/spec/nodeSelector",
     "/spec/tolerations",
 ];
-
-/// Strings that mean something to the rule.
-const WORDS: [&str; 14] = [
-    "",
-    "true",
-    "false",
-    "enforced",
-    "Exists",
-    "Equal",
-    "NoSchedule",
-    "NoExecute",
-    "maroonedpods.io/gate",
-    "maroonedpods.io/marooned",
-    "node.kubernetes.io/not-ready",
-    "node.kubernetes.io/unreachable",
-    "DaemonSet",
-    "apps/v1",
-];
-
-/// Such a string, or any.
-fn word() -> impl Strategy<Value = String> {
-    prop_oneof![4 => select(&WORDS[..]).prop_map(str::to_owned), 1 => any::<String>()]
-}
-
-/// Any JSON.
-fn odd() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        word().prop_map(Value::from),
-    ];
-    leaf.prop_recursive(3, 12, 3, |inner| {
-        prop_oneof![
-            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            prop::collection::vec((word(), inner), 0..3).prop_map(|members| members.into_iter().collect()),
-        ]
-    })
-}
-
-/// Mostly what is usual in this place; else null, or anything at all.
-fn mostly(usual: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Value> {
-    prop_oneof![40 => usual, 3 => Just(Value::Null), 1 => odd()]
-}
-
-/// An object with any of these members, and some unknown ones.
-fn object(members: Vec<(&'static str, BoxedStrategy<Value>)>) -> impl Strategy<Value = Value> {
-    let members: Vec<_> = members
-        .into_iter()
-        .map(|(key, value)| prop::option::of(value).prop_map(move |value| (key, value)))
-        .collect();
-    (members, prop::option::of((word(), odd()))).prop_map(|(members, unknown)| {
-        let mut object = Map::new();
-        if let Some((key, value)) = unknown {
-            object.insert(format!("x{key}"), value);
-        }
-        object.extend(
-            members
-                .into_iter()
-                .filter_map(|(key, value)| Some((key.to_owned(), value?))),
-        );
-        object.into()
-    })
-}
-
-fn text() -> BoxedStrategy<Value> {
-    mostly(word().prop_map(Value::from)).boxed()
-}
-
-fn list(item: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
-    mostly(prop::collection::vec(item, 0..4).prop_map(Value::from)).boxed()
-}
-
-/// A required node affinity, which may name nodes or not.
-fn affinity() -> impl Strategy<Value = Value> {
-    let key = select(vec!["metadata.name", "kubernetes.io/hostname", "zone"]).prop_map(Value::from);
-    let operator = select(vec!["In", "In", "NotIn", "Exists"]).prop_map(Value::from);
-    let asked = || {
-        object(vec![
-            ("key", mostly(key.clone()).boxed()),
-            ("operator", mostly(operator.clone()).boxed()),
-        ])
-    };
-    let term = object(vec![
-        ("matchExpressions", list(asked())),
-        ("matchFields", list(asked())),
-    ]);
-    let required = object(vec![("nodeSelectorTerms", list(term))]);
-    let node = object(vec![(
-        "requiredDuringSchedulingIgnoredDuringExecution",
-        mostly(required).boxed(),
-    )]);
-    object(vec![("nodeAffinity", mostly(node).boxed())])
-}
-
-fn pod() -> impl Strategy<Value = Value> {
-    let opt_in = mostly(select(vec!["true", "false", "yes"]).prop_map(Value::from));
-    let labels = object(vec![(LABEL, opt_in.boxed())]);
-    let annotations = object(vec![("kubernetes.io/config.mirror", text())]);
-    // Rare, so that most pods get as far as a patch.
-    let annotations = prop_oneof![9 => Just(json!({"a": "b"})), 1 => annotations];
-    let owner = object(vec![("apiVersion", text()), ("kind", text()), ("name", text())]);
-    let metadata = object(vec![
-        ("labels", mostly(labels).boxed()),
-        ("annotations", mostly(annotations).boxed()),
-        ("ownerReferences", list(owner)),
-    ]);
-    let toleration = object(vec![
-        ("key", text()),
-        ("operator", text()),
-        ("value", text()),
-        ("effect", text()),
-        (
-            "tolerationSeconds",
-            mostly((0..400_i64).prop_map(Value::from)).boxed(),
-        ),
-    ]);
-    let node_name = prop_oneof![9 => Just(json!("")), 1 => text()];
-    let selector = object(vec![(CLASS, mostly(Just(json!("true"))).boxed())]);
-    let host = object(vec![("kubernetes.io/hostname", mostly(Just(json!("n"))).boxed())]);
-    let selector = prop_oneof![9 => selector, 1 => host];
-    let affinity = prop_oneof![3 => Just(json!({"podAffinity": {}})), 1 => affinity()];
-    let spec = object(vec![
-        ("nodeName", node_name.boxed()),
-        ("nodeSelector", mostly(selector).boxed()),
-        ("schedulingGates", list(object(vec![("name", text())]))),
-        ("tolerations", list(toleration)),
-        ("affinity", mostly(affinity).boxed()),
-        ("containers", odd().boxed()),
-    ]);
-    object(vec![
-        ("metadata", mostly(metadata).boxed()),
-        ("spec", mostly(spec).boxed()),
-        ("status", odd().boxed()),
-    ])
-}
 
 fn opt_out() -> impl Strategy<Value = OptOut> {
     select(vec![OptOut::Honoured, OptOut::Overruled])
@@ -202,7 +65,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_patch_adds_what_is_ours_and_nothing_more(pod in pod(), opt_out in opt_out()) {
+    fn a_patch_adds_what_is_ours_and_nothing_more(pod in odd_pod(), opt_out in opt_out()) {
         let (review, result) = created(&pod, opt_out);
         let operations = operations(&review);
         prop_assert_eq!(result == AdmissionResult::Patched, !operations.is_empty());
@@ -221,27 +84,24 @@ proptest! {
         }
     }
 
-    /// The webhook's reading of the affinity and the reconciler's, which is typed, are one.
+    /// The reconciler, whose pods are typed, sees in a pod what the webhook saw.
     #[test]
-    fn a_pod_that_names_its_node_gets_no_gate(pod in pod(), opt_out in opt_out()) {
-        let mut whole = pod.clone();
-        if let Some(spec) = whole.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.insert("containers".to_owned(), json!([]));
-        }
-        if let Some(whole) = whole.as_object_mut() {
-            whole.remove("status");
-        }
-        let typed: Result<Pod, _> = serde_json::from_value(whole);
-        if let Ok(typed) = typed {
-            let (_, result) = created(&pod, opt_out);
-            let names_nodes = PodView::from(&typed).names_nodes;
-            prop_assert!(!(names_nodes && result == AdmissionResult::Patched));
-            prop_assert!(names_nodes || result != AdmissionResult::NamesNodes);
+    fn a_pod_is_answered_as_the_rule_decides_on_the_typed_one(pod in odd_pod(), opt_out in opt_out()) {
+        let typed: Result<Pod, _> = serde_json::from_value(pod.clone());
+        let Ok(typed) = typed else { return Ok(()) };
+        let (review, result) = created(&pod, opt_out);
+        match decide(&PodView::from(&typed), opt_out) {
+            Outcome::LeaveAlone(reason) => prop_assert_eq!(result, AdmissionResult::from(reason)),
+            Outcome::Deny(why) => {
+                prop_assert_eq!(result, AdmissionResult::Denied);
+                prop_assert_eq!(&review["response"]["status"]["message"], &why);
+            }
+            Outcome::Add(_) => prop_assert_eq!(result, AdmissionResult::Patched),
         }
     }
 
     #[test]
-    fn a_denial_has_a_message_and_no_patch(pod in pod(), opt_out in opt_out()) {
+    fn a_denial_has_a_message_and_no_patch(pod in odd_pod(), opt_out in opt_out()) {
         let (review, result) = created(&pod, opt_out);
         let denied = matches!(result, AdmissionResult::Denied | AdmissionResult::Invalid);
         prop_assert_eq!(&review["response"]["allowed"], !denied);
@@ -252,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn a_review_cut_anywhere_is_answered(pod in pod(), cut in any::<prop::sample::Index>()) {
+    fn a_review_cut_anywhere_is_answered(pod in odd_pod(), cut in any::<prop::sample::Index>()) {
         let whole = written(&creation(&pod));
         let uid_ends = whole.find(UID).unwrap() + UID.len() + 1;
         let cut = cut.index(whole.len());

@@ -25,7 +25,7 @@ pub struct Term {
 impl Terms {
     /// Adds a term. One that asks for nothing matches no node.
     pub fn add(&mut self, term: Term) {
-        self.named |= term.asks && term.names;
+        self.named |= term.names;
         self.open |= term.asks && !term.names;
     }
 

@@ -249,3 +249,136 @@ fn a_typed_pod_is_seen_as_it_is() {
     assert!(PodView::from(&on_host).names_nodes);
     assert_eq!(PodView::from(&Pod::default()), PodView::default());
 }
+
+/// Asserts what the rule sees in the typed pod of this JSON.
+fn assert_seen(pod: serde_json::Value, expected: &PodView<'_>) {
+    let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
+    assert_eq!(PodView::from(&typed), *expected, "{pod}");
+}
+
+/// Kubernetes' `DaemonSet` is of the API group apps, in whichever version; other groups have kinds of that name.
+#[test]
+fn a_daemon_set_is_that_kind_of_that_group() {
+    for version in ["apps/v1", "apps/v1beta2"] {
+        assert!(is_daemon_set(version, "DaemonSet"), "{version}");
+    }
+    for (version, kind) in [
+        ("apps/v1", "ReplicaSet"),
+        ("apps/v1", "StatefulSet"),
+        ("apps/v1", "daemonset"),
+        ("apps/v1", ""),
+        ("batch/v1", "Job"),
+        ("v1", "DaemonSet"),
+        ("apps", "DaemonSet"),
+        ("apps.kruise.io/v1alpha1", "DaemonSet"),
+        ("example.org/apps/v1", "DaemonSet"),
+        ("", "DaemonSet"),
+        ("", ""),
+    ] {
+        assert!(!is_daemon_set(version, kind), "{version} {kind}");
+    }
+}
+
+#[test]
+fn each_fact_of_a_typed_pod_is_seen_alone() {
+    let spec = |field: &str, value: serde_json::Value| json!({"spec": {"containers": [], field: value}});
+    let metadata = |field: &str, value: serde_json::Value| json!({"metadata": {field: value}});
+    let owner =
+        |version: &str, kind: &str| json!({"apiVersion": version, "kind": kind, "name": "o", "uid": "u"});
+    let none = PodView::default();
+
+    let labels = json!({"app": "web", MAROON_LABEL: "false"});
+    let opted = PodView {
+        opt_in: Some("false"),
+        ..none.clone()
+    };
+    assert_seen(metadata("labels", labels), &opted);
+    assert_seen(
+        metadata("labels", json!({"maroon": "true", CLASS_LABEL: "true"})),
+        &none,
+    );
+
+    let daemon = PodView {
+        daemon_set_owned: true,
+        ..none.clone()
+    };
+    let owners = json!([owner("apps/v1", "ReplicaSet"), owner("apps/v1", "DaemonSet")]);
+    assert_seen(metadata("ownerReferences", owners), &daemon);
+    for other in [
+        owner("apps/v1", "ReplicaSet"),
+        owner("example.org/v1", "DaemonSet"),
+    ] {
+        assert_seen(metadata("ownerReferences", json!([other])), &none);
+    }
+
+    let mirror = PodView {
+        mirror: true,
+        ..none.clone()
+    };
+    assert_seen(metadata("annotations", json!({MIRROR_ANNOTATION: ""})), &mirror);
+    assert_seen(
+        metadata("annotations", json!({"kubernetes.io/config.source": "api"})),
+        &none,
+    );
+
+    let named = PodView {
+        node_name: "n",
+        ..none.clone()
+    };
+    assert_seen(spec("nodeName", json!("n")), &named);
+    let on_host = PodView {
+        names_nodes: true,
+        ..none.clone()
+    };
+    assert_seen(spec("nodeSelector", json!({HOSTNAME_LABEL: "n"})), &on_host);
+    let selected = PodView {
+        class_selector: Some("x"),
+        ..none.clone()
+    };
+    assert_seen(
+        spec("nodeSelector", json!({"disk": "ssd", CLASS_LABEL: "x"})),
+        &selected,
+    );
+    assert_seen(spec("nodeSelector", json!({"disk": "ssd"})), &none);
+    let gated = PodView {
+        gated: true,
+        ..none.clone()
+    };
+    assert_seen(
+        spec("schedulingGates", json!([{"name": "kueue"}, {"name": GATE}])),
+        &gated,
+    );
+    assert_seen(spec("schedulingGates", json!([{"name": "kueue"}])), &none);
+}
+
+#[test]
+fn the_affinity_of_a_typed_pod_names_nodes_only_if_each_term_does() {
+    let named = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]});
+    let on_host = json!({"matchExpressions": [{"key": HOSTNAME_LABEL, "operator": "In", "values": ["n"]}]});
+    let zone = json!({"matchExpressions": [{"key": "zone", "operator": "Exists"}]});
+    for (terms, names_nodes) in [
+        (json!([named]), true),
+        (json!([on_host]), true),
+        (json!([on_host, named, {}]), true),
+        (json!([zone]), false),
+        (json!([named, zone]), false),
+        (json!([{}]), false),
+        (json!([]), false),
+    ] {
+        let required =
+            json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        let pod = json!({"spec": {"containers": [], "affinity": {"nodeAffinity": required}}});
+        assert_seen(
+            pod,
+            &PodView {
+                names_nodes,
+                ..PodView::default()
+            },
+        );
+    }
+    // What is only preferred keeps the pod from no node.
+    let preferred =
+        json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": named}]});
+    let pod = json!({"spec": {"containers": [], "affinity": {"nodeAffinity": preferred}}});
+    assert_seen(pod, &PodView::default());
+}

@@ -117,6 +117,7 @@ mod tests {
             ..Placement::default()
         };
         let found = lost(&old, &manifest);
+        assert!(!found.is_empty());
         assert_eq!(
             (found.class_selector, found.identity_selector),
             (Some("true"), Some(UID))

@@ -251,4 +251,21 @@ mod tests {
             assert_eq!(failure.to_string().parse(), Ok(*failure));
         }
     }
+
+    #[test]
+    fn a_pod_that_has_its_node_had_it_or_gave_it_up_waits_for_nothing() {
+        use PodReason as Reason;
+        let over = [Reason::NodeReady, Reason::GateRemoved, Reason::NodeLost];
+        let others = [
+            Reason::WaitingForOtherGates,
+            Reason::BackingOff,
+            Reason::AttemptsExhausted,
+            Reason::NetworkPolicyNotEnforced,
+            Reason::NamespaceLimit,
+        ];
+        for reason in Reason::VARIANTS {
+            assert_eq!(reason.is_wait(), !over.contains(reason), "{reason}");
+            assert_eq!(reason.is_up_to_others(), others.contains(reason), "{reason}");
+        }
+    }
 }

@@ -157,6 +157,141 @@ fn absurd_requests_are_errors() {
     assert_eq!(effective_request(&together), Err(SizingError::TooMuchCpu));
 }
 
+/// 512 vCPUs and 16 TiB each of memory and of disk are still a VM.
+#[test]
+fn the_largest_vm_is_one() {
+    let none = ResourceOverhead {
+        cpu: Quantity("0".to_owned()),
+        memory: Quantity("0".to_owned()),
+        ephemeral_storage_percent: 0,
+    };
+    let base = BaseVmResources::default();
+    let sized = |base, request| size(request, base, &none);
+    let cpu = |cpu_milli| Request {
+        cpu_milli,
+        ..Request::default()
+    };
+    assert_eq!(sized(base, cpu(512_000)).unwrap().cpu, 512);
+    assert_eq!(sized(base, cpu(512_001)), Err(SizingError::TooMuchCpu));
+    let memory = |memory_mi| BaseVmResources { memory_mi, ..base };
+    let idle = Request::default();
+    assert_eq!(sized(memory(16 << 20), idle).unwrap().memory_mi, 16 << 20);
+    assert_eq!(
+        sized(memory((16 << 20) + 1), idle),
+        Err(SizingError::TooMuchMemory)
+    );
+    let storage = |ephemeral_storage_bytes| Request {
+        ephemeral_storage_bytes,
+        ..Request::default()
+    };
+    assert_eq!(
+        sized(base, storage(16 << 40)).unwrap().disk_mi,
+        (16 << 20) + 10_240
+    );
+    assert_eq!(
+        sized(base, storage((16 << 40) + 1)),
+        Err(SizingError::TooMuchStorage)
+    );
+    // A base that no disk can hold is not made smaller by what comes on top.
+    let huge = BaseVmResources {
+        ephemeral_storage_mi: u64::MAX,
+        ..base
+    };
+    assert_eq!(sized(huge, storage(MI)).unwrap().disk_mi, u64::MAX);
+}
+
+#[test]
+fn the_base_is_the_least_and_no_vm_is_without_a_cpu() {
+    let overhead = ResourceOverhead {
+        cpu: Quantity("0".to_owned()),
+        ..ResourceOverhead::default()
+    };
+    for (base_cpu, expected) in [(0, 1), (1, 1), (4, 4)] {
+        let base = BaseVmResources {
+            cpu: base_cpu,
+            memory_mi: 4096,
+            ..BaseVmResources::default()
+        };
+        let vm = size(Request::default(), base, &overhead).unwrap();
+        assert_eq!((vm.cpu, vm.memory_mi), (expected, 4096));
+    }
+}
+
+#[test]
+fn an_unreadable_overhead_is_named() {
+    let bad = || Quantity("much".to_owned());
+    let read = |overhead: &ResourceOverhead| {
+        let sized = size(Request::default(), BaseVmResources::default(), overhead);
+        sized.unwrap_err().to_string()
+    };
+    let cpu = ResourceOverhead {
+        cpu: bad(),
+        ..ResourceOverhead::default()
+    };
+    assert!(read(&cpu).starts_with("resourceOverhead.cpu: \"much\" is not a quantity"));
+    let memory = ResourceOverhead {
+        memory: bad(),
+        ..ResourceOverhead::default()
+    };
+    assert!(read(&memory).starts_with("resourceOverhead.memory: \"much\" is not a quantity"));
+}
+
+/// By hand, of the formula in `docs/configuration.md`: 1024 - (64 + 1024/32) = 928, and 928 - 366 - 50 = 512.
+#[test]
+fn what_a_vm_has_and_promises() {
+    let vm = VmResources {
+        cpu: 2,
+        memory_mi: 1024,
+        disk_mi: 10_240,
+        reserved_memory_mi: 366,
+        reserved_cpu_milli: 500,
+    };
+    let has = Capacity {
+        cpu_milli: 2000,
+        memory_bytes: 928 << 20,
+    };
+    let promises = Allocatable {
+        cpu_milli: 1500,
+        memory_bytes: 512 << 20,
+    };
+    assert_eq!((capacity(&vm), allocatable(&vm)), (has, promises));
+    let reserved = VmResources {
+        reserved_memory_mi: 5000,
+        reserved_cpu_milli: 5000,
+        ..vm
+    };
+    let nothing = Allocatable {
+        cpu_milli: 0,
+        memory_bytes: 0,
+    };
+    assert_eq!(allocatable(&reserved), nothing);
+}
+
+#[test]
+fn memory_and_storage_are_added_up_as_cpu_is() {
+    let asks = |memory: &str, storage: &str| json!({"name": "c", "resources": {"requests": {"memory": memory, "ephemeral-storage": storage}}});
+    let pod = spec(json!({
+        "containers": [asks("1Gi", "2Gi"), asks("512Mi", "1Gi")],
+        "initContainers": [asks("1Mi", "8Gi")],
+    }));
+    let expected = Request {
+        cpu_milli: 0,
+        memory_bytes: 1536 << 20,
+        ephemeral_storage_bytes: 8 << 30,
+    };
+    assert_eq!(effective_request(&pod), Ok(expected));
+    let together =
+        |containers: [serde_json::Value; 2]| effective_request(&spec(json!({"containers": containers})));
+    assert_eq!(
+        together([asks("15E", "0"), asks("15E", "0")]),
+        Err(SizingError::TooMuchMemory)
+    );
+    assert_eq!(
+        together([asks("0", "15E"), asks("0", "15E")]),
+        Err(SizingError::TooMuchStorage)
+    );
+}
+
 #[test]
 fn known_sizes() {
     let overhead = ResourceOverhead::default();

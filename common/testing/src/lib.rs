@@ -1,6 +1,6 @@
-//! For tests alone: a program of ours as a process of its own, and clients that attack it.
+//! For tests alone: a program of ours as a process of its own, clients that attack it, and pods of odd shapes.
 //!
-//! The tests of the webhook, of the reconciler and of the whole system use the same attackers. No program depends on
+//! The tests of the webhook, of the reconciler and of the whole system use the same ones. No program depends on
 //! this crate.
 #![allow(
     clippy::unwrap_used,
@@ -10,9 +10,11 @@
 )]
 
 mod attack;
+mod pods;
 mod program;
 
 pub use attack::Attack;
+pub use pods::odd_pod;
 pub use program::Program;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -7,6 +7,8 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, Sign
 use super::*;
 
 mod content;
+mod filed;
+mod refusals;
 
 const NODE: &str = "marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
 const OTHER_NODE: &str = "marooned-00000000-52b3-4d1c-9a77-0d6f6f2f7b10";

@@ -85,5 +85,28 @@ mod tests {
         let timings = Timings::default();
         assert_eq!(timings.jittered_retry(0), Duration::from_secs(2));
         assert_eq!(timings.jittered_retry(u32::MAX), Duration::from_millis(4400));
+        let middle = timings.jittered_retry(u32::MAX / 2);
+        assert!(
+            middle.abs_diff(Duration::from_millis(3200)) < Duration::from_millis(1),
+            "{middle:?}"
+        );
+    }
+
+    #[test]
+    fn two_tries_fit_into_the_renew_deadline() {
+        assert_eq!(Timings::default().try_deadline(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn whole_seconds_stay_and_what_no_lease_can_hold_is_the_longest() {
+        let of = |lease_duration| Timings {
+            lease_duration,
+            ..Timings::default()
+        };
+        assert_eq!(of(Duration::from_secs(15)).lease_duration_seconds(), 15);
+        assert_eq!(
+            of(Duration::from_secs(1 << 40)).lease_duration_seconds(),
+            i32::MAX
+        );
     }
 }

@@ -175,3 +175,23 @@ impl View for VmiView {
         self.host.clone().map(Mark::Host).into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use maroonedpods_testing::odd_pod;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Of a pod, more is skipped than the admission rule reads.
+        #[test]
+        fn the_rule_sees_in_what_is_kept_of_a_pod_what_it_sees_in_all_of_it(pod in odd_pod()) {
+            let text = pod.to_string();
+            let Ok(whole) = serde_json::from_value::<Pod>(pod) else { return Ok(()) };
+            let kept = PodView::KEEP.sieve(&text).unwrap();
+            let kept: Pod = serde_json::from_value(kept).unwrap();
+            prop_assert_eq!(admission::PodView::from(&kept), admission::PodView::from(&whole));
+        }
+    }
+}

@@ -11,6 +11,9 @@ use super::*;
 const RSA_2048_SHA256: &str = include_str!("../testdata/rsa-2048-sha256.pem");
 /// `openssl req -new -newkey rsa:1024 -sha1`, for [`NODE`].
 const RSA_1024_SHA1: &str = include_str!("../testdata/rsa-1024-sha1.pem");
+/// The same with one weakness each.
+const RSA_2048_SHA1: &str = include_str!("../testdata/rsa-2048-sha1.pem");
+const RSA_1024_SHA256: &str = include_str!("../testdata/rsa-1024-sha256.pem");
 
 fn armored(der: &[u8]) -> Vec<u8> {
     use base64::Engine as _;
@@ -88,6 +91,23 @@ fn malformed_requests() {
     approved(&client(armored(&der)));
 }
 
+/// The same request with the other identifier of RSA with SHA-1, 1.3.14.3.2.29 (OIW) for 1.2.840.113549.1.1.5 (RFC 8017).
+/// The signature does not cover its own algorithm.
+fn by_the_older_name(pem: &str) -> Vec<u8> {
+    const RFC_8017: [u8; 15] = [0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 5, 5, 0];
+    const OIW: [u8; 11] = [0x30, 9, 6, 5, 0x2b, 0x0e, 3, 2, 0x1d, 5, 0];
+    let mut der = pem::parse(pem).unwrap().into_contents();
+    let at = der
+        .windows(RFC_8017.len())
+        .rposition(|window| window == RFC_8017)
+        .unwrap();
+    der.splice(at..at + RFC_8017.len(), OIW);
+    // The outermost SEQUENCE: its tag, 0x82, and its length in two bytes.
+    let length = u16::try_from(der.len() - 4).unwrap();
+    der[2..4].copy_from_slice(&length.to_be_bytes());
+    der
+}
+
 #[test]
 fn bad_signatures() {
     let key = KeyPair::generate().unwrap();
@@ -100,7 +120,13 @@ fn bad_signatures() {
         .unwrap();
     der[at..at + NODE.len()].copy_from_slice(NODE.as_bytes());
     refused(&client(armored(&der)), Refusal::BadSignature);
-    refused(&client(RSA_1024_SHA1.into()), Refusal::BadSignature);
+    for weak in [RSA_1024_SHA1, RSA_2048_SHA1, RSA_1024_SHA256] {
+        refused(&client(weak.into()), Refusal::BadSignature);
+    }
+    refused(
+        &client(armored(&by_the_older_name(RSA_2048_SHA1))),
+        Refusal::BadSignature,
+    );
 }
 
 #[test]
@@ -158,6 +184,29 @@ fn serving_for_other_names() {
         names.push(foreign.clone());
         let decision = decide(&serving(pem(&params(&names))), Some(&expectation()));
         assert_eq!(decision, Decision::Refuse(Refusal::ForeignName), "{foreign:?}");
+    }
+}
+
+/// RFC 5280, 4.2.1.6: an address has four octets, or sixteen.
+#[test]
+fn serving_for_addresses_of_both_families_and_for_nothing_that_is_none() {
+    let six = Expectation {
+        address: "fd00::7".parse().ok(),
+        ..expectation()
+    };
+    let for_address = |address: &str| {
+        let name = SanType::IpAddress(address.parse().unwrap());
+        decide(&serving(pem(&params(&[name]))), Some(&six))
+    };
+    assert_eq!(for_address("fd00::7"), Decision::Approve);
+    assert_eq!(for_address("fd00::8"), Decision::Refuse(Refusal::ForeignName));
+    assert_eq!(for_address(ADDRESS), Decision::Refuse(Refusal::ForeignName));
+    for octets in [&[10, 42, 0][..], &[10, 42, 0, 7, 255, 255, 255, 255]] {
+        let length = u8::try_from(octets.len()).unwrap();
+        let names = [&[0x30, length + 2, 0x87, length], octets].concat();
+        let mut odd = params(&[]);
+        odd.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+        refused(&serving(pem(&odd)), Refusal::ForeignName);
     }
 }
 

@@ -11,7 +11,7 @@ use maroonedpods_common::names;
 use proptest::prelude::*;
 
 use super::model::{CsrKind, Outcome, POD_UID, World, kinds};
-use super::stages::{launched, until};
+use super::stages::{launched, step_until, until};
 use crate::csr::tests::expectation;
 use crate::csr::{self, Expectation, Filed, MOST_DECIDED};
 use crate::objects::identity;
@@ -147,11 +147,12 @@ fn requests_filed_in_a_long_pause_are_deleted_as_they_arrive() {
         .as_mut()
         .unwrap()
         .attempts = 3;
-    while world.status().phase != Phase::Failed {
-        world.vm_ends();
-        world.pass();
-        world.deleted_vms_vanish();
-    }
+    let failed = |w: &World| w.status().phase == Phase::Failed;
+    step_until(&mut world, failed, |w| {
+        w.vm_ends();
+        w.pass();
+        w.deleted_vms_vanish();
+    });
     world.pass();
     flood(&mut world, CsrKind::Renewal, "", 20);
     let decision = world.pass();
@@ -269,4 +270,54 @@ fn hopeless_requests_are_not_parsed_once_enough_are_refused() {
         csr::decide(csr, Some(expected))
     });
     assert_eq!((looks, writes.len()), (3 + 5, MOST_DECIDED - 5));
+}
+
+/// The verdicts on `number` requests of a kind, all as `expected` has it: how many are approved, denied and deleted.
+fn verdicts(kind: CsrKind, token: &str, number: usize, expected: Expectation) -> [usize; 3] {
+    let csr = |n: usize| Filed::read(filed(kind, token, &format!("csr-{n}"), 0)).unwrap();
+    let csrs: Vec<_> = (0..number).map(|n| Arc::new(csr(n))).collect();
+    let writes = sort_out(&csrs, expected, |csr, expected| csr::decide(csr, Some(expected)));
+    let count = |holds: fn(&Write) -> bool| writes.iter().filter(|write| holds(write)).count();
+    [
+        count(|write| matches!(write, Write::DecideCsr { deny: None, .. })),
+        count(|write| matches!(write, Write::DecideCsr { deny: Some(_), .. })),
+        count(|write| matches!(write, Write::DeleteCsr(_))),
+    ]
+}
+
+#[test]
+fn approvals_of_one_pass_count_for_its_later_requests() {
+    assert_eq!(verdicts(CsrKind::Client, TOKEN, 3, expectation()), [1, 2, 0]);
+    let last_renewal = Expectation {
+        approved_renewals: csr::MAX_RENEWALS - 1,
+        ..expectation()
+    };
+    assert_eq!(verdicts(CsrKind::Renewal, "", 3, last_renewal), [1, 2, 0]);
+    let last_serving = Expectation {
+        approved_serving: csr::MAX_SERVING - 1,
+        ..expectation()
+    };
+    assert_eq!(verdicts(CsrKind::Serving, "", 3, last_serving), [1, 2, 0]);
+}
+
+/// Three are denied, five stay pending, and the same number again if they only wait.
+#[test]
+fn what_is_left_is_bounded_by_kind() {
+    for (number, deleted) in [(7, 0), (8, 0), (9, 1), (30, 22)] {
+        let refused = verdicts(CsrKind::OtherNode, TOKEN, number, expectation());
+        assert_eq!(refused, [0, 3, deleted], "{number} refused");
+    }
+    for (number, deleted) in [(4, 0), (5, 0), (6, 1), (30, 25)] {
+        let unplaced = Expectation {
+            address: None,
+            ..expectation()
+        };
+        let waiting = verdicts(CsrKind::Serving, "", number, unplaced);
+        assert_eq!(waiting, [0, 0, deleted], "{number} waiting");
+    }
+    // Of one requester, thirty are looked at.
+    assert_eq!(
+        verdicts(CsrKind::Renewal, "", 31, expectation())[2],
+        31 - 20 - 3 - 5
+    );
 }

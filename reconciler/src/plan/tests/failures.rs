@@ -1,12 +1,14 @@
 //! What fails an attempt, and what follows.
 
+use k8s_openapi::api::core::v1::Taint;
 use maroonedpods_common::api::Phase;
 use maroonedpods_common::names;
 
 use super::model::{Outcome, World, kinds};
 use crate::plan::Write;
 
-use super::stages::{about_to_lift, condition_reason, launched, launched_condition};
+use super::stages::{about_to_lift, condition_reason, launched, launched_condition, step_until};
+
 /// The next pass fails the attempt for `reason` and deletes its VM.
 #[track_caller]
 fn fails(mut world: World, reason: &str) {
@@ -47,7 +49,14 @@ fn no_lift_while_anything_is_missing() {
 #[test]
 fn a_node_that_is_not_the_vms_own_fails_the_attempt() {
     type Forge = fn(&mut World) -> bool;
-    let forgeries: [Forge; 5] = [
+    fn taints(w: &mut World, change: fn(&mut Vec<Taint>)) -> bool {
+        w.change_node(|n| change(n.spec.as_mut().unwrap().taints.as_mut().unwrap()))
+    }
+    let forgeries: [Forge; 8] = [
+        // The identity taint of another pod, with other effects, under another key.
+        |w| taints(w, |all| all[2].value = Some("another".to_owned())),
+        |w| taints(w, |all| "PreferNoSchedule".clone_into(&mut all[2].effect)),
+        |w| taints(w, |all| "example.org/dedicated".clone_into(&mut all[3].key)),
         |w| w.change_node(|n| n.metadata.uid = Some("another".to_owned())),
         |w| w.change_node(|n| drop(n.metadata.labels.as_mut().unwrap().remove(names::CLASS_LABEL))),
         |w| w.change_node(|n| drop(n.metadata.labels.as_mut().unwrap().remove(names::IDENTITY_LABEL))),
@@ -144,9 +153,7 @@ fn a_failed_attempt_leaves_nothing_and_the_next_one_waits() {
     assert_eq!(condition_reason(&world), "Retrying");
     assert!(kinds(&world.decide()).is_empty(), "the VM is not gone yet");
     world.deleted_vms_vanish();
-    while world.attempt() == 1 {
-        world.pass();
-    }
+    step_until(&mut world, |w| w.attempt() > 1, |w| drop(w.pass()));
     assert!(world.secrets.is_empty() && world.node().is_none() && world.objects.vmis.is_empty());
     assert_eq!(condition_reason(&world), "Retrying");
     let waiting = world.decide();

@@ -3,7 +3,7 @@
 use maroonedpods_common::api::Phase;
 
 use super::model::{Outcome, World, kinds};
-use super::stages::condition_reason;
+use super::stages::{condition_reason, launched, step_until};
 use crate::plan::WriteKind;
 
 fn running() -> World {
@@ -63,10 +63,7 @@ fn a_deleted_pod_gets_its_grace_period_and_a_margin() {
 
 #[test]
 fn a_pod_that_was_never_lifted_goes_with_its_vm() {
-    let mut world = World::new();
-    while world.status().phase != Phase::Launched {
-        world.pass();
-    }
+    let mut world = launched();
     world.pod_is_deleted();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
 }
@@ -96,15 +93,16 @@ fn a_reboot_ends_the_vm() {
 #[test]
 fn a_reboot_before_the_lift_is_recorded_counts_too() {
     let mut world = World::new();
-    while !world.pod().unwrap().lifted() {
-        world.behave();
-        for write in world.decide().writes {
-            world.apply(&write).unwrap();
+    let lifted = |w: &World| w.pod().unwrap().lifted();
+    step_until(&mut world, lifted, |w| {
+        w.behave();
+        for write in w.decide().writes {
+            w.apply(&write).unwrap();
             if write.kind() == WriteKind::LiftGate {
                 break;
             }
         }
-    }
+    });
     assert_eq!(world.status().phase, Phase::Registered);
     world.guest_reboots();
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
@@ -132,10 +130,7 @@ fn a_guest_cannot_keep_its_node_with_a_finalizer() {
 
 #[test]
 fn a_pod_whose_gate_others_remove_stays_without_a_vm() {
-    let mut world = World::new();
-    while world.status().phase != Phase::Launched {
-        world.pass();
-    }
+    let mut world = launched();
     world.others_remove_the_gate();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
     assert_eq!(condition_reason(&world), "GateRemoved");
@@ -157,10 +152,7 @@ fn deleting_a_record_by_hand_deletes_its_vm() {
 
 #[test]
 fn a_waiting_pod_whose_record_is_deleted_by_hand_starts_again() {
-    let mut world = World::new();
-    while world.status().phase != Phase::Launched {
-        world.pass();
-    }
+    let mut world = launched();
     let first = world.record_uid();
     world.record_is_deleted();
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));

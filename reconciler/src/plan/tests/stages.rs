@@ -6,28 +6,49 @@ use maroonedpods_common::names;
 use super::model::{World, kinds};
 use crate::objects::record;
 
-/// A world in which all parties acted properly until `stage` holds.
-pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
-    let mut world = World::new();
-    for _ in 0..40 {
-        if stage(&world) {
-            return world;
+/// More than any stage is away.
+const STEPS: usize = 200;
+
+/// Repeats `step` until `stage` holds. A plan that never gets there fails the test, and does not hang it.
+#[track_caller]
+pub(super) fn step_until(
+    world: &mut World,
+    stage: impl Fn(&World) -> bool,
+    mut step: impl FnMut(&mut World),
+) {
+    for _ in 0..STEPS {
+        if stage(world) {
+            return;
         }
-        world.pass();
-        if stage(&world) {
-            return world;
-        }
-        world.behave();
+        step(world);
     }
     panic!("the stage was never reached: {:?}", world.status());
+}
+
+/// A world in which all parties acted properly until `stage` holds.
+#[track_caller]
+pub(super) fn until(stage: impl Fn(&World) -> bool) -> World {
+    let mut world = World::new();
+    let mut leads = false;
+    step_until(&mut world, stage, |w| {
+        leads = !leads;
+        if leads {
+            w.pass();
+        } else {
+            w.behave();
+        }
+    });
+    world
 }
 
 /// The record is in phase Launched, and KubeVirt has not acted yet.
 pub(super) fn launched() -> World {
     let mut world = World::new();
-    while world.status().phase != Phase::Launched {
-        world.pass();
-    }
+    step_until(
+        &mut world,
+        |w| w.status().phase == Phase::Launched,
+        |w| drop(w.pass()),
+    );
     world
 }
 

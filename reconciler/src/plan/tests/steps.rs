@@ -86,13 +86,54 @@ fn the_node_follows_the_zone_of_its_vms_host() {
     assert_eq!(zone(&going), None, "a VM may take long to vanish");
 }
 
-#[test]
-fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
+/// About to be lifted, with a demand by which the scheduler finds no Node for the pod.
+fn unplaceable() -> World {
     let spread = serde_json::json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule"}]);
     let mut world = about_to_lift();
     let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
+    world
+}
+
+/// The leader crashes right after the patch that lifts the gate.
+fn just_lifted(mut world: World) -> World {
+    for write in world.decide().writes {
+        world.apply(&write).unwrap();
+        if write.kind() == WriteKind::LiftGate {
+            return world;
+        }
+    }
+    panic!("no lift was due")
+}
+
+#[test]
+fn what_a_crash_right_after_the_lift_left_out_is_written_later() {
+    let mut world = just_lifted(about_to_lift());
+    assert_eq!(kinds(&world.decide()), ["pod_report", "record_status"]);
+    world.pass();
+    assert_eq!(
+        (condition_reason(&world).as_str(), kinds(&world.decide()).len()),
+        ("NodeReady", 0)
+    );
+}
+
+#[test]
+fn a_pod_that_ends_right_after_its_lift_is_neither_ready_nor_bound() {
+    let mut finished = just_lifted(unplaceable());
+    let pod = finished.objects.pod.as_mut().unwrap();
+    pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+    let mut going = just_lifted(unplaceable());
+    let pod = going.objects.pod.as_mut().unwrap();
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(going.now));
+    for world in [finished, going] {
+        assert_eq!(kinds(&world.decide()), ["record_status"]);
+    }
+}
+
+#[test]
+fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
+    let mut world = unplaceable();
     assert!(
         !kinds(&world.decide()).contains(&"bind_pod"),
         "not while it is gated"

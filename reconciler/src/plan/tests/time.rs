@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use maroonedpods_common::api::Phase;
 
 use super::model::{CsrKind, Outcome, World, kinds};
-use super::stages::{about_to_lift, condition_reason, launched, launched_condition};
+use super::stages::{about_to_lift, condition_reason, launched, launched_condition, step_until};
 use crate::plan::{Write, decide};
 use crate::settings::Settings;
 use crate::view::BackingOff;
@@ -23,22 +23,24 @@ fn running() -> World {
 /// All attempts of the first round have failed.
 fn exhausted() -> World {
     let mut world = World::new();
-    for _ in 0..100 {
-        world.pass();
-        if world.status().phase == Phase::Failed {
-            assert_eq!(
-                (world.attempt(), condition_reason(&world).as_str()),
-                (3, "AttemptsExhausted")
-            );
-            return world;
+    every_vm_ends_until_exhausted(&mut world);
+    assert_eq!(
+        (world.attempt(), condition_reason(&world).as_str()),
+        (3, "AttemptsExhausted")
+    );
+    world
+}
+
+fn every_vm_ends_until_exhausted(world: &mut World) {
+    let failed = |w: &World| w.status().phase == Phase::Failed;
+    step_until(world, failed, |w| {
+        if w.vmi().is_some_and(|v| !v.ended()) {
+            w.vm_ends();
         }
-        if world.vmi().is_some_and(|v| !v.ended()) {
-            world.vm_ends();
-        }
-        world.deleted_vms_vanish();
-        world.tick(10);
-    }
-    panic!("attempts go on: {:?}", world.status())
+        w.deleted_vms_vanish();
+        w.tick(10);
+        w.pass();
+    });
 }
 
 fn message(world: &World) -> String {
@@ -164,11 +166,12 @@ fn second_attempt() -> (World, Write) {
     let mut world = about_to_lift();
     let lift = decided_lift(&world);
     world.vm_ends();
-    while world.attempt() == 1 || world.status().phase != Phase::Launched {
-        world.pass();
-        world.deleted_vms_vanish();
-        world.tick(1);
-    }
+    let second = |w: &World| w.attempt() > 1 && w.status().phase == Phase::Launched;
+    step_until(&mut world, second, |w| {
+        w.pass();
+        w.deleted_vms_vanish();
+        w.tick(1);
+    });
     (world, lift)
 }
 
@@ -189,10 +192,11 @@ fn a_pod_that_a_late_lift_reached_nonetheless_is_released() {
             w.vm_runs();
         },
         |w| {
-            while w.status().phase != Phase::Registered {
+            let registered = |w: &World| w.status().phase == Phase::Registered;
+            step_until(w, registered, |w| {
                 w.pass();
                 w.behave();
-            }
+            });
         },
     ];
     for later in later {
@@ -247,14 +251,7 @@ fn exhausted_attempts_begin_again_after_a_long_pause_that_doubles() {
     assert!((595..=600).contains(&first.as_secs()), "{first:#}");
     world.tick(610);
     world.pass();
-    while world.status().phase != Phase::Failed {
-        world.pass();
-        if world.vmi().is_some_and(|v| !v.ended()) {
-            world.vm_ends();
-        }
-        world.deleted_vms_vanish();
-        world.tick(10);
-    }
+    every_vm_ends_until_exhausted(&mut world);
     assert_eq!(
         (world.attempt(), condition_reason(&world).as_str()),
         (6, "AttemptsExhausted")

@@ -243,3 +243,24 @@ fn vms_have_the_architecture_that_all_hosts_have() {
         assert_eq!(architecture(None, &other), Architecture::Amd64, "{other:?}");
     }
 }
+
+#[test]
+fn hosts_of_several_architectures_or_none_are_no_fault_of_a_configured_one() {
+    for (configured, hosts) in [
+        (Some(Architecture::Arm64), &["amd64", "arm64"][..]),
+        (Some(Architecture::Amd64), &["amd64"]),
+        (Some(Architecture::Arm64), &[]),
+        (None, &[]),
+    ] {
+        let observed = Observed {
+            configured_architecture: configured,
+            hosts: Ok(hosts.iter().map(ToString::to_string).collect()),
+            ..good()
+        };
+        assert!(
+            decide(&observed).findings().is_empty(),
+            "{configured:?} {hosts:?}"
+        );
+        assert_eq!(observed.architecture(), configured.unwrap_or_default());
+    }
+}

@@ -2,12 +2,13 @@
 //! guest and people do meanwhile. It has only the semantics that the plan relies on.
 
 mod certificates;
+mod judge;
 mod moves;
 mod taints;
 mod writes;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,9 +16,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
-use maroonedpods_common::api::{
-    Architecture, MaroonedNode, MaroonedNodeStatus, NetworkPolicies, VmResources,
-};
+use maroonedpods_common::api::{Architecture, MaroonedNode, MaroonedNodeStatus, VmResources};
 use maroonedpods_common::names;
 use serde_json::json;
 
@@ -35,6 +34,7 @@ use crate::view::{NodeView, PodView, VmiView};
 const BEGINNING: &str = "2026-01-01T00:00:00.4Z";
 
 pub(super) use certificates::CsrKind;
+use judge::Pass;
 pub(super) use record::tests::POD_UID;
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
@@ -81,6 +81,8 @@ pub(super) struct World {
     pub guests: BTreeMap<String, Guest>,
     /// The number of approved CSRs, by requesting user.
     pub approvals: BTreeMap<String, usize>,
+    /// How often the gate was lifted.
+    pub lifts: usize,
     /// The number of writes sent to the API server.
     pub written: usize,
     /// Their kinds, in order.
@@ -134,6 +136,7 @@ impl World {
             secrets: BTreeMap::new(),
             guests: BTreeMap::new(),
             approvals: BTreeMap::new(),
+            lifts: 0,
             written: 0,
             log: Vec::new(),
             zone: Some("z"),
@@ -225,12 +228,6 @@ impl World {
         decision
     }
 
-    /// Whether a policy selects the pod and the configuration requires the pod to wait for that.
-    pub fn must_wait_for_policy(&self) -> bool {
-        let configured = self.settings.as_ref().map(|s| s.spec.vm.network_policies);
-        !self.policies.is_empty() && configured == Some(NetworkPolicies::Refuse)
-    }
-
     pub fn status(&self) -> MaroonedNodeStatus {
         self.objects
             .record
@@ -286,20 +283,17 @@ impl World {
         self.now += at.duration_since(self.clock()).max(SignedDuration::from_secs(1));
     }
 
-    /// Lets all parties act, one pass after the other, until nothing changes; returns the end state.
+    /// Lets all parties act, one pass after the other, until nothing changes; returns the end state. The rules of
+    /// [`judge`] hold throughout.
     ///
     /// # Errors
-    /// What is wrong with the end state, or that there is none within `passes`.
+    /// The rule that was broken, what is wrong with the end state, or that there is none within `passes`.
     pub fn settle(&mut self, passes: usize) -> Result<Outcome, String> {
         for _ in 0..passes {
             let moved = self.behave();
-            let decision = self.decide();
-            let refused = decision
-                .writes
-                .iter()
-                .map(|w| self.apply(w))
-                .find_map(Result::err)
-                .is_some();
+            self.judge()?;
+            let cache = self.objects.clone();
+            let Pass { decision, refused } = self.judged_pass(&cache, usize::MAX)?;
             if refused {
                 self.tick(1);
             } else if decision.writes.is_empty() && !moved {
@@ -342,17 +336,6 @@ impl World {
                 pod.is_some()
             )),
         }
-    }
-
-    /// UIDs of the VMs that have neither ended nor been deleted.
-    pub fn living_vms(&self) -> BTreeSet<String> {
-        self.objects
-            .vmis
-            .values()
-            .filter_map(view_of::<VmiView>)
-            .filter(|v| !v.ended() && !v.deleting)
-            .map(|v| v.uid)
-            .collect()
     }
 
     fn next_version(&mut self) -> u64 {

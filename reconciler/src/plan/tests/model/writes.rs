@@ -93,7 +93,10 @@ impl World {
             }
             Write::RemoveStartupTaint { node, index } => return self.remove_startup_taint(&node.uid, *index),
             Write::BindPod(pod) => self.bind(&pod.uid),
-            Write::LiftGate(lift) => return self.patch_pod(&lift::patch(lift)),
+            Write::LiftGate(lift) => {
+                self.patch_pod(&lift::patch(lift))?;
+                self.lifts += 1;
+            }
             Write::EvictPod(pod) if !self.budget_holds => self.start_pod_deletion(&pod.uid),
             Write::TryVmi { .. } | Write::EvictPod(_) => {}
             Write::DeletePod(pod) => {
