@@ -127,7 +127,8 @@ impl Default for KernelBootConfig {
         Self {
             kernel_path: Some("/boot/vmlinuz".to_owned()),
             initrd_path: Some("/boot/initrd".to_owned()),
-            // panic=5: a guest that panics ends, so that its loss is seen; KubeVirt alone would show it Running.
+            // panic=5: a guest that panics resets, so that its loss is seen: with rebootPolicy its VM ends, else its kubelet
+            // comes back with another boot id. Without it, KubeVirt would show a guest that stands still as Running.
             // no_timer_check: when emulated on a busy host, timer interrupts come late, and the kernel's look at
             // whether they come at all ends in a panic. (With KVM it does not look.)
             kernel_args: "console=ttyS0 root=/dev/disk/by-id/virtio-root ro panic=5 no_timer_check"

@@ -59,19 +59,3 @@ pub(super) fn vmis(client: &Client, namespace: &str) -> Api<DynamicObject> {
 pub(super) fn pods(client: &Client, namespace: &str) -> Api<Pod> {
     Api::namespaced(client.clone(), namespace)
 }
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-
-    #[test]
-    fn the_spec_is_frozen_and_there_is_no_status_subresource() {
-        let crd: Value = serde_yaml_ng::from_str(CRD).unwrap();
-        let version = &crd["spec"]["versions"][0];
-        assert!(version.get("subresources").is_none());
-        let rules = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"];
-        assert_eq!(rules[0]["rule"], "self == oldSelf");
-    }
-}

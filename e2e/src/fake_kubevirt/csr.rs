@@ -11,7 +11,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
-use maroonedpods_common::names;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
 use crate::system::pki::Pair;
@@ -96,11 +95,10 @@ impl Ask {
         params.distinguished_name = DistinguishedName::new();
         params
             .distinguished_name
-            .push(DnType::OrganizationName, names::NODES_GROUP);
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("{}{}", names::NODE_USER_PREFIX, self.node),
-        );
+            .push(DnType::OrganizationName, "system:nodes");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("system:node:{}", self.node));
         for san in &self.sans {
             params.subject_alt_names.push(match san.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),

@@ -1,15 +1,7 @@
 //! virt-api's part in a drain: a launcher of a VMI with `evictionStrategy: External` is not evicted; its VMI is marked,
 //! and the client that created it must act.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use anyhow::{Context, Result};
-use axum::body::Bytes;
-use axum::routing::post;
-use axum_server::tls_rustls::RustlsConfig;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::header::CONTENT_TYPE;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
@@ -18,68 +10,18 @@ use serde_json::{Value, json};
 use super::crd::{pods, vmis};
 use super::launcher::DOMAIN;
 use super::vmi::condition;
-use crate::api::apply::apply_yaml;
-use crate::system::pki::Authority;
 
-const NAME: &str = "virt-launcher-eviction-interceptor.kubevirt.io";
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// Asks the API server to have each eviction in `namespace` judged here, on loopback; the returned future judges them.
-pub(super) async fn interceptor(
-    client: Client,
-    namespace: String,
-) -> Result<impl Future<Output = ()> + Send + 'static> {
-    let authority = Authority::new("kubevirt")?;
-    let pair = authority.server(&["127.0.0.1"])?;
-    let tls = RustlsConfig::from_pem(pair.certificate.into_bytes(), pair.key.into_bytes()).await?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let configuration = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "virt-api-validator"},
-        "webhooks": [{
-            "name": NAME,
-            "clientConfig": {
-                "url": format!("https://{address}/"),
-                "caBundle": STANDARD.encode(authority.pem()),
-            },
-            "rules": [{
-                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods/eviction"],
-            }],
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "NoneOnDryRun",
-            "failurePolicy": "Ignore",
-        }],
-    });
-    apply_yaml(&client, &configuration.to_string())
+/// The response to a review of an eviction.
+pub(super) async fn judge(client: &Client, namespace: &str, request: &Value) -> Value {
+    let evacuated = evacuate(client, namespace, request)
         .await
-        .context("registering for evictions")?;
-    let judge = move |body: Bytes| {
-        let (client, namespace) = (client.clone(), namespace.clone());
-        async move {
-            // A request that is not a review gets an answer that is not one either, and the API server reports that.
-            let review: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let request = &review["request"];
-            let evacuated = evacuate(&client, &namespace, request)
-                .await
-                .unwrap_or_else(|error| {
-                    tracing::warn!(error = format!("{error:#}"), "judging an eviction failed");
-                    None
-                });
-            let answer = answer(request, evacuated.as_deref()).to_string();
-            ([(CONTENT_TYPE, "application/json")], answer)
-        }
-    };
-    let service = axum::Router::new().route("/", post(judge)).into_make_service();
-    let server = axum_server::from_tcp_rustls(listener, tls)?;
-    Ok(async move {
-        if let Err(error) = server.serve(service).await {
-            tracing::warn!(%error, "virt-api's webhook ended");
-        }
-    })
+        .unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "judging an eviction failed");
+            None
+        });
+    response(evacuated.as_deref())
 }
 
 /// Marks the VMI whose launcher is to be evicted; its name, or none where that is nothing of ours.
@@ -126,15 +68,15 @@ pub(super) async fn mark(vmis: &Api<DynamicObject>, vmi: &str) -> Result<()> {
     Ok(())
 }
 
-/// The answer to an admission request: an eviction that started an evacuation is to be tried again later.
-fn answer(request: &Value, evacuated: Option<&str>) -> Value {
-    let mut response = json!({"uid": request["uid"], "allowed": evacuated.is_none()});
+/// An eviction that started an evacuation is to be tried again later.
+fn response(evacuated: Option<&str>) -> Value {
+    let mut response = json!({"allowed": evacuated.is_none()});
     if let Some(vmi) = evacuated {
         let message = format!("Eviction triggered evacuation of VMI \"{vmi}\"");
         response["status"] =
             json!({"code": TOO_MANY_REQUESTS, "reason": "TooManyRequests", "message": message});
     }
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    response
 }
 
 #[cfg(test)]
@@ -143,13 +85,9 @@ mod tests {
 
     #[test]
     fn an_eviction_that_evacuates_is_to_be_tried_again() {
-        let request = json!({"uid": "u"});
-        let refused = answer(&request, Some("v"));
-        assert_eq!(refused["response"]["allowed"], false);
-        assert_eq!(refused["response"]["status"]["code"], 429);
-        assert_eq!(
-            answer(&request, None)["response"],
-            json!({"uid": "u", "allowed": true})
-        );
+        let refused = response(Some("v"));
+        assert_eq!(refused["allowed"], false);
+        assert_eq!(refused["status"]["code"], 429);
+        assert_eq!(response(None), json!({"allowed": true}));
     }
 }

@@ -40,7 +40,6 @@ pub(super) struct Machine {
     pub(super) kubelet_port: u16,
     pub(super) capacity: Room,
     pub(super) allocatable: Room,
-    pub(super) disk_mi: u64,
 }
 
 /// A kubelet with its own certificate.
@@ -139,7 +138,7 @@ impl Kubelet {
                 let renewed = Patch::Merge(json!({"spec": {"renewTime": now}}));
                 match leases.patch(&self.name, &PatchParams::default(), &renewed).await {
                     Err(kube::Error::Api(status)) if status.code == 404 => {}
-                    patched => return patched.map(drop),
+                    patched => return self.noting("renewing the Node's Lease", patched.map(drop)),
                 }
                 let lease = Lease {
                     metadata: self.owned_by(&owner),
@@ -150,7 +149,8 @@ impl Kubelet {
                         ..LeaseSpec::default()
                     }),
                 };
-                leases.create(&PostParams::default(), &lease).await.map(drop)
+                let created = leases.create(&PostParams::default(), &lease).await;
+                self.noting("writing the Node's Lease", created.map(drop))
             })
             .await;
             sleep(LEASE_PERIOD).await;
@@ -166,10 +166,14 @@ impl Kubelet {
         persist("making a CSINode", || async {
             match csi_nodes.create(&PostParams::default(), &csi_node).await {
                 Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-                created => created.map(drop),
+                created => self.noting("making the CSINode", created.map(drop)),
             }
         })
         .await;
+    }
+
+    fn noting(&self, what: &str, written: kube::Result<()>) -> kube::Result<()> {
+        written.inspect_err(|error| self.log.note_if_forbidden(&self.name, what, error))
     }
 
     fn owned_by(&self, node: &OwnerReference) -> ObjectMeta {
@@ -239,7 +243,7 @@ pub(super) fn status(machine: &Machine, ready: bool) -> Value {
             "cpu": format!("{}m", room.cpu_milli),
             "memory": room.memory_bytes.to_string(),
             "pods": room.pods.to_string(),
-            "ephemeral-storage": format!("{}Mi", machine.disk_mi),
+            "ephemeral-storage": room.storage_bytes.to_string(),
         })
     };
     json!({
@@ -274,6 +278,7 @@ mod tests {
     const ROOM: Room = Room {
         cpu_milli: 1000,
         memory_bytes: 1 << 29,
+        storage_bytes: 1 << 30,
         pods: 110,
     };
 
@@ -284,7 +289,6 @@ mod tests {
             kubelet_port: 65250,
             capacity: ROOM,
             allocatable: ROOM,
-            disk_mi: 1,
         }
     }
 

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
-use maroonedpods_common::quantity;
 use serde_json::{Value, json};
 
+use super::quantity;
 use super::script::EXIT_AFTER_ANNOTATION;
 use super::vmi::Ending;
 
@@ -20,6 +20,8 @@ pub(super) const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 const GRACE_MARGIN_SECONDS: i64 = 30;
 const DEFAULT_GRACE_SECONDS: u32 = 30;
 const MI: u64 = 1 << 20;
+/// Local storage that a launcher asks for beside what its VMI does.
+const OWN_STORAGE: u64 = 50_000_000;
 
 /// What the VMI's launcher makes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -73,10 +75,11 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
         selector.insert("fake-kubevirt.test/room".to_owned(), json!("none"));
     }
     let grace = i64::from(grace_seconds(vmi));
-    let mut requests = spec["domain"]["resources"]["requests"].clone();
-    if let Some(requests) = requests.as_object_mut() {
-        requests.remove("ephemeral-storage");
-    }
+    let seed = volumes(spec).find_map(|volume| volume.pointer("/cloudInitNoCloud/secretRef/name"));
+    let volumes: Vec<_> = seed
+        .map(|secret| json!({"name": "seed", "secret": {"secretName": secret}}))
+        .into_iter()
+        .collect();
     let mut pod = json!({
         "metadata": {
             "generateName": format!("virt-launcher-{name}-"),
@@ -91,7 +94,8 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": grace + GRACE_MARGIN_SECONDS,
             "nodeSelector": selector,
-            "containers": [{"name": "compute", "image": "virt-launcher", "resources": {"requests": requests}}],
+            "containers": [{"name": "compute", "image": "virt-launcher", "resources": {"requests": requests(vmi)?}}],
+            "volumes": volumes,
         },
     });
     for handed_on in ["tolerations", "priorityClassName", "schedulerName", "dnsPolicy"] {
@@ -100,6 +104,38 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
         }
     }
     serde_json::from_value(pod).context("rendering a launcher")
+}
+
+/// What a launcher asks for: as its VMI, and what virt-controller adds for KubeVirt's own processes (1.9,
+/// `GetMemoryOverhead`): a fixed part, one for each vCPU, one for the I/O thread, and page tables for the memory that the
+/// VMI requests, which it counts in kilobytes. A VMI that requests no CPU gets a tenth of one for each vCPU.
+fn requests(vmi: &DynamicObject) -> Result<Value> {
+    let domain = &vmi.data["spec"]["domain"];
+    let hardware = Hardware::of(vmi)?;
+    let asked = &domain["resources"]["requests"];
+    let memory = match &asked["memory"] {
+        Value::Null => None,
+        memory => Some(units(memory).context("the memory request")?),
+    };
+    let graphics_mi = match domain["devices"]["autoattachGraphicsDevice"].as_bool() {
+        Some(false) => 0,
+        _ => 32,
+    };
+    let page_tables = memory.unwrap_or_default().div_ceil(1000) * 1000 / 512;
+    let overhead = (220 + 8 * hardware.cpus + 8 + graphics_mi) * MI + page_tables;
+    let storage = match &asked["ephemeral-storage"] {
+        Value::Null => 0,
+        storage => units(storage).context("the request for storage")?,
+    };
+    let cpu = match &asked["cpu"] {
+        Value::Null => json!(format!("{}m", 100 * hardware.cpus)),
+        cpu => cpu.clone(),
+    };
+    Ok(json!({
+        "cpu": cpu,
+        "memory": (memory.unwrap_or(hardware.memory_mi * MI) + overhead).to_string(),
+        "ephemeral-storage": (storage + OWN_STORAGE).to_string(),
+    }))
 }
 
 /// What a guest gets to power off.
@@ -119,6 +155,8 @@ pub(super) struct Hardware {
     pub(super) cpus: u64,
     pub(super) memory_mi: u64,
     pub(super) disk_mi: u64,
+    /// A reset is its end (`rebootPolicy: Terminate`); else the guest starts again.
+    pub(super) ends_on_reset: bool,
 }
 
 impl Hardware {
@@ -140,20 +178,22 @@ impl Hardware {
                 .transpose()
                 .context("the scratch disk")?
                 .unwrap_or_default(),
+            ends_on_reset: spec["domain"]["rebootPolicy"] == "Terminate",
         })
     }
 }
 
-/// The user data of the VMI's seed; `None` while its Secret is missing, which only delays a launcher's start.
+/// The user data of the VMI's seed, read with the rights of the host's kubelet, which mounts it into the launcher; `None`
+/// while its Secret is missing, which only delays a launcher's start.
 pub(super) async fn user_data(
-    client: &Client,
+    kubelet: &Client,
     namespace: &str,
     vmi: &DynamicObject,
 ) -> Result<Option<String>> {
     let secret = volumes(&vmi.data["spec"])
         .find_map(|volume| volume.pointer("/cloudInitNoCloud/secretRef/name")?.as_str())
         .context("the VMI has no seed in a Secret")?;
-    let found = Api::<Secret>::namespaced(client.clone(), namespace)
+    let found = Api::<Secret>::namespaced(kubelet.clone(), namespace)
         .get_opt(secret)
         .await?;
     let Some(mut data) = found.and_then(|secret| secret.data) else {
@@ -175,8 +215,15 @@ fn text<'a>(spec: &'a Value, pointer: &str) -> Result<&'a str> {
 }
 
 fn mebibytes(quantity: &Value) -> Result<u64> {
-    let quantity = serde_json::from_value(quantity.clone())?;
-    Ok(quantity::units(&quantity)? / MI)
+    Ok(units(quantity)? / MI)
+}
+
+/// A quantity in whole units; KubeVirt's API takes numbers as well as texts.
+pub(super) fn units(quantity: &Value) -> Result<u64> {
+    match quantity {
+        Value::String(text) => quantity::units(text),
+        number => quantity::units(&number.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +258,53 @@ mod tests {
         assert_eq!(spec.node_selector.unwrap()["zone"], "1");
         assert_eq!(spec.tolerations.unwrap().len(), 1);
         assert_eq!(spec.termination_grace_period_seconds, Some(60));
+    }
+
+    /// Requests as virt-controller 1.9.0 made them. The first was measured; the others differ from it by what the source of
+    /// that release says.
+    #[test]
+    fn a_launcher_asks_for_what_virt_controller_asks_for() {
+        let asks = |cores: u64, requests: Value, more: Value| {
+            let mut vmi = vmi();
+            let domain = &mut vmi.data["spec"]["domain"];
+            domain["cpu"]["cores"] = json!(cores);
+            domain["memory"]["guest"] = json!("544Mi");
+            domain["resources"]["requests"] = requests;
+            domain["devices"] = more;
+            let pod = serde_json::to_value(render(&vmi, false).unwrap()).unwrap();
+            pod["spec"]["containers"][0]["resources"]["requests"].clone()
+        };
+        let no_screen = json!({"autoattachGraphicsDevice": false});
+        assert_eq!(
+            asks(
+                1,
+                json!({"cpu": "1", "memory": "544Mi", "ephemeral-storage": "20Gi"}),
+                no_screen.clone()
+            ),
+            json!({"cpu": "1", "memory": "819003393", "ephemeral-storage": "21524836480"})
+        );
+        // 8 MiB more for the second vCPU; no page tables (1114113), for no memory is requested; the usual tenth of a CPU.
+        assert_eq!(
+            asks(2, json!({}), no_screen),
+            json!({"cpu": "200m", "memory": "826277888", "ephemeral-storage": "50000000"})
+        );
+        // 32 MiB for the screen.
+        assert_eq!(
+            asks(1, json!({"cpu": "1", "memory": "544Mi"}), json!({}))["memory"],
+            "852557825"
+        );
+    }
+
+    #[test]
+    fn the_launcher_mounts_the_seed() {
+        let mut vmi = vmi();
+        vmi.data["spec"]["volumes"] =
+            json!([{"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "s"}}}]);
+        let pod = serde_json::to_value(render(&vmi, false).unwrap()).unwrap();
+        assert_eq!(
+            pod["spec"]["volumes"],
+            json!([{"name": "seed", "secret": {"secretName": "s"}}])
+        );
     }
 
     #[test]

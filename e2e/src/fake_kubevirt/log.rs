@@ -1,6 +1,6 @@
 //! What happened inside the guests, and what is to be found there, for tests to read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::system::pki::Pair;
@@ -71,6 +71,20 @@ pub struct StolenCredentials {
 pub struct GuestLog {
     events: Arc<Mutex<HashMap<String, Vec<GuestEvent>>>>,
     stolen: Arc<Mutex<HashMap<String, StolenCredentials>>>,
+    /// Guests that do what the API server should refuse.
+    attackers: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What the API server forbade to honest kubelets of any log in this process, by node. Tests of one pod have no log at
+/// hand, and the names of marooned nodes are unique.
+static REFUSALS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// What the API server forbade to the honest kubelet of this node: whatever it was, a marooned pod would miss it.
+#[must_use]
+pub fn refusals_of(node: &str) -> Vec<String> {
+    let refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_node = refusals.iter().filter(|(refused, _)| refused == node);
+    of_node.map(|(_, what)| what.clone()).collect()
 }
 
 impl GuestLog {
@@ -86,6 +100,30 @@ impl GuestLog {
     pub fn stolen_credentials(&self, node: &str) -> Option<StolenCredentials> {
         let stolen = self.stolen.lock().unwrap_or_else(PoisonError::into_inner);
         stolen.get(node).cloned()
+    }
+
+    /// What the API server forbade to honest kubelets, those of hosts among them, one line each.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let attackers = self.attackers.lock().unwrap_or_else(PoisonError::into_inner);
+        let honest = events.iter().filter(|(node, _)| !attackers.contains(*node));
+        honest
+            .flat_map(|(node, events)| events.iter().map(move |event| (node, event)))
+            .filter(|(_, event)| matches!(event, GuestEvent::Forbidden { .. }))
+            .map(|(node, event)| format!("{node}: {event:?}"))
+            .collect()
+    }
+
+    fn is_attacker(&self, node: &str) -> bool {
+        let attackers = self.attackers.lock().unwrap_or_else(PoisonError::into_inner);
+        attackers.contains(node)
+    }
+
+    /// Refusals are what this node's guest is there for.
+    pub(super) fn note_attacker(&self, node: &str) {
+        let mut attackers = self.attackers.lock().unwrap_or_else(PoisonError::into_inner);
+        attackers.insert(node.to_owned());
     }
 
     pub(super) fn keep(&self, node: &str, found: StolenCredentials) {
@@ -106,8 +144,36 @@ impl GuestLog {
             what: what.to_owned(),
             message: status.message.clone(),
         };
-        if matches!(status.code, 403 | 422) && !self.of(node).contains(&event) {
-            self.note(node, event);
+        if !matches!(status.code, 403 | 422) || self.of(node).contains(&event) {
+            return;
         }
+        if !self.is_attacker(node) {
+            let mut refusals = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.push((node.to_owned(), format!("{what}: {}", status.message)));
+        }
+        self.note(node, event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_to_an_honest_kubelet_is_told_apart() {
+        let log = GuestLog::default();
+        log.note_attacker("attacker");
+        let error = |code| kube::Error::Api(Status::failure("no", "Forbidden").with_code(code).boxed());
+        for node in ["attacker", "honest"] {
+            log.note_if_forbidden(node, "a write", &error(403));
+            log.note_if_forbidden(node, "a write", &error(403));
+            log.note_if_forbidden(node, "a lost race", &error(409));
+        }
+        assert_eq!(refusals_of("honest"), ["a write: no"]);
+        assert_eq!(refusals_of("attacker"), [""; 0]);
+        assert_eq!(log.refusals().len(), 1, "{:?}", log.refusals());
+        assert_eq!(log.of("attacker").len(), 1);
     }
 }

@@ -1,27 +1,31 @@
 //! The life of one VMI, as virt-controller and virt-handler make it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::crd::{pods, vmis};
+use super::accounts::Parts;
+use super::crd::pods;
 use super::guest::Guest;
 use super::launcher::{self, CREATED_BY, Hardware, Launcher};
 use super::log::GuestLog;
 use super::qemu::{self, Accelerator};
 use super::retry::{code, persist};
 use super::script::{SCRIPT_ANNOTATION, Script, attempt_of, seconds};
-use super::vmi::{Ending, Phase, condition, now};
+use super::vmi::{Ending, Phase, condition};
+use super::writes::Part;
 
-const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
+/// KubeVirt's finalizer (1.7 and later), which virt-api sets and virt-controller takes off.
+pub(super) const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// Annotation on our VMIs: `<namespace>/<name>` of the pod.
 const POD_ANNOTATION: &str = "maroonedpods.io/pod";
 /// What a launcher takes to define and start a domain.
@@ -30,13 +34,17 @@ const START_TIME: Duration = Duration::from_millis(100);
 const INTERFACES_TIME: Duration = Duration::from_millis(300);
 const SEED_RETRY: Duration = Duration::from_millis(200);
 const GONE: u16 = 404;
-const GONE_POLL: Duration = Duration::from_millis(250);
+const FORBIDDEN: u16 = 403;
+/// How soon it is looked again whether a launcher is gone, if no watch tells.
+const GONE_POLL: Duration = Duration::from_secs(2);
 
 /// What virt-controller's informers know of one VMI.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Seen {
     pub(super) deleting: bool,
     pub(super) launcher: Launcher,
+    /// The launcher's object is gone.
+    pub(super) launcher_gone: bool,
 }
 
 /// What a domain is: where real and simulated guests differ.
@@ -56,7 +64,13 @@ pub(super) enum Domains {
 
 /// One VMI.
 pub(super) struct Vm {
-    pub(super) client: Client,
+    pub(super) parts: Parts,
+    /// Whether virt-controller is at work.
+    pub(super) controller_works: watch::Receiver<bool>,
+    /// The clients of the simulated hosts' kubelets, by the hosts' names.
+    pub(super) kubelets: Arc<HashMap<String, Client>>,
+    /// See [`super::FakeKubeVirtOptions::teardown`].
+    pub(super) teardown: Duration,
     pub(super) namespace: String,
     pub(super) domains: Domains,
     pub(super) log: GuestLog,
@@ -70,7 +84,7 @@ impl Vm {
     /// Lives until the VMI is final and its finalizer is off.
     pub(super) async fn run(self) {
         match Box::pin(self.live()).await {
-            // It was deleted before it had a finalizer.
+            // A person took its finalizer off.
             Err(error) if code(&error) == Some(GONE) => {}
             Err(error) => tracing::warn!(vmi = self.name(), error = format!("{error:#}"), "a VM failed"),
             Ok(()) => {}
@@ -78,15 +92,12 @@ impl Vm {
     }
 
     async fn live(&self) -> Result<()> {
-        // In reality a mutating webhook does this before the object is stored.
-        self.patch(json!({"metadata": {"finalizers": [FINALIZER]}}))
-            .await?;
-        self.enter(Phase::Pending, json!({})).await?;
+        self.enter(Part::Controller, Phase::Pending, json!({})).await?;
         let script = match self.script().await {
             Ok(script) => script,
             Err(error) => {
                 let reason = json!({"reason": format!("{error:#}")});
-                self.enter(Phase::Failed, reason).await?;
+                self.enter(Part::Controller, Phase::Failed, reason).await?;
                 return self.let_go().await;
             }
         };
@@ -100,11 +111,15 @@ impl Vm {
             ending = self.power_on(&script) => ending?,
             ending = deleted => ending?,
         };
-        // A launcher that has ended stays for its log until its VMI goes, as KubeVirt's do.
+        let part = match (self.phase(), ending) {
+            (Phase::Running, Ending::PoweredOff | Ending::Destroyed | Ending::Crashed) => Part::Handler,
+            _ => Part::Controller,
+        };
+        self.enter(part, self.phase().after(ending), json!({})).await?;
+        // A launcher that has ended stays for its log until its VMI goes, as KubeVirt's do. A simulated one does not end.
         if let Domains::Simulated { .. } = self.domains {
-            self.delete_launchers(0).await?;
+            self.delete_launchers().await?;
         }
-        self.enter(self.phase().after(ending), json!({})).await?;
         self.let_go().await
     }
 
@@ -112,21 +127,23 @@ impl Vm {
     async fn power_on(&self, script: &Script) -> Result<Ending> {
         let mut launcher = launcher::render(&self.vmi, script.unschedulable)?;
         if let Domains::Qemu { accelerator } = self.domains {
-            launcher = qemu::in_launcher(launcher, &self.vmi, accelerator)?;
+            launcher = qemu::in_launcher(launcher, &self.vmi, accelerator, self.teardown)?;
         }
-        let pods = pods(&self.client, &self.namespace);
+        self.controller().await?;
+        let pods = pods(&self.parts.controller, &self.namespace);
         let params = PostParams::default();
         persist("creating a launcher", || pods.create(&params, &launcher)).await;
-        self.enter(Phase::Scheduling, json!({})).await?;
+        self.enter(Part::Controller, Phase::Scheduling, json!({})).await?;
         let (host, address) = match self.wait_for_launcher().await? {
             Ok(placed) => placed,
             Err(ending) => return Ok(ending),
         };
         self.patch(json!({"metadata": {"labels": {"kubevirt.io/nodeName": host}}}))
             .await?;
-        self.enter(Phase::Scheduled, json!({"nodeName": host})).await?;
+        self.enter(Part::Controller, Phase::Scheduled, json!({"nodeName": host}))
+            .await?;
         tokio::select! {
-            ended = self.run_domain(script, &address) => ended,
+            ended = self.run_domain(script, &host, &address) => ended,
             ended = self.launcher_ends() => ended,
         }
     }
@@ -138,10 +155,13 @@ impl Vm {
                 sleep(seconds(script.slow_delete)).await;
                 Ok(Ending::Destroyed)
             }
-            Domains::Simulated { .. } => Ok(Ending::PoweredOff),
+            Domains::Simulated { .. } => {
+                sleep(self.teardown).await;
+                Ok(Ending::PoweredOff)
+            }
             // The kubelet sends SIGTERM, which the launcher hands on, and kills when the grace is over.
             Domains::Qemu { .. } => {
-                self.delete_launchers(launcher::grace_seconds(&self.vmi)).await?;
+                self.delete_launchers().await?;
                 Ok(match self.seen.borrow().launcher {
                     Launcher::Ended(ending) => ending,
                     _ => Ending::Destroyed,
@@ -184,23 +204,24 @@ impl Vm {
     }
 
     /// Says that the domain is up, and returns when it has ended by itself.
-    async fn run_domain(&self, script: &Script, address: &str) -> Result<Ending> {
+    async fn run_domain(&self, script: &Script, host: &str, address: &str) -> Result<Ending> {
         let own = json!({"name": "default", "podInterfaceName": "eth0", "ipAddress": address,
             "ipAddresses": [address], "linkState": "up", "queueCount": 1, "infoSource": "domain"});
         match self.domains {
-            Domains::Simulated { .. } => self.simulate_domain(script, own).await,
+            Domains::Simulated { .. } => self.simulate_domain(script, host, own).await,
             Domains::Qemu { .. } => {
-                self.enter(Phase::Running, json!({"interfaces": [own]})).await?;
+                self.enter(Part::Handler, Phase::Running, json!({"interfaces": [own]}))
+                    .await?;
                 self.launcher_ends().await
             }
         }
     }
 
-    async fn simulate_domain(&self, script: &Script, own: Value) -> Result<Ending> {
+    async fn simulate_domain(&self, script: &Script, host: &str, own: Value) -> Result<Ending> {
         if script.never_boots {
             return std::future::pending().await;
         }
-        let user_data = self.user_data().await?;
+        let user_data = self.user_data(host).await?;
         sleep(START_TIME + seconds(script.boot_delay)).await;
         let guest = Guest {
             hardware: Hardware::of(&self.vmi)?,
@@ -209,7 +230,8 @@ impl Vm {
             powered: Instant::now(),
             log: self.log.clone(),
         };
-        self.enter(Phase::Running, json!({"interfaces": [own]})).await?;
+        self.enter(Part::Handler, Phase::Running, json!({"interfaces": [own]}))
+            .await?;
         let crash = async {
             match script.dies_at {
                 Some(after) => sleep(seconds(after)).await,
@@ -217,7 +239,7 @@ impl Vm {
             }
         };
         tokio::select! {
-            () = async { tokio::join!(guest.live(), self.list_guest_interfaces(&own)); } => Ok(Ending::Crashed),
+            () = async { tokio::join!(guest.live(), self.list_guest_interfaces(&own)); } => Ok(Ending::PoweredOff),
             () = crash => Ok(Ending::Crashed),
         }
     }
@@ -227,18 +249,24 @@ impl Vm {
         sleep(INTERFACES_TIME).await;
         let foreign = json!({"interfaceName": "mp0", "ipAddress": "169.254.1.1", "ipAddresses": ["169.254.1.1"],
             "infoSource": "guest-agent"});
-        if let Err(error) = self
-            .patch(json!({"status": {"interfaces": [foreign, own]}}))
-            .await
-        {
+        let both = json!({"interfaces": [foreign, own]});
+        if let Err(error) = self.report_domain(&both).await {
             tracing::debug!(vmi = self.name(), %error, "listing a guest's interfaces failed");
         }
     }
 
-    async fn user_data(&self) -> Result<String> {
+    /// As the host's kubelet mounts it: until it has seen the launcher, its API server lets it read no Secret.
+    async fn user_data(&self, host: &str) -> Result<String> {
+        let kubelet = self
+            .kubelets
+            .get(host)
+            .with_context(|| format!("{host} is no simulated host"))?;
         loop {
-            if let Some(text) = launcher::user_data(&self.client, &self.namespace, &self.vmi).await? {
-                return Ok(text);
+            match launcher::user_data(kubelet, &self.namespace, &self.vmi).await {
+                Ok(Some(text)) => return Ok(text),
+                Ok(None) => {}
+                Err(error) if code(&error) == Some(FORBIDDEN) => {}
+                Err(error) => return Err(error),
             }
             sleep(SEED_RETRY).await;
         }
@@ -252,7 +280,7 @@ impl Vm {
             .get(POD_ANNOTATION)
             .and_then(|pod| pod.split_once('/'));
         let pod: Option<Pod> = match pod {
-            Some((namespace, name)) => pods(&self.client, namespace).get_opt(name).await?,
+            Some((namespace, name)) => pods(&self.parts.controller, namespace).get_opt(name).await?,
             None => None,
         };
         let script = match pod
@@ -271,12 +299,14 @@ impl Vm {
         })
     }
 
-    /// Deletes the launcher, by its label, and waits until it is gone. Without a grace that is at once, wherever it is.
-    async fn delete_launchers(&self, grace_seconds: u32) -> Result<()> {
-        let pods = pods(&self.client, &self.namespace);
+    /// Deletes the launcher, by its label, and waits until its kubelet has ended it.
+    async fn delete_launchers(&self) -> Result<()> {
+        self.controller().await?;
+        let pods = pods(&self.parts.controller, &self.namespace);
         let ours =
             ListParams::default().labels(&format!("{CREATED_BY}={}", self.vmi.uid().unwrap_or_default()));
-        let deletion = DeleteParams::default().grace_period(grace_seconds);
+        let deletion = DeleteParams::default().grace_period(launcher::grace_seconds(&self.vmi));
+        let mut seen = self.seen.clone();
         loop {
             let found = pods.list_metadata(&ours).await?;
             if found.items.is_empty() {
@@ -288,53 +318,11 @@ impl Vm {
                     deleted => drop(deleted?),
                 }
             }
-            if grace_seconds > 0 {
-                sleep(GONE_POLL).await;
-            }
+            let _: Result<_, _> = timeout(GONE_POLL, seen.wait_for(|seen| seen.launcher_gone)).await;
         }
     }
 
-    /// Takes KubeVirt's finalizer off, which happens at the end of a VM whether it is being deleted or not.
-    async fn let_go(&self) -> Result<()> {
-        let vmi = vmis(&self.client, &self.namespace).get(&self.name()).await?;
-        let others: Vec<_> = vmi
-            .finalizers()
-            .iter()
-            .filter(|name| *name != FINALIZER)
-            .collect();
-        self.patch(json!({"metadata": {"finalizers": others}})).await
-    }
-
-    fn phase(&self) -> Phase {
-        self.phases().last().map_or(Phase::Pending, |(phase, _)| *phase)
-    }
-
-    fn phases(&self) -> MutexGuard<'_, Vec<(Phase, String)>> {
-        self.phases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn enter(&self, phase: Phase, more: Value) -> Result<()> {
-        self.phases().push((phase, now()));
-        let stamps: Vec<_> = self
-            .phases()
-            .iter()
-            .map(|(phase, at)| json!({"phase": phase.name(), "phaseTransitionTimestamp": at}))
-            .collect();
-        let mut status = more;
-        status["phase"] = json!(phase.name());
-        status["phaseTransitionTimestamps"] = json!(stamps);
-        status["conditions"] = json!([phase.ready()]);
-        self.patch(json!({"status": status})).await
-    }
-
-    async fn patch(&self, body: Value) -> Result<()> {
-        let vmis = vmis(&self.client, &self.namespace);
-        vmis.patch(&self.name(), &PatchParams::default(), &Patch::Merge(body))
-            .await?;
-        Ok(())
-    }
-
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.vmi.name_any()
     }
 }

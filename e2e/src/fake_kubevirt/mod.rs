@@ -5,15 +5,19 @@
 //!
 //! | file | acts as | client |
 //! |---|---|---|
-//! | [`host`], [`machine`], [`launcher`] | virt-api's mutator, virt-controller, virt-handler | KubeVirt |
-//! | [`eviction`] | virt-api's webhook on evictions, beside real guests | KubeVirt |
-//! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | KubeVirt |
+//! | [`virt_api`], [`eviction`] | virt-api: its webhooks on VMIs and evictions | `kubevirt-apiserver` |
+//! | [`host`], [`machine`], [`writes`], [`launcher`] | virt-controller, and virt-handler | `kubevirt-controller`, `kubevirt-handler` |
+//! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | the same |
 //! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
 //! | [`guest`], [`join`] | the node image's boot program | anonymous, then its bootstrap token |
 //! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
 //!
 //! A guest is given what a machine has, its seed and its hardware, and no client. [`script`] says what goes wrong.
+//! [`accounts`] makes KubeVirt's accounts.
+//!
+//! Of our own code, only names and the seed's type are used here: what is computed here judges what our programs compute.
 
+mod accounts;
 mod admission;
 mod crd;
 mod csr;
@@ -30,14 +34,17 @@ mod own_node;
 mod pod_status;
 mod pods;
 mod qemu;
+mod quantity;
 mod retry;
 pub mod script;
 mod seed;
+mod virt_api;
 mod vmi;
+mod writes;
 
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;
-pub use host::{FakeKubeVirt, FakeKubeVirtOptions, Guests};
-pub use log::{GuestEvent, GuestLog, StolenCredentials};
+pub use host::{FakeKubeVirt, FakeKubeVirtOptions, Guests, MEASURED_TEARDOWN, QUICK_TEARDOWN};
+pub use log::{GuestEvent, GuestLog, StolenCredentials, refusals_of};
 pub use qemu::{Kvm, RealVm, launcher_image, provide_launcher};

@@ -21,9 +21,9 @@ use super::retry::persist;
 const ROOM: Room = Room {
     cpu_milli: 4_000_000,
     memory_bytes: 1 << 43,
+    storage_bytes: 1 << 45,
     pods: 2000,
 };
-const DISK_MI: u64 = 16 << 20;
 const KUBELET_PORT: u16 = 10250;
 
 /// One host.
@@ -45,7 +45,6 @@ impl HostNode {
             kubelet_port: KUBELET_PORT,
             capacity: ROOM,
             allocatable: ROOM,
-            disk_mi: DISK_MI,
         };
         persist("registering a host node", || self.register(&machine)).await;
         let kubelet = Kubelet {

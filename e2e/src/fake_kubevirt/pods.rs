@@ -1,6 +1,7 @@
 //! The pods of one node, run as a kubelet does: to Running and Ready, to their end, and away within their grace.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -11,13 +12,12 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
-use maroonedpods_common::sizing::{self, Request};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::admission::{Refusal, Room, refusal};
+use super::admission::{Refusal, Request, Room, refusal};
 use super::log::{GuestEvent, GuestLog};
 use super::own_node::internal_ip;
 use super::pod_status::{self, Containers, Place};
@@ -103,23 +103,24 @@ impl Pods {
                 .send_if_modified(|told| std::mem::replace(told, deletion) != deletion);
             return;
         }
-        let request = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| sizing::effective_request(spec).ok())
-            .unwrap_or_default();
+        let request = Request::of(&pod.spec.clone().unwrap_or_default());
         let present: Vec<_> = known
             .values()
             .filter(|pod| pod.active)
             .map(|pod| pod.request)
             .collect();
-        let refusal = if over {
-            None
-        } else if let Some(reason) = self.rejects.clone() {
-            let message = format!("Pod was rejected: {reason}");
-            Some(Refusal { reason, message })
-        } else {
-            refusal(request, &present, self.room)
+        let rejected = |reason: &str, why: &dyn Display| Refusal {
+            reason: reason.to_owned(),
+            message: format!("Pod was rejected: {why}"),
+        };
+        let (request, refusal) = match (request, &self.rejects) {
+            (request, _) if over => (request.unwrap_or_default(), None),
+            (Err(error), _) => (
+                Request::default(),
+                Some(rejected("UnexpectedAdmissionError", &error)),
+            ),
+            (Ok(request), Some(reason)) => (request, Some(rejected(reason, reason))),
+            (Ok(request), None) => (request, refusal(request, &present, self.room)),
         };
         let (sender, receiver) = watch::channel(deletion);
         let active = !over && refusal.is_none();

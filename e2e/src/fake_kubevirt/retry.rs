@@ -9,6 +9,7 @@ use tokio::time;
 const FIRST: Duration = Duration::from_millis(100);
 /// ... and at most, after doubling.
 const LAST: Duration = Duration::from_secs(5);
+const GONE: u16 = 404;
 
 /// Makes `attempt` until it succeeds, and says what goes wrong in between at debug level.
 pub(super) async fn persist<T, E, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
@@ -25,6 +26,23 @@ where
         time::sleep(delay).await;
         delay = (delay * 2).min(LAST);
     }
+}
+
+/// [`persist`], unless the object is not there any more.
+pub(super) async fn persist_while_there<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> kube::Result<T>
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    persist(what, || {
+        let attempt = attempt();
+        async {
+            match attempt.await {
+                Err(kube::Error::Api(status)) if status.code == GONE => Ok(Err(kube::Error::Api(status))),
+                answer => answer.map(Ok),
+            }
+        }
+    })
+    .await
 }
 
 /// The API server's status code in an error of a request or of a watch.

@@ -47,7 +47,8 @@ pub struct Script {
     pub not_ready_at: Option<f64>,
     /// The guest hangs so long after the VM ran: its kubelet is silent and does nothing, the VM runs on.
     pub silent_at: Option<f64>,
-    /// The guest reboots so long after the VM ran: same disk, same VM.
+    /// The guest resets so long after the VM ran. It starts again with the same disk in the same VM, unless the VMI says
+    /// that this is the VM's end.
     pub reboot_at: Option<f64>,
     /// Its kubelet renews its client certificate so long after the VM ran.
     pub renews_at: Option<f64>,
@@ -66,6 +67,23 @@ impl Script {
         } else {
             Self::default()
         }
+    }
+
+    /// Whether the guest does nothing that the API server should refuse: what fails in it is not its doing.
+    pub(super) fn is_honest(&self) -> bool {
+        let Self {
+            wrong_node_name,
+            extra_sans,
+            serving_sans,
+            second_csr,
+            reuse_token,
+            ..
+        } = self;
+        wrong_node_name.is_none()
+            && extra_sans.is_empty()
+            && serving_sans.is_empty()
+            && !second_csr
+            && !reuse_token
     }
 
     /// Adds a random boot delay of up to a second, a function of seed and VM.
@@ -120,12 +138,12 @@ mod tests {
 
     #[test]
     fn a_vmi_is_named_after_its_attempt() {
-        let uid = "8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
-        for attempt in [1, 2, 13] {
-            assert_eq!(
-                attempt_of(&maroonedpods_common::names::vmi_name(&uid.into(), attempt)),
-                attempt
-            );
+        for (name, attempt) in [
+            ("marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10", 1),
+            ("marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10-r2", 2),
+            ("marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10-r13", 13),
+        ] {
+            assert_eq!(attempt_of(name), attempt);
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) enum Phase {
 /// How a VM came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The guest powered itself off, or reacted to ACPI when the VMI was deleted.
+    /// The guest powered itself off, or reacted to ACPI when the VMI was deleted, or reset where that is the end.
     PoweredOff,
     /// The VMI was deleted and the guest ignored ACPI within its grace.
     Destroyed,

@@ -21,11 +21,14 @@ use crate::harness::fixtures::{marooned, ordinary};
 /// Most creates under way at a time. Where it is reached the rate falls, which the tally shows.
 const IN_FLIGHT: u32 = 64;
 const SHOWN: usize = 5;
+/// The part of the asked rate that must be reached, in percent: a load that fell behind proves less than its test says.
+const LEAST_PERCENT: u64 = 80;
 
 /// Creates that go on until they are stopped.
 pub struct Load {
     tally: Arc<Tally>,
     in_flight: Arc<Semaphore>,
+    rate: u32,
     start: Instant,
     task: JoinHandle<()>,
 }
@@ -45,6 +48,8 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// How long it went on.
     pub lasted: Duration,
+    /// How many creates a second were asked for.
+    pub rate: u32,
 }
 
 impl Load {
@@ -83,6 +88,7 @@ impl Load {
         Ok(Self {
             tally,
             in_flight,
+            rate,
             start: Instant::now(),
             task,
         })
@@ -91,12 +97,14 @@ impl Load {
     /// Stops, and waits for the creates under way.
     pub async fn stop(self) -> Result<Outcome> {
         self.task.abort();
+        let lasted = self.start.elapsed();
         let _all = self.in_flight.acquire_many(IN_FLIGHT).await?;
         let mut failures = self.tally.failures.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Outcome {
             creates: self.tally.creates.load(Ordering::SeqCst),
             failures: std::mem::take(&mut failures),
-            lasted: self.start.elapsed(),
+            lasted,
+            rate: self.rate,
         })
     }
 }
@@ -122,11 +130,15 @@ impl Tally {
 
 impl Outcome {
     /// # Errors
-    /// When a create failed, or there was none.
+    /// When a create failed, or there were far fewer than asked for.
     pub fn check(&self) -> Result<()> {
         let shown = &self.failures[..self.failures.len().min(SHOWN)];
         ensure!(self.failures.is_empty(), "{self}; such as {shown:#?}");
-        ensure!(self.creates > 0, "nothing was created");
+        let asked = u128::from(self.rate) * self.lasted.as_millis() / 1000;
+        ensure!(
+            self.creates > 0 && u128::from(self.creates) * 100 >= asked * u128::from(LEAST_PERCENT),
+            "{self}: less than {LEAST_PERCENT}% of the {asked} that were asked for"
+        );
         Ok(())
     }
 }
@@ -136,8 +148,37 @@ impl fmt::Display for Outcome {
         let (creates, failed) = (self.creates, self.failures.len());
         write!(
             f,
-            "{creates} creates in {:.1} s, {failed} failed",
-            self.lasted.as_secs_f64()
+            "{creates} creates in {:.1} s at {} a second, {failed} failed",
+            self.lasted.as_secs_f64(),
+            self.rate
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(creates: u64) -> Outcome {
+        Outcome {
+            creates,
+            failures: Vec::new(),
+            lasted: Duration::from_secs(10),
+            rate: 20,
+        }
+    }
+
+    #[test]
+    fn a_load_that_fell_behind_is_a_failure() {
+        outcome(160).check().unwrap();
+        for creates in [0, 159] {
+            let error = outcome(creates).check().unwrap_err();
+            assert!(error.to_string().contains("80% of the 200"), "{error}");
+        }
+        let failed = Outcome {
+            failures: vec!["no".to_owned()],
+            ..outcome(200)
+        };
+        assert!(failed.check().is_err());
     }
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::api::check::{accepts, becomes, eventually, gone};
 use crate::api::leftovers::nothing_left_of;
 use crate::api::read::{condition, phase, vmis};
+use crate::fake_kubevirt::refusals_of;
 use crate::fake_kubevirt::script::{SCRIPT_ANNOTATION, Script};
 
 /// How long tests wait for what should take a few seconds: a bound for giving up, not a measurement.
@@ -195,8 +196,16 @@ impl MaroonedPod {
         gone(&self.pods, &self.name, SOON).await
     }
 
-    /// Waits until nothing but the pod object itself may be left of it.
+    /// Waits until nothing but the pod object itself may be left of it. Its kubelet, if it was an honest one, must not have
+    /// been forbidden anything.
     pub async fn leaves_nothing(&self) -> Result<()> {
+        let refusals = refusals_of(&self.node_name());
+        ensure!(
+            refusals.is_empty(),
+            "forbidden to the honest kubelet of {}: {}",
+            self.name,
+            refusals.join(", ")
+        );
         let what = format!("nothing to be left of {}", self.name);
         eventually(&what, SOON, || async {
             let left = nothing_left_of(&self.admin, &self.uid).await?;

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, REAL_LABEL};
-use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, install_crd, launcher_image};
+use crate::fake_kubevirt::{
+    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, MEASURED_TEARDOWN, install_crd, launcher_image,
+};
 use crate::harness::test_env::wait_for_default_account;
 use crate::install::dns;
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
@@ -155,9 +157,10 @@ impl<'a> RealEnv<'a> {
         helm(&arguments).await?;
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
         let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
-            client: admin.clone(),
+            control_plane: cluster.control_plane(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts: Vec::new(),
+            teardown: MEASURED_TEARDOWN,
             seed: 0,
             guests: Guests::Qemu(kvm),
         })

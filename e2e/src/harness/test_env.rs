@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::check::eventually;
 use crate::control_plane::{ControlPlane, ControlPlaneOptions, Identity};
-use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, install_crd};
+use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, QUICK_TEARDOWN, install_crd};
 use crate::install::dns;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 
@@ -114,19 +114,12 @@ impl TestEnv {
             more: json!(null),
         };
         install(control_plane, &values).await?;
-        let mut hosts = Vec::new();
-        for index in 1..=HOSTS {
-            let name = format!("host-{index}");
-            let client = control_plane
-                .user(&format!("{}{name}", names::NODE_USER_PREFIX), names::NODES_GROUP)
-                .await?;
-            hosts.push((name, client));
-        }
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
         FakeKubeVirt::start(FakeKubeVirtOptions {
-            client: admin,
+            control_plane,
             vm_namespace: names::VM_NAMESPACE.to_owned(),
-            hosts,
+            hosts: (1..=HOSTS).map(|index| format!("host-{index}")).collect(),
+            teardown: QUICK_TEARDOWN,
             seed,
             guests: Guests::Simulated,
         })
@@ -241,7 +234,16 @@ impl TestEnv {
     }
 
     /// Stops everything, the control plane last.
+    ///
+    /// # Errors
+    /// Among others, the API server has forbidden something to an honest kubelet.
     pub async fn stop(self) -> Result<()> {
+        let refusals = self.kubevirt.guests().refusals();
+        ensure!(
+            refusals.is_empty(),
+            "forbidden to honest kubelets:\n{}",
+            refusals.join("\n")
+        );
         drop(self.kubevirt);
         self.webhook.serving.stop().await?;
         self.control_plane.stop().await

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod host;
+mod kubevirt;
 mod people;
 mod setup;
 mod vm;

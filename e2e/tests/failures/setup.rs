@@ -1,9 +1,12 @@
 //! A namespace in the shared environment, and pods in it.
 
-use kube::Client;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::test_env::TestEnv;
 
 pub struct Test {
@@ -35,6 +38,20 @@ impl Test {
         pod.running().await.unwrap();
         pod
     }
+}
+
+/// Waits for an event of this reason about the pod; its message.
+pub async fn told(pod: &MaroonedPod, reason: &str) -> String {
+    let running = pod.pods.get(&pod.name).await.unwrap();
+    let client = pod.pods.clone().into_client();
+    let events: Api<Event> = Api::namespaced(client, &running.namespace().unwrap());
+    let about = ListParams::default().fields(&format!("involvedObject.uid={},reason={reason}", pod.uid));
+    eventually(&format!("an event {reason}"), SOON, || async {
+        let found = events.list(&about).await?.items.into_iter().next();
+        Ok(found.and_then(|event| event.message))
+    })
+    .await
+    .unwrap()
 }
 
 pub fn never_joins() -> Script {

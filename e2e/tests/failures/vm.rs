@@ -15,7 +15,7 @@ use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
 use serde_json::json;
 
-use crate::setup::{Test, never_joins};
+use crate::setup::{Test, never_joins, told};
 
 /// Both attempts fail: the pod says why and stays gated, of the attempts only the record is left.
 async fn all_attempts_fail(script: &Script, why: &str) {
@@ -52,7 +52,7 @@ async fn second_attempt_succeeds(script: Script) {
     let message = pod.reports("Retrying").await.unwrap();
     assert!(message.contains("attempt 1 of 2 failed"), "{message}");
     pod.running().await.unwrap();
-    let second = names::vmi_name(&pod.uid.as_str().into(), 2);
+    let second = format!("marooned-{}-r2", pod.uid);
     assert_eq!(
         pod.record("Lifted", lifted)
             .await
@@ -199,7 +199,7 @@ async fn a_vm_that_dies_before_its_node_is_ready_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_reboots_under_its_pod_is_destroyed() {
+async fn a_guest_that_reboots_under_its_pod_ends_its_vm() {
     let test = Test::new().await;
     let script = Script {
         reboot_at: Some(6.0),
@@ -207,7 +207,10 @@ async fn a_guest_that_reboots_under_its_pod_is_destroyed() {
     };
     let pod = test.pod(&script).await;
     pod.running().await.unwrap();
+    let vmi = pod.vmi(1, "Running").await.unwrap();
+    assert_eq!(vmi.data["spec"]["domain"]["rebootPolicy"], "Terminate");
     pod.fails().await.unwrap();
+    assert_eq!(told(&pod, "NodeLost").await, "the pod's VM has ended");
     pod.leaves_nothing().await.unwrap();
 }
 

@@ -16,7 +16,9 @@ use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_e2e::fake_kubevirt::script::SCRIPT_ANNOTATION;
-use maroonedpods_e2e::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, Guests, install_crd};
+use maroonedpods_e2e::fake_kubevirt::{
+    FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, Guests, QUICK_TEARDOWN, install_crd,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -66,18 +68,11 @@ impl TestEnv {
         })
         .await
         .unwrap();
-        let mut hosts = Vec::new();
-        for name in ["host-1", "host-2"] {
-            let user = format!("system:node:{name}");
-            hosts.push((
-                name.to_owned(),
-                control_plane.user(&user, "system:nodes").await.unwrap(),
-            ));
-        }
         let options = FakeKubeVirtOptions {
-            client: admin.clone(),
+            control_plane: &control_plane,
             vm_namespace: names::VM_NAMESPACE.to_owned(),
-            hosts,
+            hosts: ["host-1", "host-2"].map(str::to_owned).to_vec(),
+            teardown: QUICK_TEARDOWN,
             seed: 0,
             guests: Guests::Simulated,
         };

@@ -6,6 +6,8 @@
 
 mod by_hand;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -17,7 +19,7 @@ use maroonedpods_e2e::fake_kubevirt::GuestEvent;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use by_hand::{SOON, TestEnv, from, vmi};
+use by_hand::{MaroonedPod, SOON, TestEnv, from, vmi};
 
 /// Several VMs at a time would take each other's certificate requests: one test, one scenario after the other.
 #[tokio::test(flavor = "multi_thread")]
@@ -29,6 +31,7 @@ async fn vms_live_and_die_as_kubevirts_do() {
     a_vm_is_marked_for_evacuation(&env).await;
     a_script_is_followed(&env).await;
     ordinary_pods_run(&env).await;
+    kubevirts_parts_spoke_as_themselves(&env);
     env.control_plane.stop().await.unwrap();
 }
 
@@ -82,6 +85,27 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
     env.logs(&marooned, GuestEvent::ServingCertificate).await;
 
     let api = vmis(&env.admin);
+    let (params, lie) = (
+        PatchParams::default(),
+        Patch::Merge(json!({"status": {"phase": "Failed"}})),
+    );
+    let taken = api.patch(&marooned.name, &params, &lie).await.unwrap();
+    assert_eq!(
+        taken.data["status"]["phase"], "Running",
+        "a stranger's status is dropped in silence"
+    );
+    let no_such = api.patch_status(&marooned.name, &params, &lie).await.unwrap_err();
+    assert!(
+        matches!(&no_such, kube::Error::Api(status) if status.code == 404),
+        "{no_such}"
+    );
+    assert_eq!(
+        launcher_requests(env, &marooned).await,
+        json!(
+            // What virt-controller 1.9 asks for: 1 GiB, and 220 + 8 + 8 + 32 MiB and page tables (2097152 bytes); 50 MB.
+            {"cpu": "1", "memory": "1356857344", "ephemeral-storage": "50M"}
+        )
+    );
     let frozen = Patch::Merge(json!({"spec": {"domain": {"cpu": {"cores": 4}}}}));
     let said = refused(api.patch(&marooned.name, &PatchParams::default(), &frozen).await).unwrap();
     assert!(said.contains("update of VMI object is restricted"), "{said}");
@@ -148,6 +172,38 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
     csrs.delete_collection(&DeleteParams::default(), &ListParams::default())
         .await
         .unwrap();
+}
+
+async fn launcher_requests(env: &TestEnv, marooned: &MaroonedPod) -> Value {
+    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
+    let all = launchers.list(&ListParams::default()).await.unwrap();
+    let own = |pod: &&Pod| pod.annotations().get("kubevirt.io/domain") == Some(&marooned.name);
+    let launcher = serde_json::to_value(all.iter().find(own).unwrap()).unwrap();
+    launcher["spec"]["containers"][0]["resources"]["requests"].clone()
+}
+
+/// No part may do more than KubeVirt's, and none had to: launchers are virt-controller's, domains are virt-handler's.
+fn kubevirts_parts_spoke_as_themselves(env: &TestEnv) {
+    let log = env.control_plane.audit().unwrap();
+    let account = |name: &str| format!("system:serviceaccount:kubevirt:{name}");
+    let users = |verb: &str, resource: &str| -> BTreeSet<String> {
+        let made = log.iter().filter(|event| {
+            event.verb == verb && event.resource == resource && event.namespace == names::VM_NAMESPACE
+        });
+        made.filter(|event| event.code < 300)
+            .map(|event| event.user.clone())
+            .collect()
+    };
+    assert_eq!(users("create", "pods"), [account("kubevirt-controller")].into());
+    assert_eq!(
+        users("update", "virtualmachineinstances"),
+        [account("kubevirt-handler")].into()
+    );
+    let denied: Vec<_> = log
+        .iter()
+        .filter(|event| event.user.starts_with("system:serviceaccount:kubevirt:") && event.code == 403)
+        .collect();
+    assert!(denied.is_empty(), "{denied:?}");
 }
 
 async fn a_lost_launcher_fails_the_vm(env: &TestEnv) {

@@ -13,7 +13,9 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
-use maroonedpods_e2e::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, install_crd};
+use maroonedpods_e2e::fake_kubevirt::{
+    FakeKubeVirt, FakeKubeVirtOptions, Guests, QUICK_TEARDOWN, install_crd,
+};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::harness::writes::careless;
@@ -74,22 +76,11 @@ impl<'a> Setup<'a> {
         wait_for_default_account(&self.admin, names::VM_NAMESPACE)
             .await
             .unwrap();
-        let mut hosts = Vec::new();
-        for index in 1..=HOSTS {
-            let name = format!("host-{index}");
-            let user = format!("{}{name}", names::NODE_USER_PREFIX);
-            let client = self
-                .cluster
-                .control_plane()
-                .user(&user, names::NODES_GROUP)
-                .await
-                .unwrap();
-            hosts.push((name, client));
-        }
         FakeKubeVirt::start(FakeKubeVirtOptions {
-            client: self.admin.clone(),
+            control_plane: self.cluster.control_plane(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
-            hosts,
+            hosts: (1..=HOSTS).map(|index| format!("host-{index}")).collect(),
+            teardown: QUICK_TEARDOWN,
             seed: 0,
             guests: Guests::Simulated,
         })

@@ -17,7 +17,7 @@ use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
 use maroonedpods_e2e::fake_kubevirt::{
-    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, RealVm, install_crd, launcher_image,
+    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, MEASURED_TEARDOWN, RealVm, install_crd, launcher_image,
 };
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use serde_json::{Value, json};
@@ -87,9 +87,10 @@ impl<'a> Setup<'a> {
             .await
             .unwrap();
         let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
-            client: admin.clone(),
+            control_plane: cluster.control_plane(),
             vm_namespace: names::VM_NAMESPACE.to_owned(),
             hosts: Vec::new(),
+            teardown: MEASURED_TEARDOWN,
             seed: 0,
             guests: Guests::Qemu(Kvm::Auto),
         });
@@ -165,6 +166,23 @@ impl<'a> Setup<'a> {
             Ok(Some(console))
         });
         said.await.unwrap()
+    }
+
+    /// Waits until the guest has started so many times.
+    pub async fn is_ready_times(&self, vmi: &str, times: usize) {
+        let vm = self.vm(vmi).await;
+        let started = eventually("another start of the guest", SOON, || async {
+            let console = vm.console().await?;
+            let starts = console.matches("stand-in: ready").count();
+            anyhow::ensure!(starts >= times, "{console}");
+            Ok(Some(()))
+        });
+        started.await.unwrap();
+    }
+
+    /// All that the launcher of a VMI that has ended said.
+    pub async fn ended(&self, vmi: &str) -> String {
+        self.vm(vmi).await.console().await.unwrap()
     }
 
     /// The address of the VMI's guest, once that listens.
@@ -287,10 +305,11 @@ fn vmi(name: &str) -> Value {
                 "firmware": {
                     "uuid": Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string(),
                     "kernelBoot": {
-                        "kernelArgs": "console=ttyS0 panic=5 no_timer_check",
+                        "kernelArgs": "console=ttyS0 panic=1 no_timer_check",
                         "container": {"image": stand_in::IMAGE, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
                     },
                 },
+                "rebootPolicy": "Terminate",
                 "devices": {
                     "watchdog": {"name": "watchdog", "i6300esb": {"action": "poweroff"}},
                     "disks": [disk("root"), disk("scratch"), disk("seed")],

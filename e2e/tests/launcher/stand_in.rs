@@ -16,7 +16,7 @@ pub const IMAGE: &str = "localhost/stand-in:1";
 pub const BOOT_SECTOR_SAYS: &str = "the boot sector speaks";
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// In this order.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 14] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
@@ -28,8 +28,6 @@ const MODULES: [&str; 16] = [
     "virtio_net",
     "cdrom",
     "isofs",
-    "pvpanic",
-    "pvpanic-pci",
     "evdev",
     "button",
     "virtio-rng",

@@ -54,6 +54,8 @@ pub struct ClusterDefaults<'a> {
     pub dns: Option<&'a str>,
     /// Architecture of its Nodes.
     pub architecture: Architecture,
+    /// Its KubeVirt accepts `rebootPolicy: Terminate`.
+    pub terminate_on_reboot: bool,
 }
 
 /// The specification of a pod's record. `cluster` fills in what the configuration leaves open.
@@ -76,6 +78,7 @@ pub fn spec(
             node_image: spec.node_image.clone(),
             architecture: spec.architecture.unwrap_or(cluster.architecture),
             kernel_boot: spec.enable_kernel_boot.then(|| spec.kernel_boot_config.clone()),
+            terminate_on_reboot: cluster.terminate_on_reboot,
             taint_key: spec.taint_key.clone(),
             join: join(&spec.join, cluster.dns),
             options: options(&spec.vm, priority_class),

@@ -120,7 +120,7 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
             "virt"
         }
     };
-    json!({
+    let mut domain = json!({
         "machine": {"type": machine},
         "cpu": cpu,
         "memory": {"guest": memory, "maxGuest": memory},
@@ -140,7 +140,12 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
             "disks": [disk("root"), disk("scratch"), disk("seed")],
             "interfaces": [interface(record.spec.vm.options.network_binding)],
         },
-    })
+    });
+    // A kernel that panics resets its machine (`panic=`), and a guest that starts again is no use: its disk is not fresh.
+    if record.spec.vm.terminate_on_reboot {
+        domain["rebootPolicy"] = json!("Terminate");
+    }
+    domain
 }
 
 fn interface(binding: NetworkBinding) -> Value {
@@ -195,5 +200,16 @@ mod tests {
         for spec in [amd64, arm64] {
             assert!(spec["domain"]["firmware"]["uuid"].is_string(), "{spec}");
         }
+    }
+
+    #[test]
+    fn a_reboot_is_the_end_where_kubevirt_knows_such_a_thing() {
+        let domain = |terminate_on_reboot| {
+            let mut record = record();
+            record.spec.vm.terminate_on_reboot = terminate_on_reboot;
+            new(&record, 1, "marooned-vms").data["spec"]["domain"].clone()
+        };
+        assert_eq!(domain(true)["rebootPolicy"], "Terminate");
+        assert_eq!(domain(false).get("rebootPolicy"), None);
     }
 }

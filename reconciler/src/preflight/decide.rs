@@ -53,6 +53,9 @@ pub struct Approver {
 pub enum Trial {
     /// It would have been created.
     Accepted,
+    /// It would have been created without `rebootPolicy`, which was refused for this reason: KubeVirt is older than 1.9, or
+    /// its feature gate is off.
+    AcceptedRebooting(String),
     /// KubeVirt, or its schema, refused it.
     Refused(String),
     /// The dry run was not possible; this says nothing about the VM.
@@ -93,6 +96,7 @@ pub fn decide(observed: &Observed) -> Decision {
         findings,
         cluster_dns: cluster_dns(observed),
         architecture: observed.architecture(),
+        terminate_on_reboot: observed.trial == Trial::Accepted,
     }
 }
 
@@ -185,6 +189,10 @@ fn node_restriction(restricts: &Result<bool, String>) -> Result<String, Finding>
 fn trial(trial: &Trial) -> Result<String, Finding> {
     match trial {
         Trial::Accepted => Ok("KubeVirt accepts the VMs of the present MaroonedPodsConfig".to_owned()),
+        Trial::AcceptedRebooting(why) => Ok(format!(
+            "KubeVirt accepts the VMs of the present MaroonedPodsConfig; a VM whose guest reboots is only destroyed when \
+             its kubelet reports again, because KubeVirt refuses rebootPolicy ({why})"
+        )),
         Trial::Refused(why) => Err(blocks(
             Reason::VmRefused,
             format!(

@@ -33,7 +33,7 @@ pub enum Decision {
     /// No check has finished yet.
     #[default]
     Unchecked,
-    /// The findings of a check, and the DNS address that it read.
+    /// The findings of a check, and what else it learned of the cluster.
     Checked {
         /// The problems found; empty if all is in order.
         findings: Vec<Finding>,
@@ -41,6 +41,8 @@ pub enum Decision {
         cluster_dns: Option<String>,
         /// Architecture of VMs.
         architecture: Architecture,
+        /// KubeVirt accepts `rebootPolicy: Terminate`.
+        terminate_on_reboot: bool,
     },
 }
 
@@ -72,6 +74,18 @@ impl Decision {
         }
     }
 
+    /// KubeVirt accepts `rebootPolicy: Terminate`.
+    #[must_use]
+    pub fn terminate_on_reboot(&self) -> bool {
+        matches!(
+            self,
+            Self::Checked {
+                terminate_on_reboot: true,
+                ..
+            }
+        )
+    }
+
     /// Why no VM may be started, as one text; `None` if VMs may be started.
     #[must_use]
     pub fn hold(&self) -> Option<String> {
@@ -99,6 +113,7 @@ mod tests {
             findings,
             cluster_dns: None,
             architecture: Architecture::default(),
+            terminate_on_reboot: false,
         };
         assert!(Decision::Unchecked.hold().is_some());
         assert_eq!(checked(Vec::new()).hold(), None);

@@ -225,7 +225,8 @@ impl View for Installed {
     }
 }
 
-/// Tries the VM of a pod without requests.
+/// Tries the VM of a pod without requests: as it should be, and if KubeVirt refuses that, without what only some releases
+/// of KubeVirt accept.
 async fn trial(
     cluster: &Cluster,
     settings: Option<&Settings>,
@@ -234,16 +235,32 @@ async fn trial(
     let Some(settings) = settings else {
         return Ok(Trial::NoConfig);
     };
+    let defaults = |terminate_on_reboot| ClusterDefaults {
+        architecture,
+        terminate_on_reboot,
+        ..ClusterDefaults::default()
+    };
+    let whole = try_vm(cluster, settings, defaults(true)).await?;
+    let Trial::Refused(why) = whole else {
+        return Ok(whole);
+    };
+    Ok(match try_vm(cluster, settings, defaults(false)).await? {
+        Trial::Accepted => Trial::AcceptedRebooting(why),
+        other => other,
+    })
+}
+
+async fn try_vm(
+    cluster: &Cluster,
+    settings: &Settings,
+    defaults: ClusterDefaults<'_>,
+) -> Result<Trial, CallError> {
     let spec = &settings.spec;
     let size = sizing::effective_request(&PodSpec::default())
         .and_then(|request| sizing::size(request, spec.base_vm_resources, &spec.resource_overhead));
     let size = match size {
         Ok(size) => size,
         Err(error) => return Ok(Trial::Impossible(error.to_string())),
-    };
-    let defaults = ClusterDefaults {
-        architecture,
-        ..ClusterDefaults::default()
     };
     let no_pod = PodRef {
         namespace: cluster.vm_namespace.clone(),

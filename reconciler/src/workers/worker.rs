@@ -292,6 +292,7 @@ impl Worker {
             hold: cluster_check.hold(),
             cluster_dns: cluster_check.cluster_dns(),
             architecture: cluster_check.architecture(),
+            terminate_on_reboot: cluster_check.terminate_on_reboot(),
             ages,
             backing_off,
             ..observed

@@ -1,10 +1,9 @@
 //! QEMU's arguments, as a function of the VMI.
 
 use anyhow::{Context, Result, bail};
-use maroonedpods_common::quantity;
 use serde_json::Value;
 
-use super::super::launcher::{Hardware, volumes};
+use super::super::launcher::{Hardware, units, volumes};
 use super::probe::Accelerator;
 
 /// Where the node image is mounted, and the image that holds the kernel.
@@ -29,10 +28,11 @@ pub(super) fn arguments(spec: &Value, hardware: &Hardware, accelerator: Accelera
     add("-smp", hardware.cpus.to_string());
     add("-uuid", hardware.firmware_uuid.clone());
     add("-display", "none".to_owned());
-    // Without a driver for it, a guest that panics resets: that ends it, too.
-    add("-device", "pvpanic-pci".to_owned());
-    add("-object", "rng-random,id=rng,filename=/dev/urandom".to_owned());
-    add("-device", "virtio-rng-pci,rng=rng".to_owned());
+    if spec["domain"]["devices"]["rng"].is_object() {
+        add("-object", "rng-random,id=rng,filename=/dev/urandom".to_owned());
+        add("-device", "virtio-rng-pci,rng=rng".to_owned());
+    }
+    // KubeVirt attaches a console unless it is told not to.
     add("-serial", "stdio".to_owned());
     for disk in spec["domain"]["devices"]["disks"]
         .as_array()
@@ -63,8 +63,11 @@ pub(super) fn arguments(spec: &Value, hardware: &Hardware, accelerator: Accelera
         let action = watchdog["i6300esb"]["action"].as_str().unwrap_or("reset");
         add("-action", format!("watchdog={action}"));
     }
-    // A guest that resets is over.
-    all.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
+    all.extend(["-nodefaults", "-no-user-config"].map(str::to_owned));
+    // Else a guest that resets starts again, in the same VM.
+    if hardware.ends_on_reset {
+        all.push("-no-reboot".to_owned());
+    }
     Ok(all)
 }
 
@@ -95,10 +98,7 @@ pub(super) fn blank_disks(spec: &Value) -> Result<Vec<String>> {
         let name = volume["name"].as_str().unwrap_or_default().to_owned();
         Some((name, capacity))
     };
-    let in_bytes = |(name, capacity): (String, Value)| {
-        let bytes = quantity::units(&serde_json::from_value(capacity)?)?;
-        Ok(format!("{name}={bytes}"))
-    };
+    let in_bytes = |(name, capacity): (String, Value)| Ok(format!("{name}={}", units(&capacity)?));
     volumes(spec).filter_map(blank).map(in_bytes).collect()
 }
 
@@ -108,13 +108,17 @@ mod tests {
 
     use super::*;
 
+    /// What the reconciler renders (`objects::vmi`), and a watchdog.
     fn spec() -> Value {
         let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
         json!({
             "domain": {
-                "firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 ro",
+                "cpu": {"cores": 2},
+                "memory": {"guest": "512Mi"},
+                "firmware": {"uuid": "u", "kernelBoot": {"kernelArgs": "console=ttyS0 ro",
                     "container": {"image": "i", "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"}}},
-                "devices": {"disks": [disk("root"), disk("scratch"), disk("seed")],
+                "rebootPolicy": "Terminate",
+                "devices": {"rng": {}, "disks": [disk("root"), disk("scratch"), disk("seed")],
                     "watchdog": {"name": "w", "i6300esb": {"action": "poweroff"}}},
             },
             "volumes": [
@@ -126,38 +130,47 @@ mod tests {
     }
 
     fn rendered(spec: &Value, accelerator: Accelerator) -> String {
-        let hardware = Hardware {
-            hostname: "h".to_owned(),
-            firmware_uuid: "u".to_owned(),
-            cpus: 2,
-            memory_mi: 512,
-            disk_mi: 1,
-        };
+        let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {}, "spec": spec});
+        let hardware = Hardware::of(&serde_json::from_value(vmi).unwrap()).unwrap();
         arguments(spec, &hardware, accelerator).unwrap().join(" ")
     }
 
+    /// Every argument: a device more would be one that KubeVirt does not give.
     #[test]
-    fn a_machine_is_what_its_vmi_says() {
-        let all = rendered(&spec(), Accelerator::Tcg);
-        for part in [
-            "-m 512M -smp 2 -uuid u ",
-            "id=root,format=raw,file=/disk-image/disk/node.img,snapshot=on -device virtio-blk-pci,drive=root,serial=root",
-            "file=/var/tmp/scratch.img",
-            "file=/run/vm/seed.iso,readonly=on",
-            "-kernel /kernel-image/boot/vmlinuz -initrd /kernel-image/boot/initrd -append console=ttyS0 ro ",
-            "-device i6300esb -action watchdog=poweroff",
-        ] {
-            assert!(all.contains(part), "{part} in {all}");
-        }
-        assert!(!all.contains("kvm"), "{all}");
-        assert!(rendered(&spec(), Accelerator::Kvm).contains("-accel kvm -accel tcg"));
+    fn a_machine_is_what_its_vmi_says_and_nothing_else() {
+        assert_eq!(
+            rendered(&spec(), Accelerator::Tcg),
+            "-machine q35 -cpu max -accel tcg,thread=multi,tb-size=256 -m 512M -smp 2 -uuid u -display none \
+             -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng -serial stdio \
+             -drive if=none,id=root,format=raw,file=/disk-image/disk/node.img,snapshot=on \
+             -device virtio-blk-pci,drive=root,serial=root \
+             -drive if=none,id=scratch,format=raw,file=/var/tmp/scratch.img,cache=unsafe,discard=unmap \
+             -device virtio-blk-pci,drive=scratch,serial=scratch \
+             -drive if=none,id=seed,format=raw,file=/run/vm/seed.iso,readonly=on \
+             -device virtio-blk-pci,drive=seed,serial=seed \
+             -kernel /kernel-image/boot/vmlinuz -initrd /kernel-image/boot/initrd -append console=ttyS0 ro \
+             -device i6300esb -action watchdog=poweroff -nodefaults -no-user-config -no-reboot"
+        );
+        assert!(
+            rendered(&spec(), Accelerator::Kvm)
+                .starts_with("-machine q35 -cpu max -accel kvm -accel tcg,thread=multi,tb-size=256 -m")
+        );
         assert_eq!(blank_disks(&spec()).unwrap(), ["scratch=2147483648"]);
+    }
+
+    #[test]
+    fn a_vmi_that_does_not_say_what_a_reboot_is_reboots() {
+        let mut spec = spec();
+        for policy in [json!(null), json!("Reboot")] {
+            spec["domain"]["rebootPolicy"] = policy;
+            assert!(rendered(&spec, Accelerator::Tcg).ends_with("-no-user-config"));
+        }
     }
 
     #[test]
     fn without_a_kernel_it_boots_from_its_disk() {
         let mut spec = spec();
-        spec["domain"]["firmware"] = json!({});
+        spec["domain"]["firmware"] = json!({"uuid": "u"});
         assert!(!rendered(&spec, Accelerator::Tcg).contains("-kernel"));
     }
 
@@ -171,6 +184,7 @@ mod tests {
             cpus: 1,
             memory_mi: 1,
             disk_mi: 1,
+            ends_on_reset: false,
         };
         let error = arguments(&spec, &hardware, Accelerator::Tcg).unwrap_err();
         assert!(error.to_string().contains("root"), "{error}");

@@ -11,18 +11,19 @@ use super::pod::DEVICES_CLASS;
 use crate::api::apply::apply_yaml;
 use crate::cluster::{DEVICES_HANDLER, REAL_LABEL};
 
-/// Lets the real nodes that there are run launchers.
-pub(in super::super) async fn serve_nodes(client: &Client) -> Result<()> {
+/// Lets the real nodes that there are run launchers: `admin` makes what virt-operator and device plugins do, and `handler`
+/// labels the nodes as virt-handler does.
+pub(in super::super) async fn serve_nodes(admin: &Client, handler: &Client) -> Result<()> {
     let class = json!({
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
         "metadata": {"name": DEVICES_CLASS},
         "handler": DEVICES_HANDLER,
     });
-    apply_yaml(client, &class.to_string())
+    apply_yaml(admin, &class.to_string())
         .await
         .context("making a RuntimeClass")?;
-    let nodes: Api<Node> = Api::all(client.clone());
+    let nodes: Api<Node> = Api::all(handler.clone());
     let served = Patch::Merge(json!({"metadata": {"labels": {SCHEDULABLE: "true"}}}));
     let real = ListParams::default().labels(&format!("{REAL_LABEL}=true"));
     for node in nodes.list(&real).await? {

@@ -1,10 +1,11 @@
 //! The launcher pod of a real guest.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
-use maroonedpods_common::quantity;
 use serde_json::{Value, json};
 
 use super::super::launcher::{Hardware, volumes};
@@ -16,18 +17,17 @@ use super::probe::Accelerator;
 const USER: u32 = 107;
 /// Name of the `RuntimeClass` whose containers have `/dev/net/tun` and `/dev/kvm`. KubeVirt's device plugins do that.
 pub(in super::super) const DEVICES_CLASS: &str = "vm-devices";
-const MI: u64 = 1 << 20;
 
 /// Puts QEMU into `launcher`, which is the pod of any guest of `vmi`.
 pub(in super::super) fn in_launcher(
     launcher: Pod,
     vmi: &DynamicObject,
     accelerator: Accelerator,
+    teardown: Duration,
 ) -> Result<Pod> {
     let hardware = Hardware::of(vmi)?;
     let spec = &vmi.data["spec"];
     let mut pod = serde_json::to_value(launcher)?;
-    let requests = with_overhead(&pod["spec"]["containers"][0]["resources"]["requests"], &hardware)?;
     let image = json!({"image": LAUNCHER_IMAGE, "imagePullPolicy": "Never"});
     let container = |more: Value| merged(&image, more);
     let run = json!({"name": "run", "mountPath": "/run/vm"});
@@ -68,7 +68,8 @@ pub(in super::super) fn in_launcher(
         "name": "compute",
         "command": ["/launcher/run.sh"],
         "args": arguments(spec, &hardware, accelerator)?,
-        "resources": {"requests": requests},
+        "env": [{"name": "TEARDOWN", "value": teardown.as_secs_f64().to_string()}],
+        "resources": pod["spec"]["containers"][0]["resources"],
         "securityContext": unprivileged,
         "volumeMounts": compute_mounts,
     }));
@@ -107,17 +108,6 @@ fn seed_sources(spec: &Value) -> Result<Vec<Value>> {
     Ok(sources)
 }
 
-/// What the launcher asks for: as the VMI, and what KubeVirt adds for itself (1.9, `GetMemoryOverhead`): its
-/// processes, each vCPU, the I/O thread, and page tables for the guest's memory.
-fn with_overhead(requests: &Value, hardware: &Hardware) -> Result<Value> {
-    let asked = serde_json::from_value(requests["memory"].clone()).context("the VMI requests no memory")?;
-    let asked = quantity::units(&asked)?;
-    let overhead = (240 + 8 * hardware.cpus + 8) * MI + asked / 512;
-    let mut requests = requests.clone();
-    requests["memory"] = json!((asked + overhead).to_string());
-    Ok(requests)
-}
-
 fn merged(base: &Value, more: Value) -> Value {
     let mut merged = base.clone();
     if let Value::Object(more) = more {
@@ -152,7 +142,7 @@ mod tests {
         }))
         .unwrap();
         let base = super::super::super::launcher::render(&vmi, false).unwrap();
-        serde_json::to_value(in_launcher(base, &vmi, Accelerator::Tcg).unwrap()).unwrap()
+        serde_json::to_value(in_launcher(base, &vmi, Accelerator::Tcg, Duration::ZERO).unwrap()).unwrap()
     }
 
     #[test]
@@ -172,13 +162,14 @@ mod tests {
         assert!(!pod.to_string().contains("hostPath"));
     }
 
+    /// As any launcher: 1024 MiB, 220 + 2 * 8 + 8 + 32 of KubeVirt's own, and page tables of 2097152 bytes.
     #[test]
-    fn the_launcher_asks_for_the_vmis_requests_and_the_overhead() {
+    fn qemus_container_asks_for_what_the_launcher_asks_for() {
         let pod = launcher();
-        let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
-        assert_eq!(requests["cpu"], "2");
-        // 1024 + 240 + 2 * 8 + 8 + 1024 / 512
-        assert_eq!(requests["memory"], (1290 * MI).to_string());
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"]["requests"],
+            json!({"cpu": "2", "memory": "1365245952", "ephemeral-storage": "50000000"})
+        );
     }
 
     #[test]

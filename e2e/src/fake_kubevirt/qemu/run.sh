@@ -1,9 +1,10 @@
 #!/bin/busybox sh
 # Runs QEMU with the given arguments, and a network card on tap0, until the guest ends. It ends well only when the guest
-# powered itself off; what else ended it is on the last line and in the container's termination message.
+# powered itself off, or reset where a reset is the end (KubeVirt calls both Succeeded); what else ended it is on the last
+# line and in the container's termination message.
 #
-# SIGTERM presses the power button; who sends it kills when the grace is over. Commands for QEMU (QMP) can be written
-# to /run/vm/qmp.in; the answers and events are in /run/vm/qmp.log.
+# SIGTERM presses the power button; who sends it kills when the grace is over. KubeVirt then takes TEARDOWN seconds to go.
+# Commands for QEMU (QMP) can be written to /run/vm/qmp.in; the answers and events are in /run/vm/qmp.log.
 set -eu
 cd /run/vm
 
@@ -17,7 +18,8 @@ qemu-system-x86_64 "$@" \
     -chardev pipe,id=qmp,path=qmp -mon chardev=qmp,mode=control &
 qemu=$!
 exec 3<> qmp.in
-trap 'echo "{\"execute\": \"system_powerdown\"}" >&3' TERM
+teardown=0
+trap 'teardown=$TEARDOWN; echo "{\"execute\": \"system_powerdown\"}" >&3' TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 
 # A signal interrupts the wait.
@@ -27,4 +29,5 @@ done
 wait "$log" || true
 reason=$(sed -n 's/.*"event": "SHUTDOWN".*"reason": "\([a-z-]*\)".*/\1/p' qmp.log)
 echo "the VM ended: ${reason:-QEMU did}" | tee /dev/termination-log
-[ "$reason" = guest-shutdown ]
+sleep "$teardown"
+[ "$reason" = guest-shutdown ] || [ "$reason" = guest-reset ]

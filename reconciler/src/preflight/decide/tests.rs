@@ -264,3 +264,19 @@ fn hosts_of_several_architectures_or_none_are_no_fault_of_a_configured_one() {
         assert_eq!(observed.architecture(), configured.unwrap_or_default());
     }
 }
+
+#[test]
+fn a_reboot_ends_a_vm_only_where_kubevirt_accepted_that() {
+    let learned = |trial| {
+        let decision = decide(&Observed { trial, ..good() });
+        (decision.findings().len(), decision.terminate_on_reboot())
+    };
+    assert_eq!(learned(Trial::Accepted), (0, true));
+    assert_eq!(
+        learned(Trial::AcceptedRebooting("unknown field".to_owned())),
+        (0, false)
+    );
+    assert_eq!(learned(Trial::Impossible("down".to_owned())), (1, false));
+    assert_eq!(learned(Trial::Refused("no memory".to_owned())), (1, false));
+    assert!(!Decision::Unchecked.terminate_on_reboot());
+}

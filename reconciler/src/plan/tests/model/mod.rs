@@ -180,6 +180,7 @@ impl World {
             hold: self.hold.clone(),
             cluster_dns: self.cluster_dns.clone(),
             architecture: Architecture::default(),
+            terminate_on_reboot: false,
             policies: self.policies.clone(),
             namespace_records: self.neighbours,
             pod,
