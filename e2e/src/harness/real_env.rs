@@ -112,8 +112,8 @@ pub struct RealEnv<'a> {
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is merged into
-    /// the chart's configuration.
+    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is laid over
+    /// these environments' configuration; a null takes a field out of it.
     ///
     /// # Errors
     /// helm's own message, or what did not come up.
@@ -218,6 +218,7 @@ fn values_of(cluster: &Cluster, node: &node_image::Built, more: &Value) -> Value
     });
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
         config.extend(more.clone());
+        config.retain(|_, value| !value.is_null());
     }
     json!({
         "image": {"registry": "localhost", "pullPolicy": "Never"},

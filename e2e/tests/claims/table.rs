@@ -70,7 +70,7 @@ impl Table {
                 Event::Code(part) => {
                     if let Some([plain, marked]) = cells.last_mut() {
                         plain.push_str(&part);
-                        marked.push_str(&format!("`{part}`"));
+                        marked.extend(["`", part.as_ref(), "`"]);
                     }
                 }
                 _ => {}

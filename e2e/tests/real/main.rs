@@ -5,36 +5,48 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod attacks;
+mod credentials;
+mod dead_vm;
 mod faults;
+mod first;
 mod fit;
 mod hostile;
 mod jobs;
+mod names;
 mod network;
 mod pods;
+mod ports;
+mod probes;
+mod registry;
 mod sizes;
 mod user;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use maroonedpods_common::names;
-use maroonedpods_e2e::api::namespace::TestNamespace;
+use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::fake_kubevirt::Kvm;
-use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
-use maroonedpods_e2e::harness::real_env::{Archives, RUNS, RealEnv, TOOLBOX};
+use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
+use maroonedpods_e2e::harness::registry::program;
+use maroonedpods_e2e::install::dns;
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
 
+use self::first::First;
 use self::sizes::Size;
 use self::user::Setup;
 
 #[test]
 fn a_pod_runs_in_a_real_virtual_machine() {
-    with_real_env(None, &json!({}), async |env| {
-        a_pod_is_on_another_kernel(env).await;
+    // Without the smaller size of these tests' VMs, the defaults hold.
+    with_real_env(None, &json!({"baseVMResources": null}), async |env| {
+        let first = First::runs(env).await;
+        first.has_another_kernel().await;
+        first.has_the_default_size().await;
+        first.ends().await;
     });
 }
 
@@ -44,20 +56,26 @@ fn a_pod_runs_in_a_real_virtual_machine() {
 fn a_node_has_an_older_kubelet() {
     let kubelet = node_tools::older_kubelet(Arch::of_this_machine().unwrap().name()).unwrap();
     with_real_env(Some(kubelet), &json!({}), async |env| {
-        let node = a_pod_is_on_another_kernel(env).await;
-        let info = node.status.unwrap().node_info.unwrap();
+        let first = First::runs(env).await;
+        first.has_another_kernel().await;
+        let info = first.node().await.status.unwrap().node_info.unwrap();
         assert_eq!(info.kubelet_version, node_tools::older_kubelet_version().unwrap());
         assert_ne!(
             info.kubelet_version,
             node_tools::pinned_kubernetes_version().unwrap()
         );
+        first.ends().await;
     });
 }
 
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    // Built before there is a cluster: from its network nothing can be downloaded.
+    let names = provide().unwrap().then(|| dns::image(folder.path()).unwrap());
     with_real_env(None, &json!({}), async |env| {
+        env.cluster().import(names.as_ref().unwrap()).await.unwrap();
         network::pods_reach_each_other(env).await;
     });
 }
@@ -70,12 +88,18 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
+    // As above.
+    let registry = provide()
+        .unwrap()
+        .then(|| program(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap());
     with_real_env(None, &config, async |env| {
         let setup = Setup::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
             pods::everything(&setup),
             pods::failing_containers(&setup),
+            probes::fail(&setup),
+            registry::is_pulled_from(&setup, registry.as_ref().unwrap()),
             jobs::completes(&setup),
             hostile::breached(&setup),
             jobs::is_not_restarted(&setup),
@@ -89,8 +113,8 @@ fn pods_hostile_guests_and_faults() {
     });
 }
 
-/// Runs a test on a cluster of its own with the chart installed; `config` is laid over the chart's configuration, and
-/// guests have this kubelet, or the cluster's.
+/// Runs a test on a cluster of its own with the chart installed; `config` is laid over these tests' configuration (a null
+/// takes a field out), and guests have this kubelet, or the cluster's.
 fn with_real_env(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
     with_cluster(ClusterOptions::default(), async |cluster| {
@@ -103,59 +127,6 @@ fn with_real_env(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnc
         cluster.stop().await.unwrap();
     })
     .unwrap();
-}
-
-/// Gives the pod's Node, as it was.
-async fn a_pod_is_on_another_kernel(env: &RealEnv<'_>) -> Node {
-    let namespace = TestNamespace::new(&env.admin, &[]).await.unwrap();
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "first", "labels": {names::MAROON_LABEL: "true"}},
-        "spec": {
-            "containers": [{"name": "main", "image": TOOLBOX, "imagePullPolicy": "IfNotPresent",
-                "command": ["/bin/busybox", "sh", "-c", "/bin/busybox uname -a; exec /testserver serve"]}],
-        },
-    }))
-    .unwrap();
-    let begun = std::time::Instant::now();
-    let pod = MaroonedPod::create_pod(&env.admin, &namespace.name, &pod)
-        .await
-        .unwrap();
-    if let Err(error) = pod.running_within(RUNS).await {
-        panic!("{error:#}\n{}", env.state().await);
-    }
-    println!("running after {:.1} s", begun.elapsed().as_secs_f64());
-    let control_plane = env.cluster().control_plane();
-    for arguments in [
-        vec!["get", "pods,nodes,mn", "-A", "-o", "wide"],
-        vec!["-n", &namespace.name, "logs", "first"],
-        vec![
-            "-n",
-            &namespace.name,
-            "exec",
-            "first",
-            "--",
-            "/bin/busybox",
-            "cat",
-            "/proc/cmdline",
-        ],
-    ] {
-        println!(
-            "$ kubectl {}\n{}",
-            arguments.join(" "),
-            control_plane
-                .kubectl(&arguments)
-                .await
-                .unwrap_or_else(|e| format!("{e:#}"))
-        );
-    }
-    let node = pod.nodes().get(&pod.node_name()).await.unwrap();
-    // Now, for events in a namespace that is going are refused to all.
-    let user = format!("{}{}", names::NODE_USER_PREFIX, pod.node_name());
-    let mut refused = control_plane.audit().unwrap();
-    refused.retain(|event| event.user == user && event.is_write() && matches!(event.code, 403 | 422));
-    assert!(refused.is_empty(), "an honest kubelet was refused: {refused:#?}");
-    namespace.close(&env.admin).await.unwrap();
-    node
 }
 
 /// Whether the pod's Ready condition holds.
