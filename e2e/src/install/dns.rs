@@ -1,4 +1,4 @@
-//! The cluster's DNS Service, which nearly every cluster has, and CoreDNS behind it.
+//! The cluster's DNS Service, which nearly every cluster has, and `CoreDNS` behind it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,7 +45,7 @@ pub async fn make_service(admin: &Client) -> Result<()> {
     apply_yaml(admin, &service.to_string()).await
 }
 
-/// Writes CoreDNS' image into `folder`, as an OCI archive for [`crate::cluster::Cluster::import`]. Blocks.
+/// Writes `CoreDNS`' image into `folder`, as an OCI archive for [`crate::cluster::Cluster::import`]. Blocks.
 ///
 /// # Errors
 /// The program does not build.
@@ -66,7 +66,7 @@ pub fn image(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Makes a pod of CoreDNS on a real node, with the rights and the configuration that kubeadm gives it, for the names of
+/// Makes a pod of `CoreDNS` on a real node, with the rights and the configuration that kubeadm gives it, for the names of
 /// this domain. It does not wait until names are answered.
 pub async fn serve(admin: &Client, domain: &str) -> Result<()> {
     let (namespace, _) = names::CLUSTER_DNS;

@@ -8,7 +8,7 @@ use maroonedpods_e2e::install::dns::{self, DNS_ADDRESS};
 
 use crate::network::Pods;
 
-/// CoreDNS answers with the Services' addresses, and the pod finds them by their short names.
+/// `CoreDNS` answers with the Services' addresses, and the pod finds them by their short names.
 pub async fn are_resolved(pods: &Pods<'_>) {
     dns::serve(&pods.env.admin, CLUSTER_DOMAIN).await.unwrap();
     let services: Api<Service> = Api::namespaced(pods.env.admin.clone(), &pods.namespace);
