@@ -86,8 +86,8 @@ pub fn aims(aims: &[Aim]) -> Table {
     for aim in aims {
         table.row([
             aim.what.clone(),
-            format!("{:.2}", aim.measured),
-            format!("{:.2}", aim.at_most),
+            format!("{:.3}", aim.measured),
+            format!("{:.3}", aim.at_most),
             if aim.met { "met" } else { "MISSED" }.to_owned(),
         ]);
     }
@@ -111,6 +111,6 @@ mod tests {
         let table = aims(&[2.0, 2.1, f64::NAN].map(|measured| Aim::new("w", measured, 2.0)));
         let verdicts: Vec<_> = table.rows.iter().map(|row| row[3].as_str()).collect();
         assert_eq!(verdicts, ["met", "MISSED", "MISSED"]);
-        assert_eq!(table.rows[1][..3], ["w", "2.10", "2.00"]);
+        assert_eq!(table.rows[1][..3], ["w", "2.100", "2.000"]);
     }
 }
