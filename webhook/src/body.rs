@@ -184,9 +184,10 @@ mod tests {
     async fn what_does_not_end_is_discarded_up_to_64_mebibytes() {
         let sent = Arc::new(AtomicUsize::new(0));
         let counted = sent.clone();
+        let chunk = Bytes::from(vec![b' '; MIB]);
         let endless = stream::repeat_with(move || {
             counted.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(Bytes::from_static(&[b' '; MIB]))
+            Ok::<_, Infallible>(chunk.clone())
         });
         let received = receive(Body::from_stream(endless), None).await;
         assert_eq!(received.fault, Some(Fault::TooLarge));

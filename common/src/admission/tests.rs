@@ -251,7 +251,7 @@ fn a_typed_pod_is_seen_as_it_is() {
 }
 
 /// Asserts what the rule sees in the typed pod of this JSON.
-fn assert_seen(pod: serde_json::Value, expected: &PodView<'_>) {
+fn assert_seen(pod: &serde_json::Value, expected: &PodView<'_>) {
     let typed: Pod = serde_json::from_value(pod.clone()).unwrap();
     assert_eq!(PodView::from(&typed), *expected, "{pod}");
 }
@@ -292,9 +292,9 @@ fn each_fact_of_a_typed_pod_is_seen_alone() {
         opt_in: Some("false"),
         ..none.clone()
     };
-    assert_seen(metadata("labels", labels), &opted);
+    assert_seen(&metadata("labels", labels), &opted);
     assert_seen(
-        metadata("labels", json!({"maroon": "true", CLASS_LABEL: "true"})),
+        &metadata("labels", json!({"maroon": "true", CLASS_LABEL: "true"})),
         &none,
     );
 
@@ -303,21 +303,21 @@ fn each_fact_of_a_typed_pod_is_seen_alone() {
         ..none.clone()
     };
     let owners = json!([owner("apps/v1", "ReplicaSet"), owner("apps/v1", "DaemonSet")]);
-    assert_seen(metadata("ownerReferences", owners), &daemon);
+    assert_seen(&metadata("ownerReferences", owners), &daemon);
     for other in [
         owner("apps/v1", "ReplicaSet"),
         owner("example.org/v1", "DaemonSet"),
     ] {
-        assert_seen(metadata("ownerReferences", json!([other])), &none);
+        assert_seen(&metadata("ownerReferences", json!([other])), &none);
     }
 
     let mirror = PodView {
         mirror: true,
         ..none.clone()
     };
-    assert_seen(metadata("annotations", json!({MIRROR_ANNOTATION: ""})), &mirror);
+    assert_seen(&metadata("annotations", json!({MIRROR_ANNOTATION: ""})), &mirror);
     assert_seen(
-        metadata("annotations", json!({"kubernetes.io/config.source": "api"})),
+        &metadata("annotations", json!({"kubernetes.io/config.source": "api"})),
         &none,
     );
 
@@ -325,30 +325,30 @@ fn each_fact_of_a_typed_pod_is_seen_alone() {
         node_name: "n",
         ..none.clone()
     };
-    assert_seen(spec("nodeName", json!("n")), &named);
+    assert_seen(&spec("nodeName", json!("n")), &named);
     let on_host = PodView {
         names_nodes: true,
         ..none.clone()
     };
-    assert_seen(spec("nodeSelector", json!({HOSTNAME_LABEL: "n"})), &on_host);
+    assert_seen(&spec("nodeSelector", json!({HOSTNAME_LABEL: "n"})), &on_host);
     let selected = PodView {
         class_selector: Some("x"),
         ..none.clone()
     };
     assert_seen(
-        spec("nodeSelector", json!({"disk": "ssd", CLASS_LABEL: "x"})),
+        &spec("nodeSelector", json!({"disk": "ssd", CLASS_LABEL: "x"})),
         &selected,
     );
-    assert_seen(spec("nodeSelector", json!({"disk": "ssd"})), &none);
+    assert_seen(&spec("nodeSelector", json!({"disk": "ssd"})), &none);
     let gated = PodView {
         gated: true,
         ..none.clone()
     };
     assert_seen(
-        spec("schedulingGates", json!([{"name": "kueue"}, {"name": GATE}])),
+        &spec("schedulingGates", json!([{"name": "kueue"}, {"name": GATE}])),
         &gated,
     );
-    assert_seen(spec("schedulingGates", json!([{"name": "kueue"}])), &none);
+    assert_seen(&spec("schedulingGates", json!([{"name": "kueue"}])), &none);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn the_affinity_of_a_typed_pod_names_nodes_only_if_each_term_does() {
             json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
         let pod = json!({"spec": {"containers": [], "affinity": {"nodeAffinity": required}}});
         assert_seen(
-            pod,
+            &pod,
             &PodView {
                 names_nodes,
                 ..PodView::default()
@@ -380,5 +380,5 @@ fn the_affinity_of_a_typed_pod_names_nodes_only_if_each_term_does() {
     let preferred =
         json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": named}]});
     let pod = json!({"spec": {"containers": [], "affinity": {"nodeAffinity": preferred}}});
-    assert_seen(pod, &PodView::default());
+    assert_seen(&pod, &PodView::default());
 }

@@ -31,7 +31,7 @@ const WORDS: [&str; 14] = [
     "apps/v1",
 ];
 
-/// `apiVersion` and `kind` of owners: of `DaemonSets`, and of what is almost one.
+/// `apiVersion` and `kind` of owners: of `DaemonSet`s, and of what is almost one.
 const OWNERS: [(&str, &str); 7] = [
     ("apps/v1", "DaemonSet"),
     ("apps/v1beta2", "DaemonSet"),

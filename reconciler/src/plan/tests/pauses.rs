@@ -65,7 +65,7 @@ fn reason(world: &World) -> String {
 fn deadlines_are_the_configurations() {
     let mut world = launched();
     configured(&mut world, |settings| {
-        settings.boot = SignedDuration::from_mins(1)
+        settings.boot = SignedDuration::from_mins(1);
     });
     world.tick(59);
     world.pass();
@@ -76,7 +76,7 @@ fn deadlines_are_the_configurations() {
 
     let mut joins = launched();
     configured(&mut joins, |settings| {
-        settings.join = SignedDuration::from_mins(2)
+        settings.join = SignedDuration::from_mins(2);
     });
     joins.vm_is_scheduled();
     joins.vm_runs();

@@ -379,8 +379,7 @@ fn a_pod_without_kubevirt_says_so_while_it_waits() {
     let mut told = world.clone();
     told.apply(&Write::PodReport(report)).unwrap();
     assert_eq!(plan::provider_missing(&told.pod().unwrap()), None, "said once");
-    type Edit = fn(&mut crate::view::PodView);
-    let edits: [Edit; 3] = [
+    let edits: [fn(&mut crate::view::PodView); 3] = [
         |p| p.gate_index = None,
         |p| p.exempt = true,
         |p| p.deletion_deadline = Some(jiff::Timestamp::UNIX_EPOCH),
