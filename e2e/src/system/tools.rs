@@ -12,17 +12,22 @@ use anyhow::{Context, Result};
 use maroonedpods_image_build::go::{self, Module};
 
 /// What a build depends on, below `hack/tools`.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 15] = [
     "go.mod",
     "go.sum",
     "clusterkit/main.go",
     "pause/main.go",
     "testserver/main.go",
+    "testserver/health.go",
     "testserver/network.go",
+    "testserver/scan.go",
     "helm/go.mod",
     "helm/go.sum",
     "containerd/go.mod",
     "containerd/go.sum",
+    "coredns/go.mod",
+    "coredns/go.sum",
+    "coredns/main.go",
 ];
 
 /// The parts of `clusterkit`, our multi-call build of Kubernetes: each is a symlink to it.
@@ -65,6 +70,8 @@ pub enum Tool {
     ContainerdShim,
     /// containerd's command line client.
     Ctr,
+    /// Answers a cluster's names.
+    CoreDns,
 }
 
 impl Tool {
@@ -85,6 +92,7 @@ impl Tool {
             Self::Containerd => "containerd",
             Self::ContainerdShim => "containerd-shim-runc-v2",
             Self::Ctr => "ctr",
+            Self::CoreDns => "coredns",
         }
     }
 
@@ -101,6 +109,7 @@ impl Tool {
             | Self::TestServer => Module::Kubernetes,
             Self::Helm => Module::Helm,
             Self::Containerd | Self::ContainerdShim | Self::Ctr => Module::Containerd,
+            Self::CoreDns => Module::CoreDns,
         }
     }
 }

@@ -5,13 +5,16 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod dead_vm;
 mod faults;
 mod first;
 mod fit;
 mod hostile;
 mod jobs;
+mod names;
 mod network;
 mod pods;
+mod ports;
 mod sizes;
 mod user;
 
@@ -22,6 +25,7 @@ use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::fake_kubevirt::Kvm;
 use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
+use maroonedpods_e2e::install::dns;
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
@@ -62,7 +66,11 @@ fn a_node_has_an_older_kubelet() {
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    // Built before there is a cluster: from its network nothing can be downloaded.
+    let names = provide().unwrap().then(|| dns::image(folder.path()).unwrap());
     with_real_env(None, &json!({}), async |env| {
+        env.cluster().import(names.as_ref().unwrap()).await.unwrap();
         network::pods_reach_each_other(env).await;
     });
 }

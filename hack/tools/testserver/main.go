@@ -4,10 +4,11 @@
 //	testserver get URL       prints what URL answers
 //	testserver ask URL [TOKEN [BODY]]  asks with a token, whoever answers, posts BODY if given; prints the status, too
 //	testserver storm URL N   asks N times, each on a new connection, and prints how many were answered
-//	testserver watch URL     asks for ten seconds, and prints when it got no answer
-//	testserver send ADDR N   sends a UDP datagram of N bytes and prints what is answered
-//	testserver connect ADDR  connects by TCP
-//	testserver dns IP        answers DNS on 5353: every name has this address
+//	testserver watch URL FILE  asks until FILE exists, and prints when it asked and what was answered
+//	testserver send ADDR N   sends a UDP datagram of N bytes and prints what is answered, and at which try
+//	testserver scan PROTOCOL IP PORTS  says which TCP or UDP ports are open, refuse, or do not answer
+//	testserver forward ADDR TO  accepts TCP connections at ADDR, and passes them on
+//	testserver health        answers gRPC's health protocol on 8081
 //	testserver refuse DIR    answers HTTPS on 8443 as an admission webhook that refuses; DIR has tls.crt and tls.key
 //	testserver eat           takes memory until it is killed
 package main
@@ -59,14 +60,16 @@ func run(arguments []string) error {
 		return ask(rest[0], rest[1:])
 	case what == "storm" && len(rest) == 2:
 		return storm(rest[0], rest[1])
-	case what == "watch" && len(rest) == 1:
-		return watch(rest[0])
+	case what == "watch" && len(rest) == 2:
+		return watch(rest[0], rest[1])
 	case what == "send" && len(rest) == 2:
 		return send(rest[0], rest[1])
-	case what == "connect" && len(rest) == 1:
-		return connect(rest[0])
-	case what == "dns" && len(rest) == 1:
-		return dns(rest[0])
+	case what == "scan" && len(rest) == 3:
+		return scan(rest[0], rest[1], rest[2])
+	case what == "forward" && len(rest) == 2:
+		return forward(rest[0], rest[1])
+	case what == "health" && len(rest) == 0:
+		return answerHealth()
 	case what == "refuse" && len(rest) == 1:
 		http.HandleFunc("/", func(answer http.ResponseWriter, request *http.Request) {
 			if err := refuse(answer, request, "refused by "+hostname); err != nil {

@@ -1,16 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/net/dns/dnsmessage"
 )
 
 const (
@@ -41,7 +39,7 @@ func echo(hostname string) error {
 	}
 }
 
-// send sends a UDP datagram and prints the first line of the answer.
+// send sends a UDP datagram, and prints the first line of the answer and how often it had to try.
 func send(address, size string) error {
 	length, err := strconv.Atoi(size)
 	if err != nil || length < 0 || length > largest {
@@ -54,7 +52,7 @@ func send(address, size string) error {
 	defer connection.Close()
 	buffer := make([]byte, largest)
 	// Datagrams may be lost: that is no failure of the network, but never an answer is.
-	for try := 0; try < 3; try++ {
+	for try := 1; try <= 3; try++ {
 		if _, err = connection.Write(make([]byte, length)); err != nil {
 			continue
 		}
@@ -69,7 +67,7 @@ func send(address, size string) error {
 			return fmt.Errorf("%d bytes came back of %d", received, length)
 		}
 		line, _, _ := strings.Cut(string(buffer[:received]), "\n")
-		fmt.Println(line)
+		fmt.Printf("%s, at try %d\n", line, try)
 		return nil
 	}
 	return err
@@ -99,75 +97,57 @@ func storm(url, count string) error {
 	return nil
 }
 
-// watch asks ten times a second for ten seconds, each time on a connection of its own, and prints when the ones were
-// begun that failed, in milliseconds of Unix time.
-func watch(url string) error {
+// watch asks about ten times a second until the file exists, each time on a connection of its own, and prints each time a
+// line with when that was begun, in milliseconds of Unix time, and the answer, or "failed".
+func watch(url, file string) error {
 	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		begun := time.Now()
-		if answer, err := client.Get(url); err != nil {
-			fmt.Println(begun.UnixMilli())
-		} else {
-			answer.Body.Close()
+	for ; ; time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(file); err == nil {
+			return nil
 		}
+		begun := time.Now().UnixMilli()
+		said, err := answered(&client, url)
+		if err != nil {
+			said = "failed"
+		}
+		fmt.Println(begun, said)
 	}
-	return nil
 }
 
-// connect says whether somebody listens for TCP.
-func connect(address string) error {
-	connection, err := net.DialTimeout("tcp4", address, 2*time.Second)
+func answered(client *http.Client, url string) (string, error) {
+	answer, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// forward passes connections on.
+func forward(address, to string) error {
+	listener, err := net.Listen("tcp4", address)
 	if err != nil {
 		return err
 	}
-	fmt.Println("connected")
-	return connection.Close()
-}
-
-// dns answers every question for an IPv4 address with this one, on 5353.
-func dns(address string) error {
-	ip := net.ParseIP(address).To4()
-	if ip == nil {
-		return fmt.Errorf("what address is %q?", address)
-	}
-	socket, err := net.ListenPacket("udp4", ":5353")
-	if err != nil {
-		return err
-	}
-	buffer := make([]byte, 512)
+	fmt.Println("forwarding")
 	for {
-		size, sender, err := socket.ReadFrom(buffer)
+		from, err := listener.Accept()
 		if err != nil {
 			return err
 		}
-		answer, err := resolve(buffer[:size], [4]byte(ip))
-		if err != nil {
-			fmt.Println(err)
-			continue
-		}
-		if _, err := socket.WriteTo(answer, sender); err != nil {
-			fmt.Println(err)
-		}
+		go func() {
+			defer from.Close()
+			target, err := net.DialTimeout("tcp4", to, patience)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			defer target.Close()
+			go io.Copy(target, from)
+			io.Copy(from, target)
+		}()
 	}
-}
-
-func resolve(question []byte, ip [4]byte) ([]byte, error) {
-	var message dnsmessage.Message
-	if err := message.Unpack(question); err != nil {
-		return nil, err
-	}
-	if len(message.Questions) != 1 {
-		return nil, errors.New("not one question")
-	}
-	asked := message.Questions[0]
-	message.Response, message.RecursionAvailable, message.Additionals = true, true, nil
-	if asked.Type == dnsmessage.TypeA {
-		message.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: asked.Name, Type: asked.Type, Class: asked.Class, TTL: 5},
-			Body:   &dnsmessage.AResource{A: ip},
-		}}
-	}
-	return message.Pack()
 }
 
 // host is an address without its port.

@@ -26,6 +26,8 @@ pub enum Module {
     Helm,
     /// containerd, and what fills its folder.
     Containerd,
+    /// CoreDNS.
+    CoreDns,
 }
 
 impl Module {
@@ -34,6 +36,7 @@ impl Module {
             Self::Kubernetes | Self::OlderKubernetes => "",
             Self::Helm => "helm",
             Self::Containerd => "containerd",
+            Self::CoreDns => "coredns",
         }
     }
 
@@ -41,7 +44,7 @@ impl Module {
     fn file(self) -> &'static str {
         match self {
             Self::OlderKubernetes => "older.mod",
-            Self::Kubernetes | Self::Helm | Self::Containerd => "go.mod",
+            Self::Kubernetes | Self::Helm | Self::Containerd | Self::CoreDns => "go.mod",
         }
     }
 
@@ -52,13 +55,14 @@ impl Module {
             }
             Self::Helm => "building helm from source, once, about 2 minutes on 2 cores",
             Self::Containerd => "building containerd from source, once, about 1 minute on 2 cores",
+            Self::CoreDns => "building CoreDNS from source, once, about 2 minutes on 2 cores",
         }
     }
 
     fn linker_flags(self) -> Result<String> {
         match self {
             Self::Kubernetes | Self::OlderKubernetes => version_flags(&kubernetes_version(self)?),
-            Self::Helm | Self::Containerd => Ok("-s -w".to_owned()),
+            Self::Helm | Self::Containerd | Self::CoreDns => Ok("-s -w".to_owned()),
         }
     }
 }
