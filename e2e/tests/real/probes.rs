@@ -6,7 +6,7 @@ use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::{Value, json};
 
 use crate::sizes::Size;
-use crate::user::{Setup, User, container, restarts, shell, shell_with};
+use crate::user::{Setup, User, container, restarts, shell_with};
 
 /// A pod whose first container answers gRPC's health protocol, for itself and for the others.
 pub async fn fail(setup: &Setup<'_>) {
@@ -39,7 +39,6 @@ pub async fn fail(setup: &Setup<'_>) {
             patient,
             shell_with("liveness", "sleep 3600", probed("livenessProbe", service("sick"))),
             shell_with("startup", "sleep 3600", probed("startupProbe", json!({"tcpSocket": {"port": 9}}))),
-            shell("good", "sleep 3600"),
         ],
     });
     let pod = user.runs("probes", Size("150m", "100Mi"), spec).await;
@@ -79,7 +78,7 @@ pub async fn fail(setup: &Setup<'_>) {
         sees("readiness to follow", &|pod| is_ready(pod, "readiness") == ready).await;
     }
     let seen = pod.pods.get("probes").await.unwrap();
-    for name in ["main", "readiness", "good"] {
+    for name in ["main", "readiness"] {
         assert_eq!(restarts(&seen, name), Some(0), "{name}");
     }
     assert_eq!(container(&seen, "startup").and_then(|c| c.started), Some(false));

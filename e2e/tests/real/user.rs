@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::api::ListParams;
 use kube::{Api, Resource};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
-use maroonedpods_e2e::api::read::condition;
+use maroonedpods_e2e::api::read::{self, condition};
 use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::fake_kubevirt::RealVm;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
@@ -160,7 +160,13 @@ impl<'a> User<'a> {
     /// Waits until the pod runs, on a node it fits.
     pub async fn sees_running(&self, pod: &MaroonedPod) {
         let begun = Instant::now();
-        if let Err(error) = pod.running_within(RUNS).await {
+        // Two waits: on a busy machine, a pod of many containers takes as long as its VM's boot.
+        let bound = |pod: &Pod| !read::node(pod).is_empty();
+        let up = async {
+            becomes(&pod.pods, &pod.name, "a pod with a node", RUNS, bound).await?;
+            pod.running_within(RUNS).await
+        };
+        if let Err(error) = up.await {
             panic!("[{}] {error:#}\n{}", self.who, self.setup.env.state().await);
         }
         let waited = begun.elapsed().as_secs_f64();
