@@ -29,6 +29,7 @@ mod sandbox;
 pub mod test_server;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,19 @@ impl Cluster {
             async move { task::spawn_blocking(move || node.import(&archive)).await? }
         };
         try_join_all(self.nodes.iter().map(import)).await.map(drop)
+    }
+
+    /// Pushes an image that was [imported](Self::import) to a registry that speaks plain HTTP, as `reference`.
+    pub async fn push(&self, image: &str, reference: &str) -> Result<()> {
+        let node = Arc::clone(self.nodes.first().context("a cluster has nodes")?);
+        let (image, reference) = (image.to_owned(), reference.to_owned());
+        task::spawn_blocking(move || node.push(&image, &reference)).await?
+    }
+
+    /// Address of the control plane. What the test's threads serve there, nodes and pods reach.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        network::CONTROL_PLANE
     }
 
     /// Stops everything: when this returns, processes, folder, namespaces and control groups are gone.

@@ -178,6 +178,12 @@ impl Node {
         Ok(())
     }
 
+    /// Pushes an image to a registry; see [`super::Cluster::push`]. Blocks.
+    pub(super) fn push(&self, image: &str, reference: &str) -> Result<()> {
+        self.ctr(&["images", "push", "--plain-http", reference, image])
+            .map(drop)
+    }
+
     fn await_containerd(&self) -> Result<()> {
         let start = Instant::now();
         while let Err(error) = self.ctr(&["version"]) {

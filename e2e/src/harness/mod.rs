@@ -6,6 +6,7 @@ pub mod fixtures;
 pub mod load;
 pub mod marooned_pod;
 pub mod real_env;
+pub mod registry;
 mod secret_volume;
 pub mod tenant;
 pub mod test_env;

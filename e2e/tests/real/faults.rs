@@ -3,36 +3,48 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually};
-use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::api::read::{self, node_is_ready};
 use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use maroonedpods_e2e::harness::real_env::RUNS;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::sizes::Size;
-use crate::user::{Setup, User, container, restarts, shell};
+use crate::user::{Setup, User, VM_GONE, container, restarts, shell};
 
-/// Long enough for the Node to be given up as unreachable, and less than its pod tolerates that.
+/// Long enough for the Node to be given up as unreachable.
 const PAUSE: Duration = Duration::from_secs(60);
+/// A command in a VM that runs is done after a second or two.
+const NO_ANSWER: Duration = Duration::from_secs(30);
 
-/// The pod outlives its VM's pause.
+/// The pod outlives its VM's pause, in which the VM stands still: it runs no command, and its Node is given up.
 pub async fn paused(user: &User<'_>, pod: &MaroonedPod) {
     let before = pod.pods.get(&pod.name).await.unwrap();
     let vm = user.vm(pod).await;
     vm.pause().await.unwrap();
+    let begun = Instant::now();
     user.says("the VM is paused");
-    sleep(PAUSE).await;
+    let answer = timeout(NO_ANSWER, user.tries_in(&pod.name, "true")).await;
+    assert!(!matches!(answer, Ok(Ok(_))), "a VM that is paused ran a command");
     let node = pod.node_name();
+    let given_up = |node: &Node| node_is_ready_as(node) == Some("Unknown");
+    becomes(&pod.nodes(), &node, "a Node that is given up", RUNS, given_up)
+        .await
+        .unwrap();
+    sleep_until(begun + PAUSE).await;
     user.kubectl(&["get", "node", &node]).await;
     user.kubectl(&["get", "pod", &pod.name]).await;
     vm.resume().await.unwrap();
     user.says("the VM goes on");
+    becomes(&pod.nodes(), &node, "a Node that is back", RUNS, node_is_ready)
+        .await
+        .unwrap();
     let after = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
@@ -44,6 +56,13 @@ pub async fn paused(user: &User<'_>, pod: &MaroonedPod) {
     user.kubectl(&["get", "node", &node]).await;
     user.kubectl(&["get", "pod", &pod.name]).await;
     assert_eq!(same_container(&before), same_container(&after));
+}
+
+/// The status of the Node's Ready condition.
+fn node_is_ready_as(node: &Node) -> Option<&str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(&ready.status)
 }
 
 /// What tells whether the pod's first container is the one that it was.
@@ -64,6 +83,7 @@ pub async fn powered_off(user: &User<'_>, pod: &MaroonedPod) {
     user.vm(pod).await.press_power_button().await.unwrap();
     user.says("the power button was pressed");
     user.loses(pod).await;
+    is_unready_for_its_vms_sake(pod).await;
 }
 
 /// The kernel panics. The pod is privileged.
@@ -75,6 +95,16 @@ pub async fn panicked(user: &User<'_>, pod: &MaroonedPod) {
     )
     .await;
     user.loses(pod).await;
+    is_unready_for_its_vms_sake(pod).await;
+}
+
+/// What the conditions say of a pod that was ready until its VM ended.
+async fn is_unready_for_its_vms_sake(pod: &MaroonedPod) {
+    let failed = pod.pods.get(&pod.name).await.unwrap();
+    for type_ in ["Ready", "ContainersReady"] {
+        let wanted = Some(("False".to_owned(), VM_GONE.to_owned()));
+        assert_eq!(read::condition(&failed, type_), wanted, "{type_}");
+    }
 }
 
 /// The kubelet is killed, and started again by the boot program. The pod is privileged, and sees the guest's processes.

@@ -1,18 +1,18 @@
 //! Root in a real guest: what it sees, and how far it gets with all that is to be found there.
 
-use std::fmt::Debug;
 use std::fs;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
+use maroonedpods_e2e::api::read::phase;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::system::pki::Pair;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::attacks::Guest;
+use crate::credentials::Credentials;
 use crate::faults;
 use crate::sizes::Size;
 use crate::user::{Setup, User, shell_with};
@@ -24,36 +24,51 @@ const ROOT: &str = "/proc/1/root";
 pub async fn breached(setup: &Setup<'_>) {
     let _room = setup.room_for(2).await;
     let (attacker, other) = tokio::join!(User::new(setup, "attacker"), User::new(setup, "other"));
-    let ((own, pod), (victim, foreign)) = tokio::join!(
+    let (own, victim) = tokio::join!(
         makes(&attacker, "root", Size("400m", "300Mi")),
         makes(&other, "victim", Size("200m", "150Mi")),
     );
+    let (pod, foreign) = (&own.pod, &victim.pod);
     sees_the_guest_alone(&attacker).await;
-    let token = finds_its_token(&attacker, &pod).await;
+    let token = finds_its_token(&attacker, &own).await;
     is_refused_with_the_token(&attacker, &token).await;
     let guest = Guest {
         client: takes_the_certificate(&attacker).await,
         user: &attacker,
-        pod: &pod,
+        pod,
     };
-    guest.reads(&own, &foreign, &victim, &other).await;
-    guest.changes_nodes(&foreign).await;
+    guest.reads(&own.secret, foreign, &victim.secret).await;
+    guest.reads_what_joins_another(&other).await;
+    guest.changes_nodes(foreign).await;
     tokio::join!(
         async {
-            faults::kubelet_killed(&attacker, &pod).await;
-            faults::panicked(&attacker, &pod).await;
+            faults::kubelet_killed(&attacker, pod).await;
+            faults::panicked(&attacker, pod).await;
         },
-        faults::powered_off(&other, &foreign),
+        faults::powered_off(&other, foreign),
     );
     attacker.leaves().await;
     other.leaves().await;
 }
 
-/// A privileged pod with a Secret of its own; the Secret's name and the pod.
-async fn makes(user: &User<'_>, name: &'static str, size: Size) -> (String, MaroonedPod) {
+/// A privileged pod that runs, with a Secret of its own.
+struct Made {
+    pod: MaroonedPod,
+    /// The Secret's name.
+    secret: String,
+    /// What the pod's guest joined with.
+    joined: Credentials,
+}
+
+/// What is in a Secret of this name.
+fn content(secret: &str) -> String {
+    format!("content of {secret}")
+}
+
+async fn makes(user: &User<'_>, name: &'static str, size: Size) -> Made {
     let secret = format!("secret-of-{name}");
     let _: Secret = user
-        .applies(json!({"metadata": {"name": secret}, "stringData": {"is": name}}))
+        .applies(json!({"metadata": {"name": secret}, "stringData": {"is": content(&secret)}}))
         .await;
     let mounted = json!({
         "securityContext": {"privileged": true},
@@ -65,8 +80,14 @@ async fn makes(user: &User<'_>, name: &'static str, size: Size) -> (String, Maro
         "containers": [shell_with("main", "sleep 3600", mounted)],
         "volumes": [{"name": "own", "secret": {"secretName": secret}}],
     });
-    let pod = user.runs(name, size, spec).await;
-    (secret, pod)
+    let pod = user.creates(name, size, spec).await;
+    let joined = Credentials::of(user, &pod).await;
+    user.sees_running(&pod).await;
+    joined.are_revoked().await;
+    let still = pod.pods.get(name).await.unwrap();
+    assert_eq!(phase(&still), "Running");
+    user.says("seed and token are deleted, and the pod runs");
+    Made { pod, secret, joined }
 }
 
 /// Processes and kernel are the guest's.
@@ -92,7 +113,7 @@ async fn sees_the_guest_alone(user: &User<'_>) {
 }
 
 /// The seed's disk cannot be erased by the guest, so root finds the token there; nowhere else.
-async fn finds_its_token(user: &User<'_>, pod: &MaroonedPod) -> String {
+async fn finds_its_token(user: &User<'_>, own: &Made) -> String {
     let script = format!(
         "for disk in /sys/block/vd*; do [ \"$(cat $disk/serial)\" = seed ] && strings {ROOT}/dev/${{disk##*/}}; done; true"
     );
@@ -100,7 +121,8 @@ async fn finds_its_token(user: &User<'_>, pod: &MaroonedPod) -> String {
     let token = token_in(&seed)
         .unwrap_or_else(|| panic!("no token in {seed}"))
         .to_owned();
-    // It is what this node joined with.
+    // It is what the API server had, and what this node joined with.
+    assert_eq!(token, own.joined.token());
     let (id, _) = token.split_once('.').unwrap();
     let requests = user.kubectl(&["get", "certificatesigningrequests"]).await;
     assert!(
@@ -113,14 +135,20 @@ async fn finds_its_token(user: &User<'_>, pod: &MaroonedPod) -> String {
         assert!(!left.contains(file), "{left}");
     }
     // As a pattern that does not match itself: the runtime keeps what it runs in a file for a moment.
-    let (first, rest) = token.split_at(1);
-    let search = format!(
-        "cd {ROOT}; found=$(find etc run tmp var/lib/kubelet -type f -exec /bin/busybox grep -l '[{first}]{rest}' {{}} +); echo ${{found:-nowhere}}"
-    );
-    assert_eq!(user.tries_in("root", &search).await.unwrap().trim(), "nowhere");
+    let files_with = async |text: &str| {
+        let (first, rest) = text.split_at(1);
+        let search = format!(
+            "cd {ROOT}; found=$(find etc run tmp var/lib/kubelet -type f -exec /bin/busybox grep -l '[{first}]{rest}' {{}} +); echo ${{found:-nowhere}}"
+        );
+        user.tries_in("root", &search).await.unwrap()
+    };
+    // The search finds what is there.
+    let found = files_with(&content(&own.secret)).await;
+    assert!(found.contains("/own/"), "{found}");
+    assert_eq!(files_with(&token).await.trim(), "nowhere");
     user.says(&format!(
         "{} holds its token on the seed's disk alone",
-        pod.node_name()
+        own.pod.node_name()
     ));
     token
 }
@@ -159,139 +187,4 @@ async fn takes_the_certificate(user: &User<'_>) -> Client {
         key: key.to_owned(),
     };
     user.setup.control_plane().certified(&pair).await.unwrap()
-}
-
-/// Who holds a guest's certificate.
-struct Guest<'a> {
-    client: Client,
-    user: &'a User<'a>,
-    pod: &'a MaroonedPod,
-}
-
-impl Guest<'_> {
-    /// The API server must refuse the attempt, in words that contain `says`.
-    async fn refused<T: Debug + Serialize>(
-        &self,
-        attempt: &str,
-        says: &str,
-        answer: impl Future<Output = kube::Result<T>>,
-    ) {
-        let message = maroonedpods_e2e::api::check::refused(answer.await).unwrap();
-        assert!(message.contains(says), "{attempt}: {message}");
-        self.user.says(&format!("{attempt}: {message}"));
-    }
-
-    fn secrets(&self, namespace: &str) -> Api<Secret> {
-        Api::namespaced(self.client.clone(), namespace)
-    }
-
-    fn nodes(&self) -> Api<Node> {
-        Api::all(self.client.clone())
-    }
-
-    async fn reads(&self, own: &str, foreign: &MaroonedPod, victim: &str, other: &User<'_>) {
-        // What it may: else the refusals below would say little.
-        self.secrets(&self.user.namespace).get(own).await.unwrap();
-        let pods: Api<Pod> = Api::all(self.client.clone());
-        let of_node = ListParams::default().fields(&format!("spec.nodeName={}", self.pod.node_name()));
-        assert_eq!(pods.list(&of_node).await.unwrap().items.len(), 1);
-
-        let unrelated = "no relationship found between node";
-        let secrets = self.secrets(&other.namespace);
-        self.refused(
-            "read another guest's pod's Secret",
-            unrelated,
-            secrets.get(victim),
-        )
-        .await;
-        let join = names::join_secret_name(&foreign.uid.as_str().into(), 1);
-        let secrets = self.secrets(names::VM_NAMESPACE);
-        self.refused("read another guest's join Secret", unrelated, secrets.get(&join))
-            .await;
-        let join = names::join_secret_name(&self.pod.uid.as_str().into(), 1);
-        self.refused("read its own join Secret", unrelated, secrets.get(&join))
-            .await;
-        let all = ListParams::default();
-        self.refused(
-            "list all Secrets",
-            "is forbidden",
-            Api::<Secret>::all(self.client.clone()).list(&all),
-        )
-        .await;
-        self.refused("list all pods", "is forbidden", pods.list(&all))
-            .await;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &other.namespace);
-        self.refused(
-            "read another guest's pod",
-            "is forbidden",
-            pods.get(&foreign.name),
-        )
-        .await;
-        let of_node = ListParams::default().fields(&format!("spec.nodeName={}", foreign.node_name()));
-        self.refused(
-            "list the pods of another guest's Node",
-            "is forbidden",
-            pods.list(&of_node),
-        )
-        .await;
-    }
-
-    async fn changes_nodes(&self, foreign: &MaroonedPod) {
-        let (nodes, own) = (self.nodes(), self.pod.node_name());
-        let patch = PatchParams::default();
-        let change = |body: Value| Patch::Strategic(body);
-        // What every kubelet writes.
-        let beat = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "by hand"});
-        let beat = change(json!({"status": {"conditions": [beat]}}));
-        nodes.patch_status(&own, &patch, &beat).await.unwrap();
-
-        let label = change(json!({"metadata": {"labels": {"example.com/gpu": "true"}}}));
-        let says = "a marooned node cannot change its labels";
-        self.refused("relabel its Node", says, nodes.patch(&own, &patch, &label))
-            .await;
-        self.refused(
-            "relabel it by way of its status",
-            says,
-            nodes.patch_status(&own, &patch, &label),
-        )
-        .await;
-        let stolen = change(json!({"metadata": {"labels": {names::IDENTITY_LABEL: foreign.uid}}}));
-        let says = "is not allowed to modify labels";
-        self.refused(
-            "relabel its Node as another pod's",
-            says,
-            nodes.patch(&own, &patch, &stolen),
-        )
-        .await;
-        let free = change(json!({"spec": {"taints": [{"$patch": "replace"}]}}));
-        let says = "is not allowed to modify taints";
-        self.refused("untaint its Node", says, nodes.patch(&own, &patch, &free))
-            .await;
-        let address = json!([{"type": "InternalIP", "address": "10.96.0.1"}]);
-        let moved = change(json!({"status": {"addresses": address}}));
-        let says = "a marooned node cannot change its addresses";
-        self.refused(
-            "set its Node's address",
-            says,
-            nodes.patch_status(&own, &patch, &moved),
-        )
-        .await;
-        let other = foreign.node_name();
-        self.refused(
-            "report for another guest's Node",
-            "is forbidden",
-            nodes.patch_status(&other, &patch, &beat),
-        )
-        .await;
-        let delete = async { nodes.delete(&own, &DeleteParams::default()).await.map(drop) };
-        self.refused("delete its Node", "is forbidden", delete).await;
-        let again: Node = serde_json::from_value(json!({"metadata": {"name": own}})).unwrap();
-        let says = "the Node of a marooned pod is made and deleted by the reconciler";
-        self.refused(
-            "create its Node again",
-            says,
-            nodes.create(&PostParams::default(), &again),
-        )
-        .await;
-    }
 }

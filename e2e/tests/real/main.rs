@@ -5,6 +5,8 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod attacks;
+mod credentials;
 mod dead_vm;
 mod faults;
 mod first;
@@ -15,16 +17,19 @@ mod names;
 mod network;
 mod pods;
 mod ports;
+mod probes;
+mod registry;
 mod sizes;
 mod user;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::fake_kubevirt::Kvm;
 use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
+use maroonedpods_e2e::harness::registry::program;
 use maroonedpods_e2e::install::dns;
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
@@ -83,12 +88,18 @@ fn pods_hostile_guests_and_faults() {
         "resourceOverhead": {"cpu": "100m", "memory": "512Mi"},
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
+    // As above.
+    let registry = provide()
+        .unwrap()
+        .then(|| program(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap());
     with_real_env(None, &config, async |env| {
         let setup = Setup::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
             pods::everything(&setup),
             pods::failing_containers(&setup),
+            probes::fail(&setup),
+            registry::is_pulled_from(&setup, registry.as_ref().unwrap()),
             jobs::completes(&setup),
             hostile::breached(&setup),
             jobs::is_not_restarted(&setup),

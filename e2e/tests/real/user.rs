@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::api::ListParams;
 use kube::{Api, Resource};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::accepts;
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
+use maroonedpods_e2e::api::read::{self, condition};
 use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::fake_kubevirt::RealVm;
-use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::real_env::{RUNS, RealEnv, TOOLBOX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +26,10 @@ use crate::sizes::{Size, Sizes};
 /// How many guests run at once: emulated ones take a processor each, and the host nodes of a small machine have no
 /// room for more.
 const GUESTS: u32 = 2;
+
+/// Why a pod has failed whose VM ended before it did.
+pub const VM_GONE: &str = "VirtualMachineGone";
+const VM_GONE_MESSAGE: &str = "the virtual machine that the pod ran on is gone";
 
 /// The environment that all users share.
 pub struct Setup<'a> {
@@ -130,8 +136,8 @@ impl<'a> User<'a> {
             .await
     }
 
-    /// Creates a marooned pod whose first container asks for `size`, and waits until it runs, on a node it fits.
-    pub async fn runs(&self, name: &str, size: Size, mut spec: Value) -> MaroonedPod {
+    /// Creates a marooned pod whose first container asks for `size`.
+    pub async fn creates(&self, name: &str, size: Size, mut spec: Value) -> MaroonedPod {
         size.put_into(&mut spec);
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {names::MAROON_LABEL: "true", "app": name}},
@@ -139,9 +145,14 @@ impl<'a> User<'a> {
         }))
         .unwrap();
         let admin = &self.setup.env.admin;
-        let pod = MaroonedPod::create_pod(admin, &self.namespace, &pod)
+        MaroonedPod::create_pod(admin, &self.namespace, &pod)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    /// [`Self::creates`], and waits until the pod runs, on a node it fits.
+    pub async fn runs(&self, name: &str, size: Size, spec: Value) -> MaroonedPod {
+        let pod = self.creates(name, size, spec).await;
         self.sees_running(&pod).await;
         pod
     }
@@ -149,7 +160,13 @@ impl<'a> User<'a> {
     /// Waits until the pod runs, on a node it fits.
     pub async fn sees_running(&self, pod: &MaroonedPod) {
         let begun = Instant::now();
-        if let Err(error) = pod.running_within(RUNS).await {
+        // Two waits: on a busy machine, a pod of many containers takes as long as its VM's boot.
+        let bound = |pod: &Pod| !read::node(pod).is_empty();
+        let up = async {
+            becomes(&pod.pods, &pod.name, "a pod with a node", RUNS, bound).await?;
+            pod.running_within(RUNS).await
+        };
+        if let Err(error) = up.await {
             panic!("[{}] {error:#}\n{}", self.who, self.setup.env.state().await);
         }
         let waited = begun.elapsed().as_secs_f64();
@@ -163,12 +180,42 @@ impl<'a> User<'a> {
         RealVm::find(self.setup.control_plane(), &vmi).await.unwrap()
     }
 
-    /// Waits until the pod has failed because its VM ended, and nothing but the pod is left.
+    /// Waits until the pod has failed because its VM ended, says so to whoever looks, and nothing but the pod is left.
     pub async fn loses(&self, pod: &MaroonedPod) {
-        pod.fails().await.unwrap();
+        let failed = pod.fails().await.unwrap();
         let told = "jsonpath={.status.phase} {.status.reason} {.status.message} {.status.conditions}";
         self.kubectl(&["get", "pod", &pod.name, "--output", told]).await;
+        let status = failed.status.clone().unwrap();
+        assert_eq!(status.reason.as_deref(), Some(VM_GONE));
+        assert_eq!(status.message.as_deref(), Some(VM_GONE_MESSAGE));
+        let wanted = Some(("True".to_owned(), VM_GONE.to_owned()));
+        assert_eq!(condition(&failed, "DisruptionTarget"), wanted);
+        for type_ in ["Ready", "ContainersReady"] {
+            let status = condition(&failed, type_).map(|(status, _)| status);
+            assert_eq!(status.as_deref(), Some("False"), "{type_}");
+        }
+        let disrupted = status.conditions.into_iter().flatten();
+        let disrupted = disrupted.filter(|condition| condition.type_ == "DisruptionTarget");
+        let messages: Vec<_> = disrupted.filter_map(|condition| condition.message).collect();
+        assert_eq!(messages, [VM_GONE_MESSAGE]);
+        assert_eq!(pod.reports("NodeLost").await.unwrap(), "the pod's VM has ended");
+        self.sees_event(&pod.name, "NodeLost", "the pod's VM has ended")
+            .await;
         pod.leaves_nothing().await.unwrap();
+    }
+
+    /// Waits for an event about the pod.
+    pub async fn sees_event(&self, pod: &str, reason: &str, says: &str) {
+        let about = format!("involvedObject.name={pod},reason={reason}");
+        let about = ListParams::default().fields(&about);
+        let events = self.api::<Event>();
+        eventually(&format!("an event {reason} that says {says}"), SOON, || async {
+            let seen = events.list(&about).await?.items;
+            let mut said = seen.iter().filter_map(|event| event.message.as_deref());
+            Ok(said.any(|message| message.contains(says)).then_some(()))
+        })
+        .await
+        .unwrap();
     }
 }
 
