@@ -9,8 +9,8 @@ const ALL: &str = "1-65535";
 /// TCP: ssh, DNS, portmapper, etcd, read-only and healthy kubelets, the kubelet's usual port and a marooned node's,
 /// controller manager, scheduler, kube-proxy, cAdvisor, containerd's metrics, Docker.
 const TCP: &str = "22,53,111,1338,2375,2379,4194,6443,10248,10250,10255-10257,10259,65250";
-/// UDP: DNS, DHCP, TFTP, portmapper, NTP, NetBIOS, SNMP, chrony, IKE, syslog, DHCPv6, SSDP, VXLAN (two), mDNS, LLMNR,
-/// the kubelet's usual port, WireGuard, and a marooned node's kubelet.
+/// UDP: DNS, DHCP, TFTP, portmapper, NTP, `NetBIOS`, SNMP, chrony, IKE, syslog, `DHCPv6`, SSDP, VXLAN (two), mDNS, LLMNR,
+/// the kubelet's usual port, `WireGuard`, and a marooned node's kubelet.
 const UDP: &str = "53,67-69,111,123,137,161,323,500,514,546,1900,4789,5353,5355,8472,10250,51820,65250";
 /// Where the test server listens, by TCP and by UDP.
 const SERVER: &str = "8080";

@@ -99,14 +99,13 @@ async fn is_pulled_with_credentials(user: &User<'_>, registry: &Registry) {
     let pod = user.creates("with", Size("120m", "140Mi"), spec).await;
     starts_to_pull(&pod).await;
     let both = |pod: &Pod| is_running(pod, "open") && is_running(pod, "closed");
-    let runs = becomes(&pod.pods, "with", "two images that are pulled", RUNS, both)
+    becomes(&pod.pods, "with", "two images that are pulled", RUNS, both)
         .await
         .unwrap();
     for (name, port) in [("open", 5000), ("closed", 5001)] {
         let reference = format!("localhost:{port}/{NAME}");
         let pulled = format!("Successfully pulled image \"{reference}\"");
         user.sees_event("with", "Pulled", &pulled).await;
-        assert_eq!(container(&runs, name).unwrap().image, reference);
         assert_eq!(user.kubectl(&["logs", "with", "-c", name]).await, PROOF);
     }
     pod.ends().await.unwrap();
