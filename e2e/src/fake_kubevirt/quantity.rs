@@ -18,8 +18,8 @@ fn micro(text: &str) -> Result<u128> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if fraction.len() > 6 {
-        bail!("{text:?} has more digits than a fake KubeVirt reads");
+    if whole.is_empty() || fraction.len() > 6 {
+        bail!("{text:?} is no quantity that a fake KubeVirt reads");
     }
     let number: u128 = format!("{whole}{fraction:0<6}")
         .parse()

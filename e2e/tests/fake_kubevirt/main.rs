@@ -188,7 +188,10 @@ fn kubevirts_parts_spoke_as_themselves(env: &TestEnv) {
     let account = |name: &str| format!("system:serviceaccount:kubevirt:{name}");
     let users = |verb: &str, resource: &str| -> BTreeSet<String> {
         let made = log.iter().filter(|event| {
-            event.verb == verb && event.resource == resource && event.namespace == names::VM_NAMESPACE
+            event.verb == verb
+                && event.resource == resource
+                && event.subresource.is_empty()
+                && event.namespace == names::VM_NAMESPACE
         });
         made.filter(|event| event.code < 300)
             .map(|event| event.user.clone())
