@@ -204,6 +204,7 @@ fn a_pod_that_a_late_lift_reached_nonetheless_is_released() {
         later(&mut world);
         world.lift_by_hand();
         assert!(world.pod().unwrap().lifted());
+        world.pass();
         world.tick(5);
         world.pass();
         let failed = ("False".to_owned(), "LiftedTooSoon".to_owned());
