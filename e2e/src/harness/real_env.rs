@@ -26,6 +26,7 @@ use crate::install::dns;
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
 use crate::system::packages;
 use crate::system::tools::{self, Tool};
+use crate::system::work_folder::Janitor;
 
 /// The image that pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it preloaded.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
@@ -40,6 +41,8 @@ pub struct Archives {
     launcher: PathBuf,
     toolbox: PathBuf,
     node: node_image::Built,
+    // Removes the folder even when this process is killed.
+    _janitor: Janitor,
     _folder: TempDir,
 }
 
@@ -51,6 +54,7 @@ impl Archives {
     /// Something is missing or cannot be built.
     pub fn make(kubelet: Option<PathBuf>) -> Result<Self> {
         let folder = TempDir::new()?;
+        let janitor = Janitor::new(r#"rm -rf "$1""#, &[folder.path().to_owned()])?;
         let launcher = launcher_image(folder.path())?;
         let toolbox = toolbox(folder.path())?;
         say("building our images");
@@ -67,6 +71,7 @@ impl Archives {
             launcher,
             toolbox,
             node,
+            _janitor: janitor,
             _folder: folder,
         })
     }

@@ -16,7 +16,6 @@ use maroonedpods_reconciler::Reconciler;
 use maroonedpods_reconciler::{CertsArgs, CertsMode};
 use maroonedpods_webhook::Server;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -58,7 +57,6 @@ pub struct TestEnv {
 struct Webhook {
     address: SocketAddr,
     serving: Running,
-    _tls: TempDir,
 }
 
 impl TestEnv {
@@ -252,16 +250,14 @@ impl TestEnv {
 
 impl Webhook {
     async fn start(control_plane: &ControlPlane, bind: SocketAddr) -> Result<Self> {
-        let tls = tempfile::tempdir()?;
+        // In the control plane's folder, which is removed even when this process is killed.
+        let tls = control_plane.folder().join("webhook-tls");
+        std::fs::create_dir_all(&tls)?;
         let pair = control_plane.authority().server(&["127.0.0.1"])?;
-        std::fs::write(tls.path().join("tls.crt"), &pair.certificate)?;
-        std::fs::write(tls.path().join("tls.key"), &pair.key)?;
-        let (address, serving) = Running::webhook(bind, tls.path(), Duration::from_secs(2)).await?;
-        Ok(Self {
-            address,
-            serving,
-            _tls: tls,
-        })
+        std::fs::write(tls.join("tls.crt"), &pair.certificate)?;
+        std::fs::write(tls.join("tls.key"), &pair.key)?;
+        let (address, serving) = Running::webhook(bind, &tls, Duration::from_secs(2)).await?;
+        Ok(Self { address, serving })
     }
 }
 
