@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{eventually, gone};
+use maroonedpods_e2e::api::check::{becomes, eventually, gone};
 use maroonedpods_e2e::api::read::phase;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
@@ -35,9 +35,10 @@ async fn token_and_seed_exist_until_the_node_has_joined_and_are_gone_while_its_p
         ),
         (names::VM_NAMESPACE, format!("marooned-{}-join", pod.uid)),
     ];
-    pod.vmi(1, "Running").await.unwrap();
     for (namespace, name) in &credentials {
-        secrets(namespace).get(name).await.unwrap();
+        becomes(&secrets(namespace), name, "there", SOON, |_| true)
+            .await
+            .unwrap();
     }
 
     pod.running().await.unwrap();

@@ -80,7 +80,8 @@ async fn fill(bytes: &mut Vec<u8>, mut body: Body, charge: Option<&Charge>) -> O
     // Of a body that is too large, its beginning is kept, where the uid is.
     let keep = announced.filter(|size| *size <= BODY_LIMIT);
     let mut room = keep.unwrap_or(WINDOW);
-    if room > WINDOW && reserve(charge, room - WINDOW).await.is_err() {
+    let beyond = room.saturating_sub(WINDOW);
+    if beyond != 0 && reserve(charge, beyond).await.is_err() {
         return Some(Fault::NoRoom);
     }
     bytes.reserve_exact(room.min(RESERVE_LIMIT));

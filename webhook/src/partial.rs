@@ -147,6 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_request_is_about_is_read() {
+        let body = r#"{"request": {"uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "operation": "UPDATE", "subResource": "status", "object": {"spec"#;
+        let expected = PartialReview {
+            uid: Some("u".to_owned()),
+            kind: GroupVersionKind {
+                group: String::new(),
+                version: "v1".to_owned(),
+                kind: "Pod".to_owned(),
+            },
+            operation: "UPDATE".to_owned(),
+            sub_resource: "status".to_owned(),
+            whole: false,
+        };
+        assert_eq!(read_partially(body.as_bytes()), expected);
+    }
+
+    #[test]
     fn only_a_complete_object_is_whole() {
         let body = r#"{"request": {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}}}"#;
         let found = read_partially(body.as_bytes());

@@ -199,6 +199,13 @@ impl MaroonedPod {
     /// Waits until nothing but the pod object itself may be left of it. Its kubelet, if it was an honest one, must not have
     /// been forbidden anything.
     pub async fn leaves_nothing(&self) -> Result<()> {
+        let what = format!("nothing to be left of {}", self.name);
+        eventually(&what, SOON, || async {
+            let left = nothing_left_of(&self.admin, &self.uid).await?;
+            ensure!(left.is_empty(), "left: {}", left.join(", "));
+            Ok(Some(()))
+        })
+        .await?;
         let refusals = refusals_of(&self.node_name());
         ensure!(
             refusals.is_empty(),
@@ -206,13 +213,7 @@ impl MaroonedPod {
             self.name,
             refusals.join(", ")
         );
-        let what = format!("nothing to be left of {}", self.name);
-        eventually(&what, SOON, || async {
-            let left = nothing_left_of(&self.admin, &self.uid).await?;
-            ensure!(left.is_empty(), "left: {}", left.join(", "));
-            Ok(Some(()))
-        })
-        .await
+        Ok(())
     }
 
     /// Deletes the pod and waits until everything is gone.

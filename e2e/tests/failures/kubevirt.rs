@@ -117,18 +117,19 @@ async fn where_a_reboot_is_not_the_end_a_rebooted_vm_is_destroyed() {
     forget_reboot_policy(&tenant).await;
     let reconciler = env.reconciler(false).await.unwrap();
     let script = Script {
-        reboot_at: Some(6.0),
+        // Long after it has joined.
+        reboot_at: Some(15.0),
         ..Script::default()
     };
     let pod = MaroonedPod::create(&tenant.admin, tenant.namespace(), "pod", &script)
         .await
         .unwrap();
-    pod.running().await.unwrap();
     let vmi = pod.vmi(1, "Running").await.unwrap();
     assert!(
         vmi.data["spec"]["domain"].get("rebootPolicy").is_none(),
         "{vmi:?}"
     );
+    pod.running().await.unwrap();
     pod.fails().await.unwrap();
     assert_eq!(
         told(&pod, "NodeLost").await,

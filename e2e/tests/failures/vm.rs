@@ -202,13 +202,14 @@ async fn a_vm_that_dies_before_its_node_is_ready_is_replaced() {
 async fn a_guest_that_reboots_under_its_pod_ends_its_vm() {
     let test = Test::new().await;
     let script = Script {
-        reboot_at: Some(6.0),
+        // Long after it has joined.
+        reboot_at: Some(15.0),
         ..Script::default()
     };
     let pod = test.pod(&script).await;
-    pod.running().await.unwrap();
     let vmi = pod.vmi(1, "Running").await.unwrap();
     assert_eq!(vmi.data["spec"]["domain"]["rebootPolicy"], "Terminate");
+    pod.running().await.unwrap();
     pod.fails().await.unwrap();
     assert_eq!(told(&pod, "NodeLost").await, "the pod's VM has ended");
     pod.leaves_nothing().await.unwrap();

@@ -100,7 +100,7 @@ func storm(url, count string) error {
 // watch asks about ten times a second until the file exists, each time on a connection of its own, and prints each time a
 // line with when that was begun, in milliseconds of Unix time, and the answer, or "failed".
 func watch(url, file string) error {
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	for ; ; time.Sleep(100 * time.Millisecond) {
 		if _, err := os.Stat(file); err == nil {
 			return nil

@@ -96,7 +96,11 @@ pub fn decide(observed: &Observed) -> Decision {
         findings,
         cluster_dns: cluster_dns(observed),
         architecture: observed.architecture(),
-        terminate_on_reboot: observed.trial == Trial::Accepted,
+        terminate_on_reboot: match observed.trial {
+            Trial::Accepted => Some(true),
+            Trial::AcceptedRebooting(_) => Some(false),
+            Trial::Refused(_) | Trial::Impossible(_) | Trial::NoConfig | Trial::NoKubeVirt => None,
+        },
     }
 }
 

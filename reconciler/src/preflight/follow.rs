@@ -33,7 +33,7 @@ pub async fn follow(
         let in_force = settings.borrow_and_update().clone();
         let is_good = match observe(cluster, in_force.as_deref()).await {
             Ok(observed) => {
-                let new = decide(&observed);
+                let new = decide(&observed).or_as_formerly(&cluster_check.borrow());
                 if *cluster_check.borrow() != new {
                     log(new.findings());
                     cluster_check.send_replace(new.clone());

@@ -41,8 +41,8 @@ pub enum Decision {
         cluster_dns: Option<String>,
         /// Architecture of VMs.
         architecture: Architecture,
-        /// KubeVirt accepts `rebootPolicy: Terminate`.
-        terminate_on_reboot: bool,
+        /// Whether KubeVirt accepts `rebootPolicy: Terminate`; `None` if no check has learned it.
+        terminate_on_reboot: Option<bool>,
     },
 }
 
@@ -80,10 +80,29 @@ impl Decision {
         matches!(
             self,
             Self::Checked {
-                terminate_on_reboot: true,
+                terminate_on_reboot: Some(true),
                 ..
             }
         )
+    }
+
+    /// The decision, with what `former` had learned where this check could not learn it: KubeVirt may just be restarting.
+    #[must_use]
+    fn or_as_formerly(mut self, former: &Self) -> Self {
+        if let (
+            Self::Checked {
+                terminate_on_reboot: now,
+                ..
+            },
+            Self::Checked {
+                terminate_on_reboot: before,
+                ..
+            },
+        ) = (&mut self, former)
+        {
+            *now = now.or(*before);
+        }
+        self
     }
 
     /// Why no VM may be started, as one text; `None` if VMs may be started.
@@ -113,7 +132,7 @@ mod tests {
             findings,
             cluster_dns: None,
             architecture: Architecture::default(),
-            terminate_on_reboot: false,
+            terminate_on_reboot: None,
         };
         assert!(Decision::Unchecked.hold().is_some());
         assert_eq!(checked(Vec::new()).hold(), None);

@@ -245,7 +245,9 @@ async fn trial(
         return Ok(whole);
     };
     Ok(match try_vm(cluster, settings, defaults(false)).await? {
-        Trial::Accepted => Trial::AcceptedRebooting(why),
+        Trial::Accepted if why.to_lowercase().contains("rebootpolicy") => Trial::AcceptedRebooting(why),
+        // The refusal was about something else, and did not last.
+        Trial::Accepted => Trial::Impossible(why),
         other => other,
     })
 }

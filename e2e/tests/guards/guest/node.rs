@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::becomes;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use serde_json::json;
 
@@ -18,6 +20,15 @@ pub async fn changes_its_node(table: &mut Table, admin: &Client, guest: &Guest) 
         .patch(&guest.node(), &PatchParams::default(), &cordoned)
         .await
         .unwrap();
+    // Kubernetes marks a cordoned Node by a taint, too.
+    becomes(&nodes, &guest.node(), "tainted", SOON, |node: &Node| {
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints
+            .into_iter()
+            .any(|taint| taint.key == "node.kubernetes.io/unschedulable")
+    })
+    .await
+    .unwrap();
     table.settles().await;
     let label = || json!({"metadata": {"labels": {"example.com/gpu": "true"}}});
     let nothing = || json!({});

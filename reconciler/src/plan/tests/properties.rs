@@ -117,8 +117,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Some way into a life without faults, where a leader may be paused, and then anything: chance alone seldom leads to a lift.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 0..70)
+    let progress = [Step::Move(0), Step::Refresh(0)];
+    let pass = Step::Pass {
+        leader: 0,
+        writes: usize::MAX,
+    };
+    let rest = prop::collection::vec(step(), 0..60);
+    (0..12_usize, any::<bool>(), rest).prop_map(move |(rounds, pauses, rest)| {
+        let mut steps = Vec::new();
+        for _ in 0..rounds {
+            steps.extend(progress);
+            steps.push(pass);
+        }
+        if pauses {
+            steps.extend(progress);
+            steps.push(Step::Pause(0));
+        }
+        steps.extend(rest);
+        steps
+    })
 }
 
 /// A world with two leaders, each with its own caches.

@@ -280,3 +280,14 @@ fn a_reboot_ends_a_vm_only_where_kubevirt_accepted_that() {
     assert_eq!(learned(Trial::Refused("no memory".to_owned())), (1, false));
     assert!(!Decision::Unchecked.terminate_on_reboot());
 }
+
+#[test]
+fn what_kubevirt_accepts_is_remembered_while_it_cannot_be_asked() {
+    let decided = |trial| decide(&Observed { trial, ..good() });
+    let down = || decided(Trial::Impossible("down".to_owned()));
+    let accepted = decided(Trial::Accepted);
+    assert!(down().or_as_formerly(&accepted).terminate_on_reboot());
+    let refused = decided(Trial::AcceptedRebooting("unknown field".to_owned()));
+    assert!(!refused.or_as_formerly(&accepted).terminate_on_reboot());
+    assert!(!down().or_as_formerly(&Decision::Unchecked).terminate_on_reboot());
+}
