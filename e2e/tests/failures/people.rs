@@ -3,8 +3,10 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
+use maroonedpods_e2e::api::check::becomes;
 use maroonedpods_e2e::api::read::phase;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
+use maroonedpods_e2e::harness::marooned_pod::SOON;
 use serde_json::json;
 
 use crate::setup::{Test, never_joins};
@@ -50,8 +52,11 @@ async fn a_person_deletes_the_node_before_the_lift() {
             ..Script::default()
         })
         .await;
-    pod.vmi(1, "Running").await.unwrap();
-    let first = pod.nodes().get(&pod.node_name()).await.unwrap().uid();
+    // The reconciler makes it when the VM has an address.
+    let first = becomes(&pod.nodes(), &pod.node_name(), "there", SOON, |_| true)
+        .await
+        .unwrap()
+        .uid();
     pod.nodes()
         .delete(&pod.node_name(), &DeleteParams::default())
         .await
