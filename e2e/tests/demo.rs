@@ -1,4 +1,4 @@
-//! `hack/demo` as a program: to its end, interrupted, and killed. Each time nothing of it is left.
+//! The program that `hack/demo` builds and starts: to its end, interrupted, and killed. Each time nothing of it is left.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]

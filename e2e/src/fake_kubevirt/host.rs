@@ -164,8 +164,8 @@ impl FakeKubeVirt {
     }
 
     /// virt-api comes back.
-    pub fn start_virt_api(&self) -> Result<()> {
-        self.virt_api.start()
+    pub async fn start_virt_api(&self) -> Result<()> {
+        self.virt_api.start().await
     }
 
     /// virt-controller goes down: VMIs get no launcher and lose no finalizer. Domains run on, and virt-handler reports on

@@ -82,8 +82,12 @@ impl VirtApi {
     }
 
     /// Serves again, at the same address.
-    pub(super) fn start(&self) -> Result<()> {
-        self.serve(TcpListener::bind(self.address).context("virt-api's address is taken")?)
+    pub(super) async fn start(&self) -> Result<()> {
+        // A connection of this machine may have the port as its source for a moment.
+        let listener = eventually("virt-api's address to be free", LIMIT, || async {
+            Ok(Some(TcpListener::bind(self.address)?))
+        });
+        self.serve(listener.await?)
     }
 
     /// Closes all connections; nothing listens from now on.

@@ -62,7 +62,7 @@ async fn while_virt_api_is_down_pods_say_so_and_run_afterwards() {
     );
     before.running().await.unwrap();
 
-    env.kubevirt().start_virt_api().unwrap();
+    env.kubevirt().start_virt_api().await.unwrap();
     waits.running().await.unwrap();
     let record = waits
         .record("Lifted", |record| record.status.is_some())
