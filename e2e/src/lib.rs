@@ -1,7 +1,7 @@
 //! A real control plane for tests and for the demo, and the helpers to speak with it.
 //!
-//! Each folder uses only those after it: [`demo`] and [`bench`], [`harness`], [`install`], [`fake_kubevirt`], [`cluster`],
-//! [`control_plane`], [`api`], [`system`].
+//! Each folder uses only those after it: [`demo`] and [`bench`], [`harness`], [`install`], [`kubevirt`] and
+//! [`fake_kubevirt`], [`cluster`], [`control_plane`], [`api`], [`system`].
 
 pub mod api;
 pub mod bench;
@@ -11,4 +11,5 @@ pub mod demo;
 pub mod fake_kubevirt;
 pub mod harness;
 pub mod install;
+pub mod kubevirt;
 pub mod system;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use maroonedpods_e2e::demo::{self, Guests, Interrupted, Options};
-use maroonedpods_e2e::fake_kubevirt::Kvm;
+use maroonedpods_e2e::kubevirt::Kvm;
 
 /// Shows MaroonedPods at work, on a cluster that it starts and removes again.
 ///

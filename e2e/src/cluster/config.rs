@@ -6,10 +6,14 @@ use std::path::Path;
 use maroonedpods_image_build::sandbox::SANDBOX_IMAGE;
 use serde_json::{Value, json};
 
+use super::{CLUSTER_DOMAIN, DNS_ADDRESS};
+
 /// The handler of a node for a `RuntimeClass`: its containers have `/dev/net/tun` and `/dev/kvm`, without more rights.
 pub const DEVICES_HANDLER: &str = "vm-devices";
 /// What they begin with, a file in the node's folder.
 pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
+/// What the node resolves names by, a file in the node's folder.
+pub(super) const RESOLVER: &str = "resolv.conf";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -121,8 +125,10 @@ pub(super) fn kubelet(folder: &Path, address: Ipv4Addr) -> Value {
         // It then only looks at the kernel's settings, which are the machine's.
         "protectKernelDefaults": true,
         "volumePluginDir": folder.join("volume-plugins"),
-        // There is no cluster DNS, and the machine's servers cannot be reached.
-        "resolvConf": "",
+        // The machine's servers cannot be reached. Without a server, pods would be told to search in ".".
+        "resolvConf": folder.join(RESOLVER),
+        "clusterDNS": [DNS_ADDRESS],
+        "clusterDomain": CLUSTER_DOMAIN,
         // Pods must not be evicted because the machine's disk is full.
         "evictionHard": {
             "imagefs.available": "0%", "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%",

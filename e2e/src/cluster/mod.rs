@@ -52,6 +52,11 @@ use crate::api::check::becomes;
 use crate::api::read::node_is_ready;
 use crate::control_plane::{ControlPlane, ControlPlaneOptions};
 
+/// The DNS domain of clusters with nodes: not the usual one.
+pub const CLUSTER_DOMAIN: &str = "corp.test";
+/// Address of the cluster's DNS Service, which pods of nodes are told. Nothing answers until
+/// [`crate::install::dns::serve`].
+pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// A node that takes longer has failed. Usual are 2 to 3 s.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const PROXY_USER: &str = "system:kube-proxy";

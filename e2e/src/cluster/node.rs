@@ -11,7 +11,7 @@ use maroonedpods_image_build::command::last_lines;
 use super::cgroup::{self, Groups};
 use super::namespaces::{self, Namespaces};
 use super::requirements::Programs;
-use super::{config, mounts, network};
+use super::{DNS_ADDRESS, config, mounts, network};
 use crate::system::process::Processes;
 use crate::system::tools::{self, Tool};
 
@@ -132,6 +132,7 @@ impl Node {
         let pods = config::pod_network(&network::pod_range(plan.number));
         self.write("cni/10-pods.conflist", &format!("{pods:#}\n"))?;
         let address = network::node_address(plan.number);
+        self.write(config::RESOLVER, &format!("nameserver {DNS_ADDRESS}\n"))?;
         let kubelet = config::kubelet(folder, address);
         self.write("kubelet.yaml", &format!("{kubelet:#}\n"))?;
         let kube_proxy = config::kube_proxy(folder, &self.name);

@@ -82,7 +82,15 @@ pub(crate) fn apiserver_flags(
             "--kubelet-client-key=@/kubelet-client.key",
             "--kubelet-certificate-authority=@/ca.crt",
             "--kubelet-preferred-address-types=InternalIP",
-            // Webhook Services resolve straight to their pods.
+            // For API servers behind this one.
+            "--requestheader-client-ca-file=@/ca.crt",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--proxy-client-cert-file=@/front-proxy.crt",
+            "--proxy-client-key-file=@/front-proxy.key",
+            // Their Services, and those of webhooks, resolve straight to their pods.
             "--enable-aggregator-routing=true",
             "--audit-policy-file=@/audit-policy.yaml",
             "--audit-log-path=@/audit.log",

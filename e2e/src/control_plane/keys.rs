@@ -12,6 +12,9 @@ use crate::system::work_folder::WorkFolder;
 /// Group of users who may do everything.
 pub(super) const MASTERS: &str = "system:masters";
 
+/// Whom API servers behind this one let speak for others. Its certificate is the cluster's, so the group must be nobody's.
+const FRONT_PROXY: &str = "front-proxy-client";
+
 /// Writes what the components find in their folder.
 pub(super) fn write(
     folder: &WorkFolder,
@@ -32,6 +35,7 @@ pub(super) fn write(
     ];
     let server = authority.server(&names)?;
     let kubelet_client = authority.client("kube-apiserver-kubelet-client", MASTERS)?;
+    let front_proxy = authority.client(FRONT_PROXY, FRONT_PROXY)?;
     for (name, content) in [
         ("ca.crt", root.certificate.as_str()),
         ("ca.key", &root.key),
@@ -39,6 +43,8 @@ pub(super) fn write(
         ("apiserver.key", &server.key),
         ("kubelet-client.crt", &kubelet_client.certificate),
         ("kubelet-client.key", &kubelet_client.key),
+        ("front-proxy.crt", &front_proxy.certificate),
+        ("front-proxy.key", &front_proxy.key),
         ("tokens.pub", &tokens_public),
         ("tokens.key", &tokens_private),
         ("audit-policy.yaml", audit::POLICY),

@@ -17,8 +17,8 @@ use super::screen::Screen;
 use super::timeline::line;
 use crate::harness::bare_guest::{Phase, phases};
 
-/// The container of a launcher in which QEMU runs, with the guest's console as its output.
-const CONSOLE: &str = "compute";
+/// The container of a launcher that repeats what the guest writes to its console.
+const CONSOLE: &str = "guest-console-log";
 const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
 
 /// Prints for ever.

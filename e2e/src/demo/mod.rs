@@ -16,7 +16,7 @@ use tokio::signal;
 
 pub use self::choice::Guests;
 use self::screen::Screen;
-use crate::fake_kubevirt::Kvm;
+use crate::kubevirt::Kvm;
 use crate::system::tools;
 
 /// What is shown, and how.

@@ -21,8 +21,7 @@ use super::workloads::{BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB, marooned
 use super::{Options, console};
 use crate::api::check::eventually;
 use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
-use crate::fake_kubevirt::provide_launcher;
-use crate::harness::real_env::{Archives, RUNS, RealEnv};
+use crate::harness::real_env::{Archives, RUNS, RealEnv, provide_tools};
 use crate::install::SYSTEM_NAMESPACE;
 use crate::system::packages::program;
 
@@ -38,7 +37,7 @@ pub fn obstacles() -> Vec<String> {
     if program("apt-get").is_none() {
         return vec!["there is no apt-get, and the node image is made from Debian's packages".to_owned()];
     }
-    let provided = provide().and_then(|_| provide_launcher());
+    let provided = provide().and_then(|_| provide_tools());
     provided
         .err()
         .map(|error| format!("{error:#}"))
@@ -49,7 +48,7 @@ pub fn obstacles() -> Vec<String> {
 /// Runs it; [`obstacles`] must have found none. Blocks.
 pub fn run(options: Options) -> Result<()> {
     let screen = Screen::new();
-    screen.begin("building the images: ours, the launcher's and the node's");
+    screen.begin("building the images: ours, KubeVirt's and the node's");
     let archives = Archives::make(None)?;
     drop(screen);
     let processors = thread::available_parallelism()?.get();
@@ -69,9 +68,7 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 async fn show(options: Options, archives: &Archives, cluster: Cluster, screen: Arc<Screen>) -> Result<()> {
-    screen.begin(
-        "giving them the images, and `helm install` of the chart; KubeVirt is a fake, its guests are real",
-    );
+    screen.begin("giving them the images, KubeVirt, and `helm install` of the chart");
     let settings = json!({"deadlines": {"boot": "3m", "join": "5m", "finishedPodTTL": "30s"}});
     let env = RealEnv::install(&cluster, archives, options.kvm, &settings).await?;
     screen.say("the cluster is up");

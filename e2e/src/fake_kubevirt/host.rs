@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
@@ -12,16 +12,15 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
-use tokio::task::{self, AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::accounts::Parts;
 use super::crd::{pods, vmis};
 use super::eviction;
 use super::launcher::{CREATED_BY, Launcher};
 use super::log::{GuestEvent, GuestLog};
-use super::machine::{Domains, Seen, Vm};
+use super::machine::{Seen, Vm};
 use super::nodes::HostNode;
-use super::qemu::{self, Kvm};
 use super::virt_api::VirtApi;
 use super::vmi::Ending;
 use crate::api::check::becomes;
@@ -30,10 +29,8 @@ use crate::control_plane::ControlPlane;
 
 const HOSTS_LIMIT: Duration = Duration::from_secs(30);
 
-/// [`FakeKubeVirtOptions::teardown`] of a real KubeVirt, measured: from a VMI's deletion until it was gone took 9.5 to 13 s
-/// with a guest that was killed after a grace of 5 s, and 8.6 s from the deletion of its pod with one that heeds ACPI.
-pub const MEASURED_TEARDOWN: Duration = Duration::from_secs(4);
-/// [`FakeKubeVirtOptions::teardown`] for tests of many VMs: still long enough for what comes between to be seen.
+/// [`FakeKubeVirtOptions::teardown`] for tests of many VMs: long enough for what comes between to be seen. A real KubeVirt
+/// takes seconds: from a VMI's deletion until it was gone, 9.5 to 13 s were measured with a grace of 5 s.
 pub const QUICK_TEARDOWN: Duration = Duration::from_millis(500);
 
 /// The options of the fake KubeVirt.
@@ -44,26 +41,14 @@ pub struct FakeKubeVirtOptions<'a> {
     pub vm_namespace: String,
     /// Names of the simulated host nodes; the kubelet of each speaks as `system:node:<name>`.
     pub hosts: Vec<String>,
-    /// What a deleted VM takes to go, beside what a real guest takes to power off.
+    /// What a deleted VM takes to go.
     pub teardown: Duration,
-    /// Draws a boot delay of up to a second for each simulated guest; 0 for none.
+    /// Draws a boot delay of up to a second for each guest; 0 for none.
     pub seed: u64,
-    /// What the launchers run.
-    pub guests: Guests,
-}
-
-/// What the launchers run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guests {
-    /// Nothing; the guests are simulated here, as scripts say. Launchers go to the simulated hosts.
-    Simulated,
-    /// QEMU. Launchers go to the cluster's real nodes, which need [`super::launcher_image`]; there must be no
-    /// simulated hosts. Of a [`super::script::Script`], only `unschedulable` takes effect.
-    Qemu(Kvm),
 }
 
 /// The fake KubeVirt with its hosts and guests. Dropping it cuts the power: nothing of it runs on, and nothing is
-/// cleaned up. Real guests run on, in their pods, as KubeVirt's do when its controllers are gone.
+/// cleaned up.
 pub struct FakeKubeVirt {
     parts: Parts,
     virt_api: VirtApi,
@@ -83,21 +68,11 @@ impl FakeKubeVirt {
             hosts,
             teardown,
             seed,
-            guests,
         } = options;
         let mut tasks = JoinSet::new();
         let admin = control_plane.admin().await?;
         let parts = Parts::install(control_plane).await?;
         let virt_api = VirtApi::install(&admin, parts.api.clone(), vm_namespace.clone()).await?;
-        let domains = match guests {
-            Guests::Simulated => Domains::Simulated { seed },
-            Guests::Qemu(kvm) => {
-                ensure!(hosts.is_empty(), "real guests need real hosts");
-                qemu::serve_nodes(&admin, &parts.handler).await?;
-                let accelerator = task::spawn_blocking(move || qemu::accelerator(kvm)).await??;
-                Domains::Qemu { accelerator }
-            }
-        };
         let log = GuestLog::default();
         let nodes = Api::all(admin);
         let mut kubelets = HashMap::new();
@@ -124,7 +99,7 @@ impl FakeKubeVirt {
             kubelets: Arc::new(kubelets),
             teardown,
             namespace: vm_namespace.clone(),
-            domains,
+            seed,
             log: log.clone(),
             known: HashMap::new(),
             running: JoinSet::new(),
@@ -187,7 +162,7 @@ struct Controller {
     kubelets: Arc<HashMap<String, Client>>,
     teardown: Duration,
     namespace: String,
-    domains: Domains,
+    seed: u64,
     log: GuestLog,
     known: HashMap<String, Known>,
     running: JoinSet<()>,
@@ -246,7 +221,7 @@ impl Controller {
             kubelets: self.kubelets.clone(),
             teardown: self.teardown,
             namespace: self.namespace.clone(),
-            domains: self.domains,
+            seed: self.seed,
             log: self.log.clone(),
             vmi,
             seen: seen.subscribe(),

@@ -18,7 +18,6 @@ use super::crd::pods;
 use super::guest::Guest;
 use super::launcher::{self, CREATED_BY, Hardware, Launcher};
 use super::log::GuestLog;
-use super::qemu::{self, Accelerator};
 use super::retry::{code, persist};
 use super::script::{SCRIPT_ANNOTATION, Script, attempt_of, seconds};
 use super::vmi::{Ending, Phase, condition};
@@ -47,21 +46,6 @@ pub(super) struct Seen {
     pub(super) launcher_gone: bool,
 }
 
-/// What a domain is: where real and simulated guests differ.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Domains {
-    /// A task of this process, beside a launcher that does nothing.
-    Simulated {
-        /// See [`super::FakeKubeVirtOptions::seed`].
-        seed: u64,
-    },
-    /// The launcher itself: it runs QEMU, and ends with it.
-    Qemu {
-        /// What QEMU is to use.
-        accelerator: Accelerator,
-    },
-}
-
 /// One VMI.
 pub(super) struct Vm {
     pub(super) parts: Parts,
@@ -72,7 +56,8 @@ pub(super) struct Vm {
     /// See [`super::FakeKubeVirtOptions::teardown`].
     pub(super) teardown: Duration,
     pub(super) namespace: String,
-    pub(super) domains: Domains,
+    /// See [`super::FakeKubeVirtOptions::seed`].
+    pub(super) seed: u64,
     pub(super) log: GuestLog,
     pub(super) vmi: DynamicObject,
     pub(super) seen: watch::Receiver<Seen>,
@@ -116,19 +101,14 @@ impl Vm {
             _ => Part::Controller,
         };
         self.enter(part, self.phase().after(ending), json!({})).await?;
-        // A launcher that has ended stays for its log until its VMI goes, as KubeVirt's do. A simulated one does not end.
-        if let Domains::Simulated { .. } = self.domains {
-            self.delete_launchers().await?;
-        }
+        // A simulated launcher does not end by itself, as KubeVirt's do with their guests.
+        self.delete_launchers().await?;
         self.let_go().await
     }
 
     /// From nothing to a running guest; returns when that has ended by itself.
     async fn power_on(&self, script: &Script) -> Result<Ending> {
-        let mut launcher = launcher::render(&self.vmi, script.unschedulable)?;
-        if let Domains::Qemu { accelerator } = self.domains {
-            launcher = qemu::in_launcher(launcher, &self.vmi, accelerator, self.teardown)?;
-        }
+        let launcher = launcher::render(&self.vmi, script.unschedulable)?;
         self.controller().await?;
         let pods = pods(&self.parts.controller, &self.namespace);
         let params = PostParams::default();
@@ -150,24 +130,12 @@ impl Vm {
 
     /// Asks the guest to power off, because its VMI is being deleted, and destroys it when it does not react.
     async fn power_off(&self, script: &Script) -> Result<Ending> {
-        match self.domains {
-            Domains::Simulated { .. } if script.slow_delete > 0.0 => {
-                sleep(seconds(script.slow_delete)).await;
-                Ok(Ending::Destroyed)
-            }
-            Domains::Simulated { .. } => {
-                sleep(self.teardown).await;
-                Ok(Ending::PoweredOff)
-            }
-            // The kubelet sends SIGTERM, which the launcher hands on, and kills when the grace is over.
-            Domains::Qemu { .. } => {
-                self.delete_launchers().await?;
-                Ok(match self.seen.borrow().launcher {
-                    Launcher::Ended(ending) => ending,
-                    _ => Ending::Destroyed,
-                })
-            }
+        if script.slow_delete > 0.0 {
+            sleep(seconds(script.slow_delete)).await;
+            return Ok(Ending::Destroyed);
         }
+        sleep(self.teardown).await;
+        Ok(Ending::PoweredOff)
     }
 
     async fn launcher_ends(&self) -> Result<Ending> {
@@ -207,17 +175,6 @@ impl Vm {
     async fn run_domain(&self, script: &Script, host: &str, address: &str) -> Result<Ending> {
         let own = json!({"name": "default", "podInterfaceName": "eth0", "ipAddress": address,
             "ipAddresses": [address], "linkState": "up", "queueCount": 1, "infoSource": "domain"});
-        match self.domains {
-            Domains::Simulated { .. } => self.simulate_domain(script, host, own).await,
-            Domains::Qemu { .. } => {
-                self.enter(Part::Handler, Phase::Running, json!({"interfaces": [own]}))
-                    .await?;
-                self.launcher_ends().await
-            }
-        }
-    }
-
-    async fn simulate_domain(&self, script: &Script, host: &str, own: Value) -> Result<Ending> {
         if script.never_boots {
             return std::future::pending().await;
         }
@@ -293,10 +250,7 @@ impl Vm {
             None => Script::default(),
         };
         let script = script.for_attempt(attempt_of(&self.name()));
-        Ok(match self.domains {
-            Domains::Simulated { seed } => script.jittered(seed, &self.vmi.uid().unwrap_or_default()),
-            Domains::Qemu { .. } => script,
-        })
+        Ok(script.jittered(self.seed, &self.vmi.uid().unwrap_or_default()))
     }
 
     /// Deletes the launcher, by its label, and waits until its kubelet has ended it.

@@ -1,5 +1,5 @@
-//! A fake KubeVirt and its guests, which keep to the real ones' behaviour against a real API server. It stays beside a
-//! real KubeVirt, for scale and for faults.
+//! A fake KubeVirt with simulated guests, which keep to the real ones' behaviour against a real API server: for scale and
+//! for faults. Real guests have the real one, [`crate::kubevirt`].
 //!
 //! Which file acts for which component, and with which rights:
 //!
@@ -7,7 +7,6 @@
 //! |---|---|---|
 //! | [`virt_api`], [`eviction`] | virt-api: its webhooks on VMIs and evictions | `kubevirt-apiserver` |
 //! | [`host`], [`machine`], [`writes`], [`launcher`] | virt-controller, and virt-handler | `kubevirt-controller`, `kubevirt-handler` |
-//! | [`qemu`] | virt-handler and virt-launcher of real guests, in place of all below | the same |
 //! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
 //! | [`guest`], [`join`] | the node image's boot program | anonymous, then its bootstrap token |
 //! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
@@ -33,7 +32,6 @@ mod nodes;
 mod own_node;
 mod pod_status;
 mod pods;
-mod qemu;
 mod quantity;
 mod retry;
 pub mod script;
@@ -45,6 +43,5 @@ mod writes;
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;
-pub use host::{FakeKubeVirt, FakeKubeVirtOptions, Guests, MEASURED_TEARDOWN, QUICK_TEARDOWN};
+pub use host::{FakeKubeVirt, FakeKubeVirtOptions, QUICK_TEARDOWN};
 pub use log::{GuestEvent, GuestLog, StolenCredentials, refusals_of};
-pub use qemu::{Kvm, RealVm, launcher_image, provide_launcher};

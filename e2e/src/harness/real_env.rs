@@ -1,5 +1,5 @@
-//! Marooned pods in real virtual machines: real nodes, the released chart with our images as containers, QEMU guests
-//! that boot our node image in launcher pods.
+//! Marooned pods in real virtual machines: real nodes, the real `KubeVirt`, the released chart with our images as
+//! containers, guests that boot our node image.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,28 +17,24 @@ use maroonedpods_image_build::program_images::{Images, images};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, REAL_LABEL};
-use crate::fake_kubevirt::{
-    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, MEASURED_TEARDOWN, install_crd, launcher_image,
-};
+use crate::cluster::{CLUSTER_DOMAIN, Cluster, REAL_LABEL};
 use crate::harness::test_env::wait_for_default_account;
 use crate::install::dns;
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
+use crate::kubevirt::{self, Kvm};
 use crate::system::packages;
 use crate::system::tools::{self, Tool};
 use crate::system::work_folder::Janitor;
 
 /// The image that pods run in guests and on host nodes: busybox, and `/testserver`. Guests have it preloaded.
 pub const TOOLBOX: &str = "localhost/toolbox:1";
-/// The cluster's DNS domain that guests are configured with: not the usual one.
-pub const CLUSTER_DOMAIN: &str = "corp.test";
 /// An emulated guest is a node after 10 s on an idle machine, and several at once share two processors.
 pub const RUNS: Duration = Duration::from_secs(240);
 
 /// Archives of all images. They are made before there is a cluster: from its network nothing can be downloaded.
 pub struct Archives {
     ours: Images,
-    launcher: PathBuf,
+    kubevirt: kubevirt::Programs,
     toolbox: PathBuf,
     node: node_image::Built,
     // Removes the folder even when this process is killed.
@@ -47,15 +43,15 @@ pub struct Archives {
 }
 
 impl Archives {
-    /// Makes them, with this static kubelet for guests or the pinned one. Installs Debian's QEMU where apt-get is. Blocks,
-    /// for minutes the first time.
+    /// Makes them, with this static kubelet for guests or the pinned one. Blocks, for many minutes the first time.
     ///
     /// # Errors
     /// Something is missing or cannot be built.
     pub fn make(kubelet: Option<PathBuf>) -> Result<Self> {
         let folder = TempDir::new()?;
         let janitor = Janitor::new(r#"rm -rf "$1""#, &[folder.path().to_owned()])?;
-        let launcher = launcher_image(folder.path())?;
+        provide_tools()?;
+        let kubevirt = kubevirt::Programs::build()?;
         let toolbox = toolbox(folder.path())?;
         say("building our images");
         let ours = images()?;
@@ -68,7 +64,7 @@ impl Archives {
         })?;
         Ok(Self {
             ours,
-            launcher,
+            kubevirt,
             toolbox,
             node,
             _janitor: janitor,
@@ -108,24 +104,35 @@ fn toolbox(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A release on a cluster, with a fake KubeVirt and real guests. Dropping it cuts the guests' power.
+/// Installs what [`Archives`] are made of besides, with apt-get where that is to be had. Blocks.
+///
+/// # Errors
+/// Something is missing, and cannot be installed.
+pub fn provide_tools() -> Result<()> {
+    packages::provide("the images of real guests", || {
+        let missing = [("busybox", "busybox-static"), ("cc", "gcc")].into_iter();
+        let missing = missing.filter(|(name, _)| packages::program(name).is_none());
+        missing.map(|(_, package)| package).collect()
+    })
+}
+
+/// A release on a cluster with `KubeVirt`.
 pub struct RealEnv<'a> {
     cluster: &'a Cluster,
     /// A client that may do everything.
     pub admin: Client,
-    _kubevirt: FakeKubeVirt,
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images, installs the chart with helm, and starts the fake KubeVirt. `more` is laid over
-    /// these environments' configuration; a null takes a field out of it.
+    /// Imports the images, installs `KubeVirt`, and the chart with helm. `more` is laid over these environments'
+    /// configuration; a null takes a field out of it.
     ///
     /// # Errors
     /// helm's own message, or what did not come up.
     pub async fn install(cluster: &'a Cluster, archives: &Archives, kvm: Kvm, more: &Value) -> Result<Self> {
         let Archives {
             ours,
-            launcher,
+            kubevirt,
             toolbox,
             node,
             ..
@@ -133,14 +140,13 @@ impl<'a> RealEnv<'a> {
         for archive in [
             &ours.webhook.archive,
             &ours.reconciler.archive,
-            launcher,
             toolbox,
             &node.archive,
         ] {
             cluster.import(archive).await?;
         }
         let admin = cluster.control_plane().admin().await?;
-        install_crd(&admin).await?;
+        kubevirt::install(cluster, kubevirt, kvm).await?;
         dns::make_service(&admin).await?;
         let values = cluster.control_plane().folder().join("values.json");
         fs::write(&values, values_of(cluster, node, more).to_string())?;
@@ -161,20 +167,7 @@ impl<'a> RealEnv<'a> {
         ];
         helm(&arguments).await?;
         wait_for_default_account(&admin, names::VM_NAMESPACE).await?;
-        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
-            control_plane: cluster.control_plane(),
-            vm_namespace: names::VM_NAMESPACE.to_owned(),
-            hosts: Vec::new(),
-            teardown: MEASURED_TEARDOWN,
-            seed: 0,
-            guests: Guests::Qemu(kvm),
-        })
-        .await?;
-        Ok(Self {
-            cluster,
-            admin,
-            _kubevirt: kubevirt,
-        })
+        Ok(Self { cluster, admin })
     }
 
     /// The cluster that it is on.

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::check::eventually;
 use crate::control_plane::{ControlPlane, ControlPlaneOptions, Identity};
-use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, Guests, QUICK_TEARDOWN, install_crd};
+use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, QUICK_TEARDOWN, install_crd};
 use crate::install::dns;
 use crate::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 
@@ -119,7 +119,6 @@ impl TestEnv {
             hosts: (1..=HOSTS).map(|index| format!("host-{index}")).collect(),
             teardown: QUICK_TEARDOWN,
             seed,
-            guests: Guests::Simulated,
         })
         .await
     }

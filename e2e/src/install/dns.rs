@@ -12,11 +12,9 @@ use maroonedpods_image_build::oci::{Files, Image};
 use serde_json::json;
 
 use crate::api::apply::{apply, apply_yaml};
-use crate::cluster::REAL_LABEL;
+use crate::cluster::{DNS_ADDRESS, REAL_LABEL};
 use crate::system::tools::{self, Tool};
 
-/// Its address.
-pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// Where the pods behind it listen: no right is needed for that.
 const PORT: u16 = 5353;
 /// The label of those pods.

@@ -17,7 +17,7 @@ use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
 use maroonedpods_e2e::fake_kubevirt::script::SCRIPT_ANNOTATION;
 use maroonedpods_e2e::fake_kubevirt::{
-    FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, Guests, QUICK_TEARDOWN, install_crd,
+    FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, QUICK_TEARDOWN, install_crd,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -74,7 +74,6 @@ impl TestEnv {
             hosts: ["host-1", "host-2"].map(str::to_owned).to_vec(),
             teardown: QUICK_TEARDOWN,
             seed: 0,
-            guests: Guests::Simulated,
         };
         let host = FakeKubeVirt::start(options).await.unwrap();
         let namespace = TestNamespace::new(&admin, &[]).await.unwrap();

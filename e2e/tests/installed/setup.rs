@@ -13,9 +13,7 @@ use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
-use maroonedpods_e2e::fake_kubevirt::{
-    FakeKubeVirt, FakeKubeVirtOptions, Guests, QUICK_TEARDOWN, install_crd,
-};
+use maroonedpods_e2e::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, QUICK_TEARDOWN, install_crd};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::harness::writes::careless;
@@ -82,7 +80,6 @@ impl<'a> Setup<'a> {
             hosts: (1..=HOSTS).map(|index| format!("host-{index}")).collect(),
             teardown: QUICK_TEARDOWN,
             seed: 0,
-            guests: Guests::Simulated,
         })
         .await
         .unwrap()

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
-use maroonedpods_e2e::fake_kubevirt::RealVm;
 use maroonedpods_e2e::harness::real_env::RUNS;
+use maroonedpods_e2e::kubevirt::RealVm;
 use serde_json::json;
 use tokio::time::sleep;
 

@@ -13,6 +13,7 @@ mod first;
 mod fit;
 mod hostile;
 mod jobs;
+mod kubevirt;
 mod names;
 mod network;
 mod pods;
@@ -27,10 +28,10 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
-use maroonedpods_e2e::fake_kubevirt::Kvm;
 use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
 use maroonedpods_e2e::harness::registry::program;
 use maroonedpods_e2e::install::dns;
+use maroonedpods_e2e::kubevirt::Kvm;
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
@@ -107,8 +108,10 @@ fn pods_hostile_guests_and_faults() {
             fit::a_pod_fits(&setup, Size("700m", "2Gi")),
             fit::a_pod_fits(&setup, Size("800m", "3Gi")),
         );
-        // Alone: the other host node must have room.
+        // Each alone: the other host node must have room, or all VMs are concerned.
         faults::drained(&setup).await;
+        kubevirt::parts_are_down(&setup).await;
+        kubevirt::launchers_cannot_start(&setup).await;
         setup.sizes.print();
     });
 }

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use maroonedpods_e2e::api::check::eventually;
-use maroonedpods_e2e::harness::real_env::{CLUSTER_DOMAIN, RUNS};
-use maroonedpods_e2e::install::dns::{self, DNS_ADDRESS};
+use maroonedpods_e2e::cluster::{CLUSTER_DOMAIN, DNS_ADDRESS};
+use maroonedpods_e2e::harness::real_env::RUNS;
+use maroonedpods_e2e::install::dns;
 
 use crate::network::Pods;
 

@@ -7,12 +7,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
+use maroonedpods_e2e::cluster::DNS_ADDRESS;
 use maroonedpods_e2e::control_plane::ControlPlaneOptions;
 use maroonedpods_e2e::fake_kubevirt::{install_crd, say_version};
 use maroonedpods_e2e::harness::fixtures::marooned;
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::test_env::{TestEnv, quick_config};
-use maroonedpods_e2e::install::dns::{self, DNS_ADDRESS};
+use maroonedpods_e2e::install::dns;
 use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_reconciler::preflight;
 use serde_json::json;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use sha2::{Digest, Sha256};
 
-use crate::command::{last_lines, say};
+use crate::command::{last_lines, run, say};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// A Go module below `hack/tools`. What its `tool` lines name is built at once.
@@ -28,6 +28,8 @@ pub enum Module {
     Containerd,
     /// `CoreDNS`.
     CoreDns,
+    /// `KubeVirt`, and what prints its objects.
+    KubeVirt,
 }
 
 impl Module {
@@ -37,6 +39,7 @@ impl Module {
             Self::Helm => "helm",
             Self::Containerd => "containerd",
             Self::CoreDns => "coredns",
+            Self::KubeVirt => "kubevirt",
         }
     }
 
@@ -44,7 +47,7 @@ impl Module {
     fn file(self) -> &'static str {
         match self {
             Self::OlderKubernetes => "older.mod",
-            Self::Kubernetes | Self::Helm | Self::Containerd | Self::CoreDns => "go.mod",
+            Self::Kubernetes | Self::Helm | Self::Containerd | Self::CoreDns | Self::KubeVirt => "go.mod",
         }
     }
 
@@ -56,6 +59,7 @@ impl Module {
             Self::Helm => "building helm from source, once, about 2 minutes on 2 cores",
             Self::Containerd => "building containerd from source, once, about 1 minute on 2 cores",
             Self::CoreDns => "building CoreDNS from source, once, about 2 minutes on 2 cores",
+            Self::KubeVirt => "building KubeVirt from source, once, about 10 minutes on 2 cores",
         }
     }
 
@@ -63,7 +67,16 @@ impl Module {
         match self {
             Self::Kubernetes | Self::OlderKubernetes => version_flags(&kubernetes_version(self)?),
             Self::Helm | Self::Containerd | Self::CoreDns => Ok("-s -w".to_owned()),
+            Self::KubeVirt => Ok(format!(
+                "-s -w -X kubevirt.io/client-go/version.gitVersion={}",
+                kubevirt_version()?
+            )),
         }
+    }
+
+    /// Build tags, and whether C is compiled: libvirt's functions are called through C, and found when the program runs.
+    fn with_c(self) -> Option<&'static str> {
+        (self == Self::KubeVirt).then_some("libvirt_dlopen,netgo,osusergo")
     }
 }
 
@@ -107,8 +120,11 @@ fn build_once(
     build_packages(module, packages, arch, what, &sources, cache)
 }
 
-/// Holds the cache until the file is dropped.
-fn lock(cache: &Path) -> Result<File> {
+/// Holds what is built into `cache` until the file is dropped, so that programs that start together build once. Blocks.
+///
+/// # Errors
+/// The folder is not there, or cannot be written.
+pub fn lock(cache: &Path) -> Result<File> {
     let lock = File::create(cache.join("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -137,8 +153,9 @@ fn build_packages(
     let mut build = Command::new("go");
     build
         .current_dir(sources)
-        .env("CGO_ENABLED", "0")
+        .env("CGO_ENABLED", if module.with_c().is_some() { "1" } else { "0" })
         .args(["build", "-trimpath", "-modfile", module.file()])
+        .args(["-tags", module.with_c().unwrap_or_default()])
         .args(["-ldflags", &module.linker_flags()?, "-o"])
         // With the slash, Go takes it for a folder.
         .arg(unfinished.join(""))
@@ -222,11 +239,6 @@ fn require_go(module: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The version of the `k8s.io/kubernetes` line in a go.mod.
-fn kubernetes_line(module: &str) -> Option<&str> {
-    word_after(module, "k8s.io/kubernetes")
-}
-
 /// The version of the `go` line in a go.mod.
 fn required_go(module: &str) -> Option<&str> {
     word_after(module, "go")
@@ -256,11 +268,45 @@ fn release(version: &str) -> Vec<u32> {
 /// # Errors
 /// The module names none.
 pub(crate) fn kubernetes_version(module: Module) -> Result<String> {
-    let file = module.file();
+    version_of(module.file(), "k8s.io/kubernetes")
+}
+
+/// The `KubeVirt` version that `hack/tools/kubevirt` pins, such as `v1.9.0`.
+///
+/// # Errors
+/// It names none.
+pub fn kubevirt_version() -> Result<String> {
+    version_of("kubevirt/go.mod", "kubevirt.io/kubevirt")
+}
+
+/// The folder of a required module's source, fetched first if need be. Blocks.
+///
+/// # Errors
+/// Go is missing, or cannot fetch it.
+pub fn module_folder(module: Module, path: &str) -> Result<PathBuf> {
+    let sources = source_folder().join(module.folder());
+    require_go(&sources)?;
+    run(Command::new("go")
+        .current_dir(&sources)
+        .args(["mod", "download", path]))?;
+    let folder = run(Command::new("go").current_dir(sources).args([
+        "list",
+        "-modfile",
+        module.file(),
+        "-m",
+        "-f",
+        "{{.Dir}}",
+        path,
+    ]))?;
+    Ok(PathBuf::from(folder.trim()))
+}
+
+/// The version of a required module in a module file below `hack/tools`.
+fn version_of(file: &str, module: &str) -> Result<String> {
     let text = fs::read_to_string(source_folder().join(file))?;
-    kubernetes_line(&text)
+    word_after(&text, module)
         .map(str::to_owned)
-        .with_context(|| format!("hack/tools/{file} names no version of k8s.io/kubernetes"))
+        .with_context(|| format!("hack/tools/{file} names no version of {module}"))
 }
 
 fn source_folder() -> PathBuf {
@@ -296,9 +342,9 @@ mod tests {
 
     #[test]
     fn versions_come_from_the_module_file() {
-        assert_eq!(kubernetes_line(MODULE), Some("v1.36.3"));
+        assert_eq!(word_after(MODULE, "k8s.io/kubernetes"), Some("v1.36.3"));
         assert_eq!(required_go(MODULE), Some("1.26.0"));
-        assert_eq!(kubernetes_line("module x"), None);
+        assert_eq!(word_after("module x", "k8s.io/kubernetes"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! The programs of `hack/image` and `hack/node-image` are here, apart from the test harness, so that a user who wants an
 //! image does not compile a harness.
 
+pub mod apt;
 mod cargo;
 pub mod command;
 pub mod go;

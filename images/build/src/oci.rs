@@ -4,6 +4,9 @@
 //! Reproducible: the same [`Image`] gives the same bytes. Nothing is compressed, so no compressor's version counts.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
@@ -14,6 +17,8 @@ use tar::{Builder, EntryType, Header};
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// How archives name a file's capabilities (GNU tar's `--xattrs`).
+const CAPABILITY: &str = "SCHILY.xattr.security.capability";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// What an image is made of: one layer and how to run it.
@@ -35,15 +40,27 @@ pub struct Image {
     pub created: Timestamp,
 }
 
-/// A tree of files owned by root. Missing parent folders come by themselves, with mode 0755.
+/// A tree of files, owned by root but for those that are [taken from a folder](Files::tree). Missing parent folders
+/// come by themselves, with mode 0755.
 #[derive(Clone, Debug, Default)]
 pub struct Files(BTreeMap<String, File>);
 
 #[derive(Clone, Debug)]
 struct File {
     mode: u32,
-    /// None in a folder.
-    content: Option<Vec<u8>>,
+    /// User and group.
+    owner: (u32, u32),
+    kind: Kind,
+    /// Linux capabilities that the program gets, a bit for each.
+    capabilities: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    File(Vec<u8>),
+    Folder,
+    /// A symbolic link, and where it leads.
+    Link(PathBuf),
 }
 
 /// A finished image.
@@ -61,7 +78,7 @@ impl Files {
     /// # Errors
     /// The path is not absolute, not plain, or taken.
     pub fn file(&mut self, path: &str, mode: u32, content: Vec<u8>) -> Result<()> {
-        self.add(path, mode, Some(content))
+        self.add(path, File::of_root(mode, Kind::File(content)))
     }
 
     /// Adds a folder; `path` is absolute.
@@ -69,10 +86,62 @@ impl Files {
     /// # Errors
     /// As [`Self::file`].
     pub fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
-        self.add(path, mode, None)
+        self.add(path, File::of_root(mode, Kind::Folder))
     }
 
-    fn add(&mut self, path: &str, mode: u32, content: Option<Vec<u8>>) -> Result<()> {
+    /// Adds all that is in `folder` with its modes and owners: files, folders and symbolic links.
+    ///
+    /// # Errors
+    /// As [`Self::file`], or something cannot be read or is of another kind.
+    pub fn tree(&mut self, folder: &Path) -> Result<()> {
+        self.below(folder, "")
+    }
+
+    fn below(&mut self, folder: &Path, path: &str) -> Result<()> {
+        for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name
+                .to_str()
+                .with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
+            let inside = format!("{path}/{name}");
+            let metadata = entry.metadata()?;
+            let kind = if metadata.is_dir() {
+                Kind::Folder
+            } else if metadata.is_symlink() {
+                Kind::Link(fs::read_link(entry.path())?)
+            } else if metadata.is_file() {
+                Kind::File(fs::read(entry.path())?)
+            } else {
+                bail!("{} is no file, folder or link", entry.path().display());
+            };
+            let is_folder = kind == Kind::Folder;
+            let file = File {
+                mode: metadata.permissions().mode() & 0o7777,
+                owner: (metadata.uid(), metadata.gid()),
+                kind,
+                capabilities: 0,
+            };
+            self.add(&inside, file)?;
+            if is_folder {
+                self.below(&entry.path(), &inside)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file of the tree Linux capabilities (capabilities(7)), effective and permitted, a bit for each.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn capabilities(&mut self, path: &str, capabilities: u32) -> Result<()> {
+        let file = self.0.get_mut(path.trim_start_matches('/'));
+        let file = file.with_context(|| format!("{path} is not in the image"))?;
+        file.capabilities = capabilities;
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, file: File) -> Result<()> {
         let path = path
             .strip_prefix('/')
             .with_context(|| format!("{path:?} must begin with a slash"))?;
@@ -81,17 +150,15 @@ impl Files {
             "/{path} has an empty, . or .. part"
         );
         for (end, _) in path.match_indices('/') {
-            let parent = self.0.entry(path[..end].to_owned()).or_insert(File {
-                mode: 0o755,
-                content: None,
-            });
+            let parent = self.0.entry(path[..end].to_owned());
+            let parent = parent.or_insert_with(|| File::of_root(0o755, Kind::Folder));
             ensure!(
-                parent.content.is_none(),
+                parent.kind == Kind::Folder,
                 "/{path} is below a file, /{}",
                 &path[..end]
             );
         }
-        if self.0.insert(path.to_owned(), File { mode, content }).is_some() {
+        if self.0.insert(path.to_owned(), file).is_some() {
             bail!("/{path} is there already");
         }
         Ok(())
@@ -101,10 +168,57 @@ impl Files {
         let mut tar = Builder::new(Vec::new());
         // A parent sorts before what is in it.
         for (path, file) in &self.0 {
-            append(&mut tar, path, file.mode, modified, file.content.as_deref())?;
+            file.append(&mut tar, path, modified)?;
         }
         Ok(tar.into_inner()?)
     }
+}
+
+impl File {
+    fn of_root(mode: u32, kind: Kind) -> Self {
+        Self {
+            mode,
+            owner: (0, 0),
+            kind,
+            capabilities: 0,
+        }
+    }
+
+    fn append(&self, tar: &mut Builder<Vec<u8>>, path: &str, modified: u64) -> Result<()> {
+        if self.capabilities != 0 {
+            tar.append_pax_extensions([(CAPABILITY, file_capability(self.capabilities).as_slice())])?;
+        }
+        let mut header = Header::new_ustar();
+        header.set_mode(self.mode);
+        header.set_mtime(modified);
+        header.set_uid(self.owner.0.into());
+        header.set_gid(self.owner.1.into());
+        header.set_size(0);
+        let appended = match &self.kind {
+            Kind::File(content) => {
+                header.set_entry_type(EntryType::Regular);
+                header.set_size(u64::try_from(content.len())?);
+                tar.append_data(&mut header, path, content.as_slice())
+            }
+            Kind::Folder => {
+                header.set_entry_type(EntryType::Directory);
+                tar.append_data(&mut header, path, io::empty())
+            }
+            Kind::Link(target) => {
+                header.set_entry_type(EntryType::Symlink);
+                tar.append_link(&mut header, path, target)
+            }
+        };
+        appended.with_context(|| format!("adding {path} to the archive"))
+    }
+}
+
+/// The attribute `security.capability` of Linux (`vfs_cap_data` of its second revision), effective and permitted.
+fn file_capability(permitted: u32) -> [u8; 20] {
+    let mut attribute = [0; 20];
+    attribute[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
+    attribute[4..8].copy_from_slice(&permitted.to_le_bytes());
+    attribute
 }
 
 impl Image {
@@ -154,28 +268,13 @@ impl Image {
         let layout = json!({"imageLayoutVersion": "1.0.0"});
 
         let mut tar = Builder::new(Vec::new());
-        append(
-            &mut tar,
-            "oci-layout",
-            0o644,
-            created,
-            Some(&serde_json::to_vec(&layout)?),
-        )?;
-        append(
-            &mut tar,
-            "index.json",
-            0o644,
-            created,
-            Some(&serde_json::to_vec(&index)?),
-        )?;
-        for (digest, blob) in &blobs.0 {
-            append(
-                &mut tar,
-                &format!("blobs/sha256/{digest}"),
-                0o644,
-                created,
-                Some(blob),
-            )?;
+        let mut add = |path: &str, content: Vec<u8>| {
+            File::of_root(0o644, Kind::File(content)).append(&mut tar, path, created)
+        };
+        add("oci-layout", serde_json::to_vec(&layout)?)?;
+        add("index.json", serde_json::to_vec(&index)?)?;
+        for (digest, blob) in blobs.0 {
+            add(&format!("blobs/sha256/{digest}"), blob)?;
         }
         Ok(Archive {
             bytes: tar.into_inner()?,
@@ -198,30 +297,6 @@ impl Blobs {
         self.0.insert(digest, content);
         descriptor
     }
-}
-
-/// A file, or a folder where there is no content, owned by root.
-fn append(
-    tar: &mut Builder<Vec<u8>>,
-    path: &str,
-    mode: u32,
-    modified: u64,
-    content: Option<&[u8]>,
-) -> Result<()> {
-    let data = content.unwrap_or_default();
-    let mut header = Header::new_ustar();
-    header.set_entry_type(if content.is_some() {
-        EntryType::Regular
-    } else {
-        EntryType::Directory
-    });
-    header.set_mode(mode);
-    header.set_mtime(modified);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(u64::try_from(data.len())?);
-    tar.append_data(&mut header, path, data)
-        .with_context(|| format!("adding {path} to the archive"))
 }
 
 #[cfg(test)]
@@ -348,6 +423,48 @@ mod tests {
         let mut other = image();
         other.user = "0:0".to_owned();
         assert_ne!(other.archive().unwrap().digest, first.digest);
+    }
+
+    #[test]
+    fn a_folder_is_taken_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("usr/program");
+        fs::create_dir(folder.path().join("usr")).unwrap();
+        fs::write(&program, b"program").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o750)).unwrap();
+        std::os::unix::fs::symlink("usr/program", folder.path().join("link")).unwrap();
+        let mut files = Files::default();
+        files.tree(folder.path()).unwrap();
+        files.capabilities("/usr/program", 1 << 10).unwrap();
+        assert!(files.capabilities("/usr/other", 1).is_err());
+
+        let bytes = files.tar(0).unwrap();
+        let layer = untar(&bytes);
+        let owner = fs::metadata(&program).unwrap().uid();
+        let (header, content) = &layer["usr/program"];
+        assert_eq!(
+            (header.mode().unwrap(), content.as_slice()),
+            (0o750, b"program".as_slice())
+        );
+        assert_eq!(header.uid().unwrap(), u64::from(owner));
+        let (header, _) = &layer["link"];
+        assert_eq!(header.entry_type(), EntryType::Symlink);
+        assert_eq!(header.link_name().unwrap().unwrap(), Path::new("usr/program"));
+
+        // cap_net_bind_service, as setcap(8) writes it.
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut attributes = archive.entries().unwrap().filter_map(|entry| {
+            let mut entry = entry.unwrap();
+            let extensions = entry.pax_extensions().unwrap()?;
+            Some(
+                extensions
+                    .map(|one| one.unwrap().value_bytes().to_vec())
+                    .collect::<Vec<_>>(),
+            )
+        });
+        let expected = [[1, 0, 0, 2, 0, 4, 0, 0].as_slice(), &[0; 12]].concat();
+        assert_eq!(attributes.next().unwrap(), [expected]);
+        assert_eq!(attributes.next(), None);
     }
 
     #[test]

@@ -22,9 +22,9 @@ use crate::api::leftovers::nothing_left_of;
 use crate::api::read::node_is_ready;
 use crate::api::read::phase;
 use crate::control_plane::audit::AuditEvent;
-use crate::fake_kubevirt::RealVm;
 use crate::harness::marooned_pod::MaroonedPod;
 use crate::harness::real_env::{RealEnv, TOOLBOX};
+use crate::kubevirt::RealVm;
 
 /// For a launcher to start QEMU.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(120);
@@ -151,16 +151,7 @@ async fn measure(
     ];
     let used = used_kib(&control_plane.kubectl(&inside).await?).context("the guest's /proc/meminfo")?;
     let vm = RealVm::find(control_plane, &node).await?;
-    let log = [
-        "--namespace",
-        VM_NAMESPACE,
-        "logs",
-        "--timestamps",
-        "--container",
-        "compute",
-        vm.launcher(),
-    ];
-    let mut reached = console::stages(&control_plane.kubectl(&log).await?, watch.markers);
+    let mut reached = console::stages(&vm.timed_console().await?, watch.markers);
     let audit = control_plane.audit()?;
     reached.extend(asked(&audit, created, &node));
     reached.extend([("Node Ready", ready), ("pod Running", running)]);

@@ -24,9 +24,9 @@ use self::sizes::Sizes;
 use super::{Report, notes};
 use crate::api::namespace::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
-use crate::fake_kubevirt::Kvm;
 use crate::harness::real_env::{Archives, RealEnv};
 use crate::install::config;
+use crate::kubevirt::Kvm;
 
 /// What both guests have; a stock system is not at ease with less.
 const MEMORY_MI: u64 = 512;

@@ -8,10 +8,10 @@ use anyhow::Result;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::apt::Package;
 use super::arch::Arch;
 use super::parts::Parts;
 use super::programs;
+use crate::apt::Package;
 use crate::cargo::Workspace;
 use crate::command;
 use crate::sbom::{self, Part};

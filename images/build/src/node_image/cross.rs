@@ -8,9 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::apt::{Apt, Package};
 use super::arch::Arch;
 use super::host::Host;
+use crate::apt::{Apt, Package};
 use crate::cargo::Rust;
 
 /// The package of the compiler. Debian keeps it new enough for browsers, in its stable releases too.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::apt::Package;
 use super::disk::{Grub, grub_configuration};
 use super::host::{self, Host};
 use super::tree::Tree;
+use crate::apt::Package;
 use crate::command;
 
 /// The kernel's arguments when it boots from the disk; the boot program finds its root by itself.

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::apt::Package;
 use super::arch::Arch;
+use crate::apt::Package;
 
 /// The programs.
 pub(super) struct Host {

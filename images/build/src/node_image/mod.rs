@@ -4,7 +4,6 @@
 //! One OCI image holds a disk (`/disk/node.img`, a KubeVirt containerDisk) and, for KubeVirt's kernelBoot, kernel and
 //! initrd (`/boot/vmlinuz`, `/boot/initrd`). The same commit and the same packages give the same digest.
 
-mod apt;
 mod arch;
 mod bill;
 mod check;

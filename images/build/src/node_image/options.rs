@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::apt::Apt;
 use super::arch::Arch;
 use super::cross;
 use crate::Profile;
+use crate::apt::Apt;
 use crate::cargo::Workspace;
 
 /// How to build the image.

@@ -6,13 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::apt::{Apt, Package};
 use super::arch::Arch;
 use super::host;
 use super::modules::{self, Modules, Stage};
 use super::options::Options;
 use super::tree::Tree;
 use super::{check, programs};
+use crate::apt::{Apt, Package};
 use crate::cargo::Workspace;
 use crate::command;
 use crate::node_tools::{self, NodeTool};

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::apt::Package;
 use super::arch::Arch;
 use super::options::Options;
 use super::tree::Tree;
 use super::{elf, host};
 use crate::Profile;
+use crate::apt::Package;
 use crate::cargo::Workspace;
 use crate::node_tools::{self, NodeTool};
 

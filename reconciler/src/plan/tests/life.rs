@@ -17,3 +17,11 @@ fn a_fault_free_life_is_short_and_leaves_nothing() {
     assert!(world.objects.csrs.is_empty());
     assert!(world.written <= 24, "{cold_start} to start: {:#?}", world.log);
 }
+
+/// Who acts on a decision reports to that pod what the API server refused.
+#[test]
+fn a_decision_carries_the_pod_that_was_observed() {
+    let world = World::new();
+    assert!(world.pod().is_some());
+    assert_eq!(world.decide().pod, world.pod());
+}

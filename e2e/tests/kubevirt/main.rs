@@ -1,24 +1,30 @@
-//! Launcher pods with real guests in them: does the fake KubeVirt make of a VMI what KubeVirt would?
+//! The real `KubeVirt` on real nodes, and what it makes of VMIs in the reconciler's shape.
 //!
 //! Needs root and QEMU, and apt-get for the guest's kernel; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod rendered;
 mod setup;
 mod stand_in;
+mod variants;
 
-use kube::ResourceExt;
+use maroonedpods_common::names;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
+use self::rendered::every_configuration_is_taken;
 use self::setup::{Images, Setup};
+use self::variants::answers;
 
 #[test]
 fn real_guests() {
     let images = provide().unwrap().then(Images::new);
     with_cluster(ClusterOptions::default(), async |cluster| {
         let setup = Setup::new(&cluster, images.as_ref().unwrap()).await;
+        its_api_answers_as_the_table_says(&setup).await;
+        every_configuration_is_taken(&setup.admin).await;
         tokio::join!(
             a_guest_finds_the_machine_of_its_vmi(&setup),
             a_disk_with_a_boot_sector_boots(&setup),
@@ -38,6 +44,17 @@ fn real_guests() {
     .unwrap();
 }
 
+async fn its_api_answers_as_the_table_says(setup: &Setup<'_>) {
+    for answer in answers(&setup.admin, names::VM_NAMESPACE).await {
+        let said = answer.said.as_deref();
+        let same = said.is_some() == answer.wanted.is_some()
+            && said
+                .unwrap_or_default()
+                .contains(answer.wanted.unwrap_or_default());
+        assert!(same, "{}: {said:?}, not {:?}", answer.what, answer.wanted);
+    }
+}
+
 async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
     let vmi = setup.launch("whole", &json!({})).await;
     let running = setup.reaches(&vmi, "Running").await;
@@ -48,7 +65,6 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
     assert_eq!(status["interfaces"][0]["name"], "default");
     assert_eq!(status["interfaces"][0]["ipAddress"], address);
     assert_eq!(status["nodeName"], "node-1");
-    assert_eq!(status["conditions"][0]["status"], "True");
 
     let console = setup.says(&vm, "stand-in: ready").await;
     let own = console.lines().filter(|line| line.starts_with("stand-in: "));
@@ -60,7 +76,6 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
     let uuid = running.data["spec"]["domain"]["firmware"]["uuid"]
         .as_str()
         .unwrap();
-    let uid = running.uid().unwrap();
     for found in [
         &format!("uuid {uuid}"),
         "cpus 1",
@@ -70,7 +85,7 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
         "disk seed sectors",
         "watchdog",
         "label cidata",
-        &format!("meta-data: instance-id: {uid} local-hostname: whole"),
+        &format!("meta-data: {{\"instance-id\":\"{uuid}\",\"local-hostname\":\"whole\"}}"),
         "user-data: #cloud-config",
         "network-config: version: 2",
     ] {
@@ -84,26 +99,6 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
         console.contains(&format!("stand-in: mtu {mtu}")),
         "{mtu} in {console}"
     );
-    let rights = vm
-        .shell("grep -E '^(Uid|CapEff|NoNewPrivs)' /proc/1/status")
-        .await
-        .unwrap();
-    let words: Vec<_> = rights.split_whitespace().collect();
-    assert_eq!(
-        words,
-        [
-            "Uid:",
-            "107",
-            "107",
-            "107",
-            "107",
-            "CapEff:",
-            "0000000000000000",
-            "NoNewPrivs:",
-            "1"
-        ]
-    );
-
     // From a pod on the other node, whose address the guest sees.
     let answer = setup
         .get_from_client(&format!("http://{address}:8080/hello"))
@@ -151,7 +146,6 @@ async fn a_guest_that_panics_is_over(setup: &Setup<'_>) {
     let address = setup.ready(&vmi).await;
     setup.tell(&address, "panic").await;
     setup.reaches(&vmi, "Succeeded").await;
-    assert!(setup.ended(&vmi).await.contains("the VM ended: guest-reset"));
     setup.delete(&vmi).await;
 }
 

@@ -21,7 +21,7 @@ for file in meta-data user-data network-config; do
 done
 echo "stand-in: label $(busybox dd if="/dev/$seed" bs=1 skip=32808 count=32 2> /dev/null)"
 
-busybox hostname "$(busybox sed -n 's/local-hostname: //p' /seed/meta-data)"
+busybox hostname "$(busybox sed -n 's/.*"local-hostname":"\([^"]*\)".*/\1/p' /seed/meta-data)"
 busybox ip link set lo up
 busybox ip address add 10.0.2.2/24 dev eth0
 busybox ip link set eth0 up

@@ -11,24 +11,30 @@ use crate::command::say;
 
 /// apt for one architecture. Needs no root.
 #[derive(Clone, Debug)]
-pub(super) struct Apt {
+pub struct Apt {
     folder: PathBuf,
 }
 
 /// A package, unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) arch: String,
-    /// Its files.
-    pub(super) root: PathBuf,
+pub struct Package {
+    /// Debian's name of it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Debian's name of its architecture, `all` if it is for any.
+    pub arch: String,
+    /// Folder of its files.
+    pub root: PathBuf,
 }
 
 impl Apt {
     /// Works in `folder`; `sources` is a file of package sources to use in place of the machine's own. Fetches the
-    /// lists of packages if there are none yet, or if told to.
-    pub(super) fn new(folder: &Path, arch: &str, sources: Option<&Path>, update: bool) -> Result<Self> {
+    /// lists of packages if there are none yet, or if told to. Blocks.
+    ///
+    /// # Errors
+    /// The machine has no apt, or the lists cannot be fetched.
+    pub fn new(folder: &Path, arch: &str, sources: Option<&Path>, update: bool) -> Result<Self> {
         for name in ["state/lists/partial", "cache/archives/partial", "unpacked"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -49,8 +55,33 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Fetches and unpacks packages and all that they depend on.
-    pub(super) fn with_dependencies(&self, names: &[&str]) -> Result<Vec<Package>> {
+    /// [`Self::new`] for another release of Debian than the machine's, from where the machine has its own release.
+    ///
+    /// # Errors
+    /// As for [`Self::new`], or the machine's sources name no Debian.
+    pub fn of_release(folder: &Path, arch: &str, release: &str) -> Result<Self> {
+        let targets = run(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(RELEASE) $(REPO_URI)",
+            "Created-By: Packages",
+            "Component: main",
+        ]))?;
+        let archive = debian_archive(&targets).context(
+            "this machine's apt knows no archive of Debian: build on Debian, or in a container of it",
+        )?;
+        fs::create_dir_all(folder)?;
+        let sources = folder.join(format!("{release}.list"));
+        let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+        fs::write(&sources, format!("deb {signed} {archive} {release} main\n"))?;
+        Self::new(folder, arch, Some(&sources), false)
+    }
+
+    /// Fetches and unpacks packages and all that they depend on. Blocks.
+    ///
+    /// # Errors
+    /// apt cannot plan it, fetch it or unpack it.
+    pub fn with_dependencies(&self, names: &[&str]) -> Result<Vec<Package>> {
         let install = [&["install", "--yes", "--no-install-recommends"], names].concat();
         let plan = self.run("apt-get", &[&["--simulate"], install.as_slice()].concat())?;
         let wanted: Vec<_> = plan.lines().filter_map(planned).collect();
@@ -70,8 +101,11 @@ impl Apt {
         wanted.iter().map(|wanted| self.unpack(wanted)).collect()
     }
 
-    /// Fetches and unpacks one package, without what it depends on.
-    pub(super) fn alone(&self, name: &str) -> Result<Package> {
+    /// Fetches and unpacks one package, without what it depends on. Blocks.
+    ///
+    /// # Errors
+    /// As for [`Self::with_dependencies`].
+    pub fn alone(&self, name: &str) -> Result<Package> {
         let shown = self.show(name)?;
         let field = |key| field(&shown, key).with_context(|| format!("apt-cache tells no {key} of {name}"));
         let wanted = Wanted {
@@ -87,7 +121,10 @@ impl Apt {
     }
 
     /// The first package that `name` depends on: how a metapackage says what is newest.
-    pub(super) fn first_dependency(&self, name: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// There is no such package, or it depends on nothing.
+    pub fn first_dependency(&self, name: &str) -> Result<String> {
         let shown = self.show(name)?;
         let first = field(&shown, "Depends").and_then(|depends| depends.split([',', ' ', '|']).next());
         Ok(first
@@ -171,6 +208,15 @@ APT::Sandbox::User \"\";
     )
 }
 
+/// The archive of whole releases in lines of origin, release and address: the others bring updates to one.
+fn debian_archive(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (origin, release, address) = (words.next()?, words.next()?, words.next()?);
+        (origin == "Debian" && !release.contains(['-', '/'])).then_some(address)
+    })
+}
+
 /// Reads a line such as `Inst libc6 (2.36-9 Debian:12.1/stable [amd64]) []` of a simulated installation.
 fn planned(line: &str) -> Option<Wanted> {
     let mut words = line.strip_prefix("Inst ")?.split_whitespace();
@@ -195,7 +241,7 @@ fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-            "{program} is not on this machine: the node image is made of Debian packages, so build it on Debian, or in a container of it"
+            "{program} is not on this machine: images are made of Debian packages, so build them on Debian, or in a container of it"
         ),
         output => output.with_context(|| format!("running {program}"))?,
     };
@@ -221,6 +267,13 @@ mod tests {
         for other in ["Conf libgmp10 (2:6.2.1 Debian:12 [amd64])", "Inst odd", ""] {
             assert_eq!(planned(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn releases_come_from_the_archive_of_whole_ones() {
+        let targets = "Debian bookworm-security http://a/security/\nOther stable http://b/\nDebian bookworm http://c/debian/\n";
+        assert_eq!(debian_archive(targets), Some("http://c/debian/"));
+        assert_eq!(debian_archive("Ubuntu noble http://d/\n\n"), None);
     }
 
     #[test]

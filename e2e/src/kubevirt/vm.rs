@@ -1,13 +1,22 @@
 //! A real guest's VM, as a test controls it: its console, and what a person at the machine could do.
 
 use anyhow::{Context, Result};
+use http::Request;
+use maroonedpods_common::names::VM_NAMESPACE;
 
 use crate::control_plane::ControlPlane;
-use maroonedpods_common::names::VM_NAMESPACE;
+
+/// The container of a launcher that QEMU runs in.
+const COMPUTE: &str = "compute";
+/// The container that repeats what the guest writes to its serial console.
+const CONSOLE: &str = "guest-console-log";
+/// How libvirt is reached from there.
+const LIBVIRT: &str = "qemu+unix:///session?socket=/run/libvirt/virtqemud-sock";
 
 /// The VM of one VMI, for as long as its launcher runs.
 pub struct RealVm<'a> {
     control_plane: &'a ControlPlane,
+    vmi: String,
     launcher: String,
 }
 
@@ -33,6 +42,7 @@ impl<'a> RealVm<'a> {
         let launcher = launcher.with_context(|| format!("{vmi} has no launcher"))?;
         Ok(Self {
             control_plane,
+            vmi: vmi.to_owned(),
             launcher,
         })
     }
@@ -45,37 +55,41 @@ impl<'a> RealVm<'a> {
 
     /// What the guest wrote to its serial console so far, as `kubectl logs` shows it.
     pub async fn console(&self) -> Result<String> {
-        kubectl(
-            self.control_plane,
-            &["logs", &self.launcher, "--container", "compute"],
-        )
-        .await
+        self.logs(&[]).await
+    }
+
+    /// [`Self::console`], each line with the time when it was written.
+    pub async fn timed_console(&self) -> Result<String> {
+        self.logs(&["--timestamps"]).await
     }
 
     /// Stops the guest's processors. Its memory and its connections stay.
     pub async fn pause(&self) -> Result<()> {
-        self.qmp("stop").await
+        self.ask("pause").await
     }
 
     /// Lets the guest go on after [`Self::pause`].
     pub async fn resume(&self) -> Result<()> {
-        self.qmp("cont").await
+        self.ask("unpause").await
     }
 
     /// Asks the guest to end (ACPI), as its VMI's deletion does.
     pub async fn press_power_button(&self) -> Result<()> {
-        self.qmp("system_powerdown").await
+        self.virsh(&format!("shutdown {} --mode acpi", self.domain()))
+            .await
+            .map(drop)
     }
 
     /// Kills QEMU on the spot.
     pub async fn kill(&self) -> Result<()> {
-        self.shell("killall -9 qemu-system-x86_64").await.map(drop)
+        self.shell("pkill -9 qemu-system").await.map(drop)
     }
 
-    /// Gives QEMU a command without arguments (QMP).
-    async fn qmp(&self, command: &str) -> Result<()> {
-        let script = format!("echo '{{\"execute\": \"{command}\"}}' > /run/vm/qmp.in");
-        self.shell(&script).await.map(drop)
+    /// Gives QEMU a command of the machine protocol (QMP), and returns its answer.
+    pub async fn qmp(&self, command: &str) -> Result<String> {
+        let domain = self.domain();
+        self.virsh(&format!("qemu-monitor-command {domain} '{command}'"))
+            .await
     }
 
     /// Runs a shell script next to QEMU, with QEMU's rights, and returns what it prints.
@@ -84,14 +98,40 @@ impl<'a> RealVm<'a> {
             "exec",
             &self.launcher,
             "--container",
-            "compute",
+            COMPUTE,
             "--",
-            "/bin/busybox",
-            "sh",
+            "/bin/bash",
             "-c",
             script,
         ];
         kubectl(self.control_plane, &arguments).await
+    }
+
+    /// libvirt's name of the machine.
+    fn domain(&self) -> String {
+        format!("{VM_NAMESPACE}_{}", self.vmi)
+    }
+
+    async fn virsh(&self, command: &str) -> Result<String> {
+        self.shell(&format!("virsh --quiet --connect '{LIBVIRT}' {command}"))
+            .await
+    }
+
+    async fn logs(&self, more: &[&str]) -> Result<String> {
+        let arguments = ["logs", &self.launcher, "--container", CONSOLE];
+        kubectl(self.control_plane, &[&arguments, more].concat()).await
+    }
+
+    /// Uses a subresource of the VMI, as virtctl does.
+    async fn ask(&self, what: &str) -> Result<()> {
+        let path = format!(
+            "/apis/subresources.kubevirt.io/v1/namespaces/{VM_NAMESPACE}/virtualmachineinstances/{}/{what}",
+            self.vmi
+        );
+        let admin = self.control_plane.admin().await?;
+        let request = Request::put(path).body(b"{}".to_vec())?;
+        admin.request_text(request).await?;
+        Ok(())
     }
 }
 

@@ -16,17 +16,16 @@ use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
-use maroonedpods_e2e::fake_kubevirt::{
-    FakeKubeVirt, FakeKubeVirtOptions, Guests, Kvm, MEASURED_TEARDOWN, RealVm, install_crd, launcher_image,
-};
+use maroonedpods_e2e::harness::real_env::provide_tools;
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
+use maroonedpods_e2e::kubevirt::{self, Kvm, Programs, RealVm};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use uuid::Uuid;
 
 use crate::stand_in;
+use crate::variants::vmi;
 
 /// An emulated guest boots in 3 s on an idle machine.
 pub const SOON: Duration = Duration::from_secs(120);
@@ -40,23 +39,22 @@ metadata:
 ";
 const CLIENT: &str = "client";
 
-/// Archives of the images of launchers, guests and the client.
+/// `KubeVirt`, and archives of the images of guests and the client.
 pub struct Images {
-    archives: [PathBuf; 3],
+    kubevirt: Programs,
+    archives: [PathBuf; 2],
     _folder: TempDir,
 }
 
 impl Images {
     /// Makes them. From a cluster's network, nothing that is missing could be downloaded.
     pub fn new() -> Self {
+        provide_tools().unwrap();
         let folder = TempDir::new().unwrap();
         let path = folder.path();
         Self {
-            archives: [
-                launcher_image(path).unwrap(),
-                stand_in::image(path),
-                test_server(path).unwrap(),
-            ],
+            kubevirt: Programs::build().unwrap(),
+            archives: [stand_in::image(path), test_server(path).unwrap()],
             _folder: folder,
         }
     }
@@ -64,10 +62,9 @@ impl Images {
 
 pub struct Setup<'a> {
     cluster: &'a Cluster,
-    admin: Client,
+    pub admin: Client,
     pub pods: Api<Pod>,
     vmis: Api<DynamicObject>,
-    _kubevirt: FakeKubeVirt,
 }
 
 fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -75,33 +72,26 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 impl<'a> Setup<'a> {
-    /// Imports the images, starts the fake KubeVirt, and a pod on node-2 to call guests from.
+    /// Imports the images, installs `KubeVirt`, and starts a pod on node-2 to call guests from.
     pub async fn new(cluster: &'a Cluster, images: &Images) -> Self {
         for archive in &images.archives {
             cluster.import(archive).await.unwrap();
         }
         let admin = cluster.control_plane().admin().await.unwrap();
         apply_yaml(&admin, NAMESPACE).await.unwrap();
-        install_crd(&admin).await.unwrap();
+        kubevirt::install(cluster, &images.kubevirt, Kvm::Auto)
+            .await
+            .unwrap();
         wait_for_default_account(&admin, names::VM_NAMESPACE)
             .await
             .unwrap();
-        let kubevirt = FakeKubeVirt::start(FakeKubeVirtOptions {
-            control_plane: cluster.control_plane(),
-            vm_namespace: names::VM_NAMESPACE.to_owned(),
-            hosts: Vec::new(),
-            teardown: MEASURED_TEARDOWN,
-            seed: 0,
-            guests: Guests::Qemu(Kvm::Auto),
-        });
         let pods: Api<Pod> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
         accepts(&pods, &client_pod()).await.unwrap();
         Self {
             cluster,
             vmis: vmis(&admin),
             pods,
-            admin: admin.clone(),
-            _kubevirt: kubevirt.await.unwrap(),
+            admin,
         }
     }
 
@@ -113,7 +103,8 @@ impl<'a> Setup<'a> {
             "stringData": {"userdata": "#cloud-config\nwrite_files: []\n", "networkdata": "version: 2\n"},
         }));
         accepts(&secrets, &secret).await.unwrap();
-        let mut vmi = vmi(name);
+        let mut vmi = vmi(name, stand_in::IMAGE);
+        vmi["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-1"});
         merge(&mut vmi["spec"], more);
         accepts(&self.vmis, &from::<DynamicObject>(vmi)).await.unwrap();
         name.to_owned()
@@ -139,9 +130,8 @@ impl<'a> Setup<'a> {
         let mut seen = String::new();
         for arguments in [
             ["describe", "pods"].as_slice(),
-            &["logs", "--container", "network"],
-            &["logs", "--container", "disks"],
-            &["logs", "--container", "compute"],
+            &["logs", "--container", "guest-console-log"],
+            &["logs", "--container", "compute", "--tail=60"],
         ] {
             match control_plane
                 .kubectl(&[&namespace, arguments, &selector].concat())
@@ -178,11 +168,6 @@ impl<'a> Setup<'a> {
             Ok(Some(()))
         });
         started.await.unwrap();
-    }
-
-    /// All that the launcher of a VMI that has ended said.
-    pub async fn ended(&self, vmi: &str) -> String {
-        self.vm(vmi).await.console().await.unwrap()
     }
 
     /// The address of the VMI's guest, once that listens.
@@ -284,50 +269,8 @@ fn client_pod() -> Pod {
     }))
 }
 
-/// A VMI in the shape of the reconciler's, and a watchdog.
-fn vmi(name: &str) -> Value {
-    let disk = |name: &str| json!({"name": name, "serial": name, "disk": {"bus": "virtio"}});
-    let secret = json!({"name": format!("{name}-join")});
-    json!({
-        "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachineInstance",
-        "metadata": {"name": name},
-        "spec": {
-            "architecture": "amd64",
-            "hostname": name,
-            "nodeSelector": {"kubernetes.io/hostname": "node-1"},
-            "evictionStrategy": "External",
-            "domain": {
-                "machine": {"type": "q35"},
-                "cpu": {"sockets": 1, "cores": 1, "threads": 1, "maxSockets": 1},
-                "memory": {"guest": "256Mi", "maxGuest": "256Mi"},
-                "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
-                "firmware": {
-                    "uuid": Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string(),
-                    "kernelBoot": {
-                        "kernelArgs": "console=ttyS0 panic=1 no_timer_check",
-                        "container": {"image": stand_in::IMAGE, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
-                    },
-                },
-                "rebootPolicy": "Terminate",
-                "devices": {
-                    "watchdog": {"name": "watchdog", "i6300esb": {"action": "poweroff"}},
-                    "disks": [disk("root"), disk("scratch"), disk("seed")],
-                    "interfaces": [{"name": "default", "model": "virtio", "masquerade": {}}],
-                },
-            },
-            "networks": [{"name": "default", "pod": {}}],
-            "volumes": [
-                {"name": "root", "containerDisk": {"image": stand_in::IMAGE}},
-                {"name": "scratch", "emptyDisk": {"capacity": "3Gi"}},
-                {"name": "seed", "cloudInitNoCloud": {"secretRef": secret, "networkDataSecretRef": secret}},
-            ],
-        },
-    })
-}
-
 /// As a JSON merge patch (RFC 7396).
-fn merge(target: &mut Value, patch: &Value) {
+pub fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(fields) = patch else {
         *target = patch.clone();
         return;

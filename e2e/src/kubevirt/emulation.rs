@@ -1,6 +1,6 @@
-//! Finds out whether KVM works here, by using it.
+//! Finds out whether KVM works here, by using it: with the QEMU of `KubeVirt`'s image.
 
-use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,14 +10,13 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use maroonedpods_image_build::command::say;
 
-use super::image;
-use crate::system::packages::program;
-
 /// Usual is a fifth of a second.
 const EMULATION_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 /// What QEMU exits with when a guest writes 16 to `isa-debug-exit`.
 const DONE: i32 = 33;
+/// Runs a program in the file system of an image, with the machine's devices.
+const IN_IMAGE: &str = r#"mount --bind /dev "$1/dev" && exec chroot "$@""#;
 const DISK: usize = 1 << 20;
 
 /// Whether guests may use KVM.
@@ -29,41 +28,23 @@ pub enum Kvm {
     Auto,
 }
 
-/// The accelerator that runs a guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Accelerator {
-    Kvm,
-    Tcg,
-}
-
-impl Accelerator {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}
-
-/// Chooses, and says so. Blocks for up to a second or so.
-pub(in super::super) fn accelerator(kvm: Kvm) -> Result<Accelerator> {
-    image::provide_launcher()?;
+/// Whether guests have to be emulated; says so where there was a choice. `root` is the file system of the image. Blocks
+/// for up to a second or so.
+pub(super) fn needed(kvm: Kvm, root: &Path) -> Result<bool> {
     if kvm == Kvm::Never || !Path::new("/dev/kvm").exists() {
-        return Ok(Accelerator::Tcg);
+        return Ok(true);
     }
-    let folder = tempfile::tempdir()?;
-    let disk = folder.path().join("disk");
-    fs::write(&disk, boot_sector())?;
-    let emulated = run(&disk, Accelerator::Tcg, EMULATION_LIMIT)?.context("QEMU cannot run a tiny guest")?;
-    let found = match run(&disk, Accelerator::Kvm, emulated)? {
-        Some(_) => Accelerator::Kvm,
-        None => Accelerator::Tcg,
-    };
-    say(match found {
-        Accelerator::Kvm => "guests run with KVM",
-        Accelerator::Tcg => "guests are emulated: KVM fails here, or is slower than that",
+    // A file that the image's QEMU sees.
+    let mut disk = tempfile::NamedTempFile::new_in(root.join("tmp"))?;
+    disk.write_all(&boot_sector())?;
+    let emulated = run(root, disk.path(), "tcg", EMULATION_LIMIT)?.context("QEMU cannot run a tiny guest")?;
+    let needed = run(root, disk.path(), "kvm", emulated)?.is_none();
+    say(if needed {
+        "guests are emulated: KVM fails here, or is slower than that"
+    } else {
+        "guests run with KVM"
     });
-    Ok(found)
+    Ok(needed)
 }
 
 /// A disk whose boot sector counts down from 2^28 and ends its machine.
@@ -84,11 +65,21 @@ fn boot_sector() -> Vec<u8> {
 }
 
 /// How long the guest took; none when it did not come to its end within `limit`.
-fn run(disk: &Path, accelerator: Accelerator, limit: Duration) -> Result<Option<Duration>> {
-    let qemu = program("qemu-system-x86_64").context("QEMU is missing: install qemu-system-x86")?;
+fn run(root: &Path, disk: &Path, accelerator: &str, limit: Duration) -> Result<Option<Duration>> {
+    let disk = Path::new("/").join(disk.strip_prefix(root)?);
     let start = Instant::now();
-    let mut child = Command::new(qemu)
-        .args(["-machine", "q35", "-accel", accelerator.name(), "-m", "32"])
+    let mut child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", IN_IMAGE, "sh"])
+        .arg(root)
+        .args([
+            "/usr/bin/qemu-system-x86_64",
+            "-machine",
+            "q35",
+            "-accel",
+            accelerator,
+            "-m",
+            "32",
+        ])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-drive"])
         .arg(format!("file={},format=raw,if=virtio", disk.display()))
         .args(["-device", "isa-debug-exit,iobase=0x501,iosize=1"])

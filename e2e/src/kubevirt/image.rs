@@ -1,0 +1,302 @@
+//! The image of all of `KubeVirt`'s programs, with libvirt and QEMU of Debian below them.
+//!
+//! One image for all: `KubeVirt` names a program in each of its containers, and one image is imported faster than four
+//! that share most of it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use maroonedpods_image_build::apt::Apt;
+use maroonedpods_image_build::command::{run, say};
+use maroonedpods_image_build::go::{self, Module};
+use maroonedpods_image_build::oci::{Files, Image};
+use sha2::{Digest, Sha256};
+
+use super::programs;
+
+/// The image's name on the nodes.
+pub(super) const IMAGE: &str = "localhost/kubevirt:1";
+/// The release of Debian whose libvirt and QEMU are new enough for `KubeVirt`: libvirt 11, QEMU 10.
+const RELEASE: &str = "trixie";
+/// What `KubeVirt`'s programs start, with all that it depends on.
+const PACKAGES: [&str; 20] = [
+    "bash",
+    "coreutils",
+    "findutils",
+    "gawk",
+    "grep",
+    "iproute2",
+    "libc-bin",
+    "libvirt-clients",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-daemon-log",
+    "mount",
+    "nftables",
+    "procps",
+    "qemu-system-x86",
+    "qemu-utils",
+    "sed",
+    "tar",
+    "util-linux",
+    "xorriso",
+];
+/// What no container needs of them.
+const LEFT_OUT: [&str; 13] = [
+    "./usr/share/doc",
+    "./usr/share/man",
+    "./usr/share/locale",
+    "./usr/share/info",
+    "./usr/share/bash-completion",
+    "./usr/share/lintian",
+    "./usr/lib/systemd",
+    "./usr/share/qemu/edk2*",
+    "./usr/share/qemu/opensbi*",
+    "./usr/share/qemu/skiboot*",
+    "./usr/bin/qemu-system-i386",
+    "./usr/bin/qemu-system-x86_64-microvm",
+    "./usr/bin/qemu-storage-daemon",
+];
+/// The user that launchers run as; `KubeVirt`'s programs know the number.
+const QEMU: u32 = 107;
+/// The user of programs that say only that theirs is not root.
+const OTHERS: &str = "1001:1001";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash
+qemu:x:107:107:qemu:/home/qemu:/bin/bash
+libvirt-qemu:x:64055:64055::/var/lib/libvirt:/bin/sh
+";
+// Debian's libvirt insists on its own user and group.
+const GROUP: &str = "root:x:0:
+qemu:x:107:
+libvirt-qemu:x:64055:
+libvirt:x:64056:
+kvm:x:64057:
+";
+const NAME_SERVICE: &str =
+    "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+/// Debian has one daemon for all drivers, which is the same program under another name. `KubeVirt` starts virtqemud,
+/// looks for a process of that name, and dials its socket.
+const VIRTQEMUD: &str = r#"#!/bin/sh
+folder=${XDG_RUNTIME_DIR:-/run}/libvirt
+[ "$(id -u)" = 0 ] && { folder=/run/libvirt; mkdir -p /var/log/libvirt; }
+mkdir -p "$folder"
+ln -sfn libvirt-sock "$folder/virtqemud-sock"
+exec /usr/libexec/libvirt-daemon/virtqemud "$@"
+"#;
+/// `CAP_NET_BIND_SERVICE`, which the launcher's monitor passes on to libvirt and has as a file capability, since it does
+/// not run as root.
+const NET_BIND_SERVICE: u32 = 1 << 10;
+
+/// What is built once on a machine.
+#[derive(Clone, Debug)]
+pub(super) struct Built {
+    /// The image, for [`crate::cluster::Cluster::import`].
+    pub(super) archive: PathBuf,
+    /// Its file system.
+    pub(super) root: PathBuf,
+}
+
+/// Builds it, if that was not done yet by this version of this file. Needs root, and Debian's apt, which fetches packages
+/// and installs none. Blocks, for minutes the first time.
+pub(super) fn build() -> Result<Built> {
+    let cache = programs::build()?;
+    let recipe = format!("{:x}", Sha256::digest(include_str!("image.rs")));
+    let folder = cache.join(format!("image-{}", &recipe[..12]));
+    let built = Built {
+        archive: folder.join("kubevirt.tar"),
+        root: folder.join("root"),
+    };
+    let _lock = go::lock(&cache)?;
+    if built.archive.exists() {
+        return Ok(built);
+    }
+    say("making KubeVirt's image of Debian's packages, once");
+    let apt = Apt::of_release(&cache.join("apt"), "amd64", RELEASE)?;
+    if built.root.exists() {
+        fs::remove_dir_all(&built.root)?;
+    }
+    lay_out(&built.root)?;
+    for package in apt.with_dependencies(&PACKAGES)? {
+        unpack(&package.root, &built.root).with_context(|| format!("unpacking {}", package.name))?;
+    }
+    configure(&built.root)?;
+    add_programs(&cache, &built.root)?;
+    find_libraries(&built.root)?;
+    let image = pack(&built.root)?;
+    // A whole archive or none.
+    let unfinished = folder.join("unfinished");
+    fs::write(&unfinished, image)?;
+    fs::rename(unfinished, &built.archive)?;
+    Ok(built)
+}
+
+/// The folders and links that packages are unpacked into.
+fn lay_out(root: &Path) -> Result<()> {
+    for folder in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(root.join("usr").join(folder))?;
+        symlink(format!("usr/{folder}"), root.join(folder))?;
+    }
+    for folder in [
+        "etc/libvirt/hooks",
+        "home/qemu",
+        "init/usr/bin",
+        "proc",
+        "root",
+        "run/libvirt",
+        "sys",
+        "dev",
+        "var/cache",
+        "var/lib",
+        "var/log",
+    ] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    // Relative: virt-handler looks through /proc/PID/root.
+    symlink("../run", root.join("var/run"))?;
+    for folder in ["tmp", "var/tmp"] {
+        fs::create_dir(root.join(folder))?;
+        fs::set_permissions(root.join(folder), Permissions::from_mode(0o1777))?;
+    }
+    Ok(())
+}
+
+fn unpack(package: &Path, root: &Path) -> Result<()> {
+    let mut packed = Command::new("tar")
+        .args(["--create", "--directory"])
+        .arg(package)
+        .args(LEFT_OUT.map(|path| format!("--exclude={path}")))
+        .arg(".")
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting tar")?;
+    let from = packed.stdout.take().context("tar has no output")?;
+    let unpacked = Command::new("tar")
+        .args([
+            "--extract",
+            "--keep-directory-symlink",
+            "--no-same-owner",
+            "--directory",
+        ])
+        .arg(root)
+        .stdin(from)
+        .status()?;
+    ensure!(packed.wait()?.success() && unpacked.success(), "tar failed");
+    Ok(())
+}
+
+fn configure(root: &Path) -> Result<()> {
+    let module = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?.join("cmd/virt-launcher");
+    for (path, text) in [
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/nsswitch.conf", NAME_SERVICE),
+        ("etc/machine-id", ""),
+    ] {
+        fs::write(root.join(path), text)?;
+    }
+    for (file, path, mode) in [
+        ("qemu.conf", "etc/libvirt/qemu.conf", 0o644),
+        ("virtqemud.conf", "etc/libvirt/virtqemud.conf", 0o644),
+        ("qemu", "etc/libvirt/hooks/qemu", 0o755),
+        (
+            "node-labeller/node-labeller.sh",
+            "usr/bin/node-labeller.sh",
+            0o755,
+        ),
+    ] {
+        install(&module.join(file), &root.join(path), mode)?;
+    }
+    for link in [("bash", "usr/bin/sh"), ("gawk", "usr/bin/awk")] {
+        let path = root.join(link.1);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path)?;
+        }
+        symlink(link.0, path)?;
+    }
+    // The launcher replaces the hook.
+    for path in ["etc/libvirt/hooks", "etc/libvirt/hooks/qemu", "home/qemu"] {
+        chown(root.join(path), Some(QEMU), Some(QEMU))?;
+    }
+    let daemon = root.join("usr/libexec/libvirt-daemon");
+    fs::create_dir_all(&daemon)?;
+    fs::rename(root.join("usr/sbin/libvirtd"), daemon.join("virtqemud"))?;
+    let wrapper = root.join("usr/sbin/virtqemud");
+    fs::write(&wrapper, VIRTQEMUD)?;
+    fs::set_permissions(wrapper, Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn add_programs(cache: &Path, root: &Path) -> Result<()> {
+    for program in programs::IN_IMAGE {
+        install(&cache.join(program), &root.join("usr/bin").join(program), 0o755)?;
+    }
+    let module = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?;
+    // It is put into the containers of disks, whatever they hold besides, so it is static.
+    run(Command::new("cc")
+        .args(["-O2", "-static", "-o"])
+        .arg(root.join("usr/bin/container-disk"))
+        .arg(module.join("cmd/container-disk-v2alpha/main.c")))
+    .context("compiling KubeVirt's container-disk: a C compiler is needed (Debian: gcc, libc6-dev)")?;
+    Ok(())
+}
+
+/// Writes the loader's cache, and finds out whether a library is missing.
+fn find_libraries(root: &Path) -> Result<()> {
+    let inside = || {
+        let mut command = Command::new("chroot");
+        command.arg(root);
+        command
+    };
+    run(inside().arg("/sbin/ldconfig"))?;
+    let programs = [
+        "/usr/libexec/libvirt-daemon/virtqemud",
+        "/usr/sbin/virtlogd",
+        "/usr/bin/qemu-system-x86_64",
+        "/usr/bin/qemu-img",
+        "/usr/bin/virsh",
+        "/usr/sbin/nft",
+        "/usr/bin/findmnt",
+        "/usr/bin/xorriso",
+        "/usr/bin/ps",
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+    ];
+    for program in programs {
+        let libraries = run(inside().arg("/usr/bin/ldd").arg(program))?;
+        let missing: Vec<_> = libraries
+            .lines()
+            .filter(|line| line.contains("not found"))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "{program} of Debian {RELEASE} lacks libraries in KubeVirt's image: {missing:?}"
+        );
+    }
+    Ok(())
+}
+
+fn pack(root: &Path) -> Result<Vec<u8>> {
+    let mut files = Files::default();
+    files.tree(root)?;
+    files.capabilities("/usr/bin/virt-launcher-monitor", NET_BIND_SERVICE)?;
+    let image = Image {
+        name: IMAGE.to_owned(),
+        files,
+        entrypoint: Vec::new(),
+        user: OTHERS.to_owned(),
+        env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
+    };
+    Ok(image.archive()?.bytes)
+}
+
+fn install(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
+    fs::set_permissions(to, Permissions::from_mode(mode))?;
+    Ok(())
+}

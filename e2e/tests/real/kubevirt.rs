@@ -1,0 +1,280 @@
+//! Parts of KubeVirt that are down, and what a cluster's owner does to VMs and to KubeVirt: what becomes of pods.
+
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::api::MaroonedPodsConfig;
+use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::read;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
+use maroonedpods_e2e::harness::real_env::RUNS;
+use maroonedpods_e2e::kubevirt::NAMESPACE;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::sizes::Size;
+use crate::user::{Setup, User, shell};
+
+const SIZE: Size = Size("100m", "64Mi");
+/// Longer than the pods of virt-handler are usually gone when they are replaced.
+const DOWN: Duration = Duration::from_secs(60);
+
+/// virt-api, virt-controller and virt-handler are down together: what runs, runs on, and what is new says what it waits for,
+/// with one part after the other.
+pub async fn parts_are_down(setup: &Setup<'_>) {
+    let user = User::new(setup, "parts").await;
+    let before = user.runs("before", SIZE, waits()).await;
+    for part in ["virt-api", "virt-controller"] {
+        scale(setup, part, 0).await;
+    }
+    run_handlers(setup, false).await;
+    let waits = user.creates("waits", SIZE, waits()).await;
+    let message = waits.reports("Refused").await.unwrap();
+    assert!(
+        message.contains("failed calling webhook \"virtualmachineinstances-"),
+        "{message}"
+    );
+    user.says(&message);
+    sleep(DOWN).await;
+    answers(&user, &before).await;
+    assert_eq!(waits.vmis().get_opt(&waits.node_name()).await.unwrap(), None);
+
+    scale(setup, "virt-api", 1).await;
+    waits.vmi(1, "Pending").await.unwrap();
+    answers(&user, &before).await;
+    scale(setup, "virt-controller", 1).await;
+    waits.vmi(1, "Scheduled").await.unwrap();
+    answers(&user, &before).await;
+    run_handlers(setup, true).await;
+    user.sees_running(&waits).await;
+    answers(&user, &before).await;
+    let record = waits.records().get(&waits.node_name()).await.unwrap();
+    assert_eq!(record.status.unwrap().attempts, 1);
+
+    // An administrator deletes the VM of a pod that runs.
+    let vmis = before.vmis();
+    vmis.delete(&before.node_name(), &DeleteParams::default())
+        .await
+        .unwrap();
+    before.fails().await.unwrap();
+    before.leaves_nothing().await.unwrap();
+    answers(&user, &waits).await;
+    user.leaves().await;
+}
+
+/// What KubeVirt says of a launcher that cannot start reaches the pod's user; once it can, the pod runs.
+pub async fn launchers_cannot_start(setup: &Setup<'_>) {
+    let user = User::new(setup, "blocked").await;
+    let config = config(setup).await;
+
+    let says = async |pod: &MaroonedPod, text: &str| {
+        eventually(&format!("{} to say {text}", pod.name), SOON, || async {
+            let found = pod.pods.get(&pod.name).await?;
+            let conditions = found
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            let ours = conditions
+                .into_iter()
+                .find(|c| c.type_ == names::NODE_READY_CONDITION);
+            let said = ours.map(|ours| {
+                format!(
+                    "{}: {}",
+                    ours.reason.unwrap_or_default(),
+                    ours.message.unwrap_or_default()
+                )
+            });
+            let said = said.unwrap_or_default();
+            anyhow::ensure!(said.contains(text), "{said}");
+            user.says(&said);
+            Ok(Some(()))
+        })
+        .await
+        .unwrap();
+    };
+    configure(setup, json!({"vm": {"nodeSelector": {"no": "such-host"}}})).await;
+    let nowhere = user.creates("nowhere", SIZE, waits()).await;
+    says(&nowhere, "VMBlocked: ").await;
+    nowhere.ends().await.unwrap();
+
+    configure(
+        setup,
+        json!({"vm": {"nodeSelector": null}, "nodeImage": "localhost/none:1"}),
+    )
+    .await;
+    let imageless = user.creates("imageless", SIZE, waits()).await;
+    says(&imageless, "localhost/none:1").await;
+    imageless.ends().await.unwrap();
+
+    let image = config.spec.node_image.clone();
+    configure(setup, json!({"nodeImage": image})).await;
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": names::VM_NAMESPACE},
+        "spec": {"hard": {"pods": "0"}},
+    });
+    let admin = &setup.env.admin;
+    maroonedpods_e2e::api::apply::apply_yaml(admin, &quota.to_string())
+        .await
+        .unwrap();
+    let refused = user.creates("refused", SIZE, waits()).await;
+    says(&refused, "exceeded quota").await;
+
+    // Meanwhile the cluster's owner would have all VMs migrated.
+    let live = json!({"spec": {"configuration": {"evictionStrategy": "LiveMigrate"}}});
+    kubectl(
+        setup,
+        &[
+            "patch",
+            "kubevirt",
+            "kubevirt",
+            "--type",
+            "merge",
+            "--patch",
+            &live.to_string(),
+        ],
+    )
+    .await;
+    kubectl(
+        setup,
+        &[
+            "delete",
+            "resourcequota",
+            "none",
+            "--namespace",
+            names::VM_NAMESPACE,
+        ],
+    )
+    .await;
+    user.sees_running(&refused).await;
+    let vmi = refused.vmi(1, "Running").await.unwrap();
+    assert_eq!(vmi.data["spec"]["evictionStrategy"], "External");
+    refused.ends().await.unwrap();
+    user.leaves().await;
+}
+
+fn waits() -> Value {
+    json!({
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": false,
+        "containers": [shell("main", "sleep 86400")],
+    })
+}
+
+/// The pod runs, and so does its VM.
+async fn answers(user: &User<'_>, pod: &MaroonedPod) {
+    eventually("an answer from the pod", RUNS, || async {
+        user.tries_in(&pod.name, "true").await.map(Some)
+    })
+    .await
+    .unwrap();
+    let found = pod.pods.get(&pod.name).await.unwrap();
+    assert!(read::runs(&found), "{:?}", found.status);
+}
+
+async fn config(setup: &Setup<'_>) -> MaroonedPodsConfig {
+    let configs = Api::<MaroonedPodsConfig>::all(setup.env.admin.clone());
+    configs.get(names::CONFIG_NAME).await.unwrap()
+}
+
+/// Changes the configuration, and waits until the reconciler has taken it.
+async fn configure(setup: &Setup<'_>, spec: Value) {
+    let configs = Api::<MaroonedPodsConfig>::all(setup.env.admin.clone());
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let changed = configs
+        .patch(names::CONFIG_NAME, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    let generation = changed.metadata.generation;
+    becomes(&configs, &changed.name_any(), "taken", SOON, |config| {
+        config
+            .status
+            .as_ref()
+            .and_then(|status| status.observed_generation)
+            == generation
+    })
+    .await
+    .unwrap();
+}
+
+async fn scale(setup: &Setup<'_>, part: &str, replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    kubectl(setup, &["scale", "deployment", part, &replicas]).await;
+    is_so(setup, "deployment", part).await;
+    let selector = format!("kubevirt.io={part}");
+    if replicas == "--replicas=0" {
+        kubectl(
+            setup,
+            &[
+                "wait",
+                "--for=delete",
+                "pod",
+                "--selector",
+                &selector,
+                "--timeout=3m",
+            ],
+        )
+        .await;
+    }
+}
+
+async fn run_handlers(setup: &Setup<'_>, run: bool) {
+    let selector = if run {
+        Value::Null
+    } else {
+        json!({"no": "such-node"})
+    };
+    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}}).to_string();
+    kubectl(
+        setup,
+        &[
+            "patch",
+            "daemonset",
+            "virt-handler",
+            "--type",
+            "merge",
+            "--patch",
+            &patch,
+        ],
+    )
+    .await;
+    if run {
+        is_so(setup, "daemonset", "virt-handler").await;
+    } else {
+        let selector = "kubevirt.io=virt-handler";
+        kubectl(
+            setup,
+            &[
+                "wait",
+                "--for=delete",
+                "pod",
+                "--selector",
+                selector,
+                "--timeout=3m",
+            ],
+        )
+        .await;
+    }
+}
+
+async fn is_so(setup: &Setup<'_>, kind: &str, name: &str) {
+    kubectl(setup, &["rollout", "status", kind, name, "--timeout=3m"]).await;
+}
+
+/// In KubeVirt's namespace.
+async fn kubectl(setup: &Setup<'_>, arguments: &[&str]) {
+    let namespace = ["--namespace", NAMESPACE];
+    let arguments = if arguments.contains(&"--namespace") {
+        arguments.to_vec()
+    } else {
+        [&namespace, arguments].concat()
+    };
+    let said = setup.control_plane().kubectl(&arguments).await.unwrap();
+    println!(
+        "[kubevirt] $ kubectl {}\n{}",
+        arguments.join(" "),
+        said.trim_end()
+    );
+}
