@@ -11,13 +11,12 @@ use maroonedpods_e2e::kubevirt::Kvm;
 /// Creates a Deployment, a StatefulSet and a Job that are marooned, next to an ordinary pod; prints what happens to
 /// them as it happens, deletes them and shows that nothing is left.
 ///
-/// With root, pods run in real virtual machines: a control plane, host nodes in private namespaces, the chart
-/// installed by helm, and QEMU guests that boot our node image. What is missing (QEMU and a few programs more) is
-/// installed with apt-get. Without root, or without apt-get, KubeVirt and the guests are simulated, and everything
-/// else is real.
+/// With root, pods run in real virtual machines: a control plane, host nodes in private namespaces, KubeVirt, the chart
+/// installed by helm, and guests that boot our node image. A few programs that are missing are installed with
+/// apt-get. Without root, or without apt-get, KubeVirt and the guests are simulated, and everything else is real.
 ///
-/// The first run builds Kubernetes and the images from source, which takes minutes. Needs Rust and Go, no container
-/// runtime, no network but package registries and Debian's mirrors.
+/// The first run builds Kubernetes, KubeVirt and the images from source, which takes minutes. Needs Rust, Go and a C
+/// compiler, no container runtime, no network but package registries and Debian's mirrors.
 #[derive(Parser)]
 #[command(name = "hack/demo")]
 struct Args {

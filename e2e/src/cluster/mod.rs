@@ -43,7 +43,7 @@ use tokio::task;
 
 pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
-pub use self::requirements::missing_rights;
+pub use self::requirements::{missing_rights, provide_packages};
 pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
 
 use self::node::Plan;

@@ -30,16 +30,23 @@ pub fn missing_rights() -> Option<String> {
     ))
 }
 
-/// Makes sure that everything that nodes need is here: builds it, and installs it with apt-get where there is one.
-/// Blocks, for minutes the first time on a machine.
-pub(super) fn provide() -> Result<Programs> {
+/// Installs what nodes need of the distribution's, with apt-get where there is one. Blocks.
+///
+/// # Errors
+/// Something is missing, and cannot be installed.
+pub fn provide_packages() -> Result<()> {
     // Tests start together: the first one installs, the others find.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME
         .lock()
         .map_err(|_| anyhow!("installing failed before"))?;
+    packages::provide("the test nodes", missing_packages)
+}
+
+/// [`provide_packages`], and builds the rest that nodes need. Blocks, for minutes the first time on a machine.
+pub(super) fn provide() -> Result<Programs> {
     tools::prepare_nodes()?;
-    packages::provide("the test nodes", missing_packages)?;
+    provide_packages()?;
     Ok(Programs {
         runc: program("runc").context("runc is missing")?,
         cni: cni().context("the CNI plugins are missing")?,

@@ -20,7 +20,7 @@ use super::tour::{DemoEnv, Tour};
 use super::workloads::{BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB, marooned};
 use super::{Options, console};
 use crate::api::check::eventually;
-use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide};
+use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide_packages};
 use crate::harness::real_env::{Archives, RUNS, RealEnv, provide_tools};
 use crate::install::SYSTEM_NAMESPACE;
 use crate::system::packages::program;
@@ -37,7 +37,7 @@ pub fn obstacles() -> Vec<String> {
     if program("apt-get").is_none() {
         return vec!["there is no apt-get, and the node image is made from Debian's packages".to_owned()];
     }
-    let provided = provide().and_then(|_| provide_tools());
+    let provided = provide_packages().and_then(|()| provide_tools());
     provided
         .err()
         .map(|error| format!("{error:#}"))
@@ -48,7 +48,10 @@ pub fn obstacles() -> Vec<String> {
 /// Runs it; [`obstacles`] must have found none. Blocks.
 pub fn run(options: Options) -> Result<()> {
     let screen = Screen::new();
-    screen.begin("building the images: ours, KubeVirt's and the node's");
+    screen.begin(
+        "building Kubernetes, KubeVirt, helm and containerd from source, and the images: a quarter of an hour on 2 cores \
+         the first time, half a minute later on",
+    );
     let archives = Archives::make(None)?;
     drop(screen);
     let processors = thread::available_parallelism()?.get();

@@ -98,7 +98,13 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
             "volumes": volumes,
         },
     });
-    for handed_on in ["tolerations", "priorityClassName", "schedulerName", "dnsPolicy"] {
+    for handed_on in [
+        "hostname",
+        "tolerations",
+        "priorityClassName",
+        "schedulerName",
+        "dnsPolicy",
+    ] {
         if let Some(value) = spec.get(handed_on) {
             pod["spec"][handed_on] = value.clone();
         }

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
 use kube::Client;
 use maroonedpods_common::names;
@@ -51,10 +52,18 @@ impl Archives {
         let folder = TempDir::new()?;
         let janitor = Janitor::new(r#"rm -rf "$1""#, &[folder.path().to_owned()])?;
         provide_tools()?;
-        let kubevirt = kubevirt::Programs::build()?;
+        // They have nothing to compile in common, and each has parts that keep one processor busy.
+        let (kubernetes, others) = thread::scope(|scope| {
+            let kubernetes = scope.spawn(tools::prepare_nodes);
+            let others = kubevirt::Programs::build().and_then(|kubevirt| {
+                say("building our images");
+                Ok((kubevirt, images()?))
+            });
+            (kubernetes.join(), others)
+        });
+        kubernetes.map_err(|_| anyhow!("building Kubernetes ended in a panic"))??;
+        let (kubevirt, ours) = others?;
         let toolbox = toolbox(folder.path())?;
-        say("building our images");
-        let ours = images()?;
         say("building the node image");
         let node = node_image::build(&node_image::Options {
             tag: Some("test".to_owned()),

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
 mod by_hand;
+#[path = "../kubevirt/launchers.rs"]
+mod launchers;
 #[path = "../kubevirt/variants.rs"]
 mod variants;
 
@@ -22,6 +24,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use by_hand::{MaroonedPod, SOON, TestEnv, from};
+use launchers::launchers;
 use variants::answers;
 
 /// Several VMs at a time would take each other's certificate requests: one test, one scenario after the other.
@@ -29,6 +32,7 @@ use variants::answers;
 async fn vms_live_and_die_as_kubevirts_do() {
     let env = TestEnv::new().await;
     virt_api_judges_as_the_real_one(&env).await;
+    launchers_are_as_the_real_ones(&env).await;
     a_vm_runs_its_pod(&env).await;
     a_lost_launcher_fails_the_vm(&env).await;
     a_vm_is_marked_for_evacuation(&env).await;
@@ -48,6 +52,12 @@ async fn virt_api_judges_as_the_real_one(env: &TestEnv) {
             "{}: {said:?}",
             answer.what
         );
+    }
+}
+
+async fn launchers_are_as_the_real_ones(env: &TestEnv) {
+    for (found, wanted) in launchers(&env.admin, names::VM_NAMESPACE).await {
+        assert_eq!(found, wanted);
     }
 }
 

@@ -5,6 +5,7 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod launchers;
 mod rendered;
 mod setup;
 mod stand_in;
@@ -14,6 +15,7 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
+use self::launchers::launchers;
 use self::rendered::every_configuration_is_taken;
 use self::setup::{Images, Setup};
 use self::variants::answers;
@@ -25,6 +27,7 @@ fn real_guests() {
         let setup = Setup::new(&cluster, images.as_ref().unwrap()).await;
         its_api_answers_as_the_table_says(&setup).await;
         every_configuration_is_taken(&setup.admin).await;
+        its_launchers_are_as_the_table_says(&setup).await;
         tokio::join!(
             a_guest_finds_the_machine_of_its_vmi(&setup),
             a_disk_with_a_boot_sector_boots(&setup),
@@ -52,6 +55,12 @@ async fn its_api_answers_as_the_table_says(setup: &Setup<'_>) {
                 .unwrap_or_default()
                 .contains(answer.wanted.unwrap_or_default());
         assert!(same, "{}: {said:?}, not {:?}", answer.what, answer.wanted);
+    }
+}
+
+async fn its_launchers_are_as_the_table_says(setup: &Setup<'_>) {
+    for (found, wanted) in launchers(&setup.admin, names::VM_NAMESPACE).await {
+        assert_eq!(found, wanted);
     }
 }
 

@@ -275,6 +275,9 @@ pub fn merge(target: &mut Value, patch: &Value) {
         *target = patch.clone();
         return;
     };
+    if !target.is_object() {
+        *target = json!({});
+    }
     for (name, value) in fields {
         match value {
             Value::Null => drop(target.as_object_mut().unwrap().remove(name)),

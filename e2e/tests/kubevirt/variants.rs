@@ -102,7 +102,7 @@ async fn answer(admin: &Client, namespace: &str, variant: &Variant) -> Option<St
 }
 
 /// Puts a value where the pointer leads, or takes away what is there.
-fn put(spec: &mut Value, at: &str, value: Value) {
+pub fn put(spec: &mut Value, at: &str, value: Value) {
     if at.is_empty() {
         return;
     }
