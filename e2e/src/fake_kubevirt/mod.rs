@@ -34,7 +34,7 @@ mod own_node;
 mod pod_status;
 mod pods;
 mod qemu;
-mod quantity;
+pub mod quantity;
 mod retry;
 pub mod script;
 mod seed;
@@ -42,6 +42,7 @@ mod virt_api;
 mod vmi;
 mod writes;
 
+pub use admission::Request;
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;
