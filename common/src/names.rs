@@ -192,6 +192,57 @@ mod tests {
         assert_eq!(identity_taint("example.org"), "example.org/dedicated");
     }
 
+    /// Objects of an earlier release bear these, as do users' manifests, policies and dashboards: none may change.
+    #[test]
+    fn what_others_rely_on_stays_as_it_is() {
+        assert_eq!(
+            [MAROON_LABEL, MAROON_TRUE, MAROON_FALSE, MAROON_ENFORCED],
+            ["maroonedpods.io/maroon", "true", "false", "enforced"]
+        );
+        let restricted = |name: &str| format!("maroonedpods.node-restriction.kubernetes.io/{name}");
+        for (name, expected) in [
+            (CLASS_LABEL, &*restricted("marooned")),
+            (CLASS_LABEL_VALUE, "true"),
+            (IDENTITY_LABEL, &restricted("pod-uid")),
+            (CLASS_TAINT, "maroonedpods.io/marooned"),
+            (CLASS_TAINT_VALUE, "true"),
+            (STARTUP_TAINT, "maroonedpods.io/starting"),
+            (&identity_taint(DEFAULT_TAINT_KEY), "maroonedpods.io/dedicated"),
+            (GATE, "maroonedpods.io/gate"),
+            (NODE_READY_CONDITION, "maroonedpods.io/NodeReady"),
+            (FINALIZER, "maroonedpods.io/release"),
+            (POD_UID_LABEL, "maroonedpods.io/pod-uid"),
+            (POD_NAMESPACE_LABEL, "maroonedpods.io/pod-namespace"),
+            (POD_ANNOTATION, "maroonedpods.io/pod"),
+            (ADDRESS_ANNOTATION, "maroonedpods.io/address"),
+            (VM_NAMESPACE, "marooned-vms"),
+            (CONFIG_NAME, "default"),
+            (WEBHOOK_CONFIGURATION, "maroonedpods"),
+            (JOIN_INFO_PATH, "/etc/marooned/join-info.yaml"),
+            (BOOTSTRAP_GROUP, "system:bootstrappers:maroonedpods"),
+        ] {
+            assert_eq!(name, expected);
+        }
+        assert_eq!(KUBELET_PORT, 65250);
+    }
+
+    /// Kubernetes' own names.
+    #[test]
+    fn what_kubernetes_calls_so_is_called_so() {
+        assert_eq!(TAINT_EFFECTS, ["NoSchedule", "NoExecute"]);
+        assert_eq!(CLUSTER_DNS, ("kube-system", "kube-dns"));
+        for (name, expected) in [
+            (HOSTNAME_LABEL, "kubernetes.io/hostname"),
+            (TOKEN_NAMESPACE, "kube-system"),
+            (BOOTSTRAP_USER_PREFIX, "system:bootstrap:"),
+            (NODE_USER_PREFIX, "system:node:"),
+            (NODES_GROUP, "system:nodes"),
+            (DEFAULT_CLUSTER_DOMAIN, "cluster.local"),
+        ] {
+            assert_eq!(name, expected);
+        }
+    }
+
     #[test]
     fn dns_subdomains_are_distinguished_from_others() {
         let label = "a".repeat(63);

@@ -119,9 +119,12 @@ async fn the_node_is_marked_as_the_pods_own() {
     let node = tenant.node_of(&pod).await.unwrap();
 
     for (label, value) in [
-        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
-        (names::IDENTITY_LABEL, uid.as_str()),
-        (names::POD_UID_LABEL, uid.as_str()),
+        ("maroonedpods.node-restriction.kubernetes.io/marooned", "true"),
+        (
+            "maroonedpods.node-restriction.kubernetes.io/pod-uid",
+            uid.as_str(),
+        ),
+        ("maroonedpods.io/pod-uid", uid.as_str()),
         ("topology.kubernetes.io/zone", "zone-a"),
         ("topology.kubernetes.io/region", "region-1"),
     ] {
@@ -133,10 +136,12 @@ async fn the_node_is_marked_as_the_pods_own() {
     }
     // It would be a domain of its own for every pod that spreads over hosts.
     assert!(!node.labels().contains_key("kubernetes.io/hostname"));
-    let identity = names::identity_taint(names::DEFAULT_TAINT_KEY);
-    let lasting = names::TAINT_EFFECTS.into_iter().flat_map(|effect| {
-        [(names::CLASS_TAINT, names::CLASS_TAINT_VALUE), (&identity, &uid)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned(), effect.to_owned()))
+    let lasting = ["NoSchedule", "NoExecute"].into_iter().flat_map(|effect| {
+        [
+            ("maroonedpods.io/marooned", "true"),
+            ("maroonedpods.io/dedicated", &uid),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned(), effect.to_owned()))
     });
     assert_eq!(
         taints(&node),
@@ -166,7 +171,8 @@ async fn the_pods_own_spec_is_only_added_to() {
     let mut spec = pod.spec.unwrap();
     spec.node_name = None;
     let selected: BTreeSet<_> = spec.node_selector.take().unwrap().into_keys().collect();
-    let ours = [names::CLASS_LABEL, names::IDENTITY_LABEL].map(str::to_owned);
+    let ours =
+        ["marooned", "pod-uid"].map(|key| format!("maroonedpods.node-restriction.kubernetes.io/{key}"));
     assert_eq!(selected, ours.into());
     let tolerations = spec.tolerations.as_mut().unwrap();
     let before = tolerations.len();

@@ -105,9 +105,90 @@ fn name(pod: &str, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::read::view_of;
     use serde_json::json;
+
+    /// An API server that gives these answers, each on a connection of its own.
+    async fn api_server(answers: &[(&'static str, serde_json::Value)]) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut answers = VecDeque::from(answers.to_vec());
+        tokio::spawn(async move {
+            while let Some((status, body)) = answers.pop_front() {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                // The event ends the request, and its type is its last field.
+                while !request.ends_with(b"\"type\":\"Normal\"}") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                let body = body.to_string();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}",
+                    body.len()
+                );
+                stream
+                    .write_all(format!("{head}\r\n\r\n{body}").as_bytes())
+                    .await
+                    .unwrap();
+            }
+        });
+        Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+    }
+
+    fn counted(metrics: &Metrics) -> [String; 2] {
+        let text = metrics.text();
+        ["dropped", "refused"].map(|what| {
+            let begin = format!("maroonedpods_events_{what}_total ");
+            let mut counts = text.lines().filter_map(|line| line.strip_prefix(begin.as_str()));
+            counts.next().unwrap().to_owned()
+        })
+    }
+
+    fn publish(events: &Events, times: usize) {
+        let pod =
+            view_of(&json!({"metadata": {"namespace": "n", "name": "p", "uid": "u"}, "spec": {}})).unwrap();
+        let note = Note {
+            warning: false,
+            reason: "Launching",
+            message: "a VM is being started".to_owned(),
+        };
+        (0..times).for_each(|_| events.publish(&pod, &note));
+    }
+
+    #[tokio::test]
+    async fn events_that_do_not_fit_are_counted_as_dropped() {
+        let metrics = Arc::new(Metrics::new());
+        let (events, _send) = Events::new(api_server(&[]).await, metrics.clone());
+        publish(&events, 1024);
+        assert_eq!(counted(&metrics), ["0", "0"]);
+        publish(&events, 3);
+        assert_eq!(counted(&metrics), ["3", "0"]);
+    }
+
+    #[tokio::test]
+    async fn events_that_the_api_server_does_not_take_are_counted_as_refused() {
+        let metrics = Arc::new(Metrics::new());
+        let forbidden = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden",
+            "message": "no", "code": 403});
+        let taken = json!({"metadata": {"name": "p.1", "namespace": "n"}, "eventTime": null});
+        let client = api_server(&[
+            ("403 Forbidden", forbidden.clone()),
+            ("201 Created", taken),
+            ("403 Forbidden", forbidden),
+        ])
+        .await;
+        let (events, send) = Events::new(client, metrics.clone());
+        publish(&events, 3);
+        drop(events);
+        send.await;
+        assert_eq!(counted(&metrics), ["0", "2"]);
+    }
 
     fn is_a_name(name: &str) -> bool {
         let is_label = |label: &str| {

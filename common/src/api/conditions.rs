@@ -82,8 +82,6 @@ pub enum ProviderReadyReason {
 pub enum CertificatesReadyReason {
     /// The certificate is valid, and not due for renewal.
     Issued,
-    /// There is none.
-    Missing,
     /// The reconciler is replacing it.
     Rotating,
     /// A step of a rotation failed.

@@ -18,10 +18,13 @@ pub(super) struct Room {
 
 /// What a pod asks of its Node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Request {
-    pub(super) cpu_milli: u64,
-    pub(super) memory_bytes: u64,
-    pub(super) storage_bytes: u64,
+pub struct Request {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Local storage.
+    pub storage_bytes: u64,
 }
 
 /// Why a pod is not run. It goes to phase Failed and is never tried again.
@@ -34,7 +37,7 @@ pub(super) struct Refusal {
 impl Request {
     /// As a kubelet counts (`PodRequests` of component-helpers). It sees no limit without a request: the API server has
     /// filled that in.
-    pub(super) fn of(spec: &PodSpec) -> Result<Self> {
+    pub fn of(spec: &PodSpec) -> Result<Self> {
         Ok(Self {
             cpu_milli: requested(spec, "cpu", quantity::milli)?,
             memory_bytes: requested(spec, "memory", quantity::units)?,
@@ -152,6 +155,20 @@ mod tests {
             reason(request(0, 0, 0), &[request(0, 0, 0); 2]).as_deref(),
             Some("OutOfpods")
         );
+    }
+
+    #[test]
+    fn each_resource_is_counted_as_itself() {
+        let asks = |cpu: &str, memory: &str, storage: &str| json!({"cpu": cpu, "memory": memory, "ephemeral-storage": storage});
+        let spec = json!({
+            "containers": [
+                {"name": "a", "resources": {"requests": asks("100m", "1Mi", "1Ki")}},
+                {"name": "b", "resources": {"requests": asks("200m", "2Mi", "3Ki")}},
+            ],
+            "overhead": asks("7m", "5", "9"),
+        });
+        let counted = Request::of(&serde_json::from_value(spec).unwrap()).unwrap();
+        assert_eq!(counted, request(307, 3_145_733, 4105));
     }
 
     /// The example of Kubernetes' documentation of sidecars ("Resource sharing within containers"), and of pod overhead.

@@ -261,7 +261,9 @@ mod tests {
         assert_eq!(pod.labels()["a"], "b");
         assert_eq!(pod.labels()[CREATED_BY], "u");
         let spec = pod.spec.unwrap();
-        assert_eq!(spec.node_selector.unwrap()["zone"], "1");
+        let selector = spec.node_selector.unwrap();
+        assert_eq!(selector["zone"], "1");
+        assert_eq!(selector["kubevirt.io/schedulable"], "true");
         assert_eq!(spec.tolerations.unwrap().len(), 1);
         assert_eq!(spec.termination_grace_period_seconds, Some(60));
     }

@@ -32,7 +32,7 @@ mod nodes;
 mod own_node;
 mod pod_status;
 mod pods;
-mod quantity;
+pub mod quantity;
 mod retry;
 pub mod script;
 mod seed;
@@ -40,6 +40,7 @@ mod virt_api;
 mod vmi;
 mod writes;
 
+pub use admission::Request;
 pub(crate) use crd::resource;
 pub use crd::{install_crd, say_version};
 pub use csr::Ask;

@@ -4,12 +4,12 @@
 use anyhow::{Context, Result, bail};
 
 /// Thousandths of a unit, rounded up: what a kubelet counts of CPUs.
-pub(super) fn milli(text: &str) -> Result<u64> {
+pub fn milli(text: &str) -> Result<u64> {
     Ok(micro(text)?.div_ceil(1000).try_into()?)
 }
 
 /// Whole units, rounded up: bytes of memory or disk.
-pub(super) fn units(text: &str) -> Result<u64> {
+pub fn units(text: &str) -> Result<u64> {
     Ok(micro(text)?.div_ceil(1_000_000).try_into()?)
 }
 
@@ -61,6 +61,14 @@ mod tests {
             ("1.5Gi", 1_610_612_736),
             ("1500m", 2),
             ("0", 0),
+            ("1n", 1),
+            ("2000001u", 3),
+            ("3k", 3000),
+            ("2G", 2_000_000_000),
+            ("1.5T", 1_500_000_000_000),
+            ("5Ki", 5120),
+            ("2Ti", 2_199_023_255_552),
+            ("1E3", 1000),
         ] {
             assert_eq!(units(text).unwrap(), expected, "{text}");
         }

@@ -91,7 +91,11 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
     drop(webhooks);
     setup.ask().await;
     setup
-        .says("Rotating", "the former CA is trusted until every webhook pod")
+        .says(
+            "True",
+            "Rotating",
+            "the former CA is trusted until every webhook pod",
+        )
         .await;
     let slices: Api<EndpointSlice> = Api::namespaced(setup.admin.clone(), SYSTEM_NAMESPACE);
     slices
@@ -100,8 +104,38 @@ async fn a_spoilt_or_lost_secret_is_made_good_and_loses_no_create() {
         .unwrap();
     setup.rests_on_another(&third).await;
     setup
-        .says("Issued", "the webhook's certificate is valid until")
+        .says("True", "Issued", "the webhook's certificate is valid until")
         .await;
+    setup.control_plane.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_cannot_be_kept_is_reported_until_it_can() {
+    let setup = Setup::start().await;
+    let _reconciler = setup.reconciler(usual()).await;
+    let _webhooks = setup.webhooks().await;
+    let kept = setup.rests_on_another("").await;
+    let issued = "the webhook's certificate is valid until";
+    setup.says("True", "Issued", issued).await;
+
+    let mut registered = setup.registrations().get("maroonedpods").await.unwrap();
+    setup
+        .registrations()
+        .delete("maroonedpods", &DeleteParams::default())
+        .await
+        .unwrap();
+    let failed =
+        "there is no MutatingWebhookConfiguration maroonedpods; install the chart; it is tried again";
+    setup.says("False", "Failed", failed).await;
+
+    registered.metadata.resource_version = None;
+    setup
+        .registrations()
+        .create(&PostParams::default(), &registered)
+        .await
+        .unwrap();
+    setup.says("True", "Issued", issued).await;
+    assert_eq!(setup.rests_on_another("").await, kept);
     setup.control_plane.stop().await.unwrap();
 }
 

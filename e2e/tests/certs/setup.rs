@@ -14,11 +14,13 @@ use maroonedpods_e2e::harness::test_env::{Running, TestEnv, quick_config};
 use maroonedpods_e2e::harness::webhook_pod::WebhookPod;
 use maroonedpods_e2e::install::{InstallValues, RECONCILER_ACCOUNT, SYSTEM_NAMESPACE, install};
 use maroonedpods_e2e::system::logs::logs;
-use maroonedpods_reconciler::{CERTS_SECRET, ROTATE_ANNOTATION};
+use maroonedpods_reconciler::CERTS_SECRET;
 use maroonedpods_reconciler::{CertsArgs, CertsMode};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+/// By which an operator asks for a new pair (`docs/certificates.md`).
+const ROTATE: &str = "maroonedpods.io/rotate";
 /// Entries of the webhook configuration.
 const ENTRIES: usize = 5;
 
@@ -106,7 +108,7 @@ impl Setup {
             let Some(secret) = self.secrets().get_opt(CERTS_SECRET).await? else {
                 return Ok(None);
             };
-            let rotate = secret.annotations().contains_key(ROTATE_ANNOTATION);
+            let rotate = secret.annotations().contains_key(ROTATE);
             let data = secret.data.unwrap_or_default();
             let text = |name: &str| {
                 let content = data.get(name).cloned().unwrap_or_default();
@@ -130,7 +132,7 @@ impl Setup {
 
     /// Asks for a new pair as an operator does.
     pub async fn ask(&self) {
-        let asked = json!({"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}});
+        let asked = json!({"metadata": {"annotations": {ROTATE: "now"}}});
         self.change_secret(asked).await;
     }
 
@@ -142,12 +144,14 @@ impl Setup {
     }
 
     /// Waits until the condition on the configuration says this.
-    pub async fn says(&self, reason: &str, message: &str) {
+    pub async fn says(&self, status: &str, reason: &str, message: &str) {
         let configs: Api<MaroonedPodsConfig> = Api::all(self.admin.clone());
         let says_so = |config: &MaroonedPodsConfig| {
             let mut conditions = config.status.iter().flat_map(|status| &status.conditions);
             conditions.any(|c| {
-                c.type_ == "CertificatesReady" && c.reason == reason && c.message.starts_with(message)
+                c.type_ == "CertificatesReady"
+                    && (c.status.as_str(), c.reason.as_str()) == (status, reason)
+                    && c.message.starts_with(message)
             })
         };
         becomes(&configs, names::CONFIG_NAME, message, SOON, says_so)

@@ -1,7 +1,7 @@
-//! Certificate requests that are not the expected one: refused with a reason, and counted. Each refusal's reason is
+//! Certificate requests: the expected ones, approved with a reason; the others, refused with a reason, and counted. Each refusal's reason is
 //! provoked by one test only, so that its counter is that test's alone.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod flood;
 
@@ -250,6 +250,45 @@ fn is_issued(csr: &CertificateSigningRequest) -> bool {
     csr.status
         .as_ref()
         .is_some_and(|status| status.certificate.is_some())
+}
+
+/// What `kubectl describe csr` shows of the two requests of a guest that joins.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_expected_requests_are_approved_with_a_reason() {
+    let test = Test::new().await;
+    let pod = test.pod("joins", &Script::default()).await;
+    pod.running().await.unwrap();
+    test.logged(&pod, &GuestEvent::ServingCertificate).await;
+    let [token, _] = test.token_users(&pod).await;
+    let kubelet = format!("system:node:{}", pod.node_name());
+    let csrs: Api<CertificateSigningRequest> = Api::all(test.admin.clone());
+    let all = csrs.list(&ListParams::default()).await.unwrap();
+    for (user, signer) in [
+        (token, "kubernetes.io/kube-apiserver-client-kubelet"),
+        (kubelet, "kubernetes.io/kubelet-serving"),
+    ] {
+        let by_user: Vec<_> = all
+            .iter()
+            .filter(|csr| csr.spec.username.as_ref() == Some(&user) && csr.spec.signer_name == signer)
+            .collect();
+        let [csr] = by_user[..] else {
+            panic!("not one request of {user}: {by_user:?}")
+        };
+        assert!(is_issued(csr), "{csr:?}");
+        let said: Vec<_> = conditions(csr)
+            .map(|c| {
+                (
+                    c.type_.as_str(),
+                    c.status.as_str(),
+                    c.reason.as_deref(),
+                    c.message.as_deref(),
+                )
+            })
+            .collect();
+        let expected = "it is the one request expected of this VM";
+        assert_eq!(said, [("Approved", "True", Some("MaroonedNode"), Some(expected))]);
+    }
+    pod.ends().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

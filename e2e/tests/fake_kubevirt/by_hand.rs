@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt};
 use maroonedpods_common::api::JoinMode;
 use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
 use maroonedpods_common::names;
@@ -201,6 +202,25 @@ impl TestEnv {
             .await
             .unwrap();
         address
+    }
+
+    /// An administrator's client that takes the first answer: kube's own repeats what was answered with 429.
+    pub async fn impatient(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(self.control_plane.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .unwrap();
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    /// The launcher of the pod's VM.
+    pub async fn launcher(&self, marooned: &MaroonedPod) -> Pod {
+        let launchers: Api<Pod> = Api::namespaced(self.admin.clone(), names::VM_NAMESPACE);
+        let all = launchers.list(&ListParams::default()).await.unwrap();
+        let own = |pod: &Pod| pod.annotations().get("kubevirt.io/domain") == Some(&marooned.name);
+        all.into_iter().find(own).unwrap()
     }
 
     /// A VM whose Node is ready.

@@ -11,15 +11,16 @@ mod launchers;
 mod variants;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use kube::api::{DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{accepts, becomes, gone, refused};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, gone, refused, rejects};
 use maroonedpods_e2e::api::read::vmis;
-use maroonedpods_e2e::fake_kubevirt::GuestEvent;
+use maroonedpods_e2e::fake_kubevirt::{GuestEvent, QUICK_TEARDOWN};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -39,7 +40,34 @@ async fn vms_live_and_die_as_kubevirts_do() {
     a_script_is_followed(&env).await;
     ordinary_pods_run(&env).await;
     kubevirts_parts_spoke_as_themselves(&env);
+    no_part_may_do_more_than_kubevirts(&env).await;
     env.control_plane.stop().await.unwrap();
+}
+
+/// What KubeVirt 1.9 gives none of its parts, or another one (its `pkg/virt-operator/resource/generate/rbac`).
+async fn no_part_may_do_more_than_kubevirts(env: &TestEnv) {
+    let part = async |name: &str| {
+        let identity = env.control_plane.service_account("kubevirt", name).await;
+        identity.unwrap().client
+    };
+    let (api, controller, handler) = (
+        part("kubevirt-apiserver").await,
+        part("kubevirt-controller").await,
+        part("kubevirt-handler").await,
+    );
+    let secrets = |client: &Client| Api::<Secret>::namespaced(client.clone(), names::VM_NAMESPACE);
+    for client in [&controller, &handler] {
+        let said = refused(secrets(client).get("seed").await).unwrap();
+        assert!(said.contains("cannot get resource \"secrets\""), "{said}");
+    }
+    let (params, change) = (PatchParams::default(), Patch::Merge(json!({"spec": {}})));
+    let said = refused(vmis(&handler).patch("vm", &params, &change).await).unwrap();
+    assert!(said.contains("cannot patch resource"), "{said}");
+    let pods: Api<Pod> = Api::namespaced(api, names::VM_NAMESPACE);
+    let launcher =
+        from(json!({"metadata": {"name": "l"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+    let said = rejects(&pods, &launcher).await.unwrap();
+    assert!(said.contains("cannot create resource \"pods\""), "{said}");
 }
 
 /// The stand-in accepts and refuses what the real one does, in words of its own.
@@ -106,6 +134,7 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
         .await
         .unwrap();
     assert_ne!(vmi.data["status"]["interfaces"][0]["name"], "default");
+    assert_eq!(entered(&vmi), ["Pending", "Scheduling", "Scheduled", "Running"]);
 
     let pods: Api<Pod> = Api::namespaced(env.admin.clone(), &env.namespace.name);
     let pod: Pod = from(json!({
@@ -143,10 +172,34 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
     secrets.delete(&token, &DeleteParams::default()).await.unwrap();
     env.logs(&marooned, GuestEvent::TokenRefused).await;
 
+    is_gone_with_all_of_it(env, &marooned).await;
+}
+
+/// A VM runs on for the time that a real one takes to power off, and takes its launcher along.
+async fn is_gone_with_all_of_it(env: &TestEnv, marooned: &MaroonedPod) {
+    let api = vmis(&env.admin);
     api.delete(&marooned.name, &DeleteParams::default())
         .await
         .unwrap();
     gone(&api, &marooned.name, SOON).await.unwrap();
+    let took = eventually("its end in the audit log", SOON, || async {
+        let mut log = env.control_plane.audit()?;
+        log.retain(|event| event.resource == "virtualmachineinstances" && event.name == marooned.name);
+        let deleted = log.iter().find(|event| event.verb == "delete");
+        let deleted = deleted.map(|event| event.received);
+        // virt-handler says of a domain that it runs, what its interfaces are, and that it has ended.
+        let ended = log
+            .iter()
+            .filter(|event| event.verb == "update")
+            .map(|event| event.received);
+        let ended = ended.filter(|at| Some(*at) > deleted).min();
+        Ok(deleted
+            .zip(ended)
+            .map(|(deleted, ended)| ended.duration_since(deleted)))
+    })
+    .await
+    .unwrap();
+    assert!(took.unsigned_abs() >= QUICK_TEARDOWN, "{took:#}");
     let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
     assert!(
         launchers
@@ -162,11 +215,19 @@ async fn a_vm_runs_its_pod(env: &TestEnv) {
         .unwrap();
 }
 
+/// The phases that a VMI went through.
+fn entered(vmi: &DynamicObject) -> Vec<&str> {
+    let entered = vmi.data["status"]["phaseTransitionTimestamps"]
+        .as_array()
+        .unwrap();
+    entered
+        .iter()
+        .map(|entry| entry["phase"].as_str().unwrap())
+        .collect()
+}
+
 async fn launcher_requests(env: &TestEnv, marooned: &MaroonedPod) -> Value {
-    let launchers: Api<Pod> = Api::namespaced(env.admin.clone(), names::VM_NAMESPACE);
-    let all = launchers.list(&ListParams::default()).await.unwrap();
-    let own = |pod: &&Pod| pod.annotations().get("kubevirt.io/domain") == Some(&marooned.name);
-    let launcher = serde_json::to_value(all.iter().find(own).unwrap()).unwrap();
+    let launcher = serde_json::to_value(env.launcher(marooned).await).unwrap();
     launcher["spec"]["containers"][0]["resources"]["requests"].clone()
 }
 
@@ -227,19 +288,36 @@ async fn a_lost_launcher_fails_the_vm(env: &TestEnv) {
 async fn a_vm_is_marked_for_evacuation(env: &TestEnv) {
     let marooned = env.launch(&json!({"neverJoins": true, "slowDelete": 1})).await;
     env.vmi_becomes(&marooned, "Running").await;
-    env.host.evict(&marooned.name).await.unwrap();
-    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
-    assert_eq!(
-        vmi.data["status"]["evacuationNodeName"],
-        vmi.data["status"]["nodeName"]
-    );
+    let launchers: Api<Pod> = Api::namespaced(env.impatient().await, names::VM_NAMESPACE);
+    let launcher = env.launcher(&marooned).await.name_any();
+    // As `kubectl drain` does; a dry run of it marks nothing.
+    for (dry_run, marked) in [(true, false), (false, true)] {
+        let mut params = EvictParams::default();
+        params.post_options.dry_run = dry_run;
+        let refused = launchers.evict(&launcher, &params).await.unwrap_err();
+        assert!(
+            matches!(&refused, kube::Error::Api(status)
+                if status.code == 429 && status.message.contains("Eviction triggered evacuation of VMI")),
+            "{refused}"
+        );
+        let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
+        let (host, away_from) = (
+            &vmi.data["status"]["nodeName"],
+            &vmi.data["status"]["evacuationNodeName"],
+        );
+        assert_eq!(*away_from, if marked { host.clone() } else { Value::Null });
+    }
+    let deleted = Instant::now();
     vmis(&env.admin)
         .delete(&marooned.name, &DeleteParams::default())
         .await
         .unwrap();
-    let vmi = vmis(&env.admin).get(&marooned.name).await.unwrap();
-    assert_eq!(vmi.data["status"]["phase"], "Running", "it ignores ACPI");
     gone(&vmis(&env.admin), &marooned.name, SOON).await.unwrap();
+    assert!(
+        deleted.elapsed() >= Duration::from_secs(1),
+        "it heeded ACPI after {:?}",
+        deleted.elapsed()
+    );
 }
 
 async fn a_script_is_followed(env: &TestEnv) {

@@ -21,9 +21,11 @@ use maroonedpods_e2e::install::dns;
 use maroonedpods_e2e::install::rights::{all_used, denied, granted};
 use maroonedpods_e2e::install::{RELEASE, SYSTEM_NAMESPACE, helm, programs_outside, render};
 use maroonedpods_image_build::program_images::images;
-use maroonedpods_reconciler::{CERTS_SECRET, ROTATE_ANNOTATION};
+use maroonedpods_reconciler::CERTS_SECRET;
 use serde_json::{Value, json};
 
+/// By which an administrator asks for a new certificate (`docs/certificates.md`).
+const ROTATE: &str = "maroonedpods.io/rotate";
 const HOSTS: u32 = 3;
 const NODE_IMAGE: &str = "registry.example/marooned-node@sha256:0000";
 /// The kubelet looks at mounted Secrets once a minute or so.
@@ -156,7 +158,7 @@ impl<'a> Setup<'a> {
     /// Asks for a new certificate as an administrator does, and waits until nothing of the former is left.
     pub async fn rotate(&self) {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), SYSTEM_NAMESPACE);
-        let asked = Patch::Merge(json!({"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}));
+        let asked = Patch::Merge(json!({"metadata": {"annotations": {ROTATE: "now"}}}));
         secrets
             .patch(CERTS_SECRET, &PatchParams::default(), &asked)
             .await
@@ -164,7 +166,7 @@ impl<'a> Setup<'a> {
         let registrations: Api<MutatingWebhookConfiguration> = Api::all(self.admin.clone());
         eventually("the rotation to be over", ROTATION_LIMIT, || async {
             let secret = secrets.get(CERTS_SECRET).await?;
-            let asked = secret.annotations().contains_key(ROTATE_ANNOTATION);
+            let asked = secret.annotations().contains_key(ROTATE);
             let data = secret.data.unwrap_or_default();
             let ca = data.get("ca.crt");
             let entries = registrations.get(RELEASE).await?.webhooks.unwrap_or_default();

@@ -1,5 +1,7 @@
 //! What users of pods rely on.
 
+use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use futures::future::try_join_all;
@@ -26,6 +28,9 @@ const TELL: &str = r#"tell() { /testserver ask "https://$KUBERNETES_SERVICE_HOST
   "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)" "{\"metadata\":{\"name\":\"$1\"}}"; }
 "#;
 
+/// A file in a folder of this machine that no guest sees.
+const MARKER: &str = "of-this-machine";
+
 /// One pod that uses all that a pod can use.
 pub async fn everything(setup: &Setup<'_>) {
     let _room = setup.room_for(1).await;
@@ -38,7 +43,11 @@ pub async fn everything(setup: &Setup<'_>) {
         .await;
     may_make_config_maps(&user).await;
     let size = Size("250m", "200Mi");
-    let pod = user.runs("everything", size, with_everything()).await;
+    let machine = tempfile::tempdir().unwrap();
+    fs::write(machine.path().join(MARKER), "").unwrap();
+    let pod = user
+        .runs("everything", size, with_everything(machine.path()))
+        .await;
     let ready = becomes(&pod.pods, &pod.name, "a ready pod", RUNS, read::runs)
         .await
         .unwrap();
@@ -47,6 +56,7 @@ pub async fn everything(setup: &Setup<'_>) {
 
     says_what_it_does(&user).await;
     knows_itself(&user, &pod, &ready).await;
+    has_the_guests_folders(&user, machine.path()).await;
     forwards_a_port(&user).await;
     sees_updates(&user).await;
     faults::paused(&user, &pod).await;
@@ -69,7 +79,8 @@ async fn may_make_config_maps(user: &User<'_>) {
         .await;
 }
 
-fn with_everything() -> Value {
+/// `machine` is a folder of this machine.
+fn with_everything(machine: &Path) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let env = json!([
@@ -99,6 +110,8 @@ fn with_everything() -> Value {
                 shared,
                 {"name": "keys", "mountPath": "/keys"},
                 {"name": "paint", "mountPath": "/paint"},
+                {"name": "machine", "mountPath": "/machine"},
+                {"name": "settings", "mountPath": "/settings"},
             ],
             "startupProbe": probe("tcpSocket", json!({"port": 8080})),
             "readinessProbe": probe("httpGet", json!({"port": 8080, "path": "/ready"})),
@@ -123,6 +136,8 @@ fn with_everything() -> Value {
             {"name": "shared", "emptyDir": {}},
             {"name": "keys", "secret": {"secretName": "keys"}},
             {"name": "paint", "configMap": {"name": "paint"}},
+            {"name": "machine", "hostPath": {"path": machine, "type": "DirectoryOrCreate"}},
+            {"name": "settings", "hostPath": {"path": "/etc", "type": "Directory"}},
         ],
     })
 }
@@ -173,6 +188,22 @@ async fn knows_itself(user: &User<'_>, pod: &MaroonedPod, seen: &Pod) {
         pod.uid
     );
     assert_eq!(env, expected);
+}
+
+/// A `hostPath` is a path in the guest: what it finds there is the guest's, and what it writes stays there.
+async fn has_the_guests_folders(user: &User<'_>, machine: &Path) {
+    // The node image's own settings, which no machine has.
+    assert!(!Path::new("/etc/marooned").exists());
+    let shown = user
+        .shell(
+            "everything",
+            "touch /machine/of-the-pod; ls -A /machine; ls -A /settings | grep -x marooned",
+        )
+        .await;
+    assert_eq!(shown, "of-the-pod\nmarooned\n");
+    let here = fs::read_dir(machine).unwrap();
+    let here: Vec<_> = here.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(here, [MARKER]);
 }
 
 async fn forwards_a_port(user: &User<'_>) {

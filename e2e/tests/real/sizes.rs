@@ -1,10 +1,11 @@
-//! Does each pod fit on its node, as that node's own kubelet sees it?
+//! Does each pod fit on its node, as that node's own kubelet sees it? What it asks for is counted as Kubernetes does, not as
+//! the programs do that chose the VM's size.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Pod;
-use maroonedpods_common::{quantity, sizing};
+use maroonedpods_e2e::fake_kubevirt::{Request, quantity};
 use maroonedpods_e2e::harness::marooned_pod::MaroonedPod;
 use serde_json::{Value, json};
 
@@ -31,7 +32,7 @@ impl Sizes {
     /// The pod runs, and its node must have what it asks for: the scheduler asks that of what the kubelet says.
     pub async fn fits(&self, pod: &MaroonedPod) {
         let found: Pod = pod.pods.get(&pod.name).await.unwrap();
-        let asked = sizing::effective_request(&found.spec.unwrap()).unwrap();
+        let asked = Request::of(&found.spec.unwrap()).unwrap();
         let status = pod.nodes().get(&pod.node_name()).await.unwrap().status.unwrap();
         let info = status.node_info.unwrap();
         assert!(
@@ -39,8 +40,8 @@ impl Sizes {
             "the kubelet has not spoken: {info:?}"
         );
         let allocatable = status.allocatable.unwrap();
-        let cpu = quantity::milli(&allocatable["cpu"]).unwrap();
-        let memory = quantity::units(&allocatable["memory"]).unwrap();
+        let cpu = quantity::milli(&allocatable["cpu"].0).unwrap();
+        let memory = quantity::units(&allocatable["memory"].0).unwrap();
         assert!(
             cpu >= asked.cpu_milli,
             "{}: {asked:?} of {allocatable:?}",

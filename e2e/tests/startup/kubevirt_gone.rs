@@ -61,6 +61,35 @@ async fn a_vm_is_not_gone_because_kubevirt_is() {
     env.stop().await.unwrap();
 }
 
+/// The configuration says whether VMs can be listed, as each leader finds it when it begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_says_whether_kubevirt_is_there() {
+    logs();
+    let env = TestEnv::start(0).await.unwrap();
+    let mut setup = Setup::new(&env).await;
+    let message = setup.says_of("ProviderReady", "True", "Listed").await;
+    assert_eq!(message, "VirtualMachineInstances can be listed");
+
+    setup.reconciler.stop().await.unwrap();
+    serve_vmis(&setup.tenant, false).await;
+    setup.reconciler = env.reconciler(false).await.unwrap();
+    let message = setup.says_of("ProviderReady", "False", "NotInstalled").await;
+    assert_eq!(
+        message,
+        "the cluster has no VirtualMachineInstances: install KubeVirt"
+    );
+    setup.says("False", "KubeVirtMissing").await;
+
+    setup.reconciler.stop().await.unwrap();
+    serve_vmis(&setup.tenant, true).await;
+    setup.reconciler = env.reconciler(false).await.unwrap();
+    setup.says_of("ProviderReady", "True", "Listed").await;
+    setup.says("True", "Checked").await;
+    setup.tenant.leaves().await.unwrap();
+    setup.reconciler.stop().await.unwrap();
+    env.stop().await.unwrap();
+}
+
 /// The VMs stay in storage whether they are served or not.
 async fn serve_vmis(tenant: &Tenant<'_>, served: bool) {
     let crds: Api<CustomResourceDefinition> = Api::all(tenant.admin.clone());

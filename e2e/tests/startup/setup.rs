@@ -50,14 +50,19 @@ impl<'w> Setup<'w> {
 
     /// Waits until the configuration says so of the cluster; its message.
     pub async fn says(&self, status: &str, reason: &str) -> String {
+        self.says_of("ClusterReady", status, reason).await
+    }
+
+    /// Waits until the condition of this type on the configuration says so; its message.
+    pub async fn says_of(&self, type_: &str, status: &str, reason: &str) -> String {
         let configs: Api<MaroonedPodsConfig> = Api::all(self.tenant.admin.clone());
         let said = |c: &Condition| c.status == status && c.reason == reason;
         let config = becomes(&configs, names::CONFIG_NAME, reason, SOON, |config| {
-            cluster_ready(config).is_some_and(said)
+            condition(config, type_).is_some_and(said)
         })
         .await
         .unwrap();
-        cluster_ready(&config).unwrap().message.clone()
+        condition(&config, type_).unwrap().message.clone()
     }
 
     /// Waits until `/readyz` answers with this code, and this text in it.
@@ -112,7 +117,7 @@ impl<'w> Setup<'w> {
     }
 }
 
-fn cluster_ready(config: &MaroonedPodsConfig) -> Option<&Condition> {
+fn condition<'a>(config: &'a MaroonedPodsConfig, type_: &str) -> Option<&'a Condition> {
     let conditions = &config.status.as_ref()?.conditions;
-    conditions.iter().find(|c| c.type_ == "ClusterReady")
+    conditions.iter().find(|c| c.type_ == type_)
 }

@@ -119,9 +119,12 @@ impl Keeper {
             )),
             Decision::Promote => self.promote(stored.as_ref()).await,
             Decision::Probe => self.probe(stored.as_ref(), &seen, memory).await,
-            Decision::Rest => Ok(Report::Resting {
-                until: seen.current.map(|pair| pair.not_after).ok(),
-            }),
+            Decision::Rest => match seen.current {
+                Ok(pair) => Ok(Report::Resting {
+                    until: pair.not_after,
+                }),
+                Err(flaw) => Err(CallError::Unexpected(flaw.to_string())),
+            },
         }
     }
 

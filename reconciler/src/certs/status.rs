@@ -18,7 +18,7 @@ pub(super) enum Report {
     /// Nothing to do.
     Resting {
         /// When the certificate ends.
-        until: Option<Timestamp>,
+        until: Timestamp,
     },
     /// A rotation is under way; the text says what it waits for.
     Rotating(String),
@@ -52,15 +52,10 @@ impl Reporter {
 
 async fn write(cluster: &Cluster, report: &Report) -> Result<(), CallError> {
     let (holds, reason, message) = match report {
-        Report::Resting { until: Some(until) } => (
+        Report::Resting { until } => (
             true,
             Reason::Issued,
             format!("the webhook's certificate is valid until {until}"),
-        ),
-        Report::Resting { until: None } => (
-            false,
-            Reason::Missing,
-            "the webhook has no certificate".to_owned(),
         ),
         Report::Rotating(message) => (true, Reason::Rotating, message.clone()),
         Report::Failed(error) => (false, Reason::Failed, format!("{error}; it is tried again")),

@@ -70,7 +70,7 @@ fn request(spec: CertificateSigningRequestSpec) -> CertificateSigningRequest {
 /// What a healthy kubelet files with its token.
 fn client(pem: Vec<u8>) -> CertificateSigningRequest {
     request(CertificateSigningRequestSpec {
-        signer_name: CLIENT_SIGNER.to_owned(),
+        signer_name: "kubernetes.io/kube-apiserver-client-kubelet".to_owned(),
         username: Some("system:bootstrap:abcdef".to_owned()),
         groups: Some(strings(&[
             "system:bootstrappers",
@@ -86,7 +86,7 @@ fn client(pem: Vec<u8>) -> CertificateSigningRequest {
 /// What a healthy kubelet files for its own server.
 fn serving(pem: Vec<u8>) -> CertificateSigningRequest {
     request(CertificateSigningRequestSpec {
-        signer_name: SERVING_SIGNER.to_owned(),
+        signer_name: "kubernetes.io/kubelet-serving".to_owned(),
         username: Some(format!("system:node:{NODE}")),
         groups: Some(strings(&[names::NODES_GROUP, "system:authenticated"])),
         usages: Some(strings(&["digital signature", "server auth"])),

@@ -127,11 +127,11 @@ mod tests {
         );
         let secret = secret(&record, 2, "marooned-vms", &info).unwrap();
         assert!(secret.metadata.name.as_ref().unwrap().ends_with("-r2-join"));
-        let user_data = &secret.string_data.unwrap()[USER_DATA_KEY];
+        let user_data = &secret.string_data.unwrap()["userdata"];
         let config: serde_yaml_ng::Value =
             serde_yaml_ng::from_str(user_data.strip_prefix("#cloud-config\n").unwrap()).unwrap();
         let file = &config["write_files"][0];
-        assert_eq!(file["path"], names::JOIN_INFO_PATH);
+        assert_eq!(file["path"], "/etc/marooned/join-info.yaml");
         let read: JoinInfo = serde_yaml_ng::from_str(file["content"].as_str().unwrap()).unwrap();
         assert_eq!(read, info);
         assert!(!read.host_network);
@@ -165,13 +165,12 @@ mod tests {
                 .string_data
                 .unwrap()
         };
-        let network: serde_yaml_ng::Value =
-            serde_yaml_ng::from_str(&data(&record)[NETWORK_DATA_KEY]).unwrap();
+        let network: serde_yaml_ng::Value = serde_yaml_ng::from_str(&data(&record)["networkdata"]).unwrap();
         let link = &network["ethernets"]["eth0"];
         assert_eq!(link["addresses"][0], "10.0.2.2/24");
         assert_eq!(link["gateway4"], "10.0.2.1");
         record.spec.vm.options.network_binding = NetworkBinding::Bridge;
-        assert!(!data(&record).contains_key(NETWORK_DATA_KEY));
+        assert!(!data(&record).contains_key("networkdata"));
     }
 
     #[test]

@@ -171,7 +171,10 @@ fn large_bodies_wait_for_each_other_until_one_stalls() {
     assert_eq!(harness.reserve(fast, waiting, 400), Room::Later);
     assert_eq!(harness.evicted(), []);
 
-    harness.now += STALL;
+    harness.now += Duration::from_millis(999);
+    assert_eq!(harness.reserve(fast, waiting, 400), Room::Later);
+    assert_eq!(harness.evicted(), []);
+    harness.now += Duration::from_millis(1);
     assert_eq!(harness.reserve(fast, waiting, 400), Room::Granted);
     assert_eq!(harness.evicted(), [Eviction::Close(slow)]);
     assert_eq!(harness.reserve(slow, held, 1), Room::Gone);

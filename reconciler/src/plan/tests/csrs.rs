@@ -13,12 +13,16 @@ use proptest::prelude::*;
 use super::model::{CsrKind, Outcome, POD_UID, World, kinds};
 use super::stages::{launched, step_until, until};
 use crate::csr::tests::expectation;
-use crate::csr::{self, Expectation, Filed, MOST_DECIDED};
+use crate::csr::{self, Expectation, Filed};
 use crate::objects::identity;
-use crate::plan::csrs::{MAX_DELETIONS, sort_out};
+use crate::plan::csrs::sort_out;
 use crate::plan::{Decision, Write};
 use crate::read::View as _;
 use crate::view::ObjectRef;
+
+/// On how many requests a pass decides, and how many it deletes, by `docs/architecture.md`.
+const DECIDED: usize = 30;
+const DELETED: usize = 50;
 
 /// A request as the API server stores it, `age` seconds old.
 fn filed(kind: CsrKind, token: &str, name: &str, age: i64) -> CertificateSigningRequest {
@@ -97,7 +101,7 @@ fn floods_of_former_attempts_do_not_delay_this_one() {
     let approved =
         |write: &Write| matches!(write, Write::DecideCsr { name, deny: None, .. } if name == "own");
     assert!(decision.writes.iter().any(approved), "{:?}", kinds(&decision));
-    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
+    assert_eq!(count(&decision, "delete_csr"), DELETED);
 }
 
 #[test]
@@ -110,10 +114,10 @@ fn a_flood_does_not_delay_a_release() {
     let decision = world.pass();
     let at = |kind| kinds(&decision).iter().position(|k| *k == kind);
     assert!(at("delete_node").unwrap() < at("delete_csr").unwrap());
-    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
+    assert_eq!(count(&decision, "delete_csr"), DELETED);
     let decision = world.pass();
     assert_eq!(kinds(&decision)[0], "remove_finalizer");
-    assert_eq!(count(&decision, "delete_csr"), MAX_DELETIONS);
+    assert_eq!(count(&decision, "delete_csr"), DELETED);
     assert!(world.objects.record.is_none());
 }
 
@@ -128,8 +132,8 @@ fn requests_of_a_gone_vms_guest_are_deleted_as_they_arrive() {
     while left > 0 {
         let decision = world.pass();
         assert!(decision.needs_live_view(), "its record may be new");
-        assert_eq!(count(&decision, "delete_csr"), left.min(MAX_DELETIONS));
-        left = left.saturating_sub(MAX_DELETIONS);
+        assert_eq!(count(&decision, "delete_csr"), left.min(DELETED));
+        left = left.saturating_sub(DELETED);
         assert_eq!(decision.done, left == 0);
     }
     assert!(world.objects.csrs.is_empty() && world.decide().writes.is_empty());
@@ -228,17 +232,17 @@ proptest! {
             *judged.entry(csr.spec.username.clone()).or_default() += 1;
             csr::decide(csr, Some(expected))
         });
-        prop_assert!(judged.values().all(|number| *number <= MOST_DECIDED), "{:?}", judged);
+        prop_assert!(judged.values().all(|number| *number <= DECIDED), "{:?}", judged);
         let named: BTreeSet<_> = writes.iter().map(|write| match write {
             Write::DecideCsr { name, .. } | Write::DeleteCsr(ObjectRef { name, .. }) => name.clone(),
             other => panic!("{other:?}"),
         }).collect();
         prop_assert_eq!(named.len(), writes.len());
         let deleted = writes.iter().filter(|w| matches!(w, Write::DeleteCsr(_))).count();
-        prop_assert!(deleted <= MAX_DELETIONS);
+        prop_assert!(deleted <= DELETED);
         for of_user in kept_whole.values_mut() {
             of_user.sort_by_key(|csr| (csr.metadata.creation_timestamp.clone().map(|t| t.0), csr.metadata.name.clone()));
-            let sound = of_user.iter().take(MOST_DECIDED).find(|csr| csr::decide(csr, Some(&expected)) == csr::Decision::Approve);
+            let sound = of_user.iter().take(DECIDED).find(|csr| csr::decide(csr, Some(&expected)) == csr::Decision::Approve);
             let approved = |name: &Option<String>| writes.iter().any(|write| {
                 matches!(write, Write::DecideCsr { name: n, deny: None, .. } if Some(n) == name.as_ref())
             });
@@ -263,13 +267,13 @@ fn hopeless_requests_are_not_parsed_once_enough_are_refused() {
         ..expectation()
     };
     let csr = |n: usize| Filed::read(filed(CsrKind::Client, TOKEN, &format!("csr-{n}"), 0)).unwrap();
-    let csrs: Vec<_> = (0..MOST_DECIDED).map(|n| Arc::new(csr(n))).collect();
+    let csrs: Vec<_> = (0..DECIDED).map(|n| Arc::new(csr(n))).collect();
     let mut looks = 0;
     let writes = sort_out(&csrs, late, |csr, expected| {
         looks += 1;
         csr::decide(csr, Some(expected))
     });
-    assert_eq!((looks, writes.len()), (3 + 5, MOST_DECIDED - 5));
+    assert_eq!((looks, writes.len()), (3 + 5, 25));
 }
 
 /// The verdicts on `number` requests of a kind, all as `expected` has it: how many are approved, denied and deleted.
