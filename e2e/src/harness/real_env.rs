@@ -81,6 +81,12 @@ impl Archives {
         })
     }
 
+    /// `KubeVirt`'s version.
+    #[must_use]
+    pub fn kubevirt_version(&self) -> &str {
+        self.kubevirt.version()
+    }
+
     /// The node image.
     #[must_use]
     pub fn node(&self) -> &node_image::Built {

@@ -53,6 +53,18 @@ impl<'a> RealVm<'a> {
         &self.launcher
     }
 
+    /// UID of the launcher pod.
+    pub async fn pod_uid(&self) -> Result<String> {
+        let arguments = [
+            "get",
+            "pod",
+            &self.launcher,
+            "--output",
+            "jsonpath={.metadata.uid}",
+        ];
+        kubectl(self.control_plane, &arguments).await
+    }
+
     /// What the guest wrote to its serial console so far, as `kubectl logs` shows it.
     pub async fn console(&self) -> Result<String> {
         self.logs(&[]).await

@@ -22,8 +22,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let requests =
-        |cpu: &str, memory: u64| json!({"cpu": cpu, "memory": memory, "ephemeral-storage": "50M"});
+    let requests = |cpu: &str, memory: u64| json!({"cpu": cpu, "memory": memory, "ephemeral-storage": "50M"});
     let case = |name, changes, requests| Case {
         name,
         changes,

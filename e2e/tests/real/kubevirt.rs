@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
-use maroonedpods_common::api::MaroonedPodsConfig;
+use kube::api::DeleteParams;
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{becomes, eventually};
+use maroonedpods_e2e::api::apply::apply_yaml;
+use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::real_env::RUNS;
+use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::kubevirt::NAMESPACE;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -45,7 +45,10 @@ pub async fn parts_are_down(setup: &Setup<'_>) {
     waits.vmi(1, "Pending").await.unwrap();
     answers(&user, &before).await;
     scale(setup, "virt-controller", 1).await;
-    waits.vmi(1, "Scheduled").await.unwrap();
+    // virt-handler leaves a host without the label by which launchers find it.
+    let message = waits.reports("VMBlocked").await.unwrap();
+    assert!(message.contains("Unschedulable: 0/"), "{message}");
+    user.says(&message);
     answers(&user, &before).await;
     run_handlers(setup, true).await;
     user.sees_running(&waits).await;
@@ -67,7 +70,10 @@ pub async fn parts_are_down(setup: &Setup<'_>) {
 /// What KubeVirt says of a launcher that cannot start reaches the pod's user; once it can, the pod runs.
 pub async fn launchers_cannot_start(setup: &Setup<'_>) {
     let user = User::new(setup, "blocked").await;
-    let config = config(setup).await;
+    let config = config::configs(&setup.env.admin)
+        .get(names::CONFIG_NAME)
+        .await
+        .unwrap();
 
     let says = async |pod: &MaroonedPod, text: &str| {
         eventually(&format!("{} to say {text}", pod.name), SOON, || async {
@@ -116,9 +122,7 @@ pub async fn launchers_cannot_start(setup: &Setup<'_>) {
         "spec": {"hard": {"pods": "0"}},
     });
     let admin = &setup.env.admin;
-    maroonedpods_e2e::api::apply::apply_yaml(admin, &quota.to_string())
-        .await
-        .unwrap();
+    apply_yaml(admin, &quota.to_string()).await.unwrap();
     let refused = user.creates("refused", SIZE, waits()).await;
     says(&refused, "exceeded quota").await;
 
@@ -174,29 +178,11 @@ async fn answers(user: &User<'_>, pod: &MaroonedPod) {
     assert!(read::runs(&found), "{:?}", found.status);
 }
 
-async fn config(setup: &Setup<'_>) -> MaroonedPodsConfig {
-    let configs = Api::<MaroonedPodsConfig>::all(setup.env.admin.clone());
-    configs.get(names::CONFIG_NAME).await.unwrap()
-}
-
 /// Changes the configuration, and waits until the reconciler has taken it.
 async fn configure(setup: &Setup<'_>, spec: Value) {
-    let configs = Api::<MaroonedPodsConfig>::all(setup.env.admin.clone());
-    let patch = Patch::Merge(json!({"spec": spec}));
-    let changed = configs
-        .patch(names::CONFIG_NAME, &PatchParams::default(), &patch)
-        .await
-        .unwrap();
-    let generation = changed.metadata.generation;
-    becomes(&configs, &changed.name_any(), "taken", SOON, |config| {
-        config
-            .status
-            .as_ref()
-            .and_then(|status| status.observed_generation)
-            == generation
-    })
-    .await
-    .unwrap();
+    let admin = &setup.env.admin;
+    let changed = config::change(admin, &spec).await.unwrap();
+    config::seen(admin, &changed).await.unwrap();
 }
 
 async fn scale(setup: &Setup<'_>, part: &str, replicas: u32) {

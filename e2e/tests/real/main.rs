@@ -71,16 +71,6 @@ fn a_node_has_an_older_kubelet() {
 
 #[test]
 #[ignore = "minutes of guests: hack/test --real"]
-fn a_vm_is_bridged() {
-    with_real_env(None, &json!({"vm": {"networkBinding": "Bridge"}}), async |env| {
-        let first = First::runs(env).await;
-        first.has_another_kernel().await;
-        first.ends().await;
-    });
-}
-
-#[test]
-#[ignore = "minutes of guests: hack/test --real"]
 fn pods_reach_each_other() {
     let folder = tempfile::tempdir().unwrap();
     // Built before there is a cluster: from its network nothing can be downloaded.

@@ -15,7 +15,8 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use super::console::{self, Stages};
-use super::kvm;
+use super::launcher::Helpers;
+use super::monitor;
 use super::qemu::Qemu;
 use crate::api::check::eventually;
 use crate::api::leftovers::nothing_left_of;
@@ -68,8 +69,14 @@ pub struct Boot {
     pub resident_guest_mi: f64,
     /// See above.
     pub resident_beyond_mi: f64,
+    /// What the launcher's other processes keep in RAM, in MiB; what they share counts once.
+    pub helpers_mi: f64,
+    /// Their processor time while the pod did nothing, in percent of one processor.
+    pub helpers_idle_percent: f64,
     /// Whether KVM ran it, as QEMU says.
     pub kvm: bool,
+    /// QEMU's version.
+    pub qemu: String,
 }
 
 /// Boots a guest with a pod that does nothing, measures, and waits until nothing is left of it.
@@ -133,12 +140,15 @@ async fn measure(
     let (running, cpu_until_running) = (Timestamp::now(), qemu.cpu_time()?);
 
     sleep(SETTLE).await;
-    let before = qemu.cpu_time()?;
+    let control_plane = env.cluster().control_plane();
+    let vm = RealVm::find(control_plane, &node).await?;
+    let helpers = Helpers::find(&vm.pod_uid().await?, qemu.id)?;
+    let before = (qemu.cpu_time()?, helpers.cpu_time()?);
     sleep(watch.idle).await;
-    let idle = qemu.cpu_time()?.saturating_sub(before);
+    let idle = qemu.cpu_time()?.saturating_sub(before.0);
+    let helpers_idle = helpers.cpu_time()?.saturating_sub(before.1);
     let (resident_guest, resident_beyond) = qemu.memory(memory_mi)?;
 
-    let control_plane = env.cluster().control_plane();
     let inside = [
         "--namespace",
         namespace,
@@ -150,7 +160,6 @@ async fn measure(
         "/proc/meminfo",
     ];
     let used = used_kib(&control_plane.kubectl(&inside).await?).context("the guest's /proc/meminfo")?;
-    let vm = RealVm::find(control_plane, &node).await?;
     let mut reached = console::stages(&vm.timed_console().await?, watch.markers);
     let audit = control_plane.audit()?;
     reached.extend(asked(&audit, created, &node));
@@ -165,12 +174,15 @@ async fn measure(
             .collect(),
         cpu_until_ready: cpu_until_ready.as_secs_f64(),
         cpu_until_running: cpu_until_running.as_secs_f64(),
-        idle_percent: idle.as_secs_f64() / watch.idle.as_secs_f64() * 100.0,
+        idle_percent: percent(idle, watch.idle),
         memory_mi,
         used_mi: mebibytes(used),
         resident_guest_mi: mebibytes(resident_guest),
         resident_beyond_mi: mebibytes(resident_beyond),
-        kvm: kvm::enabled(&vm).await?,
+        helpers_mi: mebibytes(helpers.memory()?),
+        helpers_idle_percent: percent(helpers_idle, watch.idle),
+        kvm: monitor::kvm(&vm).await?,
+        qemu: monitor::version(&vm).await?,
     })
 }
 
@@ -217,6 +229,10 @@ fn used_kib(meminfo: &str) -> Option<u64> {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
     field("MemTotal:")?.checked_sub(field("MemAvailable:")?)
+}
+
+fn percent(used: Duration, of: Duration) -> f64 {
+    used.as_secs_f64() / of.as_secs_f64() * 100.0
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {

@@ -17,7 +17,8 @@ const NAME: &str = "qemu-system-x86";
 /// A running one.
 #[derive(Clone, Debug)]
 pub struct Qemu {
-    id: u32,
+    /// Its process id.
+    pub id: u32,
     /// When it was started: what is called power-on. To a hundredth of a second.
     pub started: Timestamp,
 }

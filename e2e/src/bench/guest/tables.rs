@@ -43,9 +43,10 @@ fn times(figures: &Figures) -> Table {
         .into_iter()
         .flatten();
     let title = format!(
-        "Seconds since power-on, {}; {}, {}, 1 processor, {MEMORY_MI} MiB; load before: {:.2}",
+        "Seconds since power-on, {}; KubeVirt {}, QEMU {}, {}, 1 processor, {MEMORY_MI} MiB; load before: {:.2}",
         of_boots(figures.ours.boots.len()),
-        figures.qemu,
+        figures.kubevirt,
+        figures.ours.boots.first().map_or("unknown", |boot| &boot.qemu),
         acceleration(guests.flat_map(|guest| &guest.boots)),
         figures.load_before,
     );
@@ -82,16 +83,12 @@ fn costs(figures: &Figures) -> Table {
     let mut table = beside(&title, "stock");
     let mut add =
         |name: &str, digits, of: fn(&Boot) -> Option<f64>| row(&mut table, name, figures, digits, of);
-    add(
-        "pod created to launcher created (KubeVirt simulated), s",
-        2,
-        |b| b.created_to_launcher,
-    );
-    add(
-        "launcher created to QEMU started (KubeVirt simulated), s",
-        2,
-        |b| b.launcher_to_power_on,
-    );
+    add("pod created to launcher created , s", 2, |b| {
+        b.created_to_launcher
+    });
+    add("launcher created to QEMU started , s", 2, |b| {
+        b.launcher_to_power_on
+    });
     add("QEMU's CPU until Node Ready, s", 2, |b| Some(b.cpu_until_ready));
     add("QEMU's CPU until pod Running, s", 2, |b| {
         Some(b.cpu_until_running)
@@ -104,6 +101,12 @@ fn costs(figures: &Figures) -> Table {
         Some(b.resident_guest_mi)
     });
     add("QEMU's RSS beyond it, MiB", 0, |b| Some(b.resident_beyond_mi));
+    add("memory of the launcher's other processes (PSS), MiB", 0, |b| {
+        Some(b.helpers_mi)
+    });
+    add("their CPU with an idle pod, % of one", 1, |b| {
+        Some(b.helpers_idle_percent)
+    });
     let small = figures.smallest.as_ref();
     for (name, value) in [
         (
@@ -203,7 +206,10 @@ mod tests {
             used_mi: 4.0,
             resident_guest_mi: 5.0,
             resident_beyond_mi: 6.0,
+            helpers_mi: 7.0,
+            helpers_idle_percent: 8.0,
             kvm: false,
+            qemu: "10.0.2".to_owned(),
         };
         Guest {
             sizes: Sizes {
@@ -218,7 +224,7 @@ mod tests {
     #[test]
     fn the_aim_is_a_share_of_the_other_guests_time() {
         let figures = |stock| Figures {
-            qemu: String::new(),
+            kubevirt: String::new(),
             load_before: 0.0,
             ours: guest(8.0),
             stock,
