@@ -14,6 +14,8 @@ pub const DEVICES_HANDLER: &str = "vm-devices";
 pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
 /// What the node resolves names by, a file in the node's folder.
 pub(super) const RESOLVER: &str = "resolv.conf";
+/// What containerd keeps, a folder in the node's folder.
+pub(super) const CONTAINERD_ROOT: &str = "containerd";
 /// containerd's socket, as a node sees it.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -22,7 +24,7 @@ pub(super) fn containerd(folder: &Path, shim: &Path, runc: &Path, cni: &Path) ->
     let [folder, shim, runc, cni] = [folder, shim, runc, cni].map(Path::display);
     format!(
         "version = 4
-root = '{folder}/containerd'
+root = '{folder}/{CONTAINERD_ROOT}'
 state = '/run/containerd'
 temp = '{folder}/tmp'
 imports = []

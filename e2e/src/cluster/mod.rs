@@ -26,6 +26,7 @@ mod node;
 mod requirements;
 mod run;
 mod sandbox;
+mod store;
 pub mod test_server;
 
 use std::fs;
@@ -68,6 +69,9 @@ pub struct ClusterOptions {
     pub nodes: u8,
     /// Further flags of kube-controller-manager.
     pub controller_manager_flags: Vec<String>,
+    /// OCI archives, of one image of one layer each, that nodes have from the start. Their unpacked files stay in a
+    /// folder beside the first, so this is for what seldom changes.
+    pub images: Vec<PathBuf>,
 }
 
 impl Default for ClusterOptions {
@@ -76,6 +80,7 @@ impl Default for ClusterOptions {
         Self {
             nodes: 2,
             controller_manager_flags: Vec::new(),
+            images: Vec::new(),
         }
     }
 }
@@ -103,7 +108,7 @@ impl Cluster {
             nodes: Vec::new(),
             control_plane,
         };
-        match cluster.start_nodes(nodes, programs).await {
+        match cluster.start_nodes(nodes, &options.images, programs).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
                 cluster.control_plane.keep_logs();
@@ -112,11 +117,13 @@ impl Cluster {
         }
     }
 
-    async fn start_nodes(&mut self, nodes: u8, programs: &Programs) -> Result<()> {
+    async fn start_nodes(&mut self, nodes: u8, images: &[PathBuf], programs: &Programs) -> Result<()> {
         let pause = sandbox::image(self.control_plane.folder())?;
+        let images = images.to_vec();
+        let images = task::spawn_blocking(move || store::prepare(&images)).await??;
         let mut starting = Vec::new();
         for number in 1..=nodes {
-            let plan = self.plan(number, nodes, &pause, programs)?;
+            let plan = self.plan(number, nodes, &pause, images.as_deref(), programs)?;
             starting.push(task::spawn_blocking(move || Node::start(&plan)));
         }
         for node in starting {
@@ -127,7 +134,14 @@ impl Cluster {
     }
 
     /// Writes what node `number` needs of the control plane into a folder of its own.
-    fn plan(&self, number: u8, nodes: u8, pause: &Path, programs: &Programs) -> Result<Plan> {
+    fn plan(
+        &self,
+        number: u8,
+        nodes: u8,
+        pause: &Path,
+        images: Option<&Path>,
+        programs: &Programs,
+    ) -> Result<Plan> {
         let name = format!("node-{number}");
         let folder = self.control_plane.folder().join(&name);
         fs::create_dir(&folder)?;
@@ -161,6 +175,7 @@ impl Cluster {
             groups: format!("{control_plane}-{name}"),
             folder,
             pause: pause.to_owned(),
+            images: images.map(Path::to_owned),
             programs: programs.clone(),
         })
     }

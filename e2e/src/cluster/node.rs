@@ -11,7 +11,7 @@ use maroonedpods_image_build::command::last_lines;
 use super::cgroup::{self, Groups};
 use super::namespaces::{self, Namespaces};
 use super::requirements::Programs;
-use super::{DNS_ADDRESS, config, mounts, network};
+use super::{DNS_ADDRESS, config, mounts, network, store};
 use crate::system::process::Processes;
 use crate::system::tools::{self, Tool};
 
@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub(super) folder: PathBuf,
     /// OCI archive of the sandbox image.
     pub(super) pause: PathBuf,
+    /// What [`store::prepare`] made.
+    pub(super) images: Option<PathBuf>,
     pub(super) programs: Programs,
 }
 
@@ -138,6 +140,9 @@ impl Node {
         let kube_proxy = config::kube_proxy(folder, &self.name);
         self.write("kube-proxy.yaml", &format!("{kube_proxy:#}\n"))?;
 
+        if let Some(images) = &plan.images {
+            store::share(images, &folder.join(config::CONTAINERD_ROOT))?;
+        }
         self.launch(Tool::Containerd, &["--config=@/containerd.toml".to_owned()])?;
         self.await_containerd()?;
         self.import(&plan.pause)?;

@@ -57,7 +57,7 @@ pub fn run(options: Options) -> Result<()> {
     let processors = thread::available_parallelism()?.get();
     let cluster = ClusterOptions {
         nodes: nodes_for(marooned(options.replicas), processors),
-        ..ClusterOptions::default()
+        ..archives.cluster()
     };
     let screen = Arc::new(Screen::new());
     screen.begin(&format!(

@@ -18,7 +18,7 @@ use maroonedpods_image_build::program_images::{Images, images};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cluster::{CLUSTER_DOMAIN, Cluster, REAL_LABEL};
+use crate::cluster::{CLUSTER_DOMAIN, Cluster, ClusterOptions, REAL_LABEL};
 use crate::harness::test_env::wait_for_default_account;
 use crate::install::dns;
 use crate::install::{RELEASE, SYSTEM_NAMESPACE, chart, helm};
@@ -87,6 +87,15 @@ impl Archives {
         self.kubevirt.version()
     }
 
+    /// What a cluster must be like: its nodes have `KubeVirt`'s image.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterOptions {
+        ClusterOptions {
+            images: self.kubevirt.images(),
+            ..ClusterOptions::default()
+        }
+    }
+
     /// The node image.
     #[must_use]
     pub fn node(&self) -> &node_image::Built {
@@ -139,7 +148,7 @@ pub struct RealEnv<'a> {
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images, installs `KubeVirt`, and the chart with helm. `more` is laid over these environments'
+    /// Imports the images on a cluster that is as [`Archives::cluster`] says, installs `KubeVirt`, and the chart with helm. `more` is laid over these environments'
     /// configuration; a null takes a field out of it.
     ///
     /// # Errors

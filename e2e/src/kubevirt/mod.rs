@@ -79,13 +79,19 @@ impl Programs {
         &self.version
     }
 
+    /// OCI archives that the nodes of the cluster must have ([`crate::cluster::ClusterOptions::images`]).
+    #[must_use]
+    pub fn images(&self) -> Vec<PathBuf> {
+        vec![self.image.archive.clone()]
+    }
+
     fn objects(&self) -> Result<Objects> {
         let printed = run(Command::new(&self.objects).args([image::IMAGE, &self.version]))?;
         serde_json::from_str(&printed).context("reading KubeVirt's objects")
     }
 }
 
-/// Installs `KubeVirt` on the cluster's real nodes, and waits until they can run VMs.
+/// Installs `KubeVirt` on the cluster's real nodes, which have [`Programs::images`], and waits until they can run VMs.
 ///
 /// # Errors
 /// What did not come up.
@@ -96,7 +102,6 @@ pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result
         anyhow::Ok((prepared.objects()?, emulation::needed(kvm, &prepared.image.root)?))
     })
     .await??;
-    cluster.import(&programs.image.archive).await?;
     for object in objects
         .definitions
         .iter_mut()

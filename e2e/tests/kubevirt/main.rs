@@ -23,7 +23,11 @@ use self::variants::answers;
 #[test]
 fn real_guests() {
     let images = provide().unwrap().then(Images::new);
-    with_cluster(ClusterOptions::default(), async |cluster| {
+    let options = ClusterOptions {
+        images: images.as_ref().map(Images::of_nodes).unwrap_or_default(),
+        ..ClusterOptions::default()
+    };
+    with_cluster(options, async |cluster| {
         let setup = Setup::new(&cluster, images.as_ref().unwrap()).await;
         its_api_answers_as_the_table_says(&setup).await;
         every_configuration_is_taken(&setup.admin).await;

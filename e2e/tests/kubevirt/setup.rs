@@ -58,6 +58,11 @@ impl Images {
             _folder: folder,
         }
     }
+
+    /// What nodes have from the start.
+    pub fn of_nodes(&self) -> Vec<PathBuf> {
+        self.kubevirt.images()
+    }
 }
 
 pub struct Setup<'a> {

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use maroonedpods_e2e::api::read::condition;
-use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
+use maroonedpods_e2e::cluster::{provide, with_cluster};
 use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
 use maroonedpods_e2e::harness::registry::program;
 use maroonedpods_e2e::install::dns;
@@ -120,7 +120,8 @@ fn pods_hostile_guests_and_faults() {
 /// takes a field out), and guests have this kubelet, or the cluster's.
 fn with_real_env(kubelet: Option<PathBuf>, config: &Value, test: impl AsyncFnOnce(&RealEnv<'_>) + Send) {
     let archives = provide().unwrap().then(|| Archives::make(kubelet).unwrap());
-    with_cluster(ClusterOptions::default(), async |cluster| {
+    let options = archives.as_ref().map(Archives::cluster);
+    with_cluster(options.unwrap_or_default(), async |cluster| {
         let archives = archives.as_ref().unwrap();
         let env = RealEnv::install(&cluster, archives, Kvm::Auto, config)
             .await

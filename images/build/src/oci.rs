@@ -4,7 +4,7 @@
 //! Reproducible: the same [`Image`] gives the same bytes. Nothing is compressed, so no compressor's version counts.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -40,16 +40,13 @@ pub struct Image {
     pub created: Timestamp,
 }
 
-/// A tree of files, owned by root but for those that are [taken from a folder](Files::tree). Missing parent folders
-/// come by themselves, with mode 0755.
+/// A tree of files owned by root. Missing parent folders come by themselves, with mode 0755.
 #[derive(Clone, Debug, Default)]
 pub struct Files(BTreeMap<String, File>);
 
 #[derive(Clone, Debug)]
 struct File {
     mode: u32,
-    /// User and group.
-    owner: (u32, u32),
     kind: Kind,
     /// Linux capabilities that the program gets, a bit for each.
     capabilities: u32,
@@ -78,7 +75,7 @@ impl Files {
     /// # Errors
     /// The path is not absolute, not plain, or taken.
     pub fn file(&mut self, path: &str, mode: u32, content: Vec<u8>) -> Result<()> {
-        self.add(path, File::of_root(mode, Kind::File(content)))
+        self.add(path, File::new(mode, Kind::File(content)))
     }
 
     /// Adds a folder; `path` is absolute.
@@ -86,10 +83,10 @@ impl Files {
     /// # Errors
     /// As [`Self::file`].
     pub fn folder(&mut self, path: &str, mode: u32) -> Result<()> {
-        self.add(path, File::of_root(mode, Kind::Folder))
+        self.add(path, File::new(mode, Kind::Folder))
     }
 
-    /// Adds all that is in `folder` with its modes and owners: files, folders and symbolic links.
+    /// Adds all that is in `folder` with its modes: files, folders and symbolic links.
     ///
     /// # Errors
     /// As [`Self::file`], or something cannot be read or is of another kind.
@@ -116,13 +113,7 @@ impl Files {
                 bail!("{} is no file, folder or link", entry.path().display());
             };
             let is_folder = kind == Kind::Folder;
-            let file = File {
-                mode: metadata.permissions().mode() & 0o7777,
-                owner: (metadata.uid(), metadata.gid()),
-                kind,
-                capabilities: 0,
-            };
-            self.add(&inside, file)?;
+            self.add(&inside, File::new(metadata.permissions().mode() & 0o7777, kind))?;
             if is_folder {
                 self.below(&entry.path(), &inside)?;
             }
@@ -151,7 +142,7 @@ impl Files {
         );
         for (end, _) in path.match_indices('/') {
             let parent = self.0.entry(path[..end].to_owned());
-            let parent = parent.or_insert_with(|| File::of_root(0o755, Kind::Folder));
+            let parent = parent.or_insert_with(|| File::new(0o755, Kind::Folder));
             ensure!(
                 parent.kind == Kind::Folder,
                 "/{path} is below a file, /{}",
@@ -175,10 +166,9 @@ impl Files {
 }
 
 impl File {
-    fn of_root(mode: u32, kind: Kind) -> Self {
+    fn new(mode: u32, kind: Kind) -> Self {
         Self {
             mode,
-            owner: (0, 0),
             kind,
             capabilities: 0,
         }
@@ -191,8 +181,8 @@ impl File {
         let mut header = Header::new_ustar();
         header.set_mode(self.mode);
         header.set_mtime(modified);
-        header.set_uid(self.owner.0.into());
-        header.set_gid(self.owner.1.into());
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(0);
         let appended = match &self.kind {
             Kind::File(content) => {
@@ -269,7 +259,7 @@ impl Image {
 
         let mut tar = Builder::new(Vec::new());
         let mut add = |path: &str, content: Vec<u8>| {
-            File::of_root(0o644, Kind::File(content)).append(&mut tar, path, created)
+            File::new(0o644, Kind::File(content)).append(&mut tar, path, created)
         };
         add("oci-layout", serde_json::to_vec(&layout)?)?;
         add("index.json", serde_json::to_vec(&index)?)?;
@@ -440,13 +430,12 @@ mod tests {
 
         let bytes = files.tar(0).unwrap();
         let layer = untar(&bytes);
-        let owner = fs::metadata(&program).unwrap().uid();
         let (header, content) = &layer["usr/program"];
         assert_eq!(
             (header.mode().unwrap(), content.as_slice()),
             (0o750, b"program".as_slice())
         );
-        assert_eq!(header.uid().unwrap(), u64::from(owner));
+        assert_eq!(header.uid().unwrap(), 0);
         let (header, _) = &layer["link"];
         assert_eq!(header.entry_type(), EntryType::Symlink);
         assert_eq!(header.link_name().unwrap().unwrap(), Path::new("usr/program"));

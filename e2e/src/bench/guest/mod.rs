@@ -105,7 +105,7 @@ pub fn run(effort: Effort) -> Result<Report<Figures>> {
     let mut figures = None;
     let options = ClusterOptions {
         nodes: 1,
-        ..ClusterOptions::default()
+        ..archives.cluster()
     };
     with_cluster(options, async |cluster| {
         let measured = tokio::select! {

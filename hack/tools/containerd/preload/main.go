@@ -125,32 +125,43 @@ func add(ctx context.Context, db *metadata.DB, archive string, sizes map[string]
 	if err := images.Walk(ctx, keep, target); err != nil {
 		return err
 	}
-	_, err = metadata.NewImageStore(db).Create(ctx, images.Image{
-		Name:   name,
-		Target: target,
-		Labels: map[string]string{
-			// As containerd's CRI plugin marks what it pulls: it lists nothing else, and the kubelet removes no
-			// pinned image.
-			"io.cri-containerd.image":  "managed",
-			"io.cri-containerd.pinned": "pinned",
-		},
-	})
-	if err != nil {
+	var manifest ocispec.Manifest
+	if err := read(ctx, db.ContentStore(), target, &manifest); err != nil {
 		return err
 	}
-	chain, size, err := unpack(ctx, db, target)
+	// As containerd's CRI plugin names what it pulls: image volumes are looked for by the image's id.
+	for _, name := range []string{name, manifest.Config.Digest.String()} {
+		_, err = metadata.NewImageStore(db).Create(ctx, images.Image{
+			Name:   name,
+			Target: target,
+			Labels: map[string]string{
+				// The plugin lists nothing else, and the kubelet removes no pinned image.
+				"io.cri-containerd.image":  "managed",
+				"io.cri-containerd.pinned": "pinned",
+			},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	chain, size, err := unpack(ctx, db, manifest)
 	sizes[chain] = size
 	return err
 }
 
+// read decodes a JSON document of the store.
+func read(ctx context.Context, blobs content.Store, document ocispec.Descriptor, into any) error {
+	bytes, err := content.ReadBlob(ctx, blobs, document)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(bytes, into)
+}
+
 // onlyManifest returns the archive's image and its name.
 func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descriptor) (ocispec.Descriptor, string, error) {
-	bytes, err := content.ReadBlob(ctx, blobs, index)
-	if err != nil {
-		return ocispec.Descriptor{}, "", err
-	}
 	var list ocispec.Index
-	if err := json.Unmarshal(bytes, &list); err != nil {
+	if err := read(ctx, blobs, index, &list); err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
 	if len(list.Manifests) != 1 {
@@ -167,21 +178,10 @@ func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descri
 }
 
 // unpack returns the id of the layer's chain, and its size.
-func unpack(ctx context.Context, db *metadata.DB, target ocispec.Descriptor) (string, int64, error) {
+func unpack(ctx context.Context, db *metadata.DB, manifest ocispec.Manifest) (string, int64, error) {
 	blobs, layers := db.ContentStore(), db.Snapshotter(snapshotter)
-	bytes, err := content.ReadBlob(ctx, blobs, target)
-	if err != nil {
-		return "", 0, err
-	}
-	var manifest ocispec.Manifest
-	if err := json.Unmarshal(bytes, &manifest); err != nil {
-		return "", 0, err
-	}
-	if bytes, err = content.ReadBlob(ctx, blobs, manifest.Config); err != nil {
-		return "", 0, err
-	}
 	var config ocispec.Image
-	if err := json.Unmarshal(bytes, &config); err != nil {
+	if err := read(ctx, blobs, manifest.Config, &config); err != nil {
 		return "", 0, err
 	}
 	if len(manifest.Layers) != 1 || len(config.RootFS.DiffIDs) != 1 {
