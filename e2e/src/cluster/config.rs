@@ -8,10 +8,6 @@ use serde_json::{Value, json};
 
 use super::{CLUSTER_DOMAIN, DNS_ADDRESS};
 
-/// The handler of a node for a `RuntimeClass`: its containers have `/dev/net/tun` and `/dev/kvm`, without more rights.
-pub const DEVICES_HANDLER: &str = "vm-devices";
-/// What they begin with, a file in the node's folder.
-pub(super) const DEVICES_SPEC: &str = "vm-devices.json";
 /// What the node resolves names by, a file in the node's folder.
 pub(super) const RESOLVER: &str = "resolv.conf";
 /// What containerd keeps, a folder in the node's folder.
@@ -53,36 +49,8 @@ disabled_plugins = [
   runtime_path = '{shim}'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   BinaryName = '{runc}'
-# The same, with what VMs need.
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{DEVICES_HANDLER}]
-  runtime_type = 'io.containerd.runc.v2'
-  runtime_path = '{shim}'
-  base_runtime_spec = '{folder}/{DEVICES_SPEC}'
-[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{DEVICES_HANDLER}.options]
-  BinaryName = '{runc}'
 "
     )
-}
-
-/// The specification that containers of [`DEVICES_HANDLER`] begin with: containerd's own, `default`, and device nodes
-/// that every user in the container may use. Where the kernel lacks one, opening it fails.
-pub(super) fn with_devices(mut default: Value) -> Value {
-    let linux = &mut default["linux"];
-    // Numbers that Linux has given to them: Documentation/admin-guide/devices.txt.
-    for (path, minor) in [("/dev/net/tun", 200), ("/dev/kvm", 232)] {
-        let node = json!({"path": path, "type": "c", "major": 10, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0});
-        let rule = json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"});
-        push(&mut linux["devices"], node);
-        push(&mut linux["resources"]["devices"], rule);
-    }
-    default
-}
-
-fn push(list: &mut Value, item: Value) {
-    match list.as_array_mut() {
-        Some(list) => list.push(item),
-        None => *list = json!([item]),
-    }
 }
 
 /// The pod network's, for the CNI plugins `bridge` and `host-local`.
@@ -154,21 +122,4 @@ pub(super) fn kube_proxy(folder: &Path, node: &str) -> Value {
         // The table of connections is the machine's: its size is left alone.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_added_to_what_there_is() {
-        let deny = json!({"allow": false, "access": "rwm"});
-        let spec = with_devices(json!({"linux": {"resources": {"devices": [deny]}}}));
-        assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/net/tun");
-        let rules = spec["linux"]["resources"]["devices"].as_array().unwrap();
-        assert_eq!(
-            (rules.len(), &rules[0], &rules[2]["minor"]),
-            (3, &deny, &json!(232))
-        );
-    }
 }

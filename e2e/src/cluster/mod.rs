@@ -42,7 +42,6 @@ use kube::Api;
 use maroonedpods_common::names;
 use tokio::task;
 
-pub use self::config::DEVICES_HANDLER;
 pub use self::node::{Node, REAL_LABEL};
 pub use self::requirements::{missing_rights, provide_packages};
 pub use self::run::{on_cluster, provide, with_cluster, with_shared_cluster};
@@ -69,9 +68,8 @@ pub struct ClusterOptions {
     pub nodes: u8,
     /// Further flags of kube-controller-manager.
     pub controller_manager_flags: Vec<String>,
-    /// OCI archives, of one image of one layer each, that nodes have from the start. Their unpacked files stay in a
-    /// folder beside the first, so this is for what seldom changes.
-    pub images: Vec<PathBuf>,
+    /// A containerd folder with the images that nodes have from the start, as `hack/tools/containerd/preload` writes it.
+    pub images: Option<PathBuf>,
 }
 
 impl Default for ClusterOptions {
@@ -80,7 +78,7 @@ impl Default for ClusterOptions {
         Self {
             nodes: 2,
             controller_manager_flags: Vec::new(),
-            images: Vec::new(),
+            images: None,
         }
     }
 }
@@ -108,7 +106,7 @@ impl Cluster {
             nodes: Vec::new(),
             control_plane,
         };
-        match cluster.start_nodes(nodes, &options.images, programs).await {
+        match cluster.start_nodes(options, programs).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
                 cluster.control_plane.keep_logs();
@@ -117,13 +115,11 @@ impl Cluster {
         }
     }
 
-    async fn start_nodes(&mut self, nodes: u8, images: &[PathBuf], programs: &Programs) -> Result<()> {
+    async fn start_nodes(&mut self, options: &ClusterOptions, programs: &Programs) -> Result<()> {
         let pause = sandbox::image(self.control_plane.folder())?;
-        let images = images.to_vec();
-        let images = task::spawn_blocking(move || store::prepare(&images)).await??;
         let mut starting = Vec::new();
-        for number in 1..=nodes {
-            let plan = self.plan(number, nodes, &pause, images.as_deref(), programs)?;
+        for number in 1..=options.nodes {
+            let plan = self.plan(number, options, &pause, programs)?;
             starting.push(task::spawn_blocking(move || Node::start(&plan)));
         }
         for node in starting {
@@ -134,14 +130,7 @@ impl Cluster {
     }
 
     /// Writes what node `number` needs of the control plane into a folder of its own.
-    fn plan(
-        &self,
-        number: u8,
-        nodes: u8,
-        pause: &Path,
-        images: Option<&Path>,
-        programs: &Programs,
-    ) -> Result<Plan> {
+    fn plan(&self, number: u8, options: &ClusterOptions, pause: &Path, programs: &Programs) -> Result<Plan> {
         let name = format!("node-{number}");
         let folder = self.control_plane.folder().join(&name);
         fs::create_dir(&folder)?;
@@ -171,11 +160,11 @@ impl Cluster {
             .display();
         Ok(Plan {
             number,
-            nodes,
+            nodes: options.nodes,
             groups: format!("{control_plane}-{name}"),
             folder,
             pause: pause.to_owned(),
-            images: images.map(Path::to_owned),
+            images: options.images.clone(),
             programs: programs.clone(),
         })
     }

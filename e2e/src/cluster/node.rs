@@ -49,7 +49,7 @@ pub(super) struct Plan {
     pub(super) folder: PathBuf,
     /// OCI archive of the sandbox image.
     pub(super) pause: PathBuf,
-    /// What [`store::prepare`] made.
+    /// See [`super::ClusterOptions::images`].
     pub(super) images: Option<PathBuf>,
     pub(super) programs: Programs,
 }
@@ -128,9 +128,6 @@ impl Node {
         let shim = tools::find(Tool::ContainerdShim)?;
         let containerd = config::containerd(folder, &shim, &plan.programs.runc, &plan.programs.cni);
         self.write("containerd.toml", &containerd)?;
-        let default = serde_json::from_str(&self.ctr(&["oci", "spec"])?)?;
-        let devices = config::with_devices(default);
-        self.write(config::DEVICES_SPEC, &devices.to_string())?;
         let pods = config::pod_network(&network::pod_range(plan.number));
         self.write("cni/10-pods.conflist", &format!("{pods:#}\n"))?;
         let address = network::node_address(plan.number);

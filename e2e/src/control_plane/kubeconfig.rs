@@ -40,7 +40,11 @@ pub(crate) fn render(server: &str, ca: &str, credentials: &Credentials<'_>) -> S
 
 /// A client of its own, with its own connections, on the calling async runtime.
 pub(crate) async fn client(kubeconfig: &str) -> Result<Client> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// What [`client`] makes a client of.
+pub(crate) async fn config(kubeconfig: &str) -> Result<Config> {
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(kubeconfig)?, &options).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Config::from_custom_kubeconfig(Kubeconfig::from_yaml(kubeconfig)?, &options).await?)
 }

@@ -105,6 +105,13 @@ impl ControlPlane {
         kubeconfig::client(&self.admin).await
     }
 
+    /// [`Self::admin`], which takes the first answer: kube's own client repeats what was answered with 429.
+    pub async fn impatient_admin(&self) -> Result<Client> {
+        let mut config = kubeconfig::config(&self.admin).await?;
+        config.default_retry = false;
+        Ok(Client::try_from(config)?)
+    }
+
     /// Path of the admin's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {

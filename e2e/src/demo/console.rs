@@ -16,9 +16,8 @@ use tokio::task::JoinSet;
 use super::screen::Screen;
 use super::timeline::line;
 use crate::harness::bare_guest::{Phase, phases};
+use crate::kubevirt::CONSOLE;
 
-/// The container of a launcher that repeats what the guest writes to its console.
-const CONSOLE: &str = "guest-console-log";
 const LAUNCHERS: &str = "kubevirt.io=virt-launcher";
 
 /// Prints for ever.

@@ -1,4 +1,4 @@
-//! The demo with root and QEMU: every marooned pod runs in a machine of its own.
+//! The demo with root, on Debian: every marooned pod runs in a machine of its own.
 
 use std::fs;
 use std::process::Command;
@@ -11,6 +11,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use maroonedpods_common::names;
+use maroonedpods_image_build::apt::debian_release;
+use maroonedpods_image_build::node_image::Arch;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -23,7 +25,6 @@ use crate::api::check::eventually;
 use crate::cluster::{Cluster, ClusterOptions, missing_rights, on_cluster, provide_packages};
 use crate::harness::real_env::{Archives, RUNS, RealEnv, provide_tools};
 use crate::install::SYSTEM_NAMESPACE;
-use crate::system::packages::program;
 
 /// What each further VM may add to [`RUNS`] where all share two processors.
 const MORE: Duration = Duration::from_secs(60);
@@ -34,8 +35,11 @@ pub fn obstacles() -> Vec<String> {
     if let Some(rights) = missing_rights() {
         return vec![rights];
     }
-    if program("apt-get").is_none() {
-        return vec!["there is no apt-get, and the node image is made from Debian's packages".to_owned()];
+    if Arch::of_this_machine().ok() != Some(Arch::Amd64) {
+        return vec!["KubeVirt's image is built for amd64 only".to_owned()];
+    }
+    if let Err(error) = debian_release() {
+        return vec![format!("images are made of Debian's packages, and {error:#}")];
     }
     let provided = provide_packages().and_then(|()| provide_tools());
     provided
@@ -49,8 +53,8 @@ pub fn obstacles() -> Vec<String> {
 pub fn run(options: Options) -> Result<()> {
     let screen = Screen::new();
     screen.begin(
-        "building Kubernetes, KubeVirt, helm and containerd from source, and the images: a quarter of an hour on 2 cores \
-         the first time, half a minute later on",
+        "building Kubernetes, KubeVirt, helm and containerd from source, and the images: about a quarter of an hour on 2 \
+         cores the first time, half a minute later on",
     );
     let archives = Archives::make(None)?;
     drop(screen);

@@ -91,7 +91,7 @@ impl Archives {
     #[must_use]
     pub fn cluster(&self) -> ClusterOptions {
         ClusterOptions {
-            images: self.kubevirt.images(),
+            images: Some(self.kubevirt.images()),
             ..ClusterOptions::default()
         }
     }
@@ -134,7 +134,12 @@ fn toolbox(folder: &Path) -> Result<PathBuf> {
 /// Something is missing, and cannot be installed.
 pub fn provide_tools() -> Result<()> {
     packages::provide("the images of real guests", || {
-        let missing = [("busybox", "busybox-static"), ("cc", "gcc")].into_iter();
+        let missing = [
+            ("busybox", "busybox-static"),
+            ("gcc", "gcc"),
+            ("gcc", "libc6-dev"),
+        ]
+        .into_iter();
         let missing = missing.filter(|(name, _)| packages::program(name).is_none());
         missing.map(|(_, package)| package).collect()
     })

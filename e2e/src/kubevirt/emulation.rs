@@ -1,6 +1,6 @@
 //! Finds out whether KVM works here, by using it: with the QEMU of `KubeVirt`'s image.
 
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,8 +15,11 @@ const EMULATION_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 /// What QEMU exits with when a guest writes 16 to `isa-debug-exit`.
 const DONE: i32 = 33;
-/// Runs a program in the file system of an image, with the machine's devices.
-const IN_IMAGE: &str = r#"mount --bind /dev "$1/dev" && exec chroot "$@""#;
+/// Runs a program in the file system of an image, with the machine's devices and a folder as `/tmp`; ends with its parent.
+const IN_IMAGE: &str = r#"root=$1 folder=$2
+shift 2
+mount --bind /dev "$root/dev" && mount --bind "$folder" "$root/tmp" &&
+    exec setpriv --pdeathsig KILL chroot "$root" "$@""#;
 const DISK: usize = 1 << 20;
 
 /// Whether guests may use KVM.
@@ -34,11 +37,11 @@ pub(super) fn needed(kvm: Kvm, root: &Path) -> Result<bool> {
     if kvm == Kvm::Never || !Path::new("/dev/kvm").exists() {
         return Ok(true);
     }
-    // A file that the image's QEMU sees.
-    let mut disk = tempfile::NamedTempFile::new_in(root.join("tmp"))?;
-    disk.write_all(&boot_sector())?;
-    let emulated = run(root, disk.path(), "tcg", EMULATION_LIMIT)?.context("QEMU cannot run a tiny guest")?;
-    let needed = run(root, disk.path(), "kvm", emulated)?.is_none();
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("disk"), boot_sector())?;
+    let emulated =
+        run(root, folder.path(), "tcg", EMULATION_LIMIT)?.context("QEMU cannot run a tiny guest")?;
+    let needed = run(root, folder.path(), "kvm", emulated)?.is_none();
     say(if needed {
         "guests are emulated: KVM fails here, or is slower than that"
     } else {
@@ -65,12 +68,11 @@ fn boot_sector() -> Vec<u8> {
 }
 
 /// How long the guest took; none when it did not come to its end within `limit`.
-fn run(root: &Path, disk: &Path, accelerator: &str, limit: Duration) -> Result<Option<Duration>> {
-    let disk = Path::new("/").join(disk.strip_prefix(root)?);
+fn run(root: &Path, folder: &Path, accelerator: &str, limit: Duration) -> Result<Option<Duration>> {
     let start = Instant::now();
     let mut child = Command::new("unshare")
         .args(["--mount", "sh", "-c", IN_IMAGE, "sh"])
-        .arg(root)
+        .args([root, folder])
         .args([
             "/usr/bin/qemu-system-x86_64",
             "-machine",
@@ -81,7 +83,7 @@ fn run(root: &Path, disk: &Path, accelerator: &str, limit: Duration) -> Result<O
             "32",
         ])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-drive"])
-        .arg(format!("file={},format=raw,if=virtio", disk.display()))
+        .arg("file=/tmp/disk,format=raw,if=virtio")
         .args(["-device", "isa-debug-exit,iobase=0x501,iosize=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

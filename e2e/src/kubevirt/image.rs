@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use maroonedpods_image_build::apt::Apt;
 use maroonedpods_image_build::command::{run, say};
 use maroonedpods_image_build::go::{self, Module};
+use maroonedpods_image_build::node_tools::{self, NodeTool};
 use maroonedpods_image_build::oci::{Files, Image};
 use sha2::{Digest, Sha256};
 
@@ -90,47 +91,45 @@ exec /usr/libexec/libvirt-daemon/virtqemud "$@"
 /// not run as root.
 const NET_BIND_SERVICE: u32 = 1 << 10;
 
-/// What is built once on a machine.
-#[derive(Clone, Debug)]
-pub(super) struct Built {
-    /// The image, for [`crate::cluster::Cluster::import`].
-    pub(super) archive: PathBuf,
-    /// Its file system.
-    pub(super) root: PathBuf,
-}
-
-/// Builds it, if that was not done yet by this version of this file. Needs root, and Debian's apt, which fetches packages
-/// and installs none. Blocks, for minutes the first time.
-pub(super) fn build() -> Result<Built> {
+/// A containerd folder with the image in it, for [`crate::cluster::ClusterOptions::images`]. Builds it, if that was not done
+/// yet by this version of this file. Needs root, and Debian's apt, which fetches packages and installs none. Blocks, for
+/// minutes the first time.
+pub(super) fn build() -> Result<PathBuf> {
     let cache = programs::build()?;
     let recipe = format!("{:x}", Sha256::digest(include_str!("image.rs")));
-    let folder = cache.join(format!("image-{}", &recipe[..12]));
-    let built = Built {
-        archive: folder.join("kubevirt.tar"),
-        root: folder.join("root"),
-    };
+    let store = cache.join(format!("image-{}", &recipe[..12]));
+    let preload = node_tools::find(NodeTool::Preload, "amd64")?;
     let _lock = go::lock(&cache)?;
-    if built.archive.exists() {
-        return Ok(built);
+    if store.exists() {
+        return Ok(store);
     }
     say("making KubeVirt's image of Debian's packages, once");
     let apt = Apt::of_release(&cache.join("apt"), "amd64", RELEASE)?;
-    if built.root.exists() {
-        fs::remove_dir_all(&built.root)?;
+    // Of a build that was killed.
+    let unfinished = cache.join("unfinished-image");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
     }
-    lay_out(&built.root)?;
+    let root = unfinished.join("root");
+    lay_out(&root)?;
     for package in apt.with_dependencies(&PACKAGES)? {
-        unpack(&package.root, &built.root).with_context(|| format!("unpacking {}", package.name))?;
+        unpack(&package.root, &root).with_context(|| format!("unpacking {}", package.name))?;
     }
-    configure(&built.root)?;
-    add_programs(&cache, &built.root)?;
-    find_libraries(&built.root)?;
-    let image = pack(&built.root)?;
-    // A whole archive or none.
-    let unfinished = folder.join("unfinished");
-    fs::write(&unfinished, image)?;
-    fs::rename(unfinished, &built.archive)?;
-    Ok(built)
+    configure(&root)?;
+    add_programs(&cache, &root)?;
+    find_libraries(&root)?;
+    let archive = unfinished.join("kubevirt.tar");
+    fs::write(&archive, pack(&root)?)?;
+    let whole = unfinished.join("store");
+    run(Command::new(preload).arg(&whole).arg(&archive))?;
+    fs::rename(whole, &store)?;
+    fs::remove_dir_all(unfinished)?;
+    Ok(store)
+}
+
+/// The file system of the image, which must not be changed.
+pub(super) fn root(store: &Path) -> PathBuf {
+    store.join("io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs")
 }
 
 /// The folders and links that packages are unpacked into.

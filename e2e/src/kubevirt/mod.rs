@@ -34,6 +34,7 @@ use crate::api::check::{becomes, eventually};
 use crate::cluster::{Cluster, REAL_LABEL};
 
 pub use self::emulation::Kvm;
+pub(crate) use self::vm::CONSOLE;
 pub use self::vm::RealVm;
 
 /// The namespace of `KubeVirt`'s programs.
@@ -46,7 +47,7 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 /// What is built once on a machine: the image of all programs, and what prints the objects.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    image: image::Built,
+    images: PathBuf,
     objects: PathBuf,
     version: String,
 }
@@ -65,9 +66,8 @@ impl Programs {
     /// # Errors
     /// Something is missing or cannot be built.
     pub fn build() -> Result<Self> {
-        let image = image::build()?;
         Ok(Self {
-            image,
+            images: image::build()?,
             objects: programs::build()?.join(programs::OBJECTS),
             version: go::kubevirt_version()?,
         })
@@ -79,10 +79,10 @@ impl Programs {
         &self.version
     }
 
-    /// OCI archives that the nodes of the cluster must have ([`crate::cluster::ClusterOptions::images`]).
+    /// What the nodes of the cluster must begin with ([`crate::cluster::ClusterOptions::images`]).
     #[must_use]
-    pub fn images(&self) -> Vec<PathBuf> {
-        vec![self.image.archive.clone()]
+    pub fn images(&self) -> PathBuf {
+        self.images.clone()
     }
 
     fn objects(&self) -> Result<Objects> {
@@ -99,7 +99,10 @@ pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result
     let admin = cluster.control_plane().admin().await?;
     let prepared = programs.clone();
     let (mut objects, emulate) = tokio::task::spawn_blocking(move || {
-        anyhow::Ok((prepared.objects()?, emulation::needed(kvm, &prepared.image.root)?))
+        anyhow::Ok((
+            prepared.objects()?,
+            emulation::needed(kvm, &image::root(&prepared.images))?,
+        ))
     })
     .await??;
     for object in objects

@@ -8,8 +8,8 @@ use crate::control_plane::ControlPlane;
 
 /// The container of a launcher that QEMU runs in.
 const COMPUTE: &str = "compute";
-/// The container that repeats what the guest writes to its serial console.
-const CONSOLE: &str = "guest-console-log";
+/// The container of a launcher that repeats what the guest writes to its serial console.
+pub(crate) const CONSOLE: &str = "guest-console-log";
 /// How libvirt is reached from there.
 const LIBVIRT: &str = "qemu+unix:///session?socket=/run/libvirt/virtqemud-sock";
 

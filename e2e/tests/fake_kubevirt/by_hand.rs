@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::api::JoinMode;
 use maroonedpods_common::join_info::{JoinInfo, KubeletSettings, Token};
 use maroonedpods_common::names;
@@ -202,17 +201,6 @@ impl TestEnv {
             .await
             .unwrap();
         address
-    }
-
-    /// An administrator's client that takes the first answer: kube's own repeats what was answered with 429.
-    pub async fn impatient(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.control_plane.kubeconfig()).unwrap();
-        let options = KubeConfigOptions::default();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .unwrap();
-        config.default_retry = false;
-        Client::try_from(config).unwrap()
     }
 
     /// The launcher of the pod's VM.

@@ -288,7 +288,10 @@ async fn a_lost_launcher_fails_the_vm(env: &TestEnv) {
 async fn a_vm_is_marked_for_evacuation(env: &TestEnv) {
     let marooned = env.launch(&json!({"neverJoins": true, "slowDelete": 1})).await;
     env.vmi_becomes(&marooned, "Running").await;
-    let launchers: Api<Pod> = Api::namespaced(env.impatient().await, names::VM_NAMESPACE);
+    let launchers: Api<Pod> = Api::namespaced(
+        env.control_plane.impatient_admin().await.unwrap(),
+        names::VM_NAMESPACE,
+    );
     let launcher = env.launcher(&marooned).await.name_any();
     // As `kubectl drain` does; a dry run of it marks nothing.
     for (dry_run, marked) in [(true, false), (false, true)] {

@@ -1,6 +1,6 @@
 //! The real `KubeVirt` on real nodes, and what it makes of VMIs in the reconciler's shape.
 //!
-//! Needs root and QEMU, and apt-get for the guest's kernel; what is skipped without root is named.
+//! Needs root, Debian's apt and a C compiler; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
@@ -24,7 +24,7 @@ use self::variants::answers;
 fn real_guests() {
     let images = provide().unwrap().then(Images::new);
     let options = ClusterOptions {
-        images: images.as_ref().map(Images::of_nodes).unwrap_or_default(),
+        images: images.as_ref().map(Images::of_nodes),
         ..ClusterOptions::default()
     };
     with_cluster(options, async |cluster| {
@@ -38,7 +38,7 @@ fn real_guests() {
         );
         tokio::join!(
             a_guest_that_panics_is_over(&setup),
-            a_launcher_that_is_killed_has_failed(&setup),
+            a_vm_whose_qemu_is_killed_has_failed(&setup),
         );
         a_guest_that_panics_starts_again_where_a_reboot_is_not_the_end(&setup).await;
         tokio::join!(
@@ -173,7 +173,7 @@ async fn a_guest_that_panics_starts_again_where_a_reboot_is_not_the_end(setup: &
     setup.delete(&vmi).await;
 }
 
-async fn a_launcher_that_is_killed_has_failed(setup: &Setup<'_>) {
+async fn a_vm_whose_qemu_is_killed_has_failed(setup: &Setup<'_>) {
     let vmi = setup.launch("killed", &json!({})).await;
     setup.ready(&vmi).await;
     setup.vm(&vmi).await.kill().await.unwrap();

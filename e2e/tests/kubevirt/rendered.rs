@@ -1,4 +1,4 @@
-//! Every VM that the reconciler can be configured to ask for is one that KubeVirt takes.
+//! The VMs that the reconciler asks for under each option of its configuration are ones that KubeVirt takes.
 
 use std::fs;
 
@@ -6,8 +6,6 @@ use kube::Client;
 use maroonedpods_common::names;
 use maroonedpods_reconciler::{Cluster, preflight};
 use serde_json::{Value, json};
-
-use crate::setup::merge;
 
 /// Nothing is added: not that a reboot would not be the end.
 const ACCEPTED: &str = "ok    KubeVirt accepts the VMs of the present MaroonedPodsConfig";
@@ -47,7 +45,7 @@ pub async fn every_configuration_is_taken(admin: &Client) {
     for configuration in configurations() {
         let mut spec =
             json!({"nodeImage": "registry.example/node:1", "join": {"serverURL": "https://192.0.2.1:6443"}});
-        merge(&mut spec, &configuration);
+        json_patch::merge(&mut spec, &configuration);
         let config = json!({
             "apiVersion": "maroonedpods.io/v1alpha1", "kind": "MaroonedPodsConfig",
             "metadata": {"name": names::CONFIG_NAME}, "spec": spec,

@@ -7,9 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, EvictParams, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
@@ -60,7 +59,7 @@ impl Images {
     }
 
     /// What nodes have from the start.
-    pub fn of_nodes(&self) -> Vec<PathBuf> {
+    pub fn of_nodes(&self) -> PathBuf {
         self.kubevirt.images()
     }
 }
@@ -110,7 +109,7 @@ impl<'a> Setup<'a> {
         accepts(&secrets, &secret).await.unwrap();
         let mut vmi = vmi(name, stand_in::IMAGE);
         vmi["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-1"});
-        merge(&mut vmi["spec"], more);
+        json_patch::merge(&mut vmi["spec"], more);
         accepts(&self.vmis, &from::<DynamicObject>(vmi)).await.unwrap();
         name.to_owned()
     }
@@ -192,14 +191,10 @@ impl<'a> Setup<'a> {
         stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
     }
 
-    /// Asks for a pod's eviction, once: the usual client would repeat what is refused with 429, for minutes.
+    /// Asks for a pod's eviction, once.
     pub async fn evict(&self, pod: &str) -> kube::Result<()> {
-        let kubeconfig = Kubeconfig::read_from(self.cluster.control_plane().kubeconfig()).unwrap();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .unwrap();
-        config.default_retry = false;
-        let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, names::VM_NAMESPACE);
+        let admin = self.cluster.control_plane().impatient_admin().await.unwrap();
+        let pods: Api<Pod> = Api::namespaced(admin, names::VM_NAMESPACE);
         pods.evict(pod, &EvictParams::default()).await.map(drop)
     }
 
@@ -272,21 +267,4 @@ fn client_pod() -> Pod {
             "containers": [{"name": "c", "image": TEST_SERVER, "args": ["serve"]}],
         },
     }))
-}
-
-/// As a JSON merge patch (RFC 7396).
-pub fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in fields {
-        match value {
-            Value::Null => drop(target.as_object_mut().unwrap().remove(name)),
-            value => merge(&mut target[name], value),
-        }
-    }
 }

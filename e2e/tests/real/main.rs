@@ -1,6 +1,6 @@
 //! Marooned pods in real virtual machines, as their users see them.
 //!
-//! Needs root and QEMU; what is skipped without root is named.
+//! Needs root, Debian's apt and a C compiler; what is skipped without root is named.
 
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]

@@ -21,9 +21,9 @@ pub struct Package {
     /// Debian's name of it.
     pub name: String,
     /// Its version.
-    pub version: String,
+    pub(crate) version: String,
     /// Debian's name of its architecture, `all` if it is for any.
-    pub arch: String,
+    pub(crate) arch: String,
     /// Folder of its files.
     pub root: PathBuf,
 }
@@ -34,7 +34,7 @@ impl Apt {
     ///
     /// # Errors
     /// The machine has no apt, or the lists cannot be fetched.
-    pub fn new(folder: &Path, arch: &str, sources: Option<&Path>, update: bool) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, arch: &str, sources: Option<&Path>, update: bool) -> Result<Self> {
         for name in ["state/lists/partial", "cache/archives/partial", "unpacked"] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -55,26 +55,21 @@ impl Apt {
         Ok(apt)
     }
 
-    /// [`Self::new`] for another release of Debian than the machine's, from where the machine has its own release.
+    /// [`Self::new`] for another release of Debian than the machine's, from where the machine has its own release; the
+    /// lists are fetched again.
     ///
     /// # Errors
-    /// As for [`Self::new`], or the machine's sources name no Debian.
+    /// As for [`Self::new`], or the machine does not run Debian.
     pub fn of_release(folder: &Path, arch: &str, release: &str) -> Result<Self> {
-        let targets = run(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(ORIGIN) $(RELEASE) $(REPO_URI)",
-            "Created-By: Packages",
-            "Component: main",
-        ]))?;
-        let archive = debian_archive(&targets).context(
-            "this machine's apt knows no archive of Debian: build on Debian, or in a container of it",
-        )?;
+        let own = debian_release()?;
+        let wanted = run(Command::new("apt-get").args(["update", "--print-uris"]))?;
+        let archive = archive_of(&wanted, &own)
+            .with_context(|| format!("this machine's apt has no source of Debian {own}, which it runs"))?;
         fs::create_dir_all(folder)?;
         let sources = folder.join(format!("{release}.list"));
         let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
         fs::write(&sources, format!("deb {signed} {archive} {release} main\n"))?;
-        Self::new(folder, arch, Some(&sources), false)
+        Self::new(folder, arch, Some(&sources), true)
     }
 
     /// Fetches and unpacks packages and all that they depend on. Blocks.
@@ -105,7 +100,7 @@ impl Apt {
     ///
     /// # Errors
     /// As for [`Self::with_dependencies`].
-    pub fn alone(&self, name: &str) -> Result<Package> {
+    pub(crate) fn alone(&self, name: &str) -> Result<Package> {
         let shown = self.show(name)?;
         let field = |key| field(&shown, key).with_context(|| format!("apt-cache tells no {key} of {name}"));
         let wanted = Wanted {
@@ -124,7 +119,7 @@ impl Apt {
     ///
     /// # Errors
     /// There is no such package, or it depends on nothing.
-    pub fn first_dependency(&self, name: &str) -> Result<String> {
+    pub(crate) fn first_dependency(&self, name: &str) -> Result<String> {
         let shown = self.show(name)?;
         let first = field(&shown, "Depends").and_then(|depends| depends.split([',', ' ', '|']).next());
         Ok(first
@@ -208,12 +203,29 @@ APT::Sandbox::User \"\";
     )
 }
 
-/// The archive of whole releases in lines of origin, release and address: the others bring updates to one.
-fn debian_archive(targets: &str) -> Option<&str> {
-    targets.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let (origin, release, address) = (words.next()?, words.next()?, words.next()?);
-        (origin == "Debian" && !release.contains(['-', '/'])).then_some(address)
+/// The release of Debian that this machine runs, such as `bookworm`.
+///
+/// # Errors
+/// It does not run Debian.
+pub fn debian_release() -> Result<String> {
+    let file = "/etc/os-release";
+    let text = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
+    let release = codename(&text).map(str::to_owned);
+    release.context("this machine does not run Debian: build on Debian, or in a container of it")
+}
+
+fn codename(os_release: &str) -> Option<&str> {
+    let mut lines = os_release.lines();
+    let name = lines.find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.filter(|_| os_release.lines().any(|line| line == "ID=debian"))
+}
+
+/// Where a release comes from, by what apt would fetch: lines such as `'http://a/debian/dists/bookworm/InRelease' …`.
+fn archive_of<'a>(wanted: &'a str, release: &str) -> Option<&'a str> {
+    let tail = format!("dists/{release}/InRelease'");
+    wanted.lines().find_map(|line| {
+        let (archive, _) = line.strip_prefix('\'')?.split_once(&tail)?;
+        Some(archive)
     })
 }
 
@@ -270,10 +282,23 @@ mod tests {
     }
 
     #[test]
-    fn releases_come_from_the_archive_of_whole_ones() {
-        let targets = "Debian bookworm-security http://a/security/\nOther stable http://b/\nDebian bookworm http://c/debian/\n";
-        assert_eq!(debian_archive(targets), Some("http://c/debian/"));
-        assert_eq!(debian_archive("Ubuntu noble http://d/\n\n"), None);
+    fn releases_come_from_where_the_machines_own_does() {
+        let wanted = "'http://a/security/dists/bookworm-security/InRelease' a_security 0 \n'http://b/debian/dists/bookworm/InRelease' b 0 \n";
+        assert_eq!(archive_of(wanted, "bookworm"), Some("http://b/debian/"));
+        assert_eq!(archive_of(wanted, "trixie"), None);
+    }
+
+    #[test]
+    fn only_debian_has_releases_of_debian() {
+        assert_eq!(
+            codename("VERSION_CODENAME=bookworm\nID=debian\n"),
+            Some("bookworm")
+        );
+        assert_eq!(
+            codename("ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n"),
+            None
+        );
+        assert_eq!(codename("ID=debian\n"), None);
     }
 
     #[test]

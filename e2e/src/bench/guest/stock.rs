@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
+use maroonedpods_image_build::apt::debian_release;
 use maroonedpods_image_build::command::{last_lines, say};
 use maroonedpods_image_build::node_image::{self, Arch};
 use maroonedpods_image_build::node_tools::{self, NodeTool};
@@ -22,8 +23,6 @@ use crate::system::packages::{self, program};
 
 /// The image's name on the nodes.
 pub const IMAGE: &str = "localhost/stock-node:test";
-/// What Debian calls the release that the node image's kernel is of, too: the machine's own.
-const RELEASE_FILE: &str = "/etc/os-release";
 /// What its cloud images are, without what only people at a terminal use.
 const PACKAGES: &str = "apparmor,ca-certificates,cloud-guest-utils,cloud-init,dbus,e2fsprogs,initramfs-tools,iproute2,\
                         kmod,linux-image-cloud-amd64,netplan.io,nftables,openssh-server,runc,sudo,systemd-resolved,\
@@ -153,9 +152,7 @@ fn bootstrap(ours: &Path, root: &Path, log: &Path) -> Result<()> {
     let acquire = Command::new("apt-config").args(["dump", "Acquire"]).output()?;
     let options = log.with_file_name("apt.conf");
     fs::write(&options, acquire.stdout)?;
-    let release = fs::read_to_string(RELEASE_FILE)?;
-    let release = codename(&release)
-        .context("this machine does not run Debian, so it does not say which release to install")?;
+    let release = debian_release()?;
     let hook = |what: String| format!("--customize-hook={what}");
     let enable = "systemd-networkd systemd-resolved marooned-node-boot";
     let mut command = Command::new(program("mmdebstrap").context("mmdebstrap is missing")?);
@@ -174,7 +171,7 @@ fn bootstrap(ours: &Path, root: &Path, log: &Path) -> Result<()> {
         .arg(hook(format!("chroot \"$1\" systemctl enable {enable}")))
         // The guest has no such proxy.
         .arg(hook("rm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap".to_owned()))
-        .args([release, &root.display().to_string()]);
+        .args([&release, &root.display().to_string()]);
     run(&mut command, log)
 }
 
@@ -200,13 +197,6 @@ fn disk(folder: &Path, root: &Path) -> Result<(PathBuf, usize)> {
     Ok((path, used))
 }
 
-fn codename(release: &str) -> Option<&str> {
-    let line = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
-    release.lines().any(|line| line == "ID=debian").then_some(line)
-}
-
 fn run(command: &mut Command, log: &Path) -> Result<()> {
     let output = File::create(log)?;
     let status = command
@@ -222,18 +212,4 @@ fn run(command: &mut Command, log: &Path) -> Result<()> {
         last_lines(log, 20)
     );
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_debian_has_a_release_to_install() {
-        assert_eq!(
-            codename("ID=debian\nVERSION_CODENAME=bookworm\n"),
-            Some("bookworm")
-        );
-        assert_eq!(codename("ID=ubuntu\nVERSION_CODENAME=noble\n"), None);
-    }
 }

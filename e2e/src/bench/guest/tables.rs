@@ -83,10 +83,8 @@ fn costs(figures: &Figures) -> Table {
     let mut table = beside(&title, "stock");
     let mut add =
         |name: &str, digits, of: fn(&Boot) -> Option<f64>| row(&mut table, name, figures, digits, of);
-    add("pod created to launcher created , s", 2, |b| {
-        b.created_to_launcher
-    });
-    add("launcher created to QEMU started , s", 2, |b| {
+    add("pod created to launcher created, s", 2, |b| b.created_to_launcher);
+    add("launcher created to QEMU started, s", 2, |b| {
         b.launcher_to_power_on
     });
     add("QEMU's CPU until Node Ready, s", 2, |b| Some(b.cpu_until_ready));
