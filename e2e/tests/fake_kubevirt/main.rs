@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
 mod by_hand;
+#[path = "../kubevirt/cases.rs"]
+mod cases;
 #[path = "../kubevirt/launchers.rs"]
 mod launchers;
 #[path = "../kubevirt/variants.rs"]

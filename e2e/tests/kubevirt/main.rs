@@ -5,6 +5,7 @@
 // Clippy takes only the functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures)]
 
+mod cases;
 mod launchers;
 mod rendered;
 mod setup;
