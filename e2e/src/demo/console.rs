@@ -44,10 +44,11 @@ pub async fn follow(client: Client, screen: Arc<Screen>) {
 }
 
 fn has_console(launcher: &Pod) -> bool {
+    // KubeVirt's is a sidecar, which Kubernetes counts among the init containers.
     let statuses = launcher
         .status
         .iter()
-        .flat_map(|status| &status.container_statuses);
+        .flat_map(|status| &status.init_container_statuses);
     let mut running = statuses.flatten().filter(|container| {
         let state = container.state.as_ref();
         state.is_some_and(|state| state.running.is_some())
@@ -102,6 +103,19 @@ fn words(phase: &Phase) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launcher_has_a_console_once_its_sidecar_runs() {
+        let launcher = |state: serde_json::Value| -> Pod {
+            let statuses = serde_json::json!([{"name": "guest-console-log", "state": state, "ready": true,
+                "restartCount": 0, "image": "", "imageID": ""}]);
+            let pod =
+                serde_json::json!({"metadata": {"name": "l"}, "status": {"initContainerStatuses": statuses}});
+            serde_json::from_value(pod).unwrap()
+        };
+        assert!(has_console(&launcher(serde_json::json!({"running": {}}))));
+        assert!(!has_console(&launcher(serde_json::json!({"waiting": {}}))));
+    }
 
     #[test]
     fn the_console_is_put_into_words() {
