@@ -10,7 +10,7 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, becomes, rejects};
 use maroonedpods_e2e::api::read::{bears_our_mark, gates, node, runs};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::{daemon_set, labelled, marooned, ordinary, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
@@ -209,14 +209,7 @@ async fn a_daemon_sets_pods_stay_on_the_hosts() {
     let tenant = Tenant::shared(Some(names::MAROON_TRUE)).await.unwrap();
     tenant.creates(&ordinary("in")).await.unwrap();
     is_served(&tenant, "in").await;
-    let agent = json!({
-        "metadata": {"name": "agent"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "agent"}},
-            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": spec()},
-        },
-    });
-    tenant.applies::<DaemonSet>(agent).await.unwrap();
+    tenant.applies::<DaemonSet>(daemon_set()).await.unwrap();
     let settled = |set: &DaemonSet| {
         let status = set.status.as_ref();
         status.is_some_and(|s| s.number_ready == 3 && s.desired_number_scheduled == 3)

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use maroonedpods_common::api::MaroonedPodsConfigSpec;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
-use maroonedpods_e2e::api::read::{reason, runs};
+use maroonedpods_e2e::api::read::{reason, report, runs};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::fixtures::marooned;
 use maroonedpods_e2e::harness::marooned_pod::{SOON, pod};
@@ -117,11 +117,7 @@ async fn a_namespace_has_no_more_vms_than_its_limit() {
         .sees(PODS - LIMIT, "waiting for a place", waits)
         .await
         .unwrap();
-    let conditions = waiting[0].status.clone().unwrap().conditions.unwrap();
-    let said = conditions
-        .into_iter()
-        .find(|c| c.type_ == names::NODE_READY_CONDITION);
-    let said = said.unwrap().message.unwrap();
+    let (_, said) = report(&waiting[0]);
     assert!(
         said.contains(full.namespace()) && said.contains("2 VMs") && said.contains("limits.vmsPerNamespace"),
         "{said}"

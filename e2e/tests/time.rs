@@ -12,7 +12,7 @@ use kube::{Api, ResourceExt};
 use maroonedpods_common::api::{MaroonedPodsConfig, MaroonedPodsConfigSpec};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually, gone};
-use maroonedpods_e2e::api::read::phase;
+use maroonedpods_e2e::api::read::{phase, report};
 use maroonedpods_e2e::control_plane::ControlPlaneOptions;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::fake_kubevirt::{Ask, GuestEvent};
@@ -187,23 +187,9 @@ async fn a_rejected_pods_owner_backs_off(env: &TestEnv) {
         "template": {"metadata": {"labels": template.metadata.labels, "annotations": template.metadata.annotations},
             "spec": template.spec}}});
     tenant.applies::<Deployment>(web).await.unwrap();
-    let says = |pod: &Pod| {
-        let conditions = pod
-            .status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten());
-        let ours = conditions
-            .into_iter()
-            .find(|c| c.type_ == names::NODE_READY_CONDITION);
-        ours.map(|c| {
-            (
-                c.reason.clone().unwrap_or_default(),
-                c.message.clone().unwrap_or_default(),
-            )
-        })
-    };
     let waits = |pod: &Pod| {
-        says(pod).is_some_and(|(why, what)| why == "BackingOff" && what.contains("SysctlForbidden"))
+        let (why, what) = report(pod);
+        why == "BackingOff" && what.contains("SysctlForbidden")
     };
     let waiting = tenant.sees(1, "backing off", waits).await.unwrap();
     tokio::time::sleep(Duration::from_secs(15)).await;

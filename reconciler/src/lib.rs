@@ -41,7 +41,7 @@ mod workers;
 pub use api::{Cluster, ConnectError};
 pub use args::{Args, Cli, Command, PreflightArgs, UninstallArgs};
 pub use certs::args::{CertsArgs, Mode as CertsMode};
-pub use certs::secret::{NAME as CERTS_SECRET, ROTATE_ANNOTATION};
+pub use certs::secret::NAME as CERTS_SECRET;
 pub use crds::apply as apply_crds;
 pub use logs::without_bodies;
 pub use objects::identity::token_id;

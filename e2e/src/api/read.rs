@@ -1,6 +1,6 @@
 //! Reads what tests look for in pods and Nodes.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
@@ -19,11 +19,12 @@ pub fn phase(pod: &Pod) -> &str {
 /// Status and reason of one of the pod's conditions.
 #[must_use]
 pub fn condition(pod: &Pod, type_: &str) -> Option<(String, String)> {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .find(|c| c.type_ == type_)
-        .map(|c| (c.status.clone(), c.reason.clone().unwrap_or_default()))
+    find(pod, type_).map(|c| (c.status.clone(), c.reason.clone().unwrap_or_default()))
+}
+
+fn find<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.find(|c| c.type_ == type_)
 }
 
 /// Whether the pod is Running and Ready.
@@ -39,11 +40,18 @@ pub fn node(pod: &Pod) -> &str {
     spec.and_then(|s| s.node_name.as_deref()).unwrap_or_default()
 }
 
-/// Reason of the condition `maroonedpods.io/NodeReady`; empty where the pod has none.
+/// Reason and message of the condition `maroonedpods.io/NodeReady`; empty where the pod has none.
+#[must_use]
+pub fn report(pod: &Pod) -> (String, String) {
+    let ours = find(pod, names::NODE_READY_CONDITION).cloned();
+    let said = ours.map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default()));
+    said.unwrap_or_default()
+}
+
+/// The reason of [`report`].
 #[must_use]
 pub fn reason(pod: &Pod) -> String {
-    let ours = condition(pod, names::NODE_READY_CONDITION);
-    ours.map(|(_, reason)| reason).unwrap_or_default()
+    report(pod).0
 }
 
 /// Names of the pod's scheduling gates.

@@ -23,6 +23,22 @@ pub fn cpu_time(process: u32) -> Result<Duration> {
     Ok(total)
 }
 
+/// Ids of the processes that there are. Any may end before it is looked at.
+pub fn ids() -> Result<Vec<u32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<Result<Vec<_>>>()?;
+    Ok(names
+        .iter()
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect())
+}
+
+/// Memory of a process that is in RAM, in bytes; what several processes share is divided among them (PSS).
+pub fn proportional_bytes(process: u32) -> Result<u64> {
+    let rollup = read(process, "smaps_rollup")?;
+    bytes(&rollup, "Pss").with_context(|| format!("/proc/{process}/smaps_rollup has no Pss"))
+}
+
 /// Memory of a process that is in RAM, in bytes.
 pub fn resident_bytes(process: u32) -> Result<u64> {
     memory(process, "VmRSS")
@@ -90,12 +106,16 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t    9000 kB\nVmRSS:\t    8192 kB\n";
         assert_eq!(bytes(status, "VmRSS"), Some(8 << 20));
         assert_eq!(bytes(status, "VmSwap"), None);
+        let rollup = "55-7f ---p 0 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Anon: 7 kB\n";
+        assert_eq!(bytes(rollup, "Pss"), Some(1 << 20));
     }
 
     #[test]
     fn this_process_is_there() {
         let own = std::process::id();
+        assert!(ids().unwrap().contains(&own));
         assert!(resident_bytes(own).unwrap() > 0);
+        assert!(proportional_bytes(own).unwrap() > 0);
         assert!(peak_resident_bytes(own).unwrap() >= resident_bytes(own).unwrap() / 2);
         assert!(cpu_time(own).is_ok());
         assert!(!allowed_cpus().unwrap().is_empty());

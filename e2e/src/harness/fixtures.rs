@@ -46,6 +46,18 @@ pub fn labelled(mut pod: Pod, value: &str) -> Pod {
     pod
 }
 
+/// A `DaemonSet` called `agent`, whose pods have the label `app=agent` and are [ordinary].
+#[must_use]
+pub fn daemon_set() -> Value {
+    json!({
+        "metadata": {"name": "agent"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "agent"}},
+            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": spec()},
+        },
+    })
+}
+
 /// A pod that opts in.
 #[must_use]
 pub fn marooned(name: &str) -> Pod {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::api::check::{accepts, becomes, eventually, gone};
 use crate::api::leftovers::nothing_left_of;
-use crate::api::read::{condition, phase, vmis};
+use crate::api::read::{condition, phase, report, vmis};
 use crate::fake_kubevirt::refusals_of;
 use crate::fake_kubevirt::script::{SCRIPT_ANNOTATION, Script};
 
@@ -133,11 +133,7 @@ impl MaroonedPod {
                 condition(pod, names::NODE_READY_CONDITION) == Some(("False".to_owned(), reason.to_owned()))
             })
             .await?;
-        let conditions = pod.status.and_then(|s| s.conditions).unwrap_or_default();
-        let ours = conditions
-            .into_iter()
-            .find(|c| c.type_ == names::NODE_READY_CONDITION);
-        Ok(ours.and_then(|c| c.message).unwrap_or_default())
+        Ok(report(&pod).1)
     }
 
     /// Waits until the pod has failed because its VM is gone.

@@ -153,8 +153,8 @@ pub struct RealEnv<'a> {
 }
 
 impl<'a> RealEnv<'a> {
-    /// Imports the images on a cluster that is as [`Archives::cluster`] says, installs `KubeVirt`, and the chart with helm. `more` is laid over these environments'
-    /// configuration; a null takes a field out of it.
+    /// Imports the images on a cluster that is as [`Archives::cluster`] says, installs `KubeVirt`, and the chart with helm.
+    /// `more` is laid over these environments' configuration; a null takes a field out of it.
     ///
     /// # Errors
     /// helm's own message, or what did not come up.

@@ -1,7 +1,6 @@
 //! The image of all of `KubeVirt`'s programs, with libvirt and QEMU of Debian below them.
 //!
-//! One image for all: `KubeVirt` names a program in each of its containers, and one image is imported faster than four
-//! that share most of it.
+//! One image for all, of one layer: `KubeVirt` names a program in each of its containers.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -91,15 +90,14 @@ exec /usr/libexec/libvirt-daemon/virtqemud "$@"
 /// not run as root.
 const NET_BIND_SERVICE: u32 = 1 << 10;
 
-/// A containerd folder with the image in it, for [`crate::cluster::ClusterOptions::images`]. Builds it, if that was not done
-/// yet by this version of this file. Needs root, and Debian's apt, which fetches packages and installs none. Blocks, for
-/// minutes the first time.
-pub(super) fn build() -> Result<PathBuf> {
-    let cache = programs::build()?;
+/// A containerd folder with the image in it, for [`crate::cluster::ClusterOptions::images`]. Builds it in `cache`, where the
+/// programs are, if that was not done yet by this version of this file. Needs root, and Debian's apt, which fetches packages
+/// and installs none. Blocks, for minutes the first time.
+pub(super) fn build(cache: &Path) -> Result<PathBuf> {
     let recipe = format!("{:x}", Sha256::digest(include_str!("image.rs")));
     let store = cache.join(format!("image-{}", &recipe[..12]));
     let preload = node_tools::find(NodeTool::Preload, "amd64")?;
-    let _lock = go::lock(&cache)?;
+    let _lock = go::lock(cache)?;
     if store.exists() {
         return Ok(store);
     }
@@ -115,8 +113,9 @@ pub(super) fn build() -> Result<PathBuf> {
     for package in apt.with_dependencies(&PACKAGES)? {
         unpack(&package.root, &root).with_context(|| format!("unpacking {}", package.name))?;
     }
-    configure(&root)?;
-    add_programs(&cache, &root)?;
+    let source = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?;
+    configure(&source, &root)?;
+    add_programs(cache, &source, &root)?;
     find_libraries(&root)?;
     let archive = unfinished.join("kubevirt.tar");
     fs::write(&archive, pack(&root)?)?;
@@ -186,8 +185,9 @@ fn unpack(package: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn configure(root: &Path) -> Result<()> {
-    let module = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?.join("cmd/virt-launcher");
+/// Writes what the programs read. `source` is KubeVirt's.
+fn configure(source: &Path, root: &Path) -> Result<()> {
+    let launcher = source.join("cmd/virt-launcher");
     for (path, text) in [
         ("etc/passwd", PASSWD),
         ("etc/group", GROUP),
@@ -206,7 +206,7 @@ fn configure(root: &Path) -> Result<()> {
             0o755,
         ),
     ] {
-        install(&module.join(file), &root.join(path), mode)?;
+        install(&launcher.join(file), &root.join(path), mode)?;
     }
     for link in [("bash", "usr/bin/sh"), ("gawk", "usr/bin/awk")] {
         let path = root.join(link.1);
@@ -228,16 +228,15 @@ fn configure(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn add_programs(cache: &Path, root: &Path) -> Result<()> {
+fn add_programs(cache: &Path, source: &Path, root: &Path) -> Result<()> {
     for program in programs::IN_IMAGE {
         install(&cache.join(program), &root.join("usr/bin").join(program), 0o755)?;
     }
-    let module = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?;
     // It is put into the containers of disks, whatever they hold besides, so it is static.
-    run(Command::new("cc")
+    run(Command::new("gcc")
         .args(["-O2", "-static", "-o"])
         .arg(root.join("usr/bin/container-disk"))
-        .arg(module.join("cmd/container-disk-v2alpha/main.c")))
+        .arg(source.join("cmd/container-disk-v2alpha/main.c")))
     .context("compiling KubeVirt's container-disk: a C compiler is needed (Debian: gcc, libc6-dev)")?;
     Ok(())
 }

@@ -66,9 +66,10 @@ impl Programs {
     /// # Errors
     /// Something is missing or cannot be built.
     pub fn build() -> Result<Self> {
+        let programs = programs::build()?;
         Ok(Self {
-            images: image::build()?,
-            objects: programs::build()?.join(programs::OBJECTS),
+            images: image::build(&programs)?,
+            objects: programs.join(programs::OBJECTS),
             version: go::kubevirt_version()?,
         })
     }
@@ -105,18 +106,11 @@ pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result
         ))
     })
     .await??;
-    for object in objects
-        .definitions
-        .iter_mut()
-        .filter(|object| kind(object) == "KubeVirt")
-    {
-        object.data["spec"]["configuration"]["developerConfiguration"]["useEmulation"] = json!(emulate);
-    }
-    let kubevirt = objects
-        .definitions
-        .iter()
-        .find(|object| kind(object) == "KubeVirt");
-    let kubevirt = kubevirt.cloned().context("no KubeVirt object was printed")?;
+    let mut definitions = objects.definitions.iter_mut();
+    let kubevirt = definitions.find(|object| kind(object) == "KubeVirt");
+    let kubevirt = kubevirt.context("no KubeVirt object was printed")?;
+    kubevirt.data["spec"]["configuration"]["developerConfiguration"]["useEmulation"] = json!(emulate);
+    let kubevirt = kubevirt.clone();
     apply(&admin, objects.definitions).await?;
     // Its programs read it when they start.
     let status = Patch::Merge(json!({"status": kubevirt.data["status"]}));

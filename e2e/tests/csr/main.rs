@@ -1,5 +1,5 @@
-//! Certificate requests: the expected ones, approved with a reason; the others, refused with a reason, and counted. Each refusal's reason is
-//! provoked by one test only, so that its counter is that test's alone.
+//! Certificate requests: the expected ones, approved with a reason; the others, refused with a reason, and counted. Each
+//! refusal's reason is provoked by one test only, so that its counter is that test's alone.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually, refused};
 use maroonedpods_e2e::api::read::{node, runs};
-use maroonedpods_e2e::harness::fixtures::{marooned, spec};
+use maroonedpods_e2e::harness::fixtures::{daemon_set, marooned, spec};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::test_env::TestEnv;
@@ -78,14 +78,7 @@ async fn a_daemon_set_that_tolerates_everything_is_well_on_the_hosts() {
 async fn a_daemon_set_from_before_its_namespace_was_enforced_continues() {
     logs();
     let tenant = Tenant::shared(None).await.unwrap();
-    let agent = json!({
-        "metadata": {"name": "agent"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "agent"}},
-            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": spec()},
-        },
-    });
-    tenant.applies::<DaemonSet>(agent).await.unwrap();
+    tenant.applies::<DaemonSet>(daemon_set()).await.unwrap();
     let sets: Api<DaemonSet> = tenant.api();
     let ready = |set: &DaemonSet| set.status.as_ref().is_some_and(|status| status.number_ready == 3);
     becomes(&sets, "agent", "3 ready", SOON, ready).await.unwrap();

@@ -113,6 +113,28 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
         console.contains(&format!("stand-in: mtu {mtu}")),
         "{mtu} in {console}"
     );
+    // QEMU runs with these rights at most, for the launcher's monitor starts it: to bind low ports.
+    let rights = vm
+        .shell("grep -E '^(Uid|CapBnd|NoNewPrivs)' /proc/1/status")
+        .await
+        .unwrap();
+    let words: Vec<_> = rights.split_whitespace().collect();
+    assert_eq!(
+        words,
+        [
+            "Uid:",
+            "107",
+            "107",
+            "107",
+            "107",
+            "CapBnd:",
+            "0000000000000400",
+            "NoNewPrivs:",
+            "1"
+        ]
+    );
+    setup.is_ready(&vmi).await;
+
     // From a pod on the other node, whose address the guest sees.
     let answer = setup
         .get_from_client(&format!("http://{address}:8080/hello"))

@@ -126,6 +126,16 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Waits until the VMI's condition Ready holds, which it does shortly after it runs.
+    pub async fn is_ready(&self, vmi: &str) {
+        let holds = |vmi: &DynamicObject| {
+            let conditions = vmi.data["status"]["conditions"].as_array();
+            let mut conditions = conditions.into_iter().flatten();
+            conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        };
+        becomes(&self.vmis, vmi, "ready", SOON, holds).await.unwrap();
+    }
+
     /// What administrators would look at when a VM hangs.
     async fn launchers(&self) -> String {
         let control_plane = self.cluster.control_plane();

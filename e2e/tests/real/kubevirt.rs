@@ -76,35 +76,9 @@ pub async fn launchers_cannot_start(setup: &Setup<'_>) {
         .get(names::CONFIG_NAME)
         .await
         .unwrap();
-
-    let says = async |pod: &MaroonedPod, text: &str| {
-        eventually(&format!("{} to say {text}", pod.name), SOON, || async {
-            let found = pod.pods.get(&pod.name).await?;
-            let conditions = found
-                .status
-                .and_then(|status| status.conditions)
-                .unwrap_or_default();
-            let ours = conditions
-                .into_iter()
-                .find(|c| c.type_ == names::NODE_READY_CONDITION);
-            let said = ours.map(|ours| {
-                format!(
-                    "{}: {}",
-                    ours.reason.unwrap_or_default(),
-                    ours.message.unwrap_or_default()
-                )
-            });
-            let said = said.unwrap_or_default();
-            anyhow::ensure!(said.contains(text), "{said}");
-            user.says(&said);
-            Ok(Some(()))
-        })
-        .await
-        .unwrap();
-    };
     configure(setup, json!({"vm": {"nodeSelector": {"no": "such-host"}}})).await;
     let nowhere = user.creates("nowhere", SIZE, waits()).await;
-    says(&nowhere, "VMBlocked: ").await;
+    reports(&user, &nowhere, "VMBlocked: ").await;
     nowhere.ends().await.unwrap();
 
     configure(
@@ -113,7 +87,7 @@ pub async fn launchers_cannot_start(setup: &Setup<'_>) {
     )
     .await;
     let imageless = user.creates("imageless", SIZE, waits()).await;
-    says(&imageless, "localhost/none:1").await;
+    reports(&user, &imageless, "localhost/none:1").await;
     imageless.ends().await.unwrap();
 
     let image = config.spec.node_image.clone();
@@ -126,13 +100,26 @@ pub async fn launchers_cannot_start(setup: &Setup<'_>) {
     let admin = &setup.env.admin;
     apply_yaml(admin, &quota.to_string()).await.unwrap();
     let refused = user.creates("refused", SIZE, waits()).await;
-    says(&refused, "exceeded quota").await;
+    reports(&user, &refused, "exceeded quota").await;
 
     let quotas = Api::<ResourceQuota>::namespaced(admin.clone(), names::VM_NAMESPACE);
     quotas.delete("none", &DeleteParams::default()).await.unwrap();
     user.sees_running(&refused).await;
     refused.ends().await.unwrap();
     user.leaves().await;
+}
+
+/// Waits until what the pod reports holds this text.
+async fn reports(user: &User<'_>, pod: &MaroonedPod, text: &str) {
+    eventually(&format!("{} to report {text}", pod.name), SOON, || async {
+        let (reason, message) = read::report(&pod.pods.get(&pod.name).await?);
+        let said = format!("{reason}: {message}");
+        anyhow::ensure!(said.contains(text), "{said}");
+        user.says(&said);
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
 }
 
 fn waits() -> Value {

@@ -179,7 +179,7 @@ async fn measure(
         used_mi: mebibytes(used),
         resident_guest_mi: mebibytes(resident_guest),
         resident_beyond_mi: mebibytes(resident_beyond),
-        helpers_mi: mebibytes(helpers.memory()?),
+        helpers_mi: mebibytes(helpers.memory()? / 1024),
         helpers_idle_percent: percent(helpers_idle, watch.idle),
         kvm: monitor::kvm(&vm).await?,
         qemu: monitor::version(&vm).await?,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::bench::proc;
 
@@ -16,30 +16,18 @@ pub struct Helpers {
 impl Helpers {
     /// Those of the pod with this UID, all but the process `qemu`.
     pub fn find(pod_uid: &str, qemu: u32) -> Result<Self> {
-        let mut ids = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            // Others come and go meanwhile.
-            let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            let Some((id, groups)) = id.zip(fs::read_to_string(path.join("cgroup")).ok()) else {
-                continue;
-            };
-            if id != qemu && is_of(&groups, pod_uid) {
-                ids.push(id);
-            }
-        }
+        let mut ids = proc::ids()?;
+        ids.retain(|&id| {
+            let groups = fs::read_to_string(format!("/proc/{id}/cgroup")).unwrap_or_default();
+            id != qemu && is_of(&groups, pod_uid)
+        });
         ensure!(!ids.is_empty(), "no process is of pod {pod_uid}");
         Ok(Self { ids })
     }
 
-    /// Their memory in RAM, in KiB; what several share counts once (PSS).
+    /// Their memory in RAM, in bytes; what several share counts once (PSS).
     pub fn memory(&self) -> Result<u64> {
-        let mut total = 0;
-        for id in &self.ids {
-            let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
-            total += proportional(&rollup).with_context(|| format!("/proc/{id}/smaps_rollup has no Pss"))?;
-        }
-        Ok(total)
+        self.ids.iter().map(|&id| proc::proportional_bytes(id)).sum()
     }
 
     /// Their processor time so far.
@@ -52,11 +40,6 @@ impl Helpers {
 fn is_of(groups: &str, pod_uid: &str) -> bool {
     let systemd = pod_uid.replace('-', "_");
     groups.contains(&format!("/pod{pod_uid}/")) || groups.contains(&format!("-pod{systemd}.slice/"))
-}
-
-fn proportional(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -73,13 +56,6 @@ mod tests {
             assert!(is_of(groups, uid), "{groups}");
         }
         assert!(!is_of("0::/kubepods/pod5f979115/0123\n", uid));
-    }
-
-    #[test]
-    fn shared_memory_counts_in_parts() {
-        let rollup = "55-7f ---p 0 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Anon: 7 kB\n";
-        assert_eq!(proportional(rollup), Some(1024));
-        assert_eq!(proportional("Rss: 1 kB\n"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! here.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,14 +27,10 @@ pub struct Qemu {
 impl Qemu {
     /// That of the machine with this firmware UUID; none while there is none.
     pub fn find(uuid: &str) -> Result<Option<Self>> {
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
+        for id in proc::ids()? {
+            let path = PathBuf::from(format!("/proc/{id}"));
             // Others come and go meanwhile.
-            let Some((id, command)) = path
-                .file_name()
-                .and_then(|name| name.to_str()?.parse().ok())
-                .zip(fs::read(path.join("cmdline")).ok())
-            else {
+            let Ok(command) = fs::read(path.join("cmdline")) else {
                 continue;
             };
             let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
