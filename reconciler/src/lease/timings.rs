@@ -58,6 +58,14 @@ impl Default for Timings {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_periods_are_client_gos() {
+        let timings = Timings::default();
+        assert_eq!(timings.lease_duration_seconds(), 15);
+        assert_eq!(timings.renew_deadline(), Duration::from_secs(10));
+        assert_eq!(timings.retry_period(), Duration::from_secs(2));
+    }
+
     /// Otherwise two leaders could overlap, or a leader could not renew in time.
     #[test]
     fn the_periods_keep_the_rules_of_client_go() {

@@ -1,5 +1,6 @@
 //! Releases: what must be gone before what.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::Phase;
 
 use super::model::{Outcome, World, kinds};
@@ -66,6 +67,24 @@ fn a_pod_that_was_never_lifted_goes_with_its_vm() {
     let mut world = launched();
     world.pod_is_deleted();
     assert_eq!(world.settle(20), Ok(Outcome::Gone));
+}
+
+/// By a controller that gives it up, while it still has its gate.
+#[test]
+fn a_pod_that_failed_before_it_was_lifted_loses_its_vm() {
+    let mut world = launched();
+    let pod = world.objects.pod.as_mut().unwrap();
+    pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+    assert_eq!(kinds(&world.decide()), ["delete_record", "delete_vmi"]);
+}
+
+/// A finalizer of others holds it.
+#[test]
+fn a_pod_that_is_deleted_before_it_was_lifted_loses_its_vm_at_once() {
+    let mut world = launched();
+    let pod = world.objects.pod.as_mut().unwrap();
+    pod.metadata.deletion_timestamp = Some(Time(world.now));
+    assert_eq!(kinds(&world.decide()), ["delete_record", "delete_vmi"]);
 }
 
 #[test]
