@@ -292,6 +292,14 @@ pub struct VmOptions {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub priority_classes: Vec<String>,
+    /// The VMs' CPU model, as libvirt calls it, or `host-model` or `host-passthrough`. KubeVirt's own default, usually
+    /// `host-model`, when empty. A model by name runs only on hosts that KubeVirt has labelled for it
+    /// (`cpu-model.node.kubevirt.io/NAME`).
+    #[schemars(
+        length(max = 63),
+        regex(pattern = r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$")
+    )]
+    pub cpu_model: String,
     /// How the VM's interface is bound to its launcher pod's network.
     pub network_binding: NetworkBinding,
     /// Secret in the VM namespace to pull `nodeImage` with; none when empty.

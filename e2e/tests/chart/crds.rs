@@ -84,6 +84,8 @@ async fn a_config_is_validated() {
         (json!({"maxAttempts": 0}), "should be greater than or equal to 1"),
         (json!({"nodeImage": ""}), "should be at least 1 chars long"),
         (json!({"taintKey": "Bad_Key"}), "should match"),
+        (json!({"vm": {"cpuModel": "a model"}}), "should match"),
+        (json!({"vm": {"cpuModel": "-EPYC"}}), "should match"),
     ] {
         let message = refused(change(spec.clone()).await).unwrap();
         assert!(message.contains(sentence), "{spec}: {message}");
@@ -93,6 +95,8 @@ async fn a_config_is_validated() {
         json!({"resourceOverhead": {"memory": 536_870_912}}),
         json!({"deadlines": {"boot": "1h30m", "finishedPodTTL": "0s"}}),
         json!({"enableKernelBoot": true, "kernelBootConfig": {"initrdPath": null}}),
+        json!({"vm": {"cpuModel": ""}}),
+        json!({"vm": {"cpuModel": "Cascadelake-Server-v5"}}),
     ] {
         change(spec.clone())
             .await

@@ -24,6 +24,8 @@ fn configurations() -> Vec<Value> {
         json!({"resourceOverhead": {"cpu": "100m", "memory": "600Mi"}}),
         json!({"nodeImage": format!("registry.example/node@sha256:{}", "0".repeat(64))}),
         vm(json!({"networkBinding": "Bridge"})),
+        vm(json!({"cpuModel": "host-passthrough"})),
+        vm(json!({"cpuModel": "EPYC"})),
         vm(json!({"nodeSelector": {"kubernetes.io/hostname": "a", "example.com/pool": "b"}})),
         vm(json!({"tolerations": [
             {"key": "k", "operator": "Exists", "effect": "NoSchedule"},

@@ -110,6 +110,7 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
             json!({"kernelArgs": boot.kernel_args, "container": with_pull_secret(container, record)});
     }
     let mut cpu = json!({"sockets": 1, "cores": size.cpu, "threads": 1, "maxSockets": 1});
+    let options = &record.spec.vm.options;
     let machine = match record.spec.vm.architecture {
         Architecture::Amd64 => "q35",
         // KubeVirt knows one machine for arm64, boots it by UEFI only, and takes no other CPU model than the host's.
@@ -120,6 +121,9 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
             "virt"
         }
     };
+    if !options.cpu_model.is_empty() {
+        cpu["model"] = json!(options.cpu_model);
+    }
     let mut domain = json!({
         "machine": {"type": machine},
         "cpu": cpu,
@@ -138,7 +142,7 @@ fn domain(record: &MaroonedNode, attempt: u32) -> Value {
             "logSerialConsole": true,
             "rng": {},
             "disks": [disk("root"), disk("scratch"), disk("seed")],
-            "interfaces": [interface(record.spec.vm.options.network_binding)],
+            "interfaces": [interface(options.network_binding)],
         },
     });
     // A kernel that panics resets its machine (`panic=`), and a guest that starts again is no use: its disk is not fresh.
@@ -186,6 +190,11 @@ mod tests {
         );
         assert_eq!(amd64["domain"]["cpu"].get("model"), None);
         assert_eq!(amd64["domain"]["firmware"].get("bootloader"), None);
+
+        let mut named = record();
+        named.spec.vm.options.cpu_model = "EPYC".to_owned();
+        let named = new(&named, 1, "marooned-vms").data;
+        assert_eq!(named["spec"]["domain"]["cpu"]["model"], "EPYC");
 
         let arm64 = rendered(Architecture::Arm64);
         assert_eq!(
