@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod machine;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
