@@ -43,15 +43,19 @@ enum What {
         starts: Option<NonZeroUsize>,
     },
     /// Stages of a real guest's boot from power-on to a pod that runs, memory, idle CPU, sizes; on a real cluster with
-    /// one node, with a fake KubeVirt. Needs root, and apt-get for what is missing.
+    /// one node, with KubeVirt. Needs root, and apt-get for what is missing.
     ///
     /// In turns with it boots a stock guest with systemd and cloud-init, the same containerd, kubelet and boot program:
     /// made here of Debian's packages, as Debian's own cloud image is none of them. It has fewer services than that, and
     /// needs no boot loader, which favours it.
     Guest {
-        /// Only ours.
+        /// Without the stock guest.
         #[arg(long)]
         without_stock: bool,
+        /// In turns with ours, also these guests: a YAML list of `name`, `archive` (the OCI archive of a node image, see
+        /// hack/node-image) and `config` (merged into the spec of the `MaroonedPodsConfig`; names the archive's image).
+        #[arg(long, value_name = "FILE")]
+        beside: Option<PathBuf>,
     },
 }
 
@@ -100,8 +104,16 @@ fn run(Args { what, quick, json }: Args) -> Result<ExitCode> {
             until_interrupted(&runtime, async { reconciler::run(&effort).await?.publish(json) })
         }
         // On a cluster's network, and so on threads of its own.
-        What::Guest { without_stock } => {
-            guest::run(guest::Effort::new(quick, !without_stock))?.publish(json)?;
+        What::Guest {
+            without_stock,
+            beside,
+        } => {
+            let effort = guest::Effort::new(quick, !without_stock);
+            let effort = match beside {
+                Some(variants) => effort.beside(&variants)?,
+                None => effort,
+            };
+            guest::run(&effort)?.publish(json)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -36,13 +36,13 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// What a boot is measured with.
 #[derive(Clone, Copy, Debug)]
-pub struct Watch {
+pub struct Watch<'a> {
     /// For the pod to run.
     pub limit: Duration,
     /// How long the idle guest is watched.
     pub idle: Duration,
     /// What its console says, by stage.
-    pub markers: &'static [(&'static str, &'static str)],
+    pub markers: &'a [(&'static str, &'static str)],
 }
 
 /// The figures of one boot.
@@ -65,10 +65,12 @@ pub struct Boot {
     pub memory_mi: u64,
     /// See above.
     pub used_mi: f64,
-    /// What QEMU keeps in RAM, in MiB: of the guest's memory, and beyond it.
+    /// What QEMU keeps in RAM, in MiB: of the guest's memory, of what emulation makes of its code, and else.
     pub resident_guest_mi: f64,
     /// See above.
-    pub resident_beyond_mi: f64,
+    pub resident_translated_mi: f64,
+    /// See above.
+    pub resident_other_mi: f64,
     /// What the launcher's other processes keep in RAM, in MiB; what they share counts once.
     pub helpers_mi: f64,
     /// Their processor time while the pod did nothing, in percent of one processor.
@@ -80,7 +82,7 @@ pub struct Boot {
 }
 
 /// Boots a guest with a pod that does nothing, measures, and waits until nothing is left of it.
-pub async fn boot(env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
+pub async fn boot(env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Boot> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "idle", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
@@ -112,7 +114,7 @@ async fn measure(
     namespace: &str,
     pod: &MaroonedPod,
     created: Timestamp,
-    watch: Watch,
+    watch: Watch<'_>,
 ) -> Result<Boot> {
     let node = pod.node_name();
     let (qemu, memory) = eventually("QEMU to start", LAUNCH_LIMIT, || async {
@@ -147,7 +149,7 @@ async fn measure(
     sleep(watch.idle).await;
     let idle = qemu.cpu_time()?.saturating_sub(before.0);
     let helpers_idle = helpers.cpu_time()?.saturating_sub(before.1);
-    let (resident_guest, resident_beyond) = qemu.memory(memory_mi)?;
+    let resident = qemu.memory(memory_mi)?;
 
     let inside = [
         "--namespace",
@@ -177,8 +179,9 @@ async fn measure(
         idle_percent: percent(idle, watch.idle),
         memory_mi,
         used_mi: mebibytes(used),
-        resident_guest_mi: mebibytes(resident_guest),
-        resident_beyond_mi: mebibytes(resident_beyond),
+        resident_guest_mi: mebibytes(resident.guest),
+        resident_translated_mi: mebibytes(resident.translated),
+        resident_other_mi: mebibytes(resident.other),
         helpers_mi: mebibytes(helpers.memory()? / 1024),
         helpers_idle_percent: percent(helpers_idle, watch.idle),
         kvm: monitor::kvm(&vm).await?,

@@ -9,8 +9,10 @@ mod qemu;
 mod sizes;
 mod stock;
 mod tables;
+mod variants;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +23,7 @@ use tempfile::TempDir;
 
 use self::boot::{Boot, Watch, boot};
 use self::sizes::Sizes;
+use self::variants::Variant;
 use super::{Report, notes};
 use crate::api::namespace::TestNamespace;
 use crate::cluster::{Cluster, ClusterOptions, provide, with_cluster};
@@ -28,6 +31,8 @@ use crate::harness::real_env::{Archives, RealEnv};
 use crate::install::config;
 use crate::kubevirt::Kvm;
 
+/// The stock guest's column.
+const STOCK: &str = "stock";
 /// What both guests have; a stock system is not at ease with less.
 const MEMORY_MI: u64 = 512;
 /// The sizes that are tried, from the least that the configuration takes.
@@ -44,12 +49,13 @@ const METHOD: [&str; 2] = [
 ];
 
 /// How often to boot, and how long to look at an idle guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Effort {
     quick: bool,
     boots: usize,
     idle: Duration,
     with_stock: bool,
+    variants: Vec<Variant>,
 }
 
 impl Effort {
@@ -62,15 +68,36 @@ impl Effort {
             boots,
             idle: Duration::from_secs(idle),
             with_stock,
+            variants: Vec::new(),
         }
+    }
+
+    /// In turns with ours, also the guests of this file: a YAML list of `name`, `archive` (of a node image) and `config`
+    /// (merged into the spec of the `MaroonedPodsConfig`).
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no such list.
+    pub fn beside(self, variants: &Path) -> Result<Self> {
+        let variants = variants::read(variants)?;
+        Ok(Self { variants, ..self })
     }
 }
 
 /// The figures of one kind of guest.
 #[derive(Debug, Serialize)]
 pub struct Guest {
-    sizes: Sizes,
+    name: String,
+    /// Not known of node images that were given.
+    sizes: Option<Sizes>,
     boots: Vec<Boot>,
+}
+
+/// A kind of guest, and how it is asked for.
+struct Kind<'a> {
+    figures: Guest,
+    /// Of the spec of the `MaroonedPodsConfig`.
+    config: Value,
+    watch: Watch<'a>,
 }
 
 /// All figures.
@@ -82,8 +109,10 @@ pub struct Figures {
     /// Of the machine, in the last minute before the first boot, with the cluster idle.
     load_before: f64,
     ours: Guest,
-    stock: Option<Guest>,
-    /// With the smallest memory, of those tried, that our guest ran its pod with; none where only the usual will do.
+    /// In turns with ours, the stock guest first.
+    others: Vec<Guest>,
+    /// With the smallest memory, of those tried, that our guest ran its pod with; none where only the usual will do, or where
+    /// other guests than the stock one were measured.
     smallest: Option<Boot>,
 }
 
@@ -91,7 +120,7 @@ pub struct Figures {
 ///
 /// # Errors
 /// There is no right to run nodes, something cannot be built, or a guest does not come up.
-pub fn run(effort: Effort) -> Result<Report<Figures>> {
+pub fn run(effort: &Effort) -> Result<Report<Figures>> {
     ensure!(
         provide()?,
         "real guests need real nodes, and these root with the right to make namespaces: run it as root"
@@ -128,15 +157,23 @@ async fn measure(
     cluster: &Cluster,
     archives: &Archives,
     stock: Option<&stock::Stock>,
-    effort: Effort,
+    effort: &Effort,
 ) -> Result<Figures> {
     if let Some(stock) = stock {
         cluster.import(&stock.archive).await?;
+    }
+    for archive in effort
+        .variants
+        .iter()
+        .filter_map(|variant| variant.archive.as_ref())
+    {
+        cluster.import(archive).await?;
     }
     // cloud-init gives the NIC no other name than the kernel's, which must be the seed's then. Ours has no udev to tell.
     let kernel_args = format!("{} net.ifnames=0", KernelBootConfig::default().kernel_args);
     // A slow machine is to be measured, not given up.
     let config = json!({
+        "nodeImage": archives.node().name,
         "kernelBootConfig": {"kernelArgs": kernel_args},
         "deadlines": {"boot": "10m", "join": "10m", "finishedPodTTL": "5s"},
         "baseVMResources": {"cpu": 1, "memoryMi": MEMORY_MI},
@@ -148,38 +185,65 @@ async fn measure(
         idle: effort.idle,
         markers: &console::OURS,
     };
-    let of_stock = Watch {
-        markers: &console::STOCK,
-        ..watch
-    };
     let load_before = load()?;
-    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    let mut kinds = kinds(archives, stock, effort, watch)?;
     for round in 1..=effort.boots {
-        configure(&env, &json!({"nodeImage": archives.node().name})).await?;
-        ours.push(one("ours", round, &env, &namespace.name, watch).await?);
-        if stock.is_some() {
-            configure(&env, &json!({"nodeImage": stock::IMAGE})).await?;
-            others.push(one("stock", round, &env, &namespace.name, of_stock).await?);
+        for kind in &mut kinds {
+            configure(&env, &kind.config).await?;
+            let boot = one(&kind.figures.name, round, &env, &namespace.name, kind.watch).await?;
+            kind.figures.boots.push(boot);
+            configure(&env, &variants::undone(&kind.config, &config)).await?;
         }
     }
-    let smallest = smallest(&env, archives, &namespace.name, watch).await?;
+    let smallest = if effort.variants.is_empty() {
+        smallest(&env, &namespace.name, watch).await?
+    } else {
+        None
+    };
     namespace.close(&env.admin).await?;
+    let mut guests = kinds.into_iter().map(|kind| kind.figures);
     Ok(Figures {
         kubevirt: archives.kubevirt_version().to_owned(),
         load_before,
-        ours: Guest {
-            sizes: Sizes::of_ours(archives.node())?,
-            boots: ours,
-        },
-        stock: stock.map(|stock| Guest {
-            sizes: stock.sizes,
-            boots: others,
-        }),
+        ours: guests.next().context("ours was not measured")?,
+        others: guests.collect(),
         smallest,
     })
 }
 
-async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
+/// Ours first.
+fn kinds<'a>(
+    archives: &Archives,
+    stock: Option<&stock::Stock>,
+    effort: &Effort,
+    watch: Watch<'a>,
+) -> Result<Vec<Kind<'a>>> {
+    let kind = |name: &str, sizes, config, watch| Kind {
+        figures: Guest {
+            name: name.to_owned(),
+            sizes,
+            boots: Vec::new(),
+        },
+        config,
+        watch,
+    };
+    let mut kinds = vec![kind(
+        "ours",
+        Some(Sizes::of_ours(archives.node())?),
+        json!({}),
+        watch,
+    )];
+    kinds.extend(stock.map(|stock| {
+        let markers = &console::STOCK;
+        let config = json!({"nodeImage": stock::IMAGE});
+        kind(STOCK, Some(stock.sizes), config, Watch { markers, ..watch })
+    }));
+    let variants = effort.variants.iter();
+    kinds.extend(variants.map(|variant| kind(&variant.name, None, variant.config.clone(), watch)));
+    Ok(kinds)
+}
+
+async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Boot> {
     eprintln!("boot {round}, {who}");
     let boot = boot(env, namespace, watch).await?;
     let reached = boot.stages.iter().map(|(stage, at)| format!("{stage} {at:.2}"));
@@ -188,15 +252,9 @@ async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch:
 }
 
 /// Tries ever larger guests until one runs its pod; the usual size is known to.
-async fn smallest(
-    env: &RealEnv<'_>,
-    archives: &Archives,
-    namespace: &str,
-    watch: Watch,
-) -> Result<Option<Boot>> {
+async fn smallest(env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Option<Boot>> {
     for memory_mi in SMALLER_MI {
         let sized = json!({
-            "nodeImage": archives.node().name,
             "baseVMResources": {"memoryMi": memory_mi},
             "resourceOverhead": {"memory": format!("{memory_mi}Mi")},
         });

@@ -15,6 +15,17 @@ const TICKS: f64 = 100.0;
 /// What a process of QEMU is called; the kernel keeps 15 characters.
 const NAME: &str = "qemu-system-x86";
 
+/// What QEMU keeps in RAM, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Of the guest's memory.
+    pub guest: u64,
+    /// The guest's code as this machine runs it, where KVM does not: memory that may be written and executed.
+    pub translated: u64,
+    /// The rest.
+    pub other: u64,
+}
+
 /// A running one.
 #[derive(Clone, Debug)]
 pub struct Qemu {
@@ -54,8 +65,8 @@ impl Qemu {
         proc::cpu_time(self.id)
     }
 
-    /// Its memory in RAM, in KiB: the part that is the memory of the guest, which has so many MiB, and the rest.
-    pub fn memory(&self, guest_mi: u64) -> Result<(u64, u64)> {
+    /// Its memory in RAM; the guest has so many MiB.
+    pub fn memory(&self, guest_mi: u64) -> Result<Memory> {
         let maps = fs::read_to_string(format!("/proc/{}/smaps", self.id))?;
         split(&maps, guest_mi * 1024).context("QEMU has no mapping as large as the guest's memory")
     }
@@ -70,20 +81,35 @@ fn age(stat: &str, uptime: &str) -> Option<Duration> {
     Duration::try_from_secs_f64((uptime - ticks / TICKS).max(0.0)).ok()
 }
 
-/// What is resident of the mappings of this size, and of all others; sizes in KiB.
-fn split(smaps: &str, guest: u64) -> Option<(u64, u64)> {
-    let (mut of_guest, mut other, mut found) = (0, 0, false);
-    let mut is_guest = false;
+/// What is resident of the mapping of the guest's memory, which has this size in KiB, and of the others.
+fn split(smaps: &str, guest: u64) -> Option<Memory> {
+    let mut memory = Memory {
+        guest: 0,
+        translated: 0,
+        other: 0,
+    };
+    let (mut found, mut is_guest, mut is_translated) = (false, false, false);
     for line in smaps.lines() {
         let value = |line: &str| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok();
-        if let Some(size) = line.strip_prefix("Size:").and_then(value) {
+        let mut words = line.split_whitespace();
+        if let (Some(_), Some(rights)) = (words.next(), words.next())
+            && rights.len() == 4
+            && rights.ends_with(['p', 's'])
+        {
+            is_translated = rights.starts_with("rwx");
+        } else if let Some(size) = line.strip_prefix("Size:").and_then(value) {
             is_guest = size == guest;
             found |= is_guest;
         } else if let Some(resident) = line.strip_prefix("Rss:").and_then(value) {
-            *(if is_guest { &mut of_guest } else { &mut other }) += resident;
+            let part = match (is_guest, is_translated) {
+                (true, _) => &mut memory.guest,
+                (false, true) => &mut memory.translated,
+                (false, false) => &mut memory.other,
+            };
+            *part += resident;
         }
     }
-    found.then_some((of_guest, other))
+    found.then_some(memory)
 }
 
 #[cfg(test)]
@@ -99,9 +125,16 @@ mod tests {
 
     #[test]
     fn the_guests_memory_is_told_from_the_rest() {
-        let smaps = "00-10 rw-p 0 00:00 0\nSize:             524288 kB\nRss:              100 kB\n\
-                     20-30 r-xp 0 00:00 1 /qemu\nSize:   64 kB\nRss:   40 kB\nSize: 8 kB\nRss: 2 kB\n";
-        assert_eq!(split(smaps, 524_288), Some((100, 42)));
+        let smaps = "00-10 rw-p 0 00:00 0\nSize:             524288 kB\nRss:              100 kB\nSwapPss: 0 kB\n\
+                     20-30 r-xp 0 00:00 1 /qemu\nSize:   64 kB\nRss:   40 kB\n\
+                     40-50 rwxp 0 00:00 0\nSize: 8 kB\nRss: 7 kB\nVmFlags: rd wr ex mr\n\
+                     60-70 rw-s 0 00:00 0\nSize: 8 kB\nRss: 2 kB\n";
+        let memory = Memory {
+            guest: 100,
+            translated: 7,
+            other: 42,
+        };
+        assert_eq!(split(smaps, 524_288), Some(memory));
         assert_eq!(split(smaps, 1), None);
     }
 

@@ -1,7 +1,8 @@
 //! What is printed of the figures, and what they should be.
 
 use super::boot::Boot;
-use super::{Figures, Guest, MEMORY_MI};
+use super::sizes::Sizes;
+use super::{Figures, Guest, MEMORY_MI, STOCK};
 use crate::bench::stats::{Spread, number};
 use crate::bench::table::{Aim, Table};
 
@@ -30,27 +31,32 @@ pub fn all(figures: &Figures) -> Vec<Table> {
 /// What the figures should be.
 pub fn aims(figures: &Figures) -> Vec<Aim> {
     let ready = |guest: &Guest| Some(spread(guest, |boot| stage(boot, "Node Ready"))?.median);
-    let share = figures
-        .stock
-        .as_ref()
-        .and_then(|stock| Some(ready(&figures.ours)? / ready(stock)?));
+    let stock = figures.others.iter().find(|guest| guest.name == STOCK);
+    let share = stock.and_then(|stock| Some(ready(&figures.ours)? / ready(stock)?));
     let aim = |measured| Aim::new("power-on to Node Ready, ours / stock", measured, SHARE);
     share.map(aim).into_iter().collect()
 }
 
 fn times(figures: &Figures) -> Table {
-    let guests = [Some(&figures.ours), figures.stock.as_ref()]
-        .into_iter()
-        .flatten();
+    let boots = figures
+        .others
+        .iter()
+        .chain([&figures.ours])
+        .flat_map(|guest| &guest.boots);
+    let stock = if figures.others.iter().any(|guest| guest.name == STOCK) {
+        "; stock: Debian's packages, see --help"
+    } else {
+        ""
+    };
     let title = format!(
-        "Seconds since power-on, {}; KubeVirt {}, QEMU {}, {}, 1 processor, {MEMORY_MI} MiB; load before: {:.2}",
+        "Seconds since power-on, {}; KubeVirt {}, QEMU {}, {}, 1 processor, {MEMORY_MI} MiB; load before: {:.2}{stock}",
         of_boots(figures.ours.boots.len()),
         figures.kubevirt,
         figures.ours.boots.first().map_or("unknown", |boot| &boot.qemu),
-        acceleration(guests.flat_map(|guest| &guest.boots)),
+        acceleration(boots),
         figures.load_before,
     );
-    let mut table = beside(&title, "stock: Debian's packages, see --help");
+    let mut table = beside(&title, figures);
     for name in STAGES {
         row(&mut table, name, figures, 2, |boot| stage(boot, name));
     }
@@ -80,7 +86,7 @@ fn costs(figures: &Figures) -> Table {
         "What a guest costs its host, {}",
         of_boots(figures.ours.boots.len())
     );
-    let mut table = beside(&title, "stock");
+    let mut table = beside(&title, figures);
     let mut add =
         |name: &str, digits, of: fn(&Boot) -> Option<f64>| row(&mut table, name, figures, digits, of);
     add("pod created to launcher created, s", 2, |b| b.created_to_launcher);
@@ -98,13 +104,21 @@ fn costs(figures: &Figures) -> Table {
     add("QEMU's RSS for the guest's memory, MiB", 0, |b| {
         Some(b.resident_guest_mi)
     });
-    add("QEMU's RSS beyond it, MiB", 0, |b| Some(b.resident_beyond_mi));
+    add("QEMU's RSS for translated code, MiB", 0, |b| {
+        Some(b.resident_translated_mi)
+    });
+    add("QEMU's RSS for all else, MiB", 0, |b| Some(b.resident_other_mi));
     add("memory of the launcher's other processes (PSS), MiB", 0, |b| {
         Some(b.helpers_mi)
     });
-    add("their CPU with an idle pod, % of one", 1, |b| {
-        Some(b.helpers_idle_percent)
+    add("all of these but translated code, MiB", 0, |b| {
+        Some(b.resident_guest_mi + b.resident_other_mi + b.helpers_mi)
     });
+    add(
+        "CPU of the launcher's other processes with an idle pod, % of one",
+        1,
+        |b| Some(b.helpers_idle_percent),
+    );
     let small = figures.smallest.as_ref();
     for (name, value) in [
         (
@@ -120,56 +134,79 @@ fn costs(figures: &Figures) -> Table {
             small.and_then(|boot| Some(format!("{:.2}", stage(boot, "pod Running")?))),
         ),
     ] {
-        table.row([name.to_owned(), cell(value), cell(None), cell(None)]);
+        cells(
+            &mut table,
+            name,
+            cell(value),
+            figures.others.iter().map(|_| [cell(None), cell(None)]),
+        );
     }
     table
 }
 
 /// A size in bytes.
-type Size = fn(&Guest) -> usize;
+type Size = fn(&Sizes) -> usize;
 
 fn sizes(figures: &Figures) -> Table {
     let mut table = beside(
         "The images, MB, nothing compressed; of the disks what is used, not the room in their files",
-        "stock",
+        figures,
     );
     let parts: [(&str, Size); 3] = [
-        ("disk, used", |g| g.sizes.disk),
-        ("kernel", |g| g.sizes.kernel),
-        ("initrd", |g| g.sizes.initrd),
+        ("disk, used", |sizes| sizes.disk),
+        ("kernel", |sizes| sizes.kernel),
+        ("initrd", |sizes| sizes.initrd),
     ];
     for (name, of) in parts {
-        let megabytes = |guest| number(of(guest)) / MB;
+        let megabytes = |guest: &Guest| Some(number(of(guest.sizes.as_ref()?)) / MB);
         let ours = megabytes(&figures.ours);
-        let stock = figures.stock.as_ref().map(megabytes);
-        table.row([
-            name.to_owned(),
-            format!("{ours:.1}"),
-            cell(stock.map(|size| format!("{size:.1}"))),
-            cell(stock.map(|size| format!("{:.2}", ours / size))),
-        ]);
+        let shown = |size: f64| format!("{size:.1}");
+        let others = figures.others.iter().map(|other| {
+            let other = megabytes(other);
+            [cell(other.map(shown)), share(ours, other)]
+        });
+        cells(&mut table, name, cell(ours.map(shown)), others);
     }
     table
 }
 
-fn beside(title: &str, stock: &str) -> Table {
-    Table::new(title, &["", "ours", stock, "ours / stock"])
+/// A table with a column for each guest, and one for ours as a share of it.
+fn beside(title: &str, figures: &Figures) -> Table {
+    let others = figures.others.iter();
+    let others = others.flat_map(|other| [other.name.clone(), format!("ours / {}", other.name)]);
+    let columns: Vec<_> = [String::new(), figures.ours.name.clone()]
+        .into_iter()
+        .chain(others)
+        .collect();
+    Table::new(title, &columns.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn row(table: &mut Table, name: &str, figures: &Figures, digits: usize, of: impl Fn(&Boot) -> Option<f64>) {
     let ours = spread(&figures.ours, &of);
-    let stock = figures.stock.as_ref().and_then(|stock| spread(stock, &of));
     let shown = |spread: Spread| {
         let Spread { median, min, max } = spread;
         format!("{median:.digits$} ({min:.digits$} - {max:.digits$})")
     };
-    let share = ours.zip(stock).map(|(ours, stock)| ours.median / stock.median);
-    table.row([
-        name.to_owned(),
-        cell(ours.map(shown)),
-        cell(stock.map(shown)),
-        cell(share.map(|share| format!("{share:.2}"))),
-    ]);
+    let median = |spread: Option<Spread>| spread.map(|spread| spread.median);
+    let others = figures.others.iter().map(|other| {
+        let other = spread(other, &of);
+        [cell(other.map(shown)), share(median(ours), median(other))]
+    });
+    cells(table, name, cell(ours.map(shown)), others);
+}
+
+fn cells(table: &mut Table, name: &str, ours: String, others: impl Iterator<Item = [String; 2]>) {
+    let row: Vec<_> = [name.to_owned(), ours]
+        .into_iter()
+        .chain(others.flatten())
+        .collect();
+    table.row(row);
+}
+
+/// `ours / other`, where both are known.
+fn share(ours: Option<f64>, other: Option<f64>) -> String {
+    let share = ours.zip(other).map(|(ours, other)| ours / other);
+    cell(share.map(|share| format!("{share:.2}")))
 }
 
 fn spread(guest: &Guest, of: impl Fn(&Boot) -> Option<f64>) -> Option<Spread> {
@@ -189,10 +226,9 @@ fn cell(text: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sizes::Sizes;
     use super::*;
 
-    fn guest(ready: f64) -> Guest {
+    fn guest(name: &str, ready: f64) -> Guest {
         let boot = Boot {
             created_to_launcher: None,
             launcher_to_power_on: None,
@@ -203,36 +239,38 @@ mod tests {
             memory_mi: MEMORY_MI,
             used_mi: 4.0,
             resident_guest_mi: 5.0,
-            resident_beyond_mi: 6.0,
+            resident_translated_mi: 6.0,
+            resident_other_mi: 6.5,
             helpers_mi: 7.0,
             helpers_idle_percent: 8.0,
             kvm: false,
             qemu: "10.0.2".to_owned(),
         };
         Guest {
-            sizes: Sizes {
+            name: name.to_owned(),
+            sizes: (name != "given").then_some(Sizes {
                 disk: 200_000_000,
                 kernel: 1,
                 initrd: 1,
-            },
+            }),
             boots: vec![boot],
         }
     }
 
     #[test]
     fn the_aim_is_a_share_of_the_other_guests_time() {
-        let figures = |stock| Figures {
+        let figures = |others| Figures {
             kubevirt: String::new(),
             load_before: 0.0,
-            ours: guest(8.0),
-            stock,
+            ours: guest("ours", 8.0),
+            others,
             smallest: None,
         };
-        let beside = aims(&figures(Some(guest(32.0))));
+        let beside = aims(&figures(vec![guest("given", 1.0), guest("stock", 32.0)]));
         let what = "power-on to Node Ready, ours / stock";
         assert_eq!(beside, [Aim::new(what, 0.25, 1.0 / 3.0)]);
-        assert!(aims(&figures(None)).is_empty());
-        let shown = times(&figures(None)).to_string();
+        assert!(aims(&figures(Vec::new())).is_empty());
+        let shown = times(&figures(Vec::new())).to_string();
         assert!(
             shown.contains("one boot of each") && shown.contains("8.00 (8.00 - 8.00)"),
             "{shown}"
@@ -240,10 +278,41 @@ mod tests {
     }
 
     #[test]
+    fn each_guest_has_a_column_and_its_share() {
+        let figures = Figures {
+            kubevirt: String::new(),
+            load_before: 0.0,
+            ours: guest("ours", 8.0),
+            others: vec![guest("stock", 32.0), guest("given", 16.0)],
+            smallest: None,
+        };
+        let table = times(&figures);
+        assert_eq!(
+            table.columns,
+            ["", "ours", "stock", "ours / stock", "given", "ours / given"]
+        );
+        let ready = table.rows.iter().find(|row| row[0] == "Node Ready").unwrap();
+        assert_eq!(
+            ready[1..],
+            [
+                "8.00 (8.00 - 8.00)",
+                "32.00 (32.00 - 32.00)",
+                "0.25",
+                "16.00 (16.00 - 16.00)",
+                "0.50"
+            ]
+        );
+        assert_eq!(
+            sizes(&figures).rows[0],
+            ["disk, used", "200.0", "200.0", "1.00", "-", "-"]
+        );
+    }
+
+    #[test]
     fn acceleration_is_what_qemu_says_of_every_boot() {
         let with = |kvm| Boot {
             kvm,
-            ..guest(1.0).boots.remove(0)
+            ..guest("ours", 1.0).boots.remove(0)
         };
         let said =
             |boots: &[bool]| acceleration(boots.iter().map(|&kvm| with(kvm)).collect::<Vec<_>>().iter());
