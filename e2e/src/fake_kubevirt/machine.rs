@@ -114,9 +114,11 @@ impl Vm {
             .await?
             .deleting;
         if deleting {
-            self.delete_launchers().await?;
             self.say_that_launcher_ends().await?;
-            self.launchers_are_gone().await?;
+            // One may have been in the making.
+            while self.delete_launchers().await? {
+                let _: Result<_, _> = timeout(GONE_POLL, seen.wait_for(|seen| seen.launcher_gone)).await;
+            }
         }
         self.let_go().await
     }
@@ -319,32 +321,20 @@ impl Vm {
         Ok(script.jittered(self.seed, &self.vmi.uid().unwrap_or_default()))
     }
 
-    /// Deletes the launcher, by its label.
-    async fn delete_launchers(&self) -> Result<()> {
+    /// Deletes the launcher, by its label; whether there was one.
+    async fn delete_launchers(&self) -> Result<bool> {
         self.controller().await?;
         let pods = pods(&self.parts.controller, &self.namespace);
-        for pod in pods.list_metadata(&self.own()).await? {
+        let own = ListParams::default().labels(&format!("{CREATED_BY}={}", self.uid()));
+        let found = pods.list_metadata(&own).await?.items;
+        let any = !found.is_empty();
+        for pod in found {
             match pods.delete(&pod.name_any(), &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.code == GONE => {}
                 deleted => drop(deleted?),
             }
         }
-        Ok(())
-    }
-
-    /// Waits until the launcher's kubelet has ended it.
-    async fn launchers_are_gone(&self) -> Result<()> {
-        let pods = pods(&self.parts.controller, &self.namespace);
-        let mut seen = self.seen.clone();
-        while !pods.list_metadata(&self.own()).await?.items.is_empty() {
-            let _: Result<_, _> = timeout(GONE_POLL, seen.wait_for(|seen| seen.launcher_gone)).await;
-        }
-        Ok(())
-    }
-
-    /// The VMI's launchers.
-    fn own(&self) -> ListParams {
-        ListParams::default().labels(&format!("{CREATED_BY}={}", self.uid()))
+        Ok(any)
     }
 
     fn uid(&self) -> String {

@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::admission::{Refusal, Request, Room, refusal};
 use super::domains::Domains;
@@ -183,7 +183,7 @@ impl Pods {
             return;
         };
         if !over {
-            let code = timeout(grace, self.stop(&pod)).await.unwrap_or(TERMINATED);
+            let code = self.stop(&pod, grace).await;
             let stopped = pod_status::patch(&pod, place.as_ref(), Containers::Exited(code));
             self.report(&pod, &stopped).await;
         }
@@ -198,13 +198,14 @@ impl Pods {
         exit(pod).await;
     }
 
-    /// Resolves when the pod's processes, which were told to stop, have done so, and gives their exit code.
-    async fn stop(&self, pod: &Pod) -> i32 {
+    /// Resolves when the pod's processes, which were told to stop, have done so or their grace is over, and gives their
+    /// exit code. A launcher takes as long as its VM does, by that one's script.
+    async fn stop(&self, pod: &Pod, grace: Duration) -> i32 {
         if let Some(vmi) = pod.labels().get(CREATED_BY) {
             self.domains.ended(vmi).await;
             return 0;
         }
-        sleep(stop_time(pod)).await;
+        sleep(stop_time(pod).min(grace)).await;
         TERMINATED
     }
 
