@@ -175,7 +175,7 @@ fn view(
             .unwrap_or_default(),
         cluster_dns: None,
         architecture: Architecture::default(),
-        terminate_on_reboot: false,
+        terminate_on_reboot: None,
         namespace_records: namespace_records(&objects, caches, settings),
         pod: objects.pod.map(Arc::unwrap_or_clone),
         size,

@@ -2,7 +2,6 @@
 //! and the client that created it must act.
 
 use anyhow::{Context, Result};
-use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -10,21 +9,22 @@ use serde_json::{Value, json};
 use super::crd::{pods, vmis};
 use super::launcher::DOMAIN;
 use super::vmi::condition;
+use super::writes::change;
 
 const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The response to a review of an eviction.
 pub(super) async fn judge(client: &Client, namespace: &str, request: &Value) -> Value {
-    let evacuated = evacuate(client, namespace, request)
+    let refusal = evacuate(client, namespace, request)
         .await
         .unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "judging an eviction failed");
             None
         });
-    response(evacuated.as_deref())
+    response(refusal.as_deref())
 }
 
-/// Marks the VMI whose launcher is to be evicted; its name, or none where that is nothing of ours.
+/// Marks the VMI whose launcher is to be evicted; why the launcher is not, or none where that is nothing of ours.
 async fn evacuate(client: &Client, namespace: &str, request: &Value) -> Result<Option<String>> {
     let name = request["name"]
         .as_str()
@@ -45,7 +45,10 @@ async fn evacuate(client: &Client, namespace: &str, request: &Value) -> Result<O
     if !is_marked && request["dryRun"] != true {
         mark(&vmis, &domain).await?;
     }
-    Ok(Some(domain))
+    let again = if is_marked { "Evacuation in progress: " } else { "" };
+    Ok(Some(format!(
+        "{again}Eviction triggered evacuation of VMI \"{namespace}/{domain}\""
+    )))
 }
 
 /// Marks a VMI for evacuation from the host that it is on.
@@ -55,26 +58,22 @@ pub(super) async fn mark(vmis: &Api<DynamicObject>, vmi: &str) -> Result<()> {
     let host = status["nodeName"]
         .as_str()
         .with_context(|| format!("{vmi} is on no host yet"))?;
-    let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.push(condition(
+    let requested = condition(
         "EvictionRequested",
         "True",
         "EvictionRequested",
-        "VMI eviction was requested",
-    ));
-    let evicted = json!({"status": {"evacuationNodeName": host, "conditions": conditions}});
-    vmis.patch(vmi, &PatchParams::default(), &Patch::Merge(evicted))
-        .await?;
+        "VMI is marked for eviction",
+    );
+    let evacuated = json!({"status": {"evacuationNodeName": host}});
+    change(vmis, vmi, &evacuated, &[requested]).await?;
     Ok(())
 }
 
 /// An eviction that started an evacuation is to be tried again later.
-fn response(evacuated: Option<&str>) -> Value {
-    let mut response = json!({"allowed": evacuated.is_none()});
-    if let Some(vmi) = evacuated {
-        let message = format!("Eviction triggered evacuation of VMI \"{vmi}\"");
-        response["status"] =
-            json!({"code": TOO_MANY_REQUESTS, "reason": "TooManyRequests", "message": message});
+fn response(refusal: Option<&str>) -> Value {
+    let mut response = json!({"allowed": refusal.is_none()});
+    if let Some(message) = refusal {
+        response["status"] = json!({"code": TOO_MANY_REQUESTS, "message": message});
     }
     response
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::admission::Room;
 use super::csr::{Answer, Ask};
+use super::domains::Domains;
 use super::join::{Joined, Joiner};
 use super::kubelet::{Kubelet, Machine};
 use super::launcher::Hardware;
@@ -47,7 +48,7 @@ struct Disk {
 }
 
 impl Guest {
-    /// Lives until it resets a machine that ends then, or is dropped, which cuts its power. What goes wrong inside stays
+    /// Lives until it powers off, or resets a machine that ends then, or is dropped, which cuts its power. What goes wrong inside stays
     /// inside.
     pub(super) async fn live(&self) {
         if !self.script.is_honest() {
@@ -55,6 +56,7 @@ impl Guest {
         }
         tokio::select! {
             () = self.up() => {}
+            () = self.at(self.script.powers_off_at) => {}
             () = self.at(self.script.silent_at) => {
                 self.log.note(self.name(), GuestEvent::FellSilent);
                 std::future::pending::<()>().await;
@@ -190,6 +192,7 @@ impl Guest {
             machine: machine(&self.hardware, &info.kubelet, boot_id),
             addresses: Addresses::OfTheNode,
             rejects: self.script.rejects.clone(),
+            domains: Domains::default(),
             log: self.log.clone(),
         };
         let breaks = async {

@@ -16,13 +16,14 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::accounts::Parts;
 use super::crd::{pods, vmis};
+use super::domains::Domains;
 use super::eviction;
 use super::launcher::{CREATED_BY, Launcher};
 use super::log::{GuestEvent, GuestLog};
 use super::machine::{Seen, Vm};
 use super::nodes::HostNode;
 use super::virt_api::VirtApi;
-use super::vmi::Ending;
+use super::vmi::{Ending, Phase};
 use crate::api::check::becomes;
 use crate::api::read::node_is_ready;
 use crate::control_plane::ControlPlane;
@@ -76,6 +77,7 @@ impl FakeKubeVirt {
         let log = GuestLog::default();
         let nodes = Api::all(admin);
         let mut kubelets = HashMap::new();
+        let domains = Domains::default();
         for (index, name) in hosts.into_iter().enumerate() {
             let client = control_plane
                 .user(&format!("system:node:{name}"), "system:nodes")
@@ -85,6 +87,7 @@ impl FakeKubeVirt {
                 index,
                 name,
                 client,
+                domains: domains.clone(),
                 log: log.clone(),
             };
             tasks.spawn(host.run());
@@ -97,6 +100,7 @@ impl FakeKubeVirt {
             parts: parts.clone(),
             works: controller_works.subscribe(),
             kubelets: Arc::new(kubelets),
+            domains,
             teardown,
             namespace: vm_namespace.clone(),
             seed,
@@ -160,6 +164,7 @@ struct Controller {
     parts: Parts,
     works: watch::Receiver<bool>,
     kubelets: Arc<HashMap<String, Client>>,
+    domains: Domains,
     teardown: Duration,
     namespace: String,
     seed: u64,
@@ -215,17 +220,20 @@ impl Controller {
             deleting,
             ..Seen::default()
         });
+        let entered = vmi.data["status"]["phaseTransitionTimestamps"][0]["phaseTransitionTimestamp"].as_str();
+        let entered = entered.map(str::to_owned);
         let vm = Vm {
             parts: self.parts.clone(),
             controller_works: self.works.clone(),
             kubelets: self.kubelets.clone(),
+            domains: self.domains.clone(),
             teardown: self.teardown,
             namespace: self.namespace.clone(),
             seed: self.seed,
             log: self.log.clone(),
             vmi,
             seen: seen.subscribe(),
-            phases: Mutex::default(),
+            phases: Mutex::new(vec![(Phase::Pending, entered)]),
         };
         let task = self.running.spawn(vm.run());
         self.known.insert(uid, Known { seen, task });
@@ -233,21 +241,26 @@ impl Controller {
 
     fn see_launcher(&self, pod: &Pod, launcher: Launcher, gone: bool) {
         if let Some(known) = pod.labels().get(CREATED_BY).and_then(|uid| self.known.get(uid)) {
+            let told_to_stop = pod.metadata.deletion_grace_period_seconds > Some(0);
             known.seen.send_if_modified(|seen| {
                 // A launcher ends once, whatever becomes of its pod.
                 let news = seen.launcher != launcher && !matches!(seen.launcher, Launcher::Ended(_));
                 if news {
                     seen.launcher = launcher;
                 }
-                news | (std::mem::replace(&mut seen.launcher_gone, gone) != gone)
+                let told = told_to_stop && !seen.launcher_told_to_stop;
+                seen.launcher_told_to_stop |= told_to_stop;
+                news | told | (std::mem::replace(&mut seen.launcher_gone, gone) != gone)
             });
         }
     }
 
     /// The VMI's object is gone, and with it whatever was left of the VM.
     fn forget(&mut self, vmi: &DynamicObject) {
-        if let Some(known) = vmi.uid().and_then(|uid| self.known.remove(&uid)) {
+        let Some(uid) = vmi.uid() else { return };
+        if let Some(known) = self.known.remove(&uid) {
             known.task.abort();
+            self.domains.end(&uid);
         }
     }
 }

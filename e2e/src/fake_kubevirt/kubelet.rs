@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::admission::Room;
+use super::domains::Domains;
 use super::log::GuestLog;
 use super::pods::{Addresses, Pods};
 use super::retry::persist;
@@ -51,6 +52,8 @@ pub(super) struct Kubelet {
     pub(super) addresses: Addresses,
     /// Why it rejects every pod, if it does.
     pub(super) rejects: Option<String>,
+    /// See [`Pods::domains`].
+    pub(super) domains: Domains,
     pub(super) log: GuestLog,
 }
 
@@ -65,6 +68,7 @@ impl Kubelet {
             addresses: self.addresses.clone(),
             room: self.machine.allocatable,
             rejects: self.rejects.clone(),
+            domains: self.domains.clone(),
             log: self.log.clone(),
         };
         tokio::join!(

@@ -7,7 +7,6 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::quantity;
-use super::script::EXIT_AFTER_ANNOTATION;
 use super::vmi::Ending;
 
 /// Label on a launcher: the UID of its VMI.
@@ -18,7 +17,7 @@ pub(super) const DOMAIN: &str = "kubevirt.io/domain";
 pub(super) const SCHEDULABLE: &str = "kubevirt.io/schedulable";
 /// What virt-controller adds to the guest's grace for the launcher's own: +15 s twice.
 const GRACE_MARGIN_SECONDS: i64 = 30;
-const DEFAULT_GRACE_SECONDS: u32 = 30;
+const DEFAULT_GRACE_SECONDS: i64 = 30;
 const MI: u64 = 1 << 20;
 /// Local storage that a launcher asks for beside what its VMI does.
 const OWN_STORAGE: u64 = 50_000_000;
@@ -68,13 +67,15 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
     labels.insert(CREATED_BY.to_owned(), uid.clone());
     let mut annotations = vmi.annotations().clone();
     annotations.insert(DOMAIN.to_owned(), name.clone());
-    annotations.insert(EXIT_AFTER_ANNOTATION.to_owned(), "never".to_owned());
     let mut selector = spec["nodeSelector"].as_object().cloned().unwrap_or_default();
     selector.insert(SCHEDULABLE.to_owned(), json!("true"));
     if nowhere {
         selector.insert("fake-kubevirt.test/room".to_owned(), json!("none"));
     }
-    let grace = i64::from(grace_seconds(vmi));
+    // What its guest gets to power off.
+    let grace = spec["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(DEFAULT_GRACE_SECONDS);
     let seed = volumes(spec).find_map(|volume| volume.pointer("/cloudInitNoCloud/secretRef/name"));
     let volumes: Vec<_> = seed
         .map(|secret| json!({"name": "seed", "secret": {"secretName": secret}}))
@@ -142,14 +143,6 @@ fn requests(vmi: &DynamicObject) -> Result<Value> {
         "memory": (memory.unwrap_or(hardware.memory_mi * MI) + overhead).to_string(),
         "ephemeral-storage": (storage + OWN_STORAGE).to_string(),
     }))
-}
-
-/// What a guest gets to power off.
-pub(super) fn grace_seconds(vmi: &DynamicObject) -> u32 {
-    let grace = vmi.data["spec"]["terminationGracePeriodSeconds"].as_u64();
-    grace
-        .and_then(|seconds| seconds.try_into().ok())
-        .unwrap_or(DEFAULT_GRACE_SECONDS)
 }
 
 /// A machine as its guest finds it.

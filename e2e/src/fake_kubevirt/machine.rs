@@ -1,6 +1,8 @@
 //! The life of one VMI, as virt-controller and virt-handler make it.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,12 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::accounts::Parts;
 use super::crd::pods;
+use super::domains::Domains;
 use super::guest::Guest;
 use super::launcher::{self, CREATED_BY, Hardware, Launcher};
 use super::log::GuestLog;
 use super::retry::{code, persist};
 use super::script::{SCRIPT_ANNOTATION, Script, attempt_of, seconds};
-use super::vmi::{Ending, Phase, condition};
+use super::vmi::{Ending, Phase, condition, launcher_ends, launcher_gone};
 use super::writes::Part;
 
 /// KubeVirt's finalizer (1.7 and later), which virt-api sets and virt-controller takes off.
@@ -42,6 +45,8 @@ const GONE_POLL: Duration = Duration::from_secs(2);
 pub(super) struct Seen {
     pub(super) deleting: bool,
     pub(super) launcher: Launcher,
+    /// The launcher is being deleted, and has time to shut its guest down.
+    pub(super) launcher_told_to_stop: bool,
     /// The launcher's object is gone.
     pub(super) launcher_gone: bool,
 }
@@ -53,6 +58,7 @@ pub(super) struct Vm {
     pub(super) controller_works: watch::Receiver<bool>,
     /// The clients of the simulated hosts' kubelets, by the hosts' names.
     pub(super) kubelets: Arc<HashMap<String, Client>>,
+    pub(super) domains: Domains,
     /// See [`super::FakeKubeVirtOptions::teardown`].
     pub(super) teardown: Duration,
     pub(super) namespace: String,
@@ -61,14 +67,18 @@ pub(super) struct Vm {
     pub(super) log: GuestLog,
     pub(super) vmi: DynamicObject,
     pub(super) seen: watch::Receiver<Seen>,
-    /// Phases so far, with their times.
-    pub(super) phases: Mutex<Vec<(Phase, String)>>,
+    /// Phases so far, with the times that are noted.
+    pub(super) phases: Mutex<Vec<(Phase, Option<String>)>>,
 }
 
 impl Vm {
     /// Lives until the VMI is final and its finalizer is off.
     pub(super) async fn run(self) {
-        match Box::pin(self.live()).await {
+        let lived = tokio::select! {
+            lived = Box::pin(self.live()) => lived,
+            minded = Box::pin(self.mind_launcher()) => minded,
+        };
+        match lived {
             // A person took its finalizer off.
             Err(error) if code(&error) == Some(GONE) => {}
             Err(error) => tracing::warn!(vmi = self.name(), error = format!("{error:#}"), "a VM failed"),
@@ -77,7 +87,6 @@ impl Vm {
     }
 
     async fn live(&self) -> Result<()> {
-        self.enter(Part::Controller, Phase::Pending, json!({})).await?;
         let script = match self.script().await {
             Ok(script) => script,
             Err(error) => {
@@ -88,7 +97,8 @@ impl Vm {
         };
         let mut seen = self.seen.clone();
         let deleted = async {
-            seen.wait_for(|seen| seen.deleting).await?;
+            seen.wait_for(|seen| seen.deleting || seen.launcher_told_to_stop)
+                .await?;
             self.power_off(&script).await
         };
         // Whichever future ends first, the guest ends here: it is part of the other future.
@@ -96,36 +106,95 @@ impl Vm {
             ending = self.power_on(&script) => ending?,
             ending = deleted => ending?,
         };
-        let part = match (self.phase(), ending) {
-            (Phase::Running, Ending::PoweredOff | Ending::Destroyed | Ending::Crashed) => Part::Handler,
-            _ => Part::Controller,
-        };
-        self.enter(part, self.phase().after(ending), json!({})).await?;
-        // A simulated launcher does not end by itself, as KubeVirt's do with their guests.
-        self.delete_launchers().await?;
+        self.end(ending).await?;
+        self.domains.end(&self.uid());
+        let mut seen = self.seen.clone();
+        let deleting = seen
+            .wait_for(|seen| seen.deleting || seen.launcher_gone)
+            .await?
+            .deleting;
+        if deleting {
+            self.say_that_launcher_ends().await?;
+            // One may have been in the making.
+            while self.delete_launchers().await? {
+                let _: Result<_, _> = timeout(GONE_POLL, seen.wait_for(|seen| seen.launcher_gone)).await;
+            }
+        }
         self.let_go().await
+    }
+
+    /// Says so where there is one. What kept it from being made is not said any more.
+    async fn say_that_launcher_ends(&self) -> Result<()> {
+        if self.seen.borrow().launcher == Launcher::None {
+            let only = json!({"status": {"conditions": [launcher_gone()]}});
+            return self.patch(only, &[]).await;
+        }
+        self.patch(json!({}), &[launcher_ends()]).await
+    }
+
+    /// virt-controller's part beside the VM's own life: it deletes the launcher of a VMI that is being deleted, and says of
+    /// one that ends that it does. Never returns but for an error.
+    async fn mind_launcher(&self) -> Result<()> {
+        let mut seen = self.seen.clone();
+        seen.wait_for(|seen| {
+            let ends = seen.launcher_told_to_stop || matches!(seen.launcher, Launcher::Ended(_));
+            seen.deleting || (ends && !seen.launcher_gone)
+        })
+        .await?;
+        if seen.borrow().deleting {
+            self.delete_launchers().await?;
+        }
+        self.say_that_launcher_ends().await?;
+        std::future::pending().await
     }
 
     /// From nothing to a running guest; returns when that has ended by itself.
     async fn power_on(&self, script: &Script) -> Result<Ending> {
         let launcher = launcher::render(&self.vmi, script.unschedulable)?;
-        self.controller().await?;
-        let pods = pods(&self.parts.controller, &self.namespace);
-        let params = PostParams::default();
-        persist("creating a launcher", || pods.create(&params, &launcher)).await;
+        self.create(&launcher).await?;
         self.enter(Part::Controller, Phase::Scheduling, json!({})).await?;
         let (host, address) = match self.wait_for_launcher().await? {
             Ok(placed) => placed,
             Err(ending) => return Ok(ending),
         };
-        self.patch(json!({"metadata": {"labels": {"kubevirt.io/nodeName": host}}}))
-            .await?;
+        self.patch(
+            json!({"metadata": {"labels": {"kubevirt.io/nodeName": host}}}),
+            &[],
+        )
+        .await?;
         self.enter(Part::Controller, Phase::Scheduled, json!({"nodeName": host}))
             .await?;
         tokio::select! {
             ended = self.run_domain(script, &host, &address) => ended,
             ended = self.launcher_ends() => ended,
         }
+    }
+
+    /// Creates the launcher. While the API server refuses it, the VMI says why.
+    async fn create(&self, launcher: &Pod) -> Result<()> {
+        let pods = pods(&self.parts.controller, &self.namespace);
+        let was_refused = AtomicBool::new(false);
+        persist("creating a launcher", || async {
+            self.controller().await?;
+            if let Err(error) = pods.create(&PostParams::default(), launcher).await {
+                was_refused.store(true, Relaxed);
+                let why = match &error {
+                    kube::Error::Api(status) => status.message.clone(),
+                    error => error.to_string(),
+                };
+                let why = format!("failed to create virtual machine pod: {why}");
+                let refused = condition("Synchronized", "False", "FailedCreate", &why);
+                self.patch(json!({}), &[launcher_gone(), refused]).await?;
+                return Err(error.into());
+            }
+            anyhow::Ok(())
+        })
+        .await;
+        if was_refused.into_inner() {
+            // There are no others yet.
+            self.patch(json!({"status": {"conditions": []}}), &[]).await?;
+        }
+        Ok(())
     }
 
     /// Asks the guest to power off, because its VMI is being deleted, and destroys it when it does not react.
@@ -161,8 +230,7 @@ impl Vm {
                     unschedulable: Some(why),
                 } if said.as_ref() != Some(&why) => {
                     let blocked = condition("PodScheduled", "False", "Unschedulable", &why);
-                    let conditions = json!([Phase::Scheduling.ready(), blocked]);
-                    self.patch(json!({"status": {"conditions": conditions}})).await?;
+                    self.patch(json!({}), &[blocked]).await?;
                     said = Some(why);
                 }
                 Launcher::None | Launcher::Waiting { .. } => {}
@@ -207,7 +275,7 @@ impl Vm {
         let foreign = json!({"interfaceName": "mp0", "ipAddress": "169.254.1.1", "ipAddresses": ["169.254.1.1"],
             "infoSource": "guest-agent"});
         let both = json!({"interfaces": [foreign, own]});
-        if let Err(error) = self.report_domain(&both).await {
+        if let Err(error) = self.report_domain(&both, &[]).await {
             tracing::debug!(vmi = self.name(), %error, "listing a guest's interfaces failed");
         }
     }
@@ -253,27 +321,24 @@ impl Vm {
         Ok(script.jittered(self.seed, &self.vmi.uid().unwrap_or_default()))
     }
 
-    /// Deletes the launcher, by its label, and waits until its kubelet has ended it.
-    async fn delete_launchers(&self) -> Result<()> {
+    /// Deletes the launcher, by its label; whether there was one.
+    async fn delete_launchers(&self) -> Result<bool> {
         self.controller().await?;
         let pods = pods(&self.parts.controller, &self.namespace);
-        let ours =
-            ListParams::default().labels(&format!("{CREATED_BY}={}", self.vmi.uid().unwrap_or_default()));
-        let deletion = DeleteParams::default().grace_period(launcher::grace_seconds(&self.vmi));
-        let mut seen = self.seen.clone();
-        loop {
-            let found = pods.list_metadata(&ours).await?;
-            if found.items.is_empty() {
-                return Ok(());
+        let own = ListParams::default().labels(&format!("{CREATED_BY}={}", self.uid()));
+        let found = pods.list_metadata(&own).await?.items;
+        let any = !found.is_empty();
+        for pod in found {
+            match pods.delete(&pod.name_any(), &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == GONE => {}
+                deleted => drop(deleted?),
             }
-            for pod in found {
-                match pods.delete(&pod.name_any(), &deletion).await {
-                    Err(kube::Error::Api(status)) if status.code == GONE => {}
-                    deleted => drop(deleted?),
-                }
-            }
-            let _: Result<_, _> = timeout(GONE_POLL, seen.wait_for(|seen| seen.launcher_gone)).await;
         }
+        Ok(any)
+    }
+
+    fn uid(&self) -> String {
+        self.vmi.uid().unwrap_or_default()
     }
 
     pub(super) fn name(&self) -> String {

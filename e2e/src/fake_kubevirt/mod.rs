@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`virt_api`], [`eviction`] | virt-api: its webhooks on VMIs and evictions | `kubevirt-apiserver` |
 //! | [`host`], [`machine`], [`writes`], [`launcher`] | virt-controller, and virt-handler | `kubevirt-controller`, `kubevirt-handler` |
-//! | [`nodes`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
+//! | [`nodes`], [`domains`] | the hosts' kubelets, which run launchers and ordinary pods | `system:node:<host>` |
 //! | [`guest`], [`join`] | the node image's boot program | anonymous, then its bootstrap token |
 //! | [`kubelet`], [`pods`] | the guest's kubelet | `system:node:marooned-…`, by the certificate it was issued |
 //!
@@ -20,6 +20,7 @@ mod accounts;
 mod admission;
 mod crd;
 mod csr;
+mod domains;
 mod eviction;
 mod guest;
 mod host;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::admission::Room;
+use super::domains::Domains;
 use super::kubelet::{self, Kubelet, Machine};
 use super::launcher::SCHEDULABLE;
 use super::log::GuestLog;
@@ -31,6 +32,7 @@ pub(super) struct HostNode {
     pub(super) index: usize,
     pub(super) name: String,
     pub(super) client: Client,
+    pub(super) domains: Domains,
     pub(super) log: GuestLog,
 }
 
@@ -56,6 +58,7 @@ impl HostNode {
                 next: Arc::new(AtomicU32::new(1)),
             },
             rejects: None,
+            domains: self.domains,
             log: self.log,
         };
         let ready = watch::Sender::new(true);

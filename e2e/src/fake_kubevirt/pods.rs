@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::admission::{Refusal, Request, Room, refusal};
+use super::domains::Domains;
+use super::launcher::CREATED_BY;
 use super::log::{GuestEvent, GuestLog};
 use super::own_node::internal_ip;
 use super::pod_status::{self, Containers, Place};
@@ -50,6 +52,8 @@ pub(super) struct Pods {
     pub(super) room: Room,
     /// Why every pod is rejected, if that is so.
     pub(super) rejects: Option<String>,
+    /// Those of launchers, where there are any.
+    pub(super) domains: Domains,
     pub(super) log: GuestLog,
 }
 
@@ -159,7 +163,7 @@ impl Pods {
                     &pod_status::patch(&pod, place.as_ref(), Containers::Running),
                 )
                 .await;
-                exit(&pod).await;
+                self.exit(&pod).await;
                 self.report(
                     &pod,
                     &pod_status::patch(&pod, place.as_ref(), Containers::Exited(0)),
@@ -179,11 +183,30 @@ impl Pods {
             return;
         };
         if !over {
-            sleep(stop_time(&pod).min(grace)).await;
-            let stopped = pod_status::patch(&pod, place.as_ref(), Containers::Exited(TERMINATED));
+            let code = self.stop(&pod, grace).await;
+            let stopped = pod_status::patch(&pod, place.as_ref(), Containers::Exited(code));
             self.report(&pod, &stopped).await;
         }
         self.confirm(&pod).await;
+    }
+
+    /// Resolves when the pod's containers exit by themselves: a launcher with its domain.
+    async fn exit(&self, pod: &Pod) {
+        if let Some(vmi) = pod.labels().get(CREATED_BY) {
+            return self.domains.ended(vmi).await;
+        }
+        exit(pod).await;
+    }
+
+    /// Resolves when the pod's processes, which were told to stop, have done so or their grace is over, and gives their
+    /// exit code. A launcher takes as long as its VM does, by that one's script.
+    async fn stop(&self, pod: &Pod, grace: Duration) -> i32 {
+        if let Some(vmi) = pod.labels().get(CREATED_BY) {
+            self.domains.ended(vmi).await;
+            return 0;
+        }
+        sleep(stop_time(pod).min(grace)).await;
+        TERMINATED
     }
 
     async fn place(&self, pod: &Pod) -> Place {

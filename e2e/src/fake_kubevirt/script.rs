@@ -50,6 +50,8 @@ pub struct Script {
     /// The guest resets so long after the VM ran. It starts again with the same disk in the same VM, unless the VMI says
     /// that this is the VM's end.
     pub reboot_at: Option<f64>,
+    /// The guest powers off so long after the VM ran.
+    pub powers_off_at: Option<f64>,
     /// Its kubelet renews its client certificate so long after the VM ran.
     pub renews_at: Option<f64>,
     /// Its kubelet rejects every pod, for this reason.

@@ -23,6 +23,7 @@ use super::accounts::is_kubevirts;
 use super::crd::vmis;
 use super::eviction;
 use super::machine::FINALIZER;
+use super::vmi::now;
 use crate::api::apply::apply_yaml;
 use crate::api::check::eventually;
 use crate::system::pki::Authority;
@@ -204,7 +205,11 @@ fn mutation(request: &Value) -> Vec<Value> {
         let finalizers: Vec<_> = finalizers.into_iter().chain([json!(FINALIZER)]).collect();
         let mut patch = vec![
             json!({"op": "add", "path": "/metadata/finalizers", "value": finalizers}),
-            json!({"op": "add", "path": "/status", "value": {"phase": "Pending", "runtimeUser": 107}}),
+            json!({"op": "add", "path": "/status", "value": {
+                "phase": "Pending",
+                "phaseTransitionTimestamps": [{"phase": "Pending", "phaseTransitionTimestamp": now()}],
+                "runtimeUser": 107,
+            }}),
         ];
         let cpu = &new["spec"]["domain"]["cpu"];
         if cpu.is_object() && cpu["model"].is_null() {
@@ -228,12 +233,16 @@ mod tests {
     fn a_new_vmi_gets_what_kubevirt_gives_it() {
         let request = json!({"operation": "CREATE", "object": {
             "metadata": {"finalizers": ["a"]}, "spec": {"domain": {"cpu": {"cores": 1}}}}});
+        let mut patch = mutation(&request);
+        let entered = &mut patch[1]["value"]["phaseTransitionTimestamps"][0];
+        assert!(entered["phaseTransitionTimestamp"].take().is_string());
         assert_eq!(
-            mutation(&request),
+            patch,
             [
                 json!({"op": "add", "path": "/metadata/finalizers",
                     "value": ["a", "kubevirt.io/foregroundDeleteVirtualMachine"]}),
-                json!({"op": "add", "path": "/status", "value": {"phase": "Pending", "runtimeUser": 107}}),
+                json!({"op": "add", "path": "/status", "value": {"phase": "Pending", "phaseTransitionTimestamps":
+                    [{"phase": "Pending", "phaseTransitionTimestamp": null}], "runtimeUser": 107}}),
                 json!({"op": "add", "path": "/spec/domain/cpu/model", "value": "host-model"}),
             ]
         );

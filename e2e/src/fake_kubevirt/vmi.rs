@@ -3,6 +3,7 @@
 //! Measured on KubeVirt 1.9's virt-controller (its `pkg/virt-controller/watch/vmi/lifecycle.go`).
 
 use jiff::Timestamp;
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 /// The phases that a VMI of ours goes through.
@@ -31,7 +32,7 @@ pub(super) enum Ending {
     Destroyed,
     /// The guest panicked, or QEMU did.
     Crashed,
-    /// The launcher pod was deleted, evicted or lost.
+    /// The launcher pod is gone, and was not told to stop before.
     LauncherLost,
 }
 
@@ -56,24 +57,77 @@ impl Phase {
         }
     }
 
-    /// The condition `Ready` of a VMI in this phase.
-    pub(super) fn ready(self) -> Value {
-        match self {
-            Self::Running => condition("Ready", "True", "", ""),
-            Self::Pending | Self::Succeeded | Self::Failed => condition(
-                "Ready",
-                "False",
-                "PodNotExists",
-                "virt-launcher pod has not yet been scheduled",
-            ),
-            Self::Scheduling | Self::Scheduled => condition(
+    /// The conditions that a VMI gets in this phase. What is said of its launcher besides, at its end too, is
+    /// [`launcher_ends`] and [`launcher_gone`].
+    pub(super) fn conditions(self) -> Vec<Value> {
+        let not_yet = || {
+            condition(
                 "Ready",
                 "False",
                 "GuestNotRunning",
                 "Guest VM is not reported as running",
-            ),
+            )
+        };
+        match self {
+            Self::Scheduling => vec![not_yet()],
+            Self::Scheduled => vec![
+                not_yet(),
+                condition("LiveMigratable", "True", "", ""),
+                condition("StorageLiveMigratable", "True", "", ""),
+            ],
+            Self::Running => vec![condition("Ready", "True", "", "")],
+            Self::Pending | Self::Succeeded | Self::Failed => Vec::new(),
         }
     }
+
+    /// The VM has ended for good.
+    pub(super) fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// `Ready` of a VMI whose launcher is being deleted, or has ended.
+pub(super) fn launcher_ends() -> Value {
+    condition(
+        "Ready",
+        "False",
+        "PodTerminating",
+        "virt-launcher pod is terminating",
+    )
+}
+
+/// `Ready` of a VMI whose launcher is gone.
+pub(super) fn launcher_gone() -> Value {
+    condition(
+        "Ready",
+        "False",
+        "PodNotExists",
+        "virt-launcher pod has not yet been scheduled",
+    )
+}
+
+/// The VMI's conditions with these among them; `None` if they say the same already.
+pub(super) fn with(vmi: &DynamicObject, news: &[Value]) -> Option<Value> {
+    let mut all = vmi.data["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let mut changed = false;
+    for new in news {
+        match all.iter_mut().find(|old| old["type"] == new["type"]) {
+            Some(old)
+                if ["status", "reason", "message"]
+                    .iter()
+                    .all(|key| old[key] == new[key]) =>
+            {
+                continue;
+            }
+            Some(old) => *old = new.clone(),
+            None => all.push(new.clone()),
+        }
+        changed = true;
+    }
+    changed.then_some(Value::Array(all))
 }
 
 /// A condition as KubeVirt writes it.
@@ -111,10 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn ready_says_why_not() {
-        assert_eq!(Phase::Scheduling.ready()["reason"], "GuestNotRunning");
-        assert_eq!(Phase::Pending.ready()["reason"], "PodNotExists");
-        assert_eq!(Phase::Running.ready()["status"], "True");
-        assert!(Phase::Running.ready().get("reason").is_none());
+    fn conditions_are_kept_by_type() {
+        let evicted = condition("EvictionRequested", "True", "EvictionRequested", "m");
+        let mut vmi: DynamicObject = serde_json::from_value(json!({"metadata": {}, "status": {"conditions":
+            [Phase::Scheduling.conditions()[0], evicted]}}))
+        .unwrap();
+        let running = with(&vmi, &Phase::Running.conditions()).unwrap();
+        assert_eq!(running[0]["status"], "True");
+        assert!(running[0].get("reason").is_none());
+        assert_eq!(running[1], evicted);
+        vmi.data["status"]["conditions"] = running;
+        assert_eq!(with(&vmi, &Phase::Running.conditions()), None);
     }
 }

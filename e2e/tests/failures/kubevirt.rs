@@ -138,6 +138,34 @@ async fn where_a_reboot_is_not_the_end_a_rebooted_vm_is_destroyed() {
     env.stop().await.unwrap();
 }
 
+/// Its feature gate is turned off, or KubeVirt is replaced by an older one: a pod whose record is from before gets a VM
+/// without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_policy_that_kubevirt_has_come_to_refuse_is_left_out() {
+    logs();
+    let env = TestEnv::start(0).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
+    let reconciler = env.reconciler(false).await.unwrap();
+    running(&tenant, "before").await.ends().await.unwrap();
+
+    // So that there is a record, and no VM.
+    env.kubevirt().stop_virt_api();
+    let pod = tenant.creates(&marooned("pod")).await.unwrap();
+    let pod = MaroonedPod::of(&tenant.admin, &pod).unwrap();
+    pod.reports("Refused").await.unwrap();
+    let record = pod.records().get(&pod.node_name()).await.unwrap();
+    assert!(record.spec.vm.terminate_on_reboot);
+    forget_reboot_policy(&tenant).await;
+    env.kubevirt().start_virt_api().await.unwrap();
+    pod.running().await.unwrap();
+    let vmi = pod.vmi(1, "Running").await.unwrap();
+    assert_eq!(vmi.data["spec"]["domain"].get("rebootPolicy"), None);
+    pod.ends().await.unwrap();
+    tenant.leaves().await.unwrap();
+    reconciler.stop().await.unwrap();
+    env.stop().await.unwrap();
+}
+
 /// Takes the field out of the schema, as before KubeVirt 1.8, and waits until it is refused.
 async fn forget_reboot_policy(tenant: &Tenant<'_>) {
     let crds: Api<CustomResourceDefinition> = Api::all(tenant.admin.clone());

@@ -15,12 +15,14 @@ use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
 use maroonedpods_e2e::api::namespace::TestNamespace;
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::control_plane::{ControlPlane, ControlPlaneOptions};
-use maroonedpods_e2e::fake_kubevirt::script::SCRIPT_ANNOTATION;
+use maroonedpods_e2e::fake_kubevirt::script::{SCRIPT_ANNOTATION, Script};
 use maroonedpods_e2e::fake_kubevirt::{
     FakeKubeVirt, FakeKubeVirtOptions, GuestEvent, QUICK_TEARDOWN, install_crd,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use crate::lives::{Deed, GRACE, World};
 
 pub const SOON: Duration = Duration::from_secs(30);
 const BOOTSTRAP_RIGHTS: &str = "
@@ -88,15 +90,7 @@ impl TestEnv {
     /// What the reconciler writes for a pod that carries `script`. The pod itself waits behind a gate.
     pub async fn launch(&self, script: &Value) -> MaroonedPod {
         let pods = Api::namespaced(self.admin.clone(), &self.namespace.name);
-        let pod: Pod = from(json!({
-            "metadata": {"generateName": "web-", "annotations": {SCRIPT_ANNOTATION: script.to_string()}},
-            "spec": {
-                "schedulingGates": [{"name": names::GATE}],
-                "tolerations": [{"operator": "Exists"}],
-                "containers": [{"name": "main", "image": "web"}],
-            },
-        }));
-        let pod = accepts(&pods, &pod).await.unwrap();
+        let pod = accepts(&pods, &gated(script)).await.unwrap();
         let uid = pod.uid().unwrap();
         let marooned = MaroonedPod {
             name: names::node_name(&uid.as_str().into()),
@@ -259,6 +253,62 @@ impl TestEnv {
         .await
         .unwrap();
     }
+}
+
+impl World for TestEnv {
+    const IMAGE: &'static str = "registry.example/node:1";
+    const ROOM: usize = usize::MAX;
+
+    fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    async fn prepare(&self, vmi: &mut Value, deed: Deed, deaf: bool) {
+        // Long enough for the VM to be seen running.
+        let then = Some(2.0);
+        let mut script = Script::default();
+        match deed {
+            Deed::PowerOff => script.powers_off_at = then,
+            Deed::Panic => script.reboot_at = then,
+            Deed::Kill => script.dies_at = then,
+            Deed::DeleteLauncher | Deed::DropLauncher | Deed::Evict | Deed::Nothing => {}
+        }
+        if deaf {
+            script.slow_delete = Duration::from_secs(GRACE).as_secs_f64();
+        }
+        let pods = Api::namespaced(self.admin.clone(), &self.namespace.name);
+        let pod = accepts(&pods, &gated(&serde_json::to_value(script).unwrap()))
+            .await
+            .unwrap();
+        let pod = format!("{}/{}", self.namespace.name, pod.name_any());
+        vmi["metadata"]["annotations"] = json!({"maroonedpods.io/pod": pod});
+    }
+
+    async fn is_up(&self, vmi: &str, times: usize) {
+        eventually("a start of the guest", SOON, || async {
+            let log = self.host.guest_log(vmi);
+            let starts = log.iter().filter(|event| matches!(event, GuestEvent::Booted(_)));
+            anyhow::ensure!(starts.count() >= times, "{log:?}");
+            Ok(Some(()))
+        })
+        .await
+        .unwrap();
+    }
+
+    /// As the script says.
+    async fn does(&self, _: &DynamicObject, _: Deed) {}
+}
+
+/// A pod that carries `script`, and waits behind a gate.
+fn gated(script: &Value) -> Pod {
+    from(json!({
+        "metadata": {"generateName": "web-", "annotations": {SCRIPT_ANNOTATION: script.to_string()}},
+        "spec": {
+            "schedulingGates": [{"name": names::GATE}],
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "main", "image": "web"}],
+        },
+    }))
 }
 
 pub struct MaroonedPod {

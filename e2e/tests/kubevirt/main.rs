@@ -7,9 +7,11 @@
 
 mod cases;
 mod launchers;
+mod lives;
 mod rendered;
 mod setup;
 mod stand_in;
+mod story;
 mod variants;
 
 use maroonedpods_common::names;
@@ -17,6 +19,7 @@ use maroonedpods_e2e::cluster::{ClusterOptions, provide, with_cluster};
 use serde_json::json;
 
 use self::launchers::launchers;
+use self::lives::lived;
 use self::rendered::every_configuration_is_taken;
 use self::setup::{Images, Setup};
 use self::variants::answers;
@@ -37,15 +40,7 @@ fn real_guests() {
             a_guest_finds_the_machine_of_its_vmi(&setup),
             a_disk_with_a_boot_sector_boots(&setup),
         );
-        tokio::join!(
-            a_guest_that_panics_is_over(&setup),
-            a_vm_whose_qemu_is_killed_has_failed(&setup),
-        );
-        a_guest_that_panics_starts_again_where_a_reboot_is_not_the_end(&setup).await;
-        tokio::join!(
-            a_deleted_guest_heeds_acpi(&setup),
-            a_deaf_guest_is_killed_when_its_grace_is_over(&setup),
-        );
+        its_vms_live_as_the_table_says(&setup).await;
         drop(setup);
         cluster.stop().await.unwrap();
     })
@@ -65,6 +60,12 @@ async fn its_api_answers_as_the_table_says(setup: &Setup<'_>) {
 
 async fn its_launchers_are_as_the_table_says(setup: &Setup<'_>) {
     for (found, wanted) in launchers(&setup.admin, names::VM_NAMESPACE).await {
+        assert_eq!(found, wanted);
+    }
+}
+
+async fn its_vms_live_as_the_table_says(setup: &Setup<'_>) {
+    for (found, wanted) in lived(setup).await {
         assert_eq!(found, wanted);
     }
 }
@@ -159,8 +160,6 @@ async fn a_guest_finds_the_machine_of_its_vmi(setup: &Setup<'_>) {
         "this is whole"
     );
 
-    setup.tell(&address, "poweroff").await;
-    setup.reaches(&vmi, "Succeeded").await;
     setup.delete(&vmi).await;
 }
 
@@ -173,63 +172,4 @@ async fn a_disk_with_a_boot_sector_boots(setup: &Setup<'_>) {
         .says(&setup.vm(&vmi).await, stand_in::BOOT_SECTOR_SAYS)
         .await;
     setup.delete(&vmi).await;
-}
-
-/// A kernel with `panic=` resets its machine, which `rebootPolicy: Terminate` makes the end of the VM: Succeeded, as was
-/// measured on KubeVirt 1.9.
-async fn a_guest_that_panics_is_over(setup: &Setup<'_>) {
-    let vmi = setup.launch("panics", &json!({})).await;
-    let address = setup.ready(&vmi).await;
-    setup.tell(&address, "panic").await;
-    setup.reaches(&vmi, "Succeeded").await;
-    setup.delete(&vmi).await;
-}
-
-async fn a_guest_that_panics_starts_again_where_a_reboot_is_not_the_end(setup: &Setup<'_>) {
-    let vmi = setup
-        .launch("reboots", &json!({"domain": {"rebootPolicy": null}}))
-        .await;
-    let address = setup.ready(&vmi).await;
-    setup.tell(&address, "panic").await;
-    setup.is_ready_times(&vmi, 2).await;
-    setup.reaches(&vmi, "Running").await;
-    setup.delete(&vmi).await;
-}
-
-async fn a_vm_whose_qemu_is_killed_has_failed(setup: &Setup<'_>) {
-    let vmi = setup.launch("killed", &json!({})).await;
-    setup.ready(&vmi).await;
-    setup.vm(&vmi).await.kill().await.unwrap();
-    setup.reaches(&vmi, "Failed").await;
-    setup.delete(&vmi).await;
-}
-
-async fn a_deleted_guest_heeds_acpi(setup: &Setup<'_>) {
-    // Far beyond what this test waits for its end.
-    let vmi = setup
-        .launch("heeds", &json!({"terminationGracePeriodSeconds": 600}))
-        .await;
-    setup.ready(&vmi).await;
-
-    // As a drain of its host does: it runs on, and its VMI is marked.
-    let launcher = setup.vm(&vmi).await.launcher().to_owned();
-    let refused = setup.evict(&launcher).await;
-    assert!(
-        matches!(&refused, Err(kube::Error::Api(status)) if status.code == 429),
-        "{refused:?}"
-    );
-    let marked = setup.reaches(&vmi, "Running").await;
-    assert_eq!(marked.data["status"]["evacuationNodeName"], "node-1");
-
-    assert_eq!(setup.delete(&vmi).await, "Succeeded");
-}
-
-async fn a_deaf_guest_is_killed_when_its_grace_is_over(setup: &Setup<'_>) {
-    let deaf = json!({
-        "terminationGracePeriodSeconds": 3,
-        "domain": {"firmware": {"kernelBoot": {"kernelArgs": "console=ttyS0 panic=1 no_timer_check deaf"}}},
-    });
-    let vmi = setup.launch("deaf", &deaf).await;
-    setup.ready(&vmi).await;
-    assert_eq!(setup.delete(&vmi).await, "Failed");
 }

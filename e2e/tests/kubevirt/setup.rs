@@ -1,20 +1,18 @@
 //! A cluster with real guests on it, and VMIs by hand.
 
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DeleteParams, DynamicObject, EvictParams, ListParams};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::api::{DeleteParams, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::apply::apply_yaml;
-use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::check::{accepts, becomes, eventually, gone};
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
+use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::harness::real_env::provide_tools;
 use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::kubevirt::{self, Kvm, Programs, RealVm};
@@ -23,6 +21,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::lives::{Deed, World};
 use crate::stand_in;
 use crate::variants::vmi;
 
@@ -172,28 +171,8 @@ impl<'a> Setup<'a> {
         said.await.unwrap()
     }
 
-    /// Waits until the guest has started so many times.
-    pub async fn is_ready_times(&self, vmi: &str, times: usize) {
-        let vm = self.vm(vmi).await;
-        let started = eventually("another start of the guest", SOON, || async {
-            let console = vm.console().await?;
-            let starts = console.matches("stand-in: ready").count();
-            anyhow::ensure!(starts >= times, "{console}");
-            Ok(Some(()))
-        });
-        started.await.unwrap();
-    }
-
-    /// The address of the VMI's guest, once that listens.
-    pub async fn ready(&self, vmi: &str) -> String {
-        let running = self.reaches(vmi, "Running").await;
-        self.says(&self.vm(vmi).await, "stand-in: ready").await;
-        let address = running.data["status"]["interfaces"][0]["ipAddress"].as_str();
-        address.unwrap().to_owned()
-    }
-
     /// Tells the guest at this address what to do.
-    pub async fn tell(&self, address: &str, what: &str) {
+    async fn tell(&self, address: &str, what: &str) {
         let listening = eventually("the guest to listen", SOON, || async {
             Ok(Some(TcpStream::connect((address, 9000)).await?))
         });
@@ -201,37 +180,9 @@ impl<'a> Setup<'a> {
         stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
     }
 
-    /// Asks for a pod's eviction, once.
-    pub async fn evict(&self, pod: &str) -> kube::Result<()> {
-        let admin = self.cluster.control_plane().impatient_admin().await.unwrap();
-        let pods: Api<Pod> = Api::namespaced(admin, names::VM_NAMESPACE);
-        pods.evict(pod, &EvictParams::default()).await.map(drop)
-    }
-
-    /// Deletes the VMI; its phase at the very end.
-    pub async fn delete(&self, vmi: &str) -> String {
-        let only = watcher::Config::default().fields(&format!("metadata.name={vmi}"));
-        let mut events = pin!(watcher(self.vmis.clone(), only));
-        let end = async {
-            while let Some(event) = events.next().await {
-                match event.unwrap() {
-                    Event::InitDone => drop(self.vmis.delete(vmi, &DeleteParams::default()).await.unwrap()),
-                    Event::Delete(vmi) => return vmi.data["status"]["phase"].as_str().map(str::to_owned),
-                    _ => {}
-                }
-            }
-            None
-        };
-        let phase = tokio::time::timeout(SOON, end).await.unwrap().unwrap();
-        let prefix = format!("virt-launcher-{vmi}-");
-        eventually("the launcher to be gone", SOON, || async {
-            let pods = self.pods.list_metadata(&ListParams::default()).await?;
-            let left = pods.iter().any(|pod| pod.name_any().starts_with(&prefix));
-            Ok((!left).then_some(()))
-        })
-        .await
-        .unwrap();
-        phase
+    pub async fn delete(&self, vmi: &str) {
+        self.vmis.delete(vmi, &DeleteParams::default()).await.unwrap();
+        gone(&self.vmis, vmi, SOON).await.unwrap();
     }
 
     /// What the client pod gets from a URL.
@@ -265,6 +216,39 @@ impl<'a> Setup<'a> {
             .unwrap()
             .pod_ip
             .unwrap()
+    }
+}
+
+impl World for Setup<'_> {
+    const IMAGE: &'static str = stand_in::IMAGE;
+    /// An emulated guest takes a processor.
+    const ROOM: usize = 3;
+
+    fn control_plane(&self) -> &ControlPlane {
+        self.cluster.control_plane()
+    }
+
+    /// The guest finds in its VMI whether it is deaf.
+    async fn prepare(&self, _: &mut Value, _: Deed, _: bool) {}
+
+    async fn is_up(&self, vmi: &str, times: usize) {
+        let vm = self.vm(vmi).await;
+        let started = eventually("a start of the guest", SOON, || async {
+            let console = vm.console().await?;
+            let starts = console.matches("stand-in: ready").count();
+            anyhow::ensure!(starts >= times, "{console}");
+            Ok(Some(()))
+        });
+        started.await.unwrap();
+    }
+
+    async fn does(&self, vmi: &DynamicObject, deed: Deed) {
+        let address = vmi.data["status"]["interfaces"][0]["ipAddress"].as_str();
+        match deed {
+            Deed::PowerOff => self.tell(address.unwrap(), "poweroff").await,
+            Deed::Panic => self.tell(address.unwrap(), "panic").await,
+            _ => self.vm(&vmi.name_any()).await.kill().await.unwrap(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use crate::sizes::Size;
 use crate::user::{Setup, User, shell};
 
-const SIZE: Size = Size("100m", "64Mi");
+pub const SIZE: Size = Size("100m", "64Mi");
 /// Longer than the pods of virt-handler are usually gone when they are replaced.
 const DOWN: Duration = Duration::from_secs(60);
 
@@ -122,7 +122,7 @@ async fn reports(user: &User<'_>, pod: &MaroonedPod, text: &str) {
     .unwrap();
 }
 
-fn waits() -> Value {
+pub fn waits() -> Value {
     json!({
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": false,
@@ -131,7 +131,7 @@ fn waits() -> Value {
 }
 
 /// The pod runs, and so does its VM.
-async fn answers(user: &User<'_>, pod: &MaroonedPod) {
+pub async fn answers(user: &User<'_>, pod: &MaroonedPod) {
     eventually("an answer from the pod", RUNS, || async {
         user.tries_in(&pod.name, "true").await.map(Some)
     })
@@ -142,7 +142,7 @@ async fn answers(user: &User<'_>, pod: &MaroonedPod) {
 }
 
 /// Changes the configuration, and waits until the reconciler has taken it.
-async fn configure(setup: &Setup<'_>, spec: Value) {
+pub async fn configure(setup: &Setup<'_>, spec: Value) {
     let admin = &setup.env.admin;
     let changed = config::change(admin, &spec).await.unwrap();
     config::seen(admin, &changed).await.unwrap();
@@ -183,11 +183,11 @@ async fn run_handlers(setup: &Setup<'_>, run: bool) {
     }
 }
 
-async fn is_rolled_out(setup: &Setup<'_>, kind: &str, name: &str) {
+pub async fn is_rolled_out(setup: &Setup<'_>, kind: &str, name: &str) {
     kubectl(setup, &["rollout", "status", kind, name, "--timeout=3m"]).await;
 }
 
-async fn are_gone(setup: &Setup<'_>, part: &str) {
+pub async fn are_gone(setup: &Setup<'_>, part: &str) {
     let selector = format!("kubevirt.io={part}");
     let arguments = [
         "wait",
@@ -201,7 +201,7 @@ async fn are_gone(setup: &Setup<'_>, part: &str) {
 }
 
 /// In KubeVirt's namespace.
-async fn kubectl(setup: &Setup<'_>, arguments: &[&str]) {
+pub async fn kubectl(setup: &Setup<'_>, arguments: &[&str]) {
     let arguments = [&["--namespace", NAMESPACE], arguments].concat();
     let said = setup.control_plane().kubectl(&arguments).await.unwrap();
     println!(

@@ -19,6 +19,7 @@ mod network;
 mod pods;
 mod ports;
 mod probes;
+mod reconfigured;
 mod registry;
 mod sizes;
 mod user;
@@ -113,6 +114,15 @@ fn pods_hostile_guests_and_faults() {
         kubevirt::parts_are_down(&setup).await;
         kubevirt::launchers_cannot_start(&setup).await;
         setup.sizes.print();
+    });
+}
+
+#[test]
+#[ignore = "minutes of guests: hack/test --real"]
+fn kubevirt_is_changed_and_uninstalled() {
+    let config = json!({"deadlines": {"boot": "240s", "join": "5m", "finishedPodTTL": "20s"}});
+    with_real_env(None, &config, async |env| {
+        reconfigured::changed_and_uninstalled(&Setup::new(env)).await;
     });
 }
 

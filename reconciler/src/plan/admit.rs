@@ -83,7 +83,7 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         ClusterDefaults {
             dns: observed.cluster_dns.as_deref(),
             architecture: observed.architecture,
-            terminate_on_reboot: observed.terminate_on_reboot,
+            terminate_on_reboot: observed.terminate_on_reboot == Some(true),
         },
     );
     let decision = if record::needs_dns(&spec.vm.join) {

@@ -74,16 +74,15 @@ impl Decision {
         }
     }
 
-    /// KubeVirt accepts `rebootPolicy: Terminate`.
+    /// Whether KubeVirt accepts `rebootPolicy: Terminate`; `None` if no check has learned it.
     #[must_use]
-    pub fn terminate_on_reboot(&self) -> bool {
-        matches!(
-            self,
+    pub fn terminate_on_reboot(&self) -> Option<bool> {
+        match self {
+            Self::Unchecked => None,
             Self::Checked {
-                terminate_on_reboot: Some(true),
-                ..
-            }
-        )
+                terminate_on_reboot, ..
+            } => *terminate_on_reboot,
+        }
     }
 
     /// The decision, with what `former` had learned where this check could not learn it: KubeVirt may just be restarting.

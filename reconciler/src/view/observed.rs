@@ -26,8 +26,8 @@ pub struct Observed {
     pub cluster_dns: Option<String>,
     /// Architecture of the cluster's Nodes, for a configuration without one.
     pub architecture: Architecture,
-    /// KubeVirt accepts `rebootPolicy: Terminate`.
-    pub terminate_on_reboot: bool,
+    /// Whether KubeVirt accepts `rebootPolicy: Terminate`; `None` while that is not known.
+    pub terminate_on_reboot: Option<bool>,
     /// How many records there are in the pod's namespace, this pod's included. Counted only where it matters: for a
     /// pod without a record, in a namespace with a limit.
     pub namespace_records: u32,

@@ -2,9 +2,11 @@
 
 mod failure;
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use maroonedpods_common::api::{AttemptFailure, NodeCondition, NodeReason, Phase, PodReason};
+use maroonedpods_common::api::{AttemptFailure, MaroonedNode, NodeCondition, NodeReason, Phase, PodReason};
 use maroonedpods_common::names;
 
 pub(super) use failure::{Failure, fail};
@@ -84,7 +86,7 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
     let lifetime = boot_deadline(c)
         .saturating_add(join_deadline(c))
         .saturating_add(TOKEN_MARGIN);
-    let record = c.record.clone();
+    let record = acceptable(c);
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
     let was_refused = pod
@@ -116,6 +118,16 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
             "VMCreating",
             format!("starting VM {}", names::vmi_name(&pod.uid, attempt)),
         ))
+}
+
+/// The record as VMs can be made of it now: KubeVirt may have come to refuse `rebootPolicy` since it was made, when a
+/// feature gate was turned off. Without it, a VM is destroyed once its kubelet reports another boot.
+fn acceptable(c: &Context) -> Arc<MaroonedNode> {
+    let mut record = c.record.clone();
+    if record.spec.vm.terminate_on_reboot && c.observed.terminate_on_reboot == Some(false) {
+        Arc::make_mut(&mut record).spec.vm.terminate_on_reboot = false;
+    }
+    record
 }
 
 fn launched(c: &Context, vmi: &VmiView) -> Option<Write> {

@@ -1,7 +1,7 @@
 //! Each step of the protocol and each of its branches, one by one.
 
 use super::model::{CsrKind, Outcome, World, kinds};
-use crate::plan::{self, WriteKind};
+use crate::plan::{self, Write, WriteKind};
 
 use super::stages::{about_to_lift, condition_reason, launched, registered, until};
 #[test]
@@ -48,6 +48,33 @@ fn a_refused_launch_is_undone_and_then_tried_with_a_dry_run_first() {
     let order = ["try_vmi", "issue_credentials", "create_vmi"];
     assert_eq!(kinds(&world.decide()), order);
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
+}
+
+/// Its feature gate may be turned off after the record was made. The check learns that, and the reconciler then finds a
+/// reboot itself.
+#[test]
+fn a_vm_has_no_reboot_policy_that_kubevirt_has_come_to_refuse() {
+    let asks = |known: Option<bool>| {
+        let mut world = World::new();
+        world.terminate_on_reboot = Some(true);
+        world.pass();
+        let pod = world.pod().unwrap();
+        world
+            .apply(&plan::refused(&pod, "the gate is off").unwrap())
+            .unwrap();
+        world.terminate_on_reboot = known;
+        let writes = world.decide().writes;
+        let records = writes.iter().filter_map(|write| match write {
+            Write::TryVmi { record, .. } | Write::CreateVmi { record, .. } => Some(record),
+            _ => None,
+        });
+        let asks = records.map(|record| record.spec.vm.terminate_on_reboot);
+        asks.collect::<Vec<_>>()
+    };
+    assert_eq!(asks(Some(false)), [false, false]);
+    assert_eq!(asks(Some(true)), [true, true]);
+    // KubeVirt does not answer: that says nothing.
+    assert_eq!(asks(None), [true, true]);
 }
 
 #[test]

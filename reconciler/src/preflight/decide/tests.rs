@@ -271,14 +271,14 @@ fn a_reboot_ends_a_vm_only_where_kubevirt_accepted_that() {
         let decision = decide(&Observed { trial, ..good() });
         (decision.findings().len(), decision.terminate_on_reboot())
     };
-    assert_eq!(learned(Trial::Accepted), (0, true));
+    assert_eq!(learned(Trial::Accepted), (0, Some(true)));
     assert_eq!(
         learned(Trial::AcceptedRebooting("unknown field".to_owned())),
-        (0, false)
+        (0, Some(false))
     );
-    assert_eq!(learned(Trial::Impossible("down".to_owned())), (1, false));
-    assert_eq!(learned(Trial::Refused("no memory".to_owned())), (1, false));
-    assert!(!Decision::Unchecked.terminate_on_reboot());
+    assert_eq!(learned(Trial::Impossible("down".to_owned())), (1, None));
+    assert_eq!(learned(Trial::Refused("no memory".to_owned())), (1, None));
+    assert_eq!(Decision::Unchecked.terminate_on_reboot(), None);
 }
 
 #[test]
@@ -286,8 +286,9 @@ fn what_kubevirt_accepts_is_remembered_while_it_cannot_be_asked() {
     let decided = |trial| decide(&Observed { trial, ..good() });
     let down = || decided(Trial::Impossible("down".to_owned()));
     let accepted = decided(Trial::Accepted);
-    assert!(down().or_as_formerly(&accepted).terminate_on_reboot());
+    let learned = |decision: Decision, former| decision.or_as_formerly(former).terminate_on_reboot();
+    assert_eq!(learned(down(), &accepted), Some(true));
     let refused = decided(Trial::AcceptedRebooting("unknown field".to_owned()));
-    assert!(!refused.or_as_formerly(&accepted).terminate_on_reboot());
-    assert!(!down().or_as_formerly(&Decision::Unchecked).terminate_on_reboot());
+    assert_eq!(learned(refused, &accepted), Some(false));
+    assert_eq!(learned(down(), &Decision::Unchecked), None);
 }

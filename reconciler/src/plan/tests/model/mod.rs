@@ -71,6 +71,8 @@ pub(super) struct World {
     pub settings: Option<Arc<Settings>>,
     pub hold: Option<String>,
     pub cluster_dns: Option<String>,
+    /// Whether KubeVirt is known to accept `rebootPolicy`.
+    pub terminate_on_reboot: Option<bool>,
     pub policies: Vec<String>,
     /// The number of records of other pods in the namespace.
     pub neighbours: u32,
@@ -127,6 +129,7 @@ impl World {
             settings: Some(Arc::new(Settings::parse(crate::settings::tests::spec()).unwrap())),
             hold: None,
             cluster_dns: Some("10.96.0.10".to_owned()),
+            terminate_on_reboot: None,
             policies: Vec::new(),
             neighbours: 0,
             objects: Objects {
@@ -180,7 +183,7 @@ impl World {
             hold: self.hold.clone(),
             cluster_dns: self.cluster_dns.clone(),
             architecture: Architecture::default(),
-            terminate_on_reboot: false,
+            terminate_on_reboot: self.terminate_on_reboot,
             policies: self.policies.clone(),
             namespace_records: self.neighbours,
             pod,
