@@ -94,6 +94,7 @@ pub fn decide(observed: &Observed) -> Decision {
     findings.sort_by_key(|finding| !finding.blocks);
     Decision::Checked {
         findings,
+        configured: observed.trial != Trial::NoConfig,
         cluster_dns: cluster_dns(observed),
         architecture: observed.architecture(),
         terminate_on_reboot: match observed.trial {

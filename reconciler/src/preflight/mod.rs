@@ -37,6 +37,8 @@ pub enum Decision {
     Checked {
         /// The problems found; empty if all is in order.
         findings: Vec<Finding>,
+        /// Whether there was a configuration, whose VMs could be tried.
+        configured: bool,
         /// Address of the cluster's DNS Service, if it has one that guests can reach.
         cluster_dns: Option<String>,
         /// Architecture of VMs.
@@ -110,6 +112,12 @@ impl Decision {
         if *self == Self::Unchecked {
             return Some("the cluster has not been checked yet: see the reconciler's log".to_owned());
         }
+        if let Self::Checked {
+            configured: false, ..
+        } = self
+        {
+            return Some("the VMs of the present MaroonedPodsConfig have not been tried yet".to_owned());
+        }
         let blocking = self.findings().iter().filter(|finding| finding.blocks);
         let sentences: Vec<_> = blocking.map(|finding| finding.message.as_str()).collect();
         (!sentences.is_empty()).then(|| sentences.join("; "))
@@ -129,6 +137,7 @@ mod tests {
         };
         let checked = |findings| Decision::Checked {
             findings,
+            configured: true,
             cluster_dns: None,
             architecture: Architecture::default(),
             terminate_on_reboot: None,

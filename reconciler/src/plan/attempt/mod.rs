@@ -86,7 +86,7 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
     let lifetime = boot_deadline(c)
         .saturating_add(join_deadline(c))
         .saturating_add(TOKEN_MARGIN);
-    let record = acceptable(c);
+    let record = as_kubevirt_accepts(c);
     let attempt = c.attempt();
     // A launch that was refused and is tried again keeps saying why, until it succeeds.
     let was_refused = pod
@@ -120,12 +120,13 @@ fn launch(c: &Context, pod: &PodView) -> Decision {
         ))
 }
 
-/// The record as VMs can be made of it now: KubeVirt may have come to refuse `rebootPolicy` since it was made, when a
-/// feature gate was turned off. Without it, a VM is destroyed once its kubelet reports another boot.
-fn acceptable(c: &Context) -> Arc<MaroonedNode> {
+/// The record as VMs are made of it now: whether KubeVirt accepts `rebootPolicy` may not have been known yet when it was
+/// made, or have changed with a feature gate. Without it, a VM is destroyed once its kubelet reports another boot.
+fn as_kubevirt_accepts(c: &Context) -> Arc<MaroonedNode> {
     let mut record = c.record.clone();
-    if record.spec.vm.terminate_on_reboot && c.observed.terminate_on_reboot == Some(false) {
-        Arc::make_mut(&mut record).spec.vm.terminate_on_reboot = false;
+    let known = c.observed.terminate_on_reboot;
+    if let Some(accepted) = known.filter(|&accepted| accepted != record.spec.vm.terminate_on_reboot) {
+        Arc::make_mut(&mut record).spec.vm.terminate_on_reboot = accepted;
     }
     record
 }

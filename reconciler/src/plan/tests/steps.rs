@@ -50,13 +50,13 @@ fn a_refused_launch_is_undone_and_then_tried_with_a_dry_run_first() {
     assert_eq!(world.settle(60), Ok(Outcome::Lifted));
 }
 
-/// Its feature gate may be turned off after the record was made. The check learns that, and the reconciler then finds a
-/// reboot itself.
+/// A feature gate may be turned off or on after the record was made. The check learns that; without the policy, the
+/// reconciler finds a reboot itself.
 #[test]
-fn a_vm_has_no_reboot_policy_that_kubevirt_has_come_to_refuse() {
-    let asks = |known: Option<bool>| {
+fn a_vm_has_a_reboot_policy_if_kubevirt_accepts_it_now() {
+    let asks = |before: Option<bool>, known: Option<bool>| {
         let mut world = World::new();
-        world.terminate_on_reboot = Some(true);
+        world.terminate_on_reboot = before;
         world.pass();
         let pod = world.pod().unwrap();
         world
@@ -71,10 +71,13 @@ fn a_vm_has_no_reboot_policy_that_kubevirt_has_come_to_refuse() {
         let asks = records.map(|record| record.spec.vm.terminate_on_reboot);
         asks.collect::<Vec<_>>()
     };
-    assert_eq!(asks(Some(false)), [false, false]);
-    assert_eq!(asks(Some(true)), [true, true]);
+    for before in [None, Some(false), Some(true)] {
+        assert_eq!(asks(before, Some(false)), [false, false]);
+        assert_eq!(asks(before, Some(true)), [true, true]);
+    }
     // KubeVirt does not answer: that says nothing.
-    assert_eq!(asks(None), [true, true]);
+    assert_eq!(asks(Some(true), None), [true, true]);
+    assert_eq!(asks(None, None), [false, false]);
 }
 
 #[test]

@@ -281,6 +281,14 @@ fn a_reboot_ends_a_vm_only_where_kubevirt_accepted_that() {
     assert_eq!(Decision::Unchecked.terminate_on_reboot(), None);
 }
 
+/// What KubeVirt accepts is not known then, and the check after the configuration's creation will tell.
+#[test]
+fn no_vm_is_started_before_a_check_had_a_configuration() {
+    let hold = |trial| decide(&Observed { trial, ..good() }).hold();
+    assert!(hold(Trial::NoConfig).unwrap().contains("have not been tried yet"));
+    assert_eq!(hold(Trial::Impossible("down".to_owned())), None);
+}
+
 #[test]
 fn what_kubevirt_accepts_is_remembered_while_it_cannot_be_asked() {
     let decided = |trial| decide(&Observed { trial, ..good() });
