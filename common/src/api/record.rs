@@ -87,7 +87,8 @@ pub struct VmSpec {
     /// Kernel boot out of the node image; the disk's own loader when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_boot: Option<super::KernelBootConfig>,
-    /// A guest that reboots ends its VM, for KubeVirt accepts `rebootPolicy: Terminate`. Elsewhere it starts again.
+    /// Whether a guest that reboots ends its VM: KubeVirt accepted `rebootPolicy: Terminate` when this record was made. Each
+    /// launch asks for what was last known. Elsewhere a guest that reboots starts again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub terminate_on_reboot: bool,
     /// Prefix of the identity taint.
