@@ -85,6 +85,7 @@ async fn a_tenant_gets_nowhere() {
     let mut table = Table::of("tenant");
     table.aims_at(&victim.pods, &victim.name);
     table.aims_at(&victim.nodes(), &victim.node_name());
+    table.settles().await;
     creates_pods(&mut table, &pods, &victim.node_name()).await;
     escapes(&mut table, &client, &home.name, &enforced.name).await;
     let waits = Script {

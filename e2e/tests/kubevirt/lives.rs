@@ -312,7 +312,8 @@ async fn live<W: World>(world: &W, life: &Life) -> Value {
             "conditions": end,
             "address": last.data["status"]["interfaces"][0]["ipAddress"].is_string(),
         },
-        "grace was waited for": took >= Duration::from_secs(GRACE) && life.deaf,
+        // It counts from the whole second that the deletion is stamped with.
+        "grace was waited for": took > Duration::from_secs(GRACE - 1) && life.deaf,
     })
 }
 
