@@ -165,7 +165,7 @@ async fn measure(
     let smallest = smallest(&env, archives, &namespace.name, watch).await?;
     namespace.close(&env.admin).await?;
     Ok(Figures {
-        kubevirt: archives.kubevirt_version().to_owned(),
+        kubevirt: archives.kubevirt().version().to_owned(),
         load_before,
         ours: Guest {
             sizes: Sizes::of_ours(archives.node())?,
