@@ -22,8 +22,8 @@ use crate::api::apply::{api_of, apply};
 use crate::api::check::becomes;
 use crate::cluster::Cluster;
 
-/// The image's name on the nodes.
-const IMAGE: &str = "localhost/kubevirt-operator:1";
+/// The image's name on the nodes, before a colon and the version: virt-operator reads its version there.
+const IMAGE: &str = "localhost/kubevirt-operator";
 /// As that of the other programs.
 const USER: &str = "1001:1001";
 /// Where `KubeVirt` insists on running its own programs.
@@ -34,7 +34,8 @@ const DEPLOYED_LIMIT: Duration = Duration::from_secs(480);
 /// What is built for an installation by virt-operator, beyond [`Programs`].
 #[derive(Clone, Debug)]
 pub struct Operator {
-    image: PathBuf,
+    image: String,
+    archive: PathBuf,
     objects: PathBuf,
 }
 
@@ -45,8 +46,10 @@ impl Operator {
     /// Something cannot be built.
     pub fn build() -> Result<Self> {
         let built = programs::build_operator()?;
+        let image = format!("{IMAGE}:{}", go::kubevirt_version()?);
         Ok(Self {
-            image: pack(&built)?,
+            archive: pack(&built, &image)?,
+            image,
             objects: built.join(programs::OPERATOR_OBJECTS),
         })
     }
@@ -59,16 +62,17 @@ impl Operator {
     pub async fn install(&self, cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result<DynamicObject> {
         let admin = cluster.control_plane().admin().await?;
         let prepared = programs.clone();
-        let printer = self.objects.clone();
+        let operator = self.clone();
         let (mut objects, emulate) = tokio::task::spawn_blocking(move || {
-            let printed = run(Command::new(printer).args([IMAGE, image::IMAGE, &prepared.version]))?;
+            let printed =
+                run(Command::new(operator.objects).args([&operator.image, image::IMAGE, &prepared.version]))?;
             let objects: Vec<DynamicObject> =
                 serde_json::from_str(&printed).context("reading virt-operator's objects")?;
             anyhow::Ok((objects, prepared.emulates(kvm)?))
         })
         .await??;
         let kubevirt = with_emulation(&mut objects, emulate)?;
-        cluster.import(&self.image).await?;
+        cluster.import(&self.archive).await?;
         label_nodes(cluster, &admin).await?;
         apply(&admin, objects).await?;
         let api = api_of(&admin, &kubevirt).await?;
@@ -90,8 +94,8 @@ async fn label_nodes(cluster: &Cluster, admin: &Client) -> Result<()> {
     Ok(())
 }
 
-/// The archive of [`IMAGE`], made of the programs in `built` and kept there.
-fn pack(built: &Path) -> Result<PathBuf> {
+/// The archive of the image, made of the programs in `built` and kept there.
+fn pack(built: &Path, image: &str) -> Result<PathBuf> {
     let archive = built.join("image.tar");
     let _lock = go::lock(built)?;
     if archive.exists() {
@@ -107,7 +111,7 @@ fn pack(built: &Path) -> Result<PathBuf> {
         )?;
     }
     let image = Image {
-        name: IMAGE.to_owned(),
+        name: image.to_owned(),
         files,
         entrypoint: Vec::new(),
         user: USER.to_owned(),
