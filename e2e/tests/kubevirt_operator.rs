@@ -100,7 +100,7 @@ async fn it_cannot_be_uninstalled_under_a_marooned_pod(env: &RealEnv<'_>, kubevi
     let api: Api<DynamicObject> = api_of(&env.admin, kubevirt).await.unwrap();
     let delete = async || api.delete(&name, &DeleteParams::default()).await;
 
-    let message = refused(delete().await.map(|either| either.left())).unwrap();
+    let message = refused(delete().await.map(drop)).unwrap();
     println!("$ kubectl delete kubevirt {name}\n{message}");
     assert!(message.contains(BLOCKED), "{message}");
     let kept = api.get(&name).await.unwrap();
