@@ -81,10 +81,10 @@ impl Archives {
         })
     }
 
-    /// `KubeVirt`'s version.
+    /// `KubeVirt`.
     #[must_use]
-    pub fn kubevirt_version(&self) -> &str {
-        self.kubevirt.version()
+    pub fn kubevirt(&self) -> &kubevirt::Programs {
+        &self.kubevirt
     }
 
     /// What a cluster must be like: its nodes have `KubeVirt`'s image.
@@ -159,12 +159,21 @@ impl<'a> RealEnv<'a> {
     /// # Errors
     /// helm's own message, or what did not come up.
     pub async fn install(cluster: &'a Cluster, archives: &Archives, kvm: Kvm, more: &Value) -> Result<Self> {
+        kubevirt::install(cluster, &archives.kubevirt, kvm).await?;
+        Self::install_on_kubevirt(cluster, archives, more).await
+    }
+
+    /// [`Self::install`] on a cluster that has `KubeVirt` already.
+    ///
+    /// # Errors
+    /// helm's own message, or what did not come up.
+    pub async fn install_on_kubevirt(
+        cluster: &'a Cluster,
+        archives: &Archives,
+        more: &Value,
+    ) -> Result<Self> {
         let Archives {
-            ours,
-            kubevirt,
-            toolbox,
-            node,
-            ..
+            ours, toolbox, node, ..
         } = archives;
         for archive in [
             &ours.webhook.archive,
@@ -175,7 +184,6 @@ impl<'a> RealEnv<'a> {
             cluster.import(archive).await?;
         }
         let admin = cluster.control_plane().admin().await?;
-        kubevirt::install(cluster, kubevirt, kvm).await?;
         dns::make_service(&admin).await?;
         let values = cluster.control_plane().folder().join("values.json");
         fs::write(&values, values_of(cluster, node, more).to_string())?;

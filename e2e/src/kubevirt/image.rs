@@ -17,7 +17,7 @@ use maroonedpods_image_build::node_tools::{self, NodeTool};
 use maroonedpods_image_build::oci::{Files, Image};
 use sha2::{Digest, Sha256};
 
-use super::programs;
+use super::{programs, stores};
 
 /// The image's name on the nodes.
 pub(super) const IMAGE: &str = "localhost/kubevirt:1";
@@ -95,19 +95,22 @@ const NET_BIND_SERVICE: u32 = 1 << 10;
 /// and installs none. Blocks, for minutes the first time.
 pub(super) fn build(cache: &Path) -> Result<PathBuf> {
     let recipe = format!("{:x}", Sha256::digest(include_str!("image.rs")));
-    let store = cache.join(format!("image-{}", &recipe[..12]));
+    let store = cache.join(format!("{}{}", stores::PREFIX, &recipe[..12]));
     let preload = node_tools::find(NodeTool::Preload, "amd64")?;
+    let unfinished = cache.join("unfinished-image");
     let _lock = go::lock(cache)?;
-    if store.exists() {
-        return Ok(store);
+    if !store.exists() {
+        // Of a build that was killed.
+        stores::clear(&unfinished)?;
+        make(cache, &unfinished, &preload, &store)?;
     }
+    stores::use_one(&store, &unfinished)?;
+    Ok(store)
+}
+
+fn make(cache: &Path, unfinished: &Path, preload: &Path, store: &Path) -> Result<()> {
     say("making KubeVirt's image of Debian's packages, once");
     let apt = Apt::of_release(&cache.join("apt"), "amd64", RELEASE)?;
-    // Of a build that was killed.
-    let unfinished = cache.join("unfinished-image");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished)?;
-    }
     let root = unfinished.join("root");
     lay_out(&root)?;
     for package in apt.with_dependencies(&PACKAGES)? {
@@ -121,9 +124,9 @@ pub(super) fn build(cache: &Path) -> Result<PathBuf> {
     fs::write(&archive, pack(&root)?)?;
     let whole = unfinished.join("store");
     run(Command::new(preload).arg(&whole).arg(&archive))?;
-    fs::rename(whole, &store)?;
+    fs::rename(whole, store)?;
     fs::remove_dir_all(unfinished)?;
-    Ok(store)
+    Ok(())
 }
 
 /// The file system of the image, which must not be changed.

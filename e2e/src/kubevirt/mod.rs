@@ -1,18 +1,22 @@
 //! The real `KubeVirt` on real nodes: virt-api, virt-controller, virt-handler and launchers with libvirt and QEMU.
 //!
-//! There is no virt-operator: what it would make is printed by its own code and applied here, which takes a third of the
-//! time. All goes with the cluster.
+//! There is no virt-operator unless a test asks for it: what it would make is printed by its own code and applied here,
+//! which takes a third of the time. All goes with the cluster.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`programs`] | the programs, built from source |
 //! | [`image`] | the image of all of them, with Debian's libvirt and QEMU |
+//! | [`stores`] | where the image is kept, and for how long |
+//! | [`operator`] | the installation by virt-operator, for one test |
 //! | [`emulation`] | whether guests have to be emulated here |
 //! | [`vm`] | a guest's VM, as a person at the machine sees it |
 
 mod emulation;
 mod image;
+mod operator;
 mod programs;
+mod stores;
 mod vm;
 
 use std::path::PathBuf;
@@ -34,6 +38,7 @@ use crate::api::check::{becomes, eventually};
 use crate::cluster::{Cluster, REAL_LABEL};
 
 pub use self::emulation::Kvm;
+pub use self::operator::Operator;
 pub(crate) use self::vm::CONSOLE;
 pub use self::vm::RealVm;
 
@@ -86,9 +91,22 @@ impl Programs {
         self.images.clone()
     }
 
+    /// What [`install`] creates after the kinds, the namespace and the `KubeVirt` object.
+    ///
+    /// # Errors
+    /// They cannot be printed.
+    pub fn parts(&self) -> Result<Vec<DynamicObject>> {
+        Ok(self.objects()?.parts)
+    }
+
     fn objects(&self) -> Result<Objects> {
         let printed = run(Command::new(&self.objects).args([image::IMAGE, &self.version]))?;
         serde_json::from_str(&printed).context("reading KubeVirt's objects")
+    }
+
+    /// Whether guests have to be emulated. Blocks.
+    fn emulates(&self, kvm: Kvm) -> Result<bool> {
+        emulation::needed(kvm, &image::root(&self.images))
     }
 }
 
@@ -99,18 +117,10 @@ impl Programs {
 pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result<()> {
     let admin = cluster.control_plane().admin().await?;
     let prepared = programs.clone();
-    let (mut objects, emulate) = tokio::task::spawn_blocking(move || {
-        anyhow::Ok((
-            prepared.objects()?,
-            emulation::needed(kvm, &image::root(&prepared.images))?,
-        ))
-    })
-    .await??;
-    let mut definitions = objects.definitions.iter_mut();
-    let kubevirt = definitions.find(|object| kind(object) == "KubeVirt");
-    let kubevirt = kubevirt.context("no KubeVirt object was printed")?;
-    kubevirt.data["spec"]["configuration"]["developerConfiguration"]["useEmulation"] = json!(emulate);
-    let kubevirt = kubevirt.clone();
+    let (mut objects, emulate) =
+        tokio::task::spawn_blocking(move || anyhow::Ok((prepared.objects()?, prepared.emulates(kvm)?)))
+            .await??;
+    let kubevirt = with_emulation(&mut objects.definitions, emulate)?;
     apply(&admin, objects.definitions).await?;
     // Its programs read it when they start.
     let status = Patch::Merge(json!({"status": kubevirt.data["status"]}));
@@ -128,6 +138,14 @@ pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result
         created.context(what)?;
     }
     is_ready(&admin).await
+}
+
+/// Writes into the `KubeVirt` object among `objects` whether guests have to be emulated, and returns it.
+fn with_emulation(objects: &mut [DynamicObject], emulate: bool) -> Result<DynamicObject> {
+    let kubevirt = objects.iter_mut().find(|object| kind(object) == "KubeVirt");
+    let kubevirt = kubevirt.context("no KubeVirt object was printed")?;
+    kubevirt.data["spec"]["configuration"]["developerConfiguration"]["useEmulation"] = json!(emulate);
+    Ok(kubevirt.clone())
 }
 
 /// Waits until all of `KubeVirt`'s programs run, and each real node can run VMs.

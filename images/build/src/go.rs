@@ -91,6 +91,20 @@ pub fn build_tools_once(module: Module, name: &str, cache: &Path) -> Result<()> 
     build_once(module, &["tool"], name, None, module.announcement(), cache)
 }
 
+/// Builds packages of a module for this machine into `cache`, if `name`, one of them, is not there yet. Blocks.
+///
+/// # Errors
+/// As those of [`build_tools_once`].
+pub fn build_packages_once(
+    module: Module,
+    packages: &[&str],
+    name: &str,
+    what: &str,
+    cache: &Path,
+) -> Result<()> {
+    build_once(module, packages, name, None, what, cache)
+}
+
 /// Builds one package of a module for an architecture (Go's name of it) into `cache`, if `name` is not there yet.
 pub(crate) fn build_for_once(
     module: Module,

@@ -203,7 +203,7 @@ async fn measure(
     namespace.close(&env.admin).await?;
     let mut guests = kinds.into_iter().map(|kind| kind.figures);
     Ok(Figures {
-        kubevirt: archives.kubevirt_version().to_owned(),
+        kubevirt: archives.kubevirt().version().to_owned(),
         load_before,
         ours: guests.next().context("ours was not measured")?,
         others: guests.collect(),

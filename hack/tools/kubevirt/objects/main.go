@@ -225,6 +225,10 @@ func admission(strategy *install.Strategy, authority []byte) []any {
 		}
 	}
 	for _, webhooks := range strategy.MutatingWebhookConfigurations() {
+		// virt-operator makes it only with the feature gate ContainerPathVolumes.
+		if webhooks.Name == components.VirtLauncherPodMutatingWebhookName {
+			continue
+		}
 		for i := range webhooks.Webhooks {
 			webhooks.Webhooks[i].ClientConfig.CABundle = authority
 		}
