@@ -18,8 +18,9 @@ use maroonedpods_e2e::harness::test_env::wait_for_default_account;
 use maroonedpods_e2e::kubevirt::{self, Kvm, Programs, RealVm};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::lives::{Deed, World};
 use crate::stand_in;
@@ -35,6 +36,8 @@ metadata:
   name: marooned-vms
   labels: {pod-security.kubernetes.io/enforce: privileged}
 ";
+/// For a guest to repeat what it was told.
+const HEARD: Duration = Duration::from_secs(10);
 const CLIENT: &str = "client";
 
 /// `KubeVirt`, and archives of the images of guests and the client.
@@ -171,13 +174,17 @@ impl<'a> Setup<'a> {
         said.await.unwrap()
     }
 
-    /// Tells the guest at this address what to do.
+    /// Tells the guest at this address what to do, until it has repeated that.
     async fn tell(&self, address: &str, what: &str) {
-        let listening = eventually("the guest to listen", SOON, || async {
-            Ok(Some(TcpStream::connect((address, 9000)).await?))
+        let heard = eventually("the guest to hear", SOON, || async {
+            let mut stream = TcpStream::connect((address, 9000)).await?;
+            stream.write_all(format!("{what}\n").as_bytes()).await?;
+            let mut heard = String::new();
+            timeout(HEARD, BufReader::new(stream).read_line(&mut heard)).await??;
+            anyhow::ensure!(heard.trim() == what, "it heard {heard:?}");
+            Ok(Some(()))
         });
-        let mut stream = listening.await.unwrap();
-        stream.write_all(format!("{what}\n").as_bytes()).await.unwrap();
+        heard.await.unwrap();
     }
 
     pub async fn delete(&self, vmi: &str) {
