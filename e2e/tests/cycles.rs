@@ -14,13 +14,11 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::api::DynamicObject;
-use maroonedpods_common::names;
-use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::api::check::{accepts, becomes};
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::{Cluster, ClusterOptions, provide, with_cluster};
 use maroonedpods_e2e::harness::real_env::provide_tools;
-use maroonedpods_e2e::harness::test_env::wait_for_default_account;
+use maroonedpods_e2e::harness::test_env::make_vm_namespace;
 use maroonedpods_e2e::kubevirt::{self, Kvm, Programs};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -29,13 +27,6 @@ use self::traces::{hold_and_kill, machine};
 
 const SOON: Duration = Duration::from_secs(120);
 const CYCLES: &str = "MAROONEDPODS_CYCLES";
-const NAMESPACE: &str = "
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: marooned-vms
-  labels: {pod-security.kubernetes.io/enforce: privileged}
-";
 
 /// Builds what is missing, before a cluster's network takes the registries away.
 fn options() -> (Programs, ClusterOptions) {
@@ -68,10 +59,7 @@ fn holds_a_vm() {
 /// It has no disk, so that its firmware finds nothing to boot.
 async fn run_a_vm(cluster: &Cluster) {
     let admin: Client = cluster.control_plane().admin().await.unwrap();
-    apply_yaml(&admin, NAMESPACE).await.unwrap();
-    wait_for_default_account(&admin, names::VM_NAMESPACE)
-        .await
-        .unwrap();
+    make_vm_namespace(&admin).await.unwrap();
     let vmi = json!({
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachineInstance",

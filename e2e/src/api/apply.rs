@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, ApiResource, Scope};
 use kube::runtime::{conditions, wait};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time;
@@ -68,6 +68,22 @@ pub async fn apply(client: &Client, mut objects: Vec<DynamicObject>) -> Result<(
                 .await
                 .with_context(|| format!("{what} is not served"))??;
         }
+    }
+    Ok(())
+}
+
+/// Creates objects of kinds that are served, in this order. KubeVirt's cannot all be applied: virt-api's Deployment lists a
+/// port twice, which server-side apply refuses.
+///
+/// # Errors
+/// The first refusal.
+pub async fn create(client: &Client, objects: &[DynamicObject]) -> Result<()> {
+    for object in objects {
+        let created = api_of(client, object)
+            .await?
+            .create(&PostParams::default(), object)
+            .await;
+        created.with_context(|| format!("creating {} {}", kind(object), object.name_any()))?;
     }
     Ok(())
 }

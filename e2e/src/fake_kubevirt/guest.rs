@@ -48,8 +48,8 @@ struct Disk {
 }
 
 impl Guest {
-    /// Lives until it powers off, or resets a machine that ends then, or is dropped, which cuts its power. What goes wrong inside stays
-    /// inside.
+    /// Lives until it powers off, or resets a machine that ends then, or is dropped, which cuts its power. What goes wrong
+    /// inside stays inside.
     pub(super) async fn live(&self) {
         if !self.script.is_honest() {
             self.log.note_attacker(self.name());

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::api::apply::apply;
 use crate::api::check::eventually;
 use crate::control_plane::{ControlPlane, ControlPlaneOptions, Identity};
 use crate::fake_kubevirt::{FakeKubeVirt, FakeKubeVirtOptions, QUICK_TEARDOWN, install_crd};
@@ -371,6 +372,19 @@ impl Drop for Running {
             task.abort();
         }
     }
+}
+
+/// Makes the namespace of VMs as the chart does, for tests without it, and waits until pods can be created there.
+///
+/// # Errors
+/// The API server's refusal, or no service account appeared.
+pub async fn make_vm_namespace(admin: &Client) -> Result<()> {
+    let name = names::VM_NAMESPACE;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    apply(admin, vec![serde_json::from_value(namespace)?]).await?;
+    wait_for_default_account(admin, name).await
 }
 
 /// Waits until pods can be created in the namespace.

@@ -26,14 +26,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_image_build::command::run;
 use maroonedpods_image_build::go;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::api::apply::{api_of, apply, kind};
+use crate::api::apply::{api_of, apply, create, kind};
 use crate::api::check::{becomes, eventually};
 use crate::cluster::{Cluster, REAL_LABEL};
 
@@ -128,15 +128,7 @@ pub async fn install(cluster: &Cluster, programs: &Programs, kvm: Kvm) -> Result
         .await?
         .patch_status(&kubevirt.name_any(), &PatchParams::default(), &status)
         .await?;
-    for object in &objects.parts {
-        let what = format!("creating {} {}", kind(object), object.name_any());
-        // Server-side apply refuses a port that virt-api's Deployment lists twice.
-        let created = api_of(&admin, object)
-            .await?
-            .create(&PostParams::default(), object)
-            .await;
-        created.context(what)?;
-    }
+    create(&admin, &objects.parts).await?;
     is_ready(&admin).await
 }
 

@@ -7,14 +7,13 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::apply::apply_yaml;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually, gone};
 use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::cluster::test_server::{TEST_SERVER, test_server};
 use maroonedpods_e2e::cluster::{Cluster, REAL_LABEL};
 use maroonedpods_e2e::control_plane::ControlPlane;
 use maroonedpods_e2e::harness::real_env::provide_tools;
-use maroonedpods_e2e::harness::test_env::wait_for_default_account;
+use maroonedpods_e2e::harness::test_env::make_vm_namespace;
 use maroonedpods_e2e::kubevirt::{self, Kvm, Programs, RealVm};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,18 +23,11 @@ use tokio::time::timeout;
 
 use crate::lives::{Deed, World};
 use crate::stand_in;
+use crate::story::condition;
 use crate::variants::vmi;
 
 /// An emulated guest boots in 3 s on an idle machine.
 pub const SOON: Duration = Duration::from_secs(120);
-/// As the chart makes it.
-const NAMESPACE: &str = "
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: marooned-vms
-  labels: {pod-security.kubernetes.io/enforce: privileged}
-";
 /// For a guest to repeat what it was told.
 const HEARD: Duration = Duration::from_secs(10);
 const CLIENT: &str = "client";
@@ -84,13 +76,10 @@ impl<'a> Setup<'a> {
             cluster.import(archive).await.unwrap();
         }
         let admin = cluster.control_plane().admin().await.unwrap();
-        apply_yaml(&admin, NAMESPACE).await.unwrap();
         kubevirt::install(cluster, &images.kubevirt, Kvm::Auto)
             .await
             .unwrap();
-        wait_for_default_account(&admin, names::VM_NAMESPACE)
-            .await
-            .unwrap();
+        make_vm_namespace(&admin).await.unwrap();
         let pods: Api<Pod> = Api::namespaced(admin.clone(), names::VM_NAMESPACE);
         accepts(&pods, &client_pod()).await.unwrap();
         Self {
@@ -130,11 +119,7 @@ impl<'a> Setup<'a> {
 
     /// Waits until the VMI's condition Ready holds, which it does shortly after it runs.
     pub async fn is_ready(&self, vmi: &str) {
-        let holds = |vmi: &DynamicObject| {
-            let conditions = vmi.data["status"]["conditions"].as_array();
-            let mut conditions = conditions.into_iter().flatten();
-            conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        };
+        let holds = |vmi: &DynamicObject| condition(vmi, "Ready")["status"] == "True";
         becomes(&self.vmis, vmi, "ready", SOON, holds).await.unwrap();
     }
 

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, EvictParams, ObjectMeta, PostParams};
 use kube::core::GroupVersionKind;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
-use maroonedpods_e2e::api::apply::api_of;
+use maroonedpods_e2e::api::apply::create;
 use maroonedpods_e2e::api::check::{eventually, gone};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::kubevirt::NAMESPACE;
@@ -141,7 +141,7 @@ async fn is_uninstalled(user: &User<'_>, stays: MaroonedPod) {
     assert!(vmi.metadata.deletion_timestamp.is_some());
 
     let admin = &user.setup.env.admin;
-    create(admin, &programs).await;
+    create(admin, &programs).await.unwrap();
     for (kind, name) in PROGRAMS {
         is_rolled_out(user.setup, kind, name).await;
     }
@@ -150,7 +150,7 @@ async fn is_uninstalled(user: &User<'_>, stays: MaroonedPod) {
     gone(&definitions, VMIS, SOON).await.unwrap();
     what_is_said(user).await;
 
-    create(admin, &[definition]).await;
+    create(admin, &[definition]).await.unwrap();
     user.sees_running(&waits).await;
     stays.leaves_nothing().await.unwrap();
     waits.ends().await.unwrap();
@@ -161,14 +161,6 @@ async fn what_is_said(user: &User<'_>) {
     for kind in ["pods", "mpconfig"] {
         let path = "jsonpath={range .items[*]}{.metadata.name}: {.status.conditions}{\"\\n\"}{end}";
         user.kubectl(&["get", kind, "--output", path]).await;
-    }
-}
-
-/// Server-side apply refuses a port that virt-api's Deployment lists twice.
-async fn create(admin: &Client, objects: &[DynamicObject]) {
-    for object in objects {
-        let all = api_of(admin, object).await.unwrap();
-        all.create(&PostParams::default(), object).await.unwrap();
     }
 }
 

@@ -36,13 +36,13 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// What a boot is measured with.
 #[derive(Clone, Copy, Debug)]
-pub struct Watch<'a> {
+pub struct Watch {
     /// For the pod to run.
     pub limit: Duration,
     /// How long the idle guest is watched.
     pub idle: Duration,
     /// What its console says, by stage.
-    pub markers: &'a [(&'static str, &'static str)],
+    pub markers: &'static [(&'static str, &'static str)],
 }
 
 /// The figures of one boot.
@@ -82,7 +82,7 @@ pub struct Boot {
 }
 
 /// Boots a guest with a pod that does nothing, measures, and waits until nothing is left of it.
-pub async fn boot(env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Boot> {
+pub async fn boot(env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "idle", "labels": {names::MAROON_LABEL: "true"}},
         "spec": {
@@ -114,7 +114,7 @@ async fn measure(
     namespace: &str,
     pod: &MaroonedPod,
     created: Timestamp,
-    watch: Watch<'_>,
+    watch: Watch,
 ) -> Result<Boot> {
     let node = pod.node_name();
     let (qemu, memory) = eventually("QEMU to start", LAUNCH_LIMIT, || async {

@@ -93,11 +93,11 @@ pub struct Guest {
 }
 
 /// A kind of guest, and how it is asked for.
-struct Kind<'a> {
+struct Kind {
     figures: Guest,
     /// Of the spec of the `MaroonedPodsConfig`.
     config: Value,
-    watch: Watch<'a>,
+    watch: Watch,
 }
 
 /// All figures.
@@ -212,12 +212,12 @@ async fn measure(
 }
 
 /// Ours first.
-fn kinds<'a>(
+fn kinds(
     archives: &Archives,
     stock: Option<&stock::Stock>,
     effort: &Effort,
-    watch: Watch<'a>,
-) -> Result<Vec<Kind<'a>>> {
+    watch: Watch,
+) -> Result<Vec<Kind>> {
     let kind = |name: &str, sizes, config, watch| Kind {
         figures: Guest {
             name: name.to_owned(),
@@ -243,7 +243,7 @@ fn kinds<'a>(
     Ok(kinds)
 }
 
-async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Boot> {
+async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Boot> {
     eprintln!("boot {round}, {who}");
     let boot = boot(env, namespace, watch).await?;
     let reached = boot.stages.iter().map(|(stage, at)| format!("{stage} {at:.2}"));
@@ -252,7 +252,7 @@ async fn one(who: &str, round: usize, env: &RealEnv<'_>, namespace: &str, watch:
 }
 
 /// Tries ever larger guests until one runs its pod; the usual size is known to.
-async fn smallest(env: &RealEnv<'_>, namespace: &str, watch: Watch<'_>) -> Result<Option<Boot>> {
+async fn smallest(env: &RealEnv<'_>, namespace: &str, watch: Watch) -> Result<Option<Boot>> {
     for memory_mi in SMALLER_MI {
         let sized = json!({
             "baseVMResources": {"memoryMi": memory_mi},
