@@ -38,6 +38,8 @@ pub const POD_UID_LABEL: &str = "maroonedpods.io/pod-uid";
 pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Namespace of the pod, on its record: for people and for counts.
 pub const POD_NAMESPACE_LABEL: &str = "maroonedpods.io/pod-namespace";
+/// On a VM: what stands for its pod's controller, so that VMs of one controller can keep apart.
+pub const OWNER_LABEL: &str = "maroonedpods.io/owner";
 /// Taint on a Node until its identity is verified; removed right before the gate is lifted.
 pub const STARTUP_TAINT: &str = "maroonedpods.io/starting";
 
@@ -213,6 +215,7 @@ mod tests {
             (FINALIZER, "maroonedpods.io/release"),
             (POD_UID_LABEL, "maroonedpods.io/pod-uid"),
             (POD_NAMESPACE_LABEL, "maroonedpods.io/pod-namespace"),
+            (OWNER_LABEL, "maroonedpods.io/owner"),
             (POD_ANNOTATION, "maroonedpods.io/pod"),
             (ADDRESS_ANNOTATION, "maroonedpods.io/address"),
             (VM_NAMESPACE, "marooned-vms"),

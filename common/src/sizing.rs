@@ -187,6 +187,13 @@ pub fn allocatable(vm: &VmResources) -> Allocatable {
     }
 }
 
+/// Whether a pod with this request of CPU and memory, which can be resized, fits on the VM's Node.
+#[must_use]
+pub fn has_room(vm: &VmResources, request: Request) -> bool {
+    let allocatable = allocatable(vm);
+    request.cpu_milli <= allocatable.cpu_milli && request.memory_bytes <= allocatable.memory_bytes
+}
+
 fn kernel_memory_mi(guest_mi: u64) -> u64 {
     KERNEL_FIXED_MI + guest_mi.div_ceil(KERNEL_DIVISOR)
 }

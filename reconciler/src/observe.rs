@@ -35,7 +35,7 @@ pub struct Caches {
     pub records: Cache<MaroonedNode>,
     /// Nodes with our class label.
     pub nodes: Cache<NodeView>,
-    /// Zone and region of all other Nodes.
+    /// Labels of all other Nodes.
     pub hosts: Cache<Host>,
     /// VMIs in our namespace.
     pub vmis: Cache<VmiView>,
@@ -166,6 +166,12 @@ fn view(
         (None, Some(pod), Some(settings)) => Some(size(pod, settings)),
         _ => None,
     };
+    let more = objects
+        .record
+        .as_ref()
+        .map(|record| record.spec.placement.host_labels.as_slice());
+    let vmi = objects.vmi.as_ref();
+    let topology = vmi.and_then(|vmi| host_topology(vmi, more.unwrap_or_default(), caches));
     Observed {
         settings: settings.cloned(),
         policies: objects
@@ -181,7 +187,7 @@ fn view(
         size,
         record: objects.record,
         node: objects.node.map(Arc::unwrap_or_clone),
-        topology: objects.vmi.as_ref().and_then(|vmi| host_topology(vmi, caches)),
+        topology,
         vmi: objects.vmi.map(Arc::unwrap_or_clone),
         csrs: csrs.into_iter().map(|csr| csr.view).collect(),
         claims_bound: false,
@@ -278,10 +284,10 @@ fn csrs_of_tokens(caches: &Caches, record: Option<&MaroonedNode>) -> Vec<Cached<
         .collect()
 }
 
-/// Zone and region of the VM's host; empty if the host is gone.
-fn host_topology(vmi: &VmiView, caches: &Caches) -> Option<BTreeMap<String, String>> {
+/// Zone and region of the VM's host, and its labels with these keys; empty if the host is gone.
+fn host_topology(vmi: &VmiView, more: &[String], caches: &Caches) -> Option<BTreeMap<String, String>> {
     let host = caches.hosts.get("", vmi.host.as_ref()?);
-    Some(host.map(|host| host.topology.clone()).unwrap_or_default())
+    Some(host.map(|host| host.topology_and(more)).unwrap_or_default())
 }
 
 /// Whether every claim of a pod that we would bind has its volume. A claim that is bound only after its pod has a

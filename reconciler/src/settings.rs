@@ -5,8 +5,11 @@ use std::net::Ipv4Addr;
 use jiff::SignedDuration;
 use maroonedpods_common::api::{Join, MaroonedPodsConfigSpec};
 use maroonedpods_common::{names, quantity};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::fingerprint::fingerprint;
+use crate::objects::node;
+use crate::view::topology;
 
 /// The configuration in force, parsed.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +62,16 @@ pub enum SettingsError {
     /// No image to boot from.
     #[error("spec.nodeImage is empty: name the container image of the node's disk")]
     NodeImage,
+    /// A label that a marooned Node has from elsewhere, or must not have.
+    #[error(
+        "spec.placement.{field}: {key:?} is a label that each marooned node has already, or must not have: remove it"
+    )]
+    Label {
+        /// Name of the field.
+        field: &'static str,
+        /// The label's key.
+        key: String,
+    },
 }
 
 impl Settings {
@@ -72,6 +85,8 @@ impl Settings {
             return Err(SettingsError::NodeImage);
         }
         check_join(&spec.join)?;
+        check_labels("hostLabels", &spec.placement.host_labels)?;
+        check_labels("nodeLabels", spec.placement.node_labels.keys())?;
         let quantity_error = |field| {
             move |error: quantity::ParseQuantityError| SettingsError::Quantity {
                 field,
@@ -84,7 +99,8 @@ impl Settings {
             boot: duration("boot", &spec.deadlines.boot)?,
             join: duration("join", &spec.deadlines.join)?,
             finished_pod_ttl: duration("finishedPodTTL", &spec.deadlines.finished_pod_ttl)?,
-            hash: fingerprint(&spec),
+            // Serializing plain data to a string cannot fail; an empty text would still give a usable, if odd, hash.
+            hash: fingerprint(&serde_json::to_string(&spec).unwrap_or_default()),
             spec,
         })
     }
@@ -109,6 +125,24 @@ fn check_join(join: &Join) -> Result<(), SettingsError> {
     }
 }
 
+/// Keys of labels that the reconciler writes, or that would make a Node another's domain ([`crate::objects::node::new`]).
+fn check_labels<'a>(
+    field: &'static str,
+    keys: impl IntoIterator<Item = &'a String>,
+) -> Result<(), SettingsError> {
+    let is_ours = |key: &str| {
+        key.contains("maroonedpods.") || key == names::HOSTNAME_LABEL || node::OWN_LABELS.contains(&key)
+    };
+    let from_host = |key: &str| topology::LABELS.contains(&key);
+    match keys.into_iter().find(|key| is_ours(key) || from_host(key)) {
+        None => Ok(()),
+        Some(key) => Err(SettingsError::Label {
+            field,
+            key: key.clone(),
+        }),
+    }
+}
+
 fn duration(field: &'static str, value: &str) -> Result<SignedDuration, SettingsError> {
     match value.parse::<SignedDuration>() {
         Ok(parsed) if !parsed.is_negative() => Ok(parsed),
@@ -117,17 +151,6 @@ fn duration(field: &'static str, value: &str) -> Result<SignedDuration, Settings
             value: value.to_owned(),
         }),
     }
-}
-
-fn fingerprint(spec: &MaroonedPodsConfigSpec) -> String {
-    // Serializing plain data to a string cannot fail; an empty text would still give a usable, if odd, hash.
-    let text = serde_json::to_string(spec).unwrap_or_default();
-    let digest = Sha256::digest(text);
-    let head = digest
-        .iter()
-        .take(8)
-        .fold(0_u64, |head, byte| (head << 8) | u64::from(*byte));
-    format!("{head:016x}")
 }
 
 #[cfg(test)]
@@ -160,7 +183,27 @@ pub(crate) mod tests {
     #[test]
     fn each_bad_field_is_named() {
         type Edit = fn(&mut MaroonedPodsConfigSpec);
-        let cases: [(Edit, &str); 9] = [
+        let cases: [(Edit, &str); 12] = [
+            (
+                |s| s.placement.host_labels.push("kubernetes.io/hostname".to_owned()),
+                "spec.placement.hostLabels",
+            ),
+            (
+                |s| {
+                    s.placement
+                        .node_labels
+                        .extend([("kubernetes.io/os".to_owned(), String::new())]);
+                },
+                "spec.placement.nodeLabels",
+            ),
+            (
+                |s| {
+                    s.placement
+                        .host_labels
+                        .push("topology.kubernetes.io/zone".to_owned());
+                },
+                "spec.placement.hostLabels",
+            ),
             (|s| s.node_image.clear(), "spec.nodeImage"),
             (
                 |s| "http://x".clone_into(&mut s.join.server_url),

@@ -157,6 +157,10 @@ pub enum PodReason {
     Unsizable,
     /// The pod asks for a node by its name.
     NamesNodes,
+    /// No marooned Node, or no guest, has what the pod asks for.
+    Unplaceable,
+    /// The pod asks for another VM than the one that was made for it.
+    Replanned,
     /// The VM is being started.
     Launching,
     /// The API server refused what the pod needs.
@@ -203,6 +207,7 @@ impl PodReason {
                 | Self::AttemptsExhausted
                 | Self::NetworkPolicyNotEnforced
                 | Self::NamespaceLimit
+                | Self::Unplaceable
         )
     }
 }
@@ -260,6 +265,7 @@ mod tests {
             Reason::AttemptsExhausted,
             Reason::NetworkPolicyNotEnforced,
             Reason::NamespaceLimit,
+            Reason::Unplaceable,
         ];
         for reason in Reason::VARIANTS {
             assert_eq!(reason.is_wait(), !over.contains(reason), "{reason}");

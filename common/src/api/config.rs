@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::PlacementOptions;
 use crate::names;
 
 /// How marooned VMs are made. Cluster-scoped; the one named `default` is in force.
@@ -77,6 +78,15 @@ pub struct MaroonedPodsConfigSpec {
     /// Where and how VMs run.
     #[serde(default)]
     pub vm: VmOptions,
+    /// Which wishes of a pod count for the choice of its VM's host.
+    #[serde(default)]
+    pub placement: PlacementOptions,
+    /// What guests of `nodeImage` offer beyond a plain node, as the image's label `io.maroonedpods.capabilities` lists it:
+    /// `sysctl/NAME`, `resource/NAME`, `volume/TYPE`, `csi/DRIVER`, `runtime-class/NAME`, `apparmor`, `seccomp-profiles`,
+    /// `user-namespaces`, `resource-claims`. One `*` at the end stands for any rest. A pod that needs another one waits.
+    #[serde(default = "default_guest_capabilities")]
+    #[schemars(length(max = 256), inner(length(max = 317)))]
+    pub guest_capabilities: Vec<String>,
 }
 
 /// A processor architecture, by the name that Kubernetes and KubeVirt give it.
@@ -354,6 +364,13 @@ pub struct NodeCounts {
 
 fn default_taint_key() -> String {
     names::DEFAULT_TAINT_KEY.to_owned()
+}
+
+/// The sysctls that belong to a pod's own namespaces: on a node of its own, a pod harms no other by them.
+fn default_guest_capabilities() -> Vec<String> {
+    ["fs.mqueue.*", "kernel.msg*", "kernel.sem", "kernel.shm*", "net.*"]
+        .map(|sysctl| format!("sysctl/{sysctl}"))
+        .into()
 }
 
 fn default_cluster_domain() -> String {

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod config;
+mod placement;
 mod record;
 
 pub use conditions::{
@@ -13,6 +14,7 @@ pub use config::{
     MaroonedPodsConfigSpec, MaroonedPodsConfigStatus, NetworkBinding, NetworkPolicies, NodeCounts,
     ResourceOverhead, VmOptions,
 };
+pub use placement::{PlacementOptions, SpreadReplicas, VmPlacement};
 pub use record::{
     MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, Phase, PodRef, StageTimes, VmResources, VmSpec,
 };
@@ -61,6 +63,17 @@ mod tests {
             ),
             ("maxAttempts", json!(3)),
             ("limits", json!({})),
+            ("placement", json!({"spreadReplicas": "Preferred"})),
+            (
+                "guestCapabilities",
+                json!([
+                    "sysctl/fs.mqueue.*",
+                    "sysctl/kernel.msg*",
+                    "sysctl/kernel.sem",
+                    "sysctl/kernel.shm*",
+                    "sysctl/net.*"
+                ]),
+            ),
             ("provisionWhileGated", json!(false)),
         ] {
             assert_eq!(written[field], expected, "{field}");

@@ -42,6 +42,9 @@ pub struct MaroonedNodeSpec {
     pub config_hash: String,
     /// The parts of the configuration that the VM is built from.
     pub vm: VmSpec,
+    /// Where the VM goes.
+    #[serde(default)]
+    pub placement: super::VmPlacement,
 }
 
 /// A pod, by all three of its names.

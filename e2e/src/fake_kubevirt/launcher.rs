@@ -101,6 +101,8 @@ pub(super) fn render(vmi: &DynamicObject, nowhere: bool) -> Result<Pod> {
     });
     for handed_on in [
         "hostname",
+        "affinity",
+        "topologySpreadConstraints",
         "tolerations",
         "priorityClassName",
         "schedulerName",

@@ -149,7 +149,8 @@ fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, S
     !empty && expressions.clone().all(by_label) && fields.clone().all(by_field)
 }
 
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+/// Whether a label's value, if there is one, meets a requirement, as the scheduler and the kubelet see it.
+pub fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let listed = || value.is_some_and(|value| values.iter().any(|v| v == value));
     let compared = |wanted: std::cmp::Ordering| {

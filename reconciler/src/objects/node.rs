@@ -14,12 +14,20 @@ use crate::objects::record::owner_reference;
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
+/// Labels of Kubernetes that each marooned Node has.
+pub const OWN_LABELS: [&str; 4] = [
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "node.kubernetes.io/exclude-from-external-load-balancers",
+    "node.kubernetes.io/exclude-disruption",
+];
+
 /// Where a VM is, for its Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The VM's address.
     pub address: String,
-    /// Zone and region of the VM's host.
+    /// Labels of the VM's host: zone, region, and what the pod selects.
     pub topology: BTreeMap<String, String>,
 }
 
@@ -38,11 +46,12 @@ pub struct Place {
 pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let pod_uid = &record.spec.pod_ref.uid;
     let name = names::node_name(pod_uid);
+    let [os, arch, no_load_balancer, no_disruption] = OWN_LABELS;
     let labels = [
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", record.spec.vm.architecture.as_str()),
-        ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
-        ("node.kubernetes.io/exclude-disruption", "true"),
+        (os, "linux"),
+        (arch, record.spec.vm.architecture.as_str()),
+        (no_load_balancer, "true"),
+        (no_disruption, "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
         (names::IDENTITY_LABEL, pod_uid.as_str()),
         (names::POD_UID_LABEL, pod_uid.as_str()),
@@ -62,6 +71,7 @@ pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
                     .into_iter()
                     .map(owned)
                     .chain(place.topology.clone())
+                    .chain(record.spec.placement.node_labels.clone())
                     .collect(),
             ),
             annotations: Some(annotations.into_iter().map(owned).collect()),

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Owne
 use kube::Resource;
 use maroonedpods_common::api::{
     Architecture, Join, JoinMode, MaroonedNode, MaroonedNodeSpec, MaroonedNodeStatus, NodeCondition, PodRef,
-    VmOptions, VmResources, VmSpec,
+    VmOptions, VmPlacement, VmResources, VmSpec,
 };
 use maroonedpods_common::names;
 
@@ -65,6 +65,7 @@ pub fn spec(
     host_network: bool,
     priority_class: &str,
     resources: VmResources,
+    placement: VmPlacement,
     settings: &Settings,
     cluster: ClusterDefaults<'_>,
 ) -> MaroonedNodeSpec {
@@ -83,6 +84,7 @@ pub fn spec(
             join: join(&spec.join, cluster.dns),
             options: options(&spec.vm, priority_class),
         },
+        placement,
     }
 }
 
@@ -221,7 +223,15 @@ pub(crate) mod tests {
             reserved_cpu_milli: 500,
         };
         let pod = PodView::of(&pod.unwrap()).unwrap().pod_ref();
-        let mut record = new(spec(pod, false, "", size, &settings, ClusterDefaults::default()));
+        let mut record = new(spec(
+            pod,
+            false,
+            "",
+            size,
+            VmPlacement::default(),
+            &settings,
+            ClusterDefaults::default(),
+        ));
         record.metadata.uid = Some(RECORD_UID.to_owned());
         record.metadata.resource_version = Some("1".to_owned());
         record
@@ -255,6 +265,7 @@ pub(crate) mod tests {
                 false,
                 own,
                 like.resources,
+                VmPlacement::default(),
                 &settings,
                 ClusterDefaults::default(),
             ));
@@ -270,7 +281,16 @@ pub(crate) mod tests {
         let settings = Settings::parse(configured).unwrap();
         let like = record().spec;
         let cluster = ClusterDefaults::default();
-        new(spec(like.pod_ref, false, "", like.resources, &settings, cluster))
+        let placement = VmPlacement::default();
+        new(spec(
+            like.pod_ref,
+            false,
+            "",
+            like.resources,
+            placement,
+            &settings,
+            cluster,
+        ))
     }
 
     #[test]

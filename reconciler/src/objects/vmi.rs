@@ -40,7 +40,13 @@ pub fn new(record: &MaroonedNode, attempt: u32, vm_namespace: &str) -> DynamicOb
         .data(json!({
             "spec": spec(record, attempt),
         }));
-    vmi.metadata.labels = Some([(names::POD_UID_LABEL.to_owned(), pod.uid.to_string())].into());
+    let labels = record.spec.placement.labels.clone();
+    vmi.metadata.labels = Some(
+        labels
+            .into_iter()
+            .chain([(names::POD_UID_LABEL.to_owned(), pod.uid.to_string())])
+            .collect(),
+    );
     vmi.metadata.annotations = Some(
         [(
             names::POD_ANNOTATION.to_owned(),
@@ -73,8 +79,16 @@ fn spec(record: &MaroonedNode, attempt: u32) -> Value {
     if !options.node_selector.is_empty() {
         spec["nodeSelector"] = json!(options.node_selector);
     }
-    if !options.tolerations.is_empty() {
-        spec["tolerations"] = json!(options.tolerations);
+    let placement = &record.spec.placement;
+    let tolerations: Vec<_> = options.tolerations.iter().chain(&placement.tolerations).collect();
+    if !tolerations.is_empty() {
+        spec["tolerations"] = json!(tolerations);
+    }
+    if let Some(affinity) = &placement.affinity {
+        spec["affinity"] = json!(affinity);
+    }
+    if !placement.topology_spread_constraints.is_empty() {
+        spec["topologySpreadConstraints"] = json!(placement.topology_spread_constraints);
     }
     if !options.priority_class_name.is_empty() {
         spec["priorityClassName"] = json!(options.priority_class_name);

@@ -6,6 +6,7 @@ use maroonedpods_common::api::PodReason;
 use super::report::report;
 use super::{Decision, Note, Write, after, network_policies, release};
 use crate::objects::record::{self, ClusterDefaults};
+use crate::placement;
 use crate::view::{Observed, PodView};
 
 const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
@@ -62,6 +63,11 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         }
         None => return Decision::wait(),
     };
+    let architecture = observed.architecture;
+    let placement = match placement::judge(pod, &settings.spec, architecture) {
+        Ok(placement) => placement,
+        Err(why) => return Decision::wait().writes(report(pod, false, PodReason::Unplaceable, why)),
+    };
     let at_most = settings.spec.limits.vms_per_namespace;
     if let Some(limit) = at_most.filter(|limit| observed.namespace_records >= *limit) {
         return Decision {
@@ -79,10 +85,11 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         pod.host_network,
         &pod.priority_class,
         size,
+        placement,
         settings,
         ClusterDefaults {
             dns: observed.cluster_dns.as_deref(),
-            architecture: observed.architecture,
+            architecture,
             terminate_on_reboot: observed.terminate_on_reboot == Some(true),
         },
     );

@@ -1,4 +1,5 @@
-//! The Node of step 4, step 5, and later changes: the Node has its VM's address, and zone and region exactly as the VM's host has them.
+//! The Node of step 4, step 5, and later changes: the Node has its VM's address, and zone, region and the other labels that
+//! its pod selects exactly as the VM's host has them.
 
 use super::{Context, Write};
 use crate::objects::node::Place;
@@ -32,8 +33,9 @@ pub(super) fn follow(c: &Context) -> Option<Write> {
 }
 
 fn write(c: &Context, node: &NodeView, address: Option<String>) -> Option<Write> {
+    let now = node.topology_and(&c.record.spec.placement.host_labels);
     let topology = c.observed.topology.as_ref();
-    let labels = topology.map(|host| topology::difference(&node.topology, host));
+    let labels = topology.map(|host| topology::difference(&now, host));
     let labels = labels.unwrap_or_default();
     (address.is_some() || !labels.is_empty()).then(|| Write::PlaceNode {
         node: node.reference(),

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use maroonedpods_common::api::PodReason;
-use maroonedpods_common::names;
+use maroonedpods_common::{names, sizing};
 
 use super::report::report;
 use super::{Context, Decision, Note, Write, attempt, csrs, place};
@@ -30,6 +30,8 @@ pub(super) enum Why {
     GateRemoved,
     /// The pod asks for a node by name since its VM was begun, so it would never run on its own.
     NamesNodes,
+    /// The pod asks for another VM than the one that was begun for it.
+    Replanned,
     /// The VM ended, or is gone.
     VmLost,
     /// The guest rebooted: a disk that a pod wrote to is not fresh.
@@ -53,7 +55,27 @@ pub(super) fn due(c: &Context) -> Option<Why> {
     if pod.gate_index.is_none() {
         return Some(Why::GateRemoved);
     }
-    pod.names_nodes.then_some(Why::NamesNodes)
+    if pod.names_nodes {
+        return Some(Why::NamesNodes);
+    }
+    replanned(c, pod).then_some(Why::Replanned)
+}
+
+/// Whether the gated pod has changed so that its VM does not suit it: it asks for another place, or for more than its Node
+/// has. A record of an earlier release does not say what was asked for.
+fn replanned(c: &Context, pod: &PodView) -> bool {
+    let spec = &c.record.spec;
+    let asked = &spec.placement.asked;
+    let asks_otherwise = !asked.is_empty()
+        && pod
+            .wishes
+            .as_ref()
+            .is_none_or(|wishes| wishes.fingerprint() != *asked);
+    let fits = pod
+        .request
+        .as_ref()
+        .is_ok_and(|request| sizing::has_room(&spec.resources, *request));
+    asks_otherwise || !fits
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
@@ -112,6 +134,9 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
     }
     if let Some(pod) = c.observed.pod.as_ref().filter(|_| why == Why::GateRemoved) {
         decision = decision.writes(report(pod, false, PodReason::GateRemoved, explain(why)));
+    }
+    if let Some(pod) = c.observed.pod.as_ref().filter(|_| why == Why::Replanned) {
+        decision = decision.writes(report(pod, false, PodReason::Replanned, explain(why)));
     }
     if why != Why::RecordGoing {
         decision = decision.write(delete_record(c));
@@ -207,6 +232,10 @@ fn explain(why: Why) -> &'static str {
             "node selector or affinity ask for a node by its name, and the pod's own node is made for it: create the pod \
              again without kubernetes.io/hostname and metadata.name in them"
         }
+        Why::Replanned => {
+            "the pod was changed while it waited and asks for another VM; the one that was begun is deleted, and another \
+             follows"
+        }
         Why::VmLost => "the pod's VM has ended",
         Why::LiftedTooSoon => "the gate was lifted for an earlier VM of the pod; it cannot run on another",
         Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
@@ -221,6 +250,7 @@ fn note(c: &Context, why: Why) -> Option<Note> {
         }
         Why::GateRemoved => Some(Note::warning(PodReason::GateRemoved, explain(why))),
         Why::NamesNodes => Some(Note::warning(PodReason::NamesNodes, explain(why))),
+        Why::Replanned => Some(Note::normal(PodReason::Replanned, explain(why))),
         Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }
 }

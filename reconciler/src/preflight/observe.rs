@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, PodSpec, Service};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::Resource;
 use kube::core::request::Request;
-use maroonedpods_common::api::{Architecture, PodRef};
+use maroonedpods_common::api::{Architecture, PodRef, VmPlacement};
 use maroonedpods_common::{names, sizing};
 
 use serde_json::Value;
@@ -269,7 +269,15 @@ async fn try_vm(
         name: "preflight".to_owned(),
         uid: NO_OBJECT.into(),
     };
-    let mut specimen = record::new(record::spec(no_pod, false, "", size, settings, defaults));
+    let mut specimen = record::new(record::spec(
+        no_pod,
+        false,
+        "",
+        size,
+        VmPlacement::default(),
+        settings,
+        defaults,
+    ));
     // The VM's owner reference needs a UID.
     specimen.metadata.uid = Some(NO_OBJECT.to_owned());
     match act::post_vmi(cluster, &specimen, 1, &params::dry_run()).await {

@@ -40,13 +40,22 @@ const CONTAINERS: Keep = Keep::Each(&Keep::Fields(&[
     ("name", Keep::All),
     ("restartPolicy", Keep::All),
     ("resources", RESOURCES),
+    (
+        "securityContext",
+        Keep::Fields(&[("appArmorProfile", TYPE), ("seccompProfile", TYPE)]),
+    ),
 ]));
 
-/// The parts of a volume that identify its claim.
-const VOLUMES: Keep = Keep::Each(&Keep::Fields(&[
-    ("name", Keep::All),
-    ("persistentVolumeClaim", Keep::All),
-    ("ephemeral", Keep::Fields(&[])),
+/// The type of a security profile.
+const TYPE: Keep = Keep::Fields(&[("type", Keep::All)]);
+
+/// The type of a volume, and what identifies its claim. What makes up most of the others is left out.
+const VOLUMES: Keep = Keep::Each(&Keep::But(&[
+    ("configMap", None),
+    ("downwardAPI", None),
+    ("projected", None),
+    ("secret", None),
+    ("ephemeral", Some(Keep::Fields(&[]))),
 ]));
 
 /// The parts of a container's status that show whether it has ever run.
@@ -80,6 +89,17 @@ impl View for PodView {
                 ("tolerations", Keep::All),
                 ("schedulingGates", Keep::All),
                 ("hostNetwork", Keep::All),
+                ("hostUsers", Keep::All),
+                ("os", Keep::All),
+                ("runtimeClassName", Keep::All),
+                (
+                    "securityContext",
+                    Keep::Fields(&[
+                        ("appArmorProfile", TYPE),
+                        ("seccompProfile", TYPE),
+                        ("sysctls", Keep::All),
+                    ]),
+                ),
                 ("overhead", Keep::All),
                 ("resources", RESOURCES),
                 ("containers", CONTAINERS),

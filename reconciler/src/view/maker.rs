@@ -42,6 +42,15 @@ impl Maker {
             },
         }
     }
+
+    /// UID of the pod's controller, as the pod has it.
+    #[must_use]
+    pub fn controller(&self) -> Option<&str> {
+        match &self.by {
+            Identity::Controller(uid) => Some(uid),
+            Identity::Prefix(_) | Identity::Name(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,12 @@ impl NodeView {
         ObjectRef::without_namespace(&self.name, &self.uid)
     }
 
+    /// Zone and region of the Node, and its labels with these keys.
+    #[must_use]
+    pub fn topology_and(&self, more: &[String]) -> BTreeMap<String, String> {
+        topology::with(&self.topology, self.labels.as_ref(), more)
+    }
+
     /// Reads a Node; `None` for one without name or UID.
     #[must_use]
     pub fn of(node: &Node) -> Option<Self> {

@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::fingerprint::fingerprint;
+
 /// A value, as JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed<T> {
@@ -32,6 +34,12 @@ impl<T: Serialize + DeserializeOwned> Packed<T> {
     #[must_use]
     pub fn unpacked(&self) -> Option<T> {
         serde_json::from_str(&self.json).ok()
+    }
+
+    /// Fingerprint of the value.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.json)
     }
 
     /// Bytes of memory that it takes besides its own size.

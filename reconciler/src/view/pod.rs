@@ -11,6 +11,7 @@ use maroonedpods_common::{PodUid, admission, names, text};
 use super::{Maker, ObjectRef, Packed, bounded};
 use crate::binding::Demands;
 use crate::objects::lift::Placement;
+use crate::placement::{MOST_WISHES, Wishes};
 
 /// Reason on a pod whose VM is gone.
 pub const VM_GONE: &str = "VirtualMachineGone";
@@ -22,7 +23,7 @@ const MOST_DEMANDS: usize = 4 << 10;
 /// absent, which can only delay the pod's lift.
 const MOST_TOLERATIONS: (usize, usize) = (16, 2 << 10);
 
-/// The parts of a pod that decisions need. However large the pod, this takes 12 KiB of memory at most.
+/// The parts of a pod that decisions need. However large the pod, this takes 16 KiB of memory at most.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -61,6 +62,8 @@ pub struct PodView {
     pub bound: bool,
     /// Its demands on its node, if the scheduler cannot place it there.
     pub demands: Option<Packed<Demands>>,
+    /// What it asks of where it runs; `None` if that is too long to keep.
+    pub wishes: Option<Packed<Wishes>>,
     /// Its priority class; empty if it has none.
     pub priority_class: String,
     /// When its grace period ends, if it is being deleted.
@@ -157,6 +160,7 @@ impl PodView {
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
             demands: spec.and_then(|spec| demands(&name, spec)),
+            wishes: Packed::of(&spec.map(Wishes::of).unwrap_or_default(), MOST_WISHES),
             priority_class: bounded(
                 spec.and_then(|s| s.priority_class_name.as_deref())
                     .unwrap_or_default(),

@@ -1,13 +1,15 @@
-//! Zone and region: a marooned Node has those of the host of its VM, and none if the host has none. So every zone or
-//! region that ordinary pods spread over has hosts in it.
+//! Labels of hosts: a marooned Node has zone and region of the host of its VM, and none if the host has none. So every zone
+//! or region that ordinary pods spread over has hosts in it. Of the host's other labels it has those that its pod selects.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 
+use super::Packed;
 use crate::read::{Keep, Kind, View};
 
-const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+/// Labels that each marooned Node has as its VM's host has them.
+pub const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
 /// Where a host is.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,19 +18,26 @@ pub struct Host {
     pub name: String,
     /// Its zone and region.
     pub topology: BTreeMap<String, String>,
+    /// Its labels; `None` if there are too many to keep.
+    pub labels: Option<Packed<BTreeMap<String, String>>>,
+}
+
+/// The most bytes that a host's labels may take, [`Packed`].
+const MOST_LABELS: usize = 8 << 10;
+
+impl Host {
+    /// Zone and region of the host, and its labels with these keys.
+    #[must_use]
+    pub fn topology_and(&self, more: &[String]) -> BTreeMap<String, String> {
+        with(&self.topology, self.labels.as_ref(), more)
+    }
 }
 
 impl View for Host {
     const KIND: Kind = Kind::Hosts;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
-        Keep::Fields(&[
-            ("name", Keep::All),
-            (
-                "labels",
-                Keep::Fields(&[(LABELS[0], Keep::All), (LABELS[1], Keep::All)]),
-            ),
-        ]),
+        Keep::Fields(&[("name", Keep::All), ("labels", Keep::All)]),
     )]);
     type Object = Node;
 
@@ -36,8 +45,23 @@ impl View for Host {
         Some(Self {
             name: node.metadata.name?,
             topology: of(node.metadata.labels.as_ref()),
+            labels: Packed::of(&node.metadata.labels.unwrap_or_default(), MOST_LABELS),
         })
     }
+}
+
+/// Zone and region, and the labels with these keys.
+pub(super) fn with(
+    topology: &BTreeMap<String, String>,
+    labels: Option<&Packed<BTreeMap<String, String>>>,
+    more: &[String],
+) -> BTreeMap<String, String> {
+    let mut all = topology.clone();
+    if !more.is_empty() {
+        let labels = labels.and_then(Packed::unpacked).unwrap_or_default();
+        all.extend(labels.into_iter().filter(|(key, _)| more.contains(key)));
+    }
+    all
 }
 
 /// The zone and region among a Node's labels.
@@ -83,6 +107,11 @@ mod tests {
         ]);
         assert_eq!(of(Some(&host)).len(), 2);
         assert!(of(None).is_empty());
+        let packed = Packed::of(&host, 1 << 10);
+        let with = |more: &[String]| with(&of(Some(&host)), packed.as_ref(), more);
+        assert_eq!(with(&[]), of(Some(&host)));
+        assert_eq!(with(&["disk".to_owned(), "none".to_owned()])["disk"], "fast");
+        assert_eq!(with(&["disk".to_owned()]).len(), 3);
     }
 
     #[test]

@@ -123,6 +123,9 @@ fn unplaceable() -> World {
     let mut world = about_to_lift();
     let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
+    // As if it had been so from the start.
+    let asked = world.pod().unwrap().wishes.unwrap().fingerprint();
+    world.objects.record.as_mut().unwrap().spec.placement.asked = asked;
     world
 }
 

@@ -1,0 +1,174 @@
+//! Node selector and node affinity: which requirements the pod's Node meets by itself, and which its VM's host must meet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
+};
+use maroonedpods_common::{names, text};
+
+use super::Wishes;
+use crate::binding::holds;
+use crate::view::topology;
+
+/// The one field of a Node that an affinity can ask for.
+const NAME_FIELD: &str = "metadata.name";
+const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+
+/// What becomes of one requirement.
+enum Fate {
+    /// It is one for the host.
+    Host,
+    /// The Node meets it, or does not.
+    Node(bool),
+}
+
+/// Whether a label is one of the host's, by which pods may choose.
+pub(super) fn is_of_host(key: &str, allowed: &[String]) -> bool {
+    topology::LABELS.contains(&key) || key == INSTANCE_TYPE || allowed.iter().any(|a| a == key)
+}
+
+/// Divides the pod's demands between its Node and its VM's host, and gives what the host must meet.
+///
+/// # Errors
+/// A sentence, if the Node does not have what the pod requires.
+pub(super) fn carry(
+    wishes: &Wishes,
+    promised: &BTreeMap<String, String>,
+    allowed: &[String],
+) -> Result<Option<NodeAffinity>, String> {
+    let judge = |requirement: &NodeSelectorRequirement| {
+        let key = requirement.key.as_str();
+        // The Node has no hostname, so it is not on a host that the pod avoids by name; its VM must not be either.
+        let avoids_host = key == names::HOSTNAME_LABEL && requirement.operator == "NotIn";
+        if avoids_host || is_of_host(key, allowed) {
+            Fate::Host
+        } else {
+            Fate::Node(holds(requirement, promised.get(key).map(String::as_str)))
+        }
+    };
+    let mut base = NodeSelectorTerm::default();
+    for (key, value) in &wishes.node_selector {
+        let requirement = one_of(key, value);
+        match judge(&requirement) {
+            Fate::Host => add(&mut base, requirement),
+            Fate::Node(true) => {}
+            Fate::Node(false) => return Err(unmet(&format!("node selector {key}={value}"))),
+        }
+    }
+    let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = affinity
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+        .map(|required| required.node_selector_terms.as_slice());
+    let terms = match required {
+        None => vec![base],
+        Some(terms) => {
+            let possible: Vec<_> = terms.iter().filter_map(|term| reduced(term, judge)).collect();
+            if possible.is_empty() {
+                return Err(unmet(&format!("node affinity ({})", keys(terms))));
+            }
+            possible.into_iter().map(|term| both(&base, term)).collect()
+        }
+    };
+    // One term without a requirement allows every host.
+    let required = (!terms.iter().any(is_empty)).then_some(terms);
+    let preferred: Vec<_> = affinity
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|preferred| {
+            let preference = reduced(&preferred.preference, judge).filter(|term| !is_empty(term))?;
+            Some(PreferredSchedulingTerm {
+                preference,
+                weight: preferred.weight,
+            })
+        })
+        .collect();
+    let affinity = NodeAffinity {
+        required_during_scheduling_ignored_during_execution: required.map(|terms| NodeSelector {
+            node_selector_terms: terms,
+        }),
+        preferred_during_scheduling_ignored_during_execution: (!preferred.is_empty()).then_some(preferred),
+    };
+    Ok((affinity != NodeAffinity::default()).then_some(affinity))
+}
+
+/// What is left of a term for the host; `None` if the Node does not meet it. A term that asks for nothing matches no node.
+fn reduced(
+    term: &NodeSelectorTerm,
+    judge: impl Fn(&NodeSelectorRequirement) -> Fate,
+) -> Option<NodeSelectorTerm> {
+    if is_empty(term) {
+        return None;
+    }
+    let mut left = NodeSelectorTerm::default();
+    for requirement in term.match_expressions.iter().flatten() {
+        match judge(requirement) {
+            Fate::Host => add(&mut left, requirement.clone()),
+            Fate::Node(true) => {}
+            Fate::Node(false) => return None,
+        }
+    }
+    for field in term.match_fields.iter().flatten() {
+        // The Node's name is a new one, so it is none that the pod names; a host that the pod avoids is avoided.
+        if (field.key.as_str(), field.operator.as_str()) != (NAME_FIELD, "NotIn") {
+            return None;
+        }
+        left.match_fields.get_or_insert_default().push(field.clone());
+    }
+    Some(left)
+}
+
+fn add(term: &mut NodeSelectorTerm, requirement: NodeSelectorRequirement) {
+    term.match_expressions.get_or_insert_default().push(requirement);
+}
+
+fn both(base: &NodeSelectorTerm, mut term: NodeSelectorTerm) -> NodeSelectorTerm {
+    for requirement in base.match_expressions.iter().flatten() {
+        add(&mut term, requirement.clone());
+    }
+    term
+}
+
+fn one_of(key: &str, value: &str) -> NodeSelectorRequirement {
+    NodeSelectorRequirement {
+        key: key.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![value.to_owned()]),
+    }
+}
+
+fn is_empty(term: &NodeSelectorTerm) -> bool {
+    let none = |requirements: &Option<Vec<_>>| requirements.as_ref().is_none_or(Vec::is_empty);
+    none(&term.match_expressions) && none(&term.match_fields)
+}
+
+/// Keys of the labels in required terms.
+pub(super) fn required_keys(affinity: &NodeAffinity) -> impl Iterator<Item = &str> {
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .as_ref();
+    let terms = required
+        .into_iter()
+        .flat_map(|required| &required.node_selector_terms);
+    terms
+        .flat_map(|term| term.match_expressions.iter().flatten())
+        .map(|requirement| requirement.key.as_str())
+}
+
+fn keys(terms: &[NodeSelectorTerm]) -> String {
+    let expressions = terms
+        .iter()
+        .flat_map(|term| [&term.match_expressions, &term.match_fields])
+        .flatten()
+        .flatten();
+    let keys: BTreeSet<&str> = expressions.map(|requirement| requirement.key.as_str()).collect();
+    text::listed(&keys.into_iter().map(ToOwned::to_owned).collect::<Vec<_>>())
+}
+
+fn unmet(what: &str) -> String {
+    format!(
+        "no marooned node has what the pod's {what} asks for: remove it, or let it choose the VM's host by listing its label in \
+         placement.hostLabels of the MaroonedPodsConfig, or give all marooned nodes that label by placement.nodeLabels"
+    )
+}

@@ -1,0 +1,138 @@
+//! Whether a pod can run on a Node of its own, and where its VM goes: judged from the pod's own words before anything is
+//! spent, for a VM that does not help its pod is held for nothing.
+//!
+//! Each field of a pod that bears on scheduling is one of these:
+//!
+//! | | fields | judged in |
+//! |---|---|---|
+//! | carried to the VM's host | selectors of host labels, affinity to other pods, spread, tolerations by allow-list | [`hosts`], [`neighbours`] |
+//! | promised by the Node | selectors of labels that each marooned Node has | [`hosts`] |
+//! | met by the guest | resources, volumes, sysctls, security profiles, runtimes | [`guest`] |
+//! | met by the VM's size | requests | `maroonedpods_common::sizing` |
+//!
+//! The real scheduler then judges spread and affinity where they mean something, when it places the VM's launcher pod.
+//!
+//! Guarantees: no I/O, no clock. The pod is read as it is now, not as it was admitted: a queue may add selectors while the
+//! pod is gated.
+
+mod guest;
+mod hosts;
+mod neighbours;
+mod wishes;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{Affinity, NodeAffinity, PodAffinity, PodAntiAffinity, Toleration};
+use maroonedpods_common::api::{
+    Architecture, MaroonedPodsConfigSpec, PlacementOptions, SpreadReplicas, VmPlacement,
+};
+use maroonedpods_common::names;
+
+use crate::view::{Packed, PodView, topology};
+
+pub use wishes::Wishes;
+
+/// The most bytes that a pod's wishes may take, [`Packed`].
+pub const MOST_WISHES: usize = 4 << 10;
+
+/// Where the VM of a pod goes.
+///
+/// # Errors
+/// Why the pod cannot run on a Node of its own: a sentence that names the field and what to do.
+pub fn judge(
+    pod: &PodView,
+    config: &MaroonedPodsConfigSpec,
+    architecture: Architecture,
+) -> Result<VmPlacement, String> {
+    let Some((asked, wishes)) = pod
+        .wishes
+        .as_ref()
+        .and_then(|packed| Some((packed.fingerprint(), packed.unpacked()?)))
+    else {
+        return Err(format!(
+            "node selector, affinities and spread constraints of the pod take more than {MOST_WISHES} bytes, and are not \
+             judged: shorten them"
+        ));
+    };
+    guest::check(&wishes.guest, &config.guest_capabilities)?;
+    let options = &config.placement;
+    let promised = promised(pod, options, config.architecture.unwrap_or(architecture));
+    let hosts = hosts::carry(&wishes, &promised, &options.host_labels)?;
+    let labels = pod.labels.as_ref().and_then(Packed::unpacked);
+    let me = neighbours::Me {
+        namespace: &pod.namespace,
+        labels: labels.as_ref(),
+        host_labels: &options.host_labels,
+    };
+    let mut apart = neighbours::apart(&wishes, &me)?;
+    let owner = pod.maker.controller();
+    if options.spread_replicas == SpreadReplicas::Preferred
+        && let Some(owner) = owner
+    {
+        neighbours::spread_replicas(&mut apart, &me, owner);
+    }
+    let together = neighbours::together(&wishes, &me)?;
+    let host_labels = host_labels(hosts.as_ref(), &wishes);
+    let affinity = Affinity {
+        node_affinity: hosts,
+        pod_affinity: (together != PodAffinity::default()).then_some(together),
+        pod_anti_affinity: (apart != PodAntiAffinity::default()).then_some(apart),
+    };
+    Ok(VmPlacement {
+        asked,
+        labels: neighbours::labels(&me, owner),
+        affinity: (affinity != Affinity::default()).then_some(affinity),
+        topology_spread_constraints: neighbours::spread(&wishes, &me)?,
+        tolerations: tolerations(&pod.tolerations, &options.host_taints),
+        host_labels,
+        node_labels: options.node_labels.clone(),
+    })
+}
+
+/// The labels of the pod's Node that do not depend on its host; see [`crate::objects::node::new`].
+fn promised(
+    pod: &PodView,
+    options: &PlacementOptions,
+    architecture: Architecture,
+) -> BTreeMap<String, String> {
+    let ours = [
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture.as_str()),
+        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
+        (names::IDENTITY_LABEL, pod.uid.as_str()),
+        (names::POD_UID_LABEL, pod.uid.as_str()),
+    ];
+    let ours = ours.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    options.node_labels.clone().into_iter().chain(ours).collect()
+}
+
+/// Keys of labels that the Node must have as its host has them, beside zone and region: its kubelet checks the pod's selectors
+/// again, and a scheduler of the pod's own whatever it places by. The Node never has a hostname.
+fn host_labels(hosts: Option<&NodeAffinity>, wishes: &Wishes) -> Vec<String> {
+    let keys: BTreeSet<&str> = hosts
+        .into_iter()
+        .flat_map(hosts::required_keys)
+        .chain(neighbours::required_keys(wishes))
+        .filter(|key| !topology::LABELS.contains(key) && *key != names::HOSTNAME_LABEL)
+        .collect();
+    keys.into_iter().map(ToOwned::to_owned).collect()
+}
+
+/// Those of the pod's tolerations that its VM has too. One without a key tolerates each of the listed taints.
+fn tolerations(own: &[Toleration], allowed: &[String]) -> Vec<Toleration> {
+    let listed = |toleration: &Toleration| match toleration.key.as_deref() {
+        None | Some("") => allowed
+            .iter()
+            .map(|key| Toleration {
+                key: Some(key.clone()),
+                ..toleration.clone()
+            })
+            .collect(),
+        Some(key) if allowed.iter().any(|a| a == key) => vec![toleration.clone()],
+        Some(_) => Vec::new(),
+    };
+    own.iter().flat_map(listed).collect()
+}
+
+#[cfg(test)]
+mod tests;
