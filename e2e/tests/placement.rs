@@ -45,7 +45,7 @@ async fn vms_go_where_their_pods_want_and_only_if_they_help() {
     each_shape_that_cannot_run_waits_without_a_vm(&tenant).await;
     replicas_are_apart_as_they_ask(&tenant).await;
     replicas_are_apart_by_default(&tenant).await;
-    a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(&tenant).await;
+    Box::pin(a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(&tenant)).await;
     a_zone_that_is_out_of_order_is_said_and_others_go_on(&tenant).await;
     tenant.leaves().await.unwrap();
     env.stop().await.unwrap();
