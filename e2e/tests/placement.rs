@@ -13,7 +13,7 @@ use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::read::{self, node, runs, vmis};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::fixtures::{labelled, ordinary, spec, with_spec};
-use maroonedpods_e2e::harness::marooned_pod::{SOON, pod};
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::config;
@@ -45,8 +45,12 @@ async fn vms_go_where_their_pods_want_and_only_if_they_help() {
     each_shape_that_cannot_run_waits_without_a_vm(&tenant).await;
     replicas_are_apart_as_they_ask(&tenant).await;
     replicas_are_apart_by_default(&tenant).await;
-    Box::pin(a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(&tenant)).await;
+    Box::pin(a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(
+        &tenant,
+    ))
+    .await;
     a_zone_that_is_out_of_order_is_said_and_others_go_on(&tenant).await;
+    a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(&tenant).await;
     tenant.leaves().await.unwrap();
     env.stop().await.unwrap();
 }
@@ -397,4 +401,20 @@ async fn a_zone_that_is_out_of_order_is_said_and_others_go_on(tenant: &Tenant<'_
     assert_eq!(by_host(tenant, "outage", 3).await.len(), 3);
     removed(tenant, "outage").await;
     tenant.deletes("elsewhere").await.unwrap();
+}
+
+async fn a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(tenant: &Tenant<'_>) {
+    let hasty = config::change(&tenant.admin, &json!({"deadlines": {"start": "3s"}}))
+        .await
+        .unwrap();
+    config::seen(&tenant.admin, &hasty).await.unwrap();
+    let stray = marooned("stray", &json!({"schedulerName": "nobody"}));
+    let stray = MaroonedPod::create_pod(&tenant.admin, tenant.namespace(), &stray)
+        .await
+        .unwrap();
+    stray.fails().await.unwrap();
+    let said = tenant.sees_reason("stray", "NotStarted").await.unwrap();
+    let message = read::report(&said).1;
+    assert!(message.contains("no scheduler has bound it"), "{message}");
+    stray.leaves_nothing().await.unwrap();
 }

@@ -209,7 +209,8 @@ fn namespace_records(objects: &Objects, caches: &Caches, settings: Option<&Arc<S
     }
 }
 
-fn size(pod: &PodView, settings: &Settings) -> Result<VmResources, String> {
+/// The VM that the pod needs, or why there is none.
+pub(crate) fn size(pod: &PodView, settings: &Settings) -> Result<VmResources, String> {
     sizing::size(
         pod.request.clone()?,
         settings.spec.base_vm_resources,

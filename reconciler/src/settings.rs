@@ -20,6 +20,8 @@ pub struct Settings {
     pub boot: SignedDuration,
     /// From a running VM until its Node is ready.
     pub join: SignedDuration,
+    /// From the lifted gate until its kubelet has taken the pod up.
+    pub start: SignedDuration,
     /// How long a finished pod keeps its VM.
     pub finished_pod_ttl: SignedDuration,
     /// Fingerprint of `spec`; a record keeps the one that it was built from.
@@ -98,6 +100,7 @@ impl Settings {
         Ok(Self {
             boot: duration("boot", &spec.deadlines.boot)?,
             join: duration("join", &spec.deadlines.join)?,
+            start: duration("start", &spec.deadlines.start)?,
             finished_pod_ttl: duration("finishedPodTTL", &spec.deadlines.finished_pod_ttl)?,
             // Serializing plain data to a string cannot fail; an empty text would still give a usable, if odd, hash.
             hash: fingerprint(&serde_json::to_string(&spec).unwrap_or_default()),

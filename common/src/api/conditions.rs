@@ -135,6 +135,8 @@ pub enum AttemptFailure {
     Rebooted,
     /// The lift of the gate arrived after the attempt had failed.
     LiftedTooSoon,
+    /// No scheduler bound the pod to its node, or the node's kubelet did not take it up, within `deadlines.start`.
+    NotStarted,
     /// The pod network gave the VM an IPv6 address only.
     #[strum(serialize = "NoIPv4")]
     NoIpv4,
@@ -188,13 +190,18 @@ pub enum PodReason {
     GateRemoved,
     /// The pod's VM is lost.
     NodeLost,
+    /// The pod was released to its node and did not start there.
+    NotStarted,
 }
 
 impl PodReason {
     /// Whether a gated pod can carry it.
     #[must_use]
     pub const fn is_wait(self) -> bool {
-        !matches!(self, Self::NodeReady | Self::GateRemoved | Self::NodeLost)
+        !matches!(
+            self,
+            Self::NodeReady | Self::GateRemoved | Self::NodeLost | Self::NotStarted
+        )
     }
 
     /// Whether the pod waits for other users, for as long as they take.
@@ -258,7 +265,12 @@ mod tests {
     #[test]
     fn a_pod_that_has_its_node_had_it_or_gave_it_up_waits_for_nothing() {
         use PodReason as Reason;
-        let over = [Reason::NodeReady, Reason::GateRemoved, Reason::NodeLost];
+        let over = [
+            Reason::NodeReady,
+            Reason::GateRemoved,
+            Reason::NodeLost,
+            Reason::NotStarted,
+        ];
         let others = [
             Reason::WaitingForOtherGates,
             Reason::BackingOff,

@@ -258,6 +258,10 @@ pub struct Deadlines {
     #[serde(default = "default_stage_deadline")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("must be a duration of at least 1s, such as 5m"))]
     pub join: String,
+    /// From the lifted gate until the kubelet of the pod's node has taken the pod up.
+    #[serde(default = "default_stage_deadline")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("must be a duration of at least 1s, such as 5m"))]
+    pub start: String,
     /// How long a finished pod keeps its VM, for its logs.
     #[serde(default = "default_finished_pod_ttl", rename = "finishedPodTTL")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('0s')").message("must be a duration such as 60s"))]
@@ -269,6 +273,7 @@ impl Default for Deadlines {
         Self {
             boot: default_stage_deadline(),
             join: default_stage_deadline(),
+            start: default_stage_deadline(),
             finished_pod_ttl: default_finished_pod_ttl(),
         }
     }

@@ -1,7 +1,7 @@
 //! Steps 10 to 12: the VM goes first, then what the pod must learn, then everything else, the record last.
 
 use jiff::SignedDuration;
-use maroonedpods_common::api::PodReason;
+use maroonedpods_common::api::{AttemptFailure, PodReason};
 use maroonedpods_common::{names, sizing};
 
 use super::report::report;
@@ -32,6 +32,8 @@ pub(super) enum Why {
     NamesNodes,
     /// The pod asks for another VM than the one that was begun for it.
     Replanned,
+    /// The pod was released to its node and did not start there.
+    NotStarted,
     /// The VM ended, or is gone.
     VmLost,
     /// The guest rebooted: a disk that a pod wrote to is not fresh.
@@ -86,8 +88,10 @@ fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
     if pod.deletion_deadline.is_some() && ages.deleting >= stop_deadline(pod) {
         return Some(Why::GraceOver);
     }
-    if attempt::has_failed(c) {
-        return Some(Why::LiftedTooSoon);
+    match attempt::failed_for(c).map(str::parse) {
+        Some(Ok(AttemptFailure::NotStarted)) => return Some(Why::NotStarted),
+        Some(_) => return Some(Why::LiftedTooSoon),
+        None => {}
     }
     match &c.observed.vmi {
         None => return Some(Why::VmLost),
@@ -125,12 +129,14 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
     let mut decision = Decision::wait().insist_on_live_view();
     let losing = c.observed.pod.as_ref().filter(|p| p.lifted() && !p.terminal);
     if let Some(pod) = losing {
-        decision = decision.writes(mark_not_ready(pod)).writes(report(
-            pod,
-            false,
-            PodReason::NodeLost,
-            explain(why),
-        ));
+        let (reason, message) = match why {
+            Why::NotStarted => (PodReason::NotStarted, c.status.message.as_str()),
+            _ => (PodReason::NodeLost, explain(why)),
+        };
+        // Once the record is on its way out, what the pod says is why.
+        let known = why == Why::RecordGoing && says_why(pod);
+        let report = report(pod, false, reason, message).filter(|_| !known);
+        decision = decision.writes(mark_not_ready(pod)).writes(report);
     }
     if let Some(pod) = c.observed.pod.as_ref().filter(|_| why == Why::GateRemoved) {
         decision = decision.writes(report(pod, false, PodReason::GateRemoved, explain(why)));
@@ -216,6 +222,13 @@ pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
     report(pod, false, PodReason::NamesNodes, explain(Why::NamesNodes))
 }
 
+fn says_why(pod: &PodView) -> bool {
+    let given = [PodReason::NodeLost, PodReason::NotStarted];
+    pod.condition
+        .as_ref()
+        .is_some_and(|said| given.iter().any(|reason| said.gives(*reason)))
+}
+
 fn mark_not_ready(pod: &PodView) -> Option<Write> {
     pod.ready.then(|| Write::PodNotReady(pod.reference()))
 }
@@ -236,6 +249,7 @@ fn explain(why: Why) -> &'static str {
             "the pod was changed while it waited and asks for another VM; the one that was begun is deleted, and another \
              follows"
         }
+        Why::NotStarted => "the pod did not start on its node in time",
         Why::VmLost => "the pod's VM has ended",
         Why::LiftedTooSoon => "the gate was lifted for an earlier VM of the pod; it cannot run on another",
         Why::Rebooted => "the pod's VM rebooted; a rebooted VM is destroyed",
@@ -251,6 +265,7 @@ fn note(c: &Context, why: Why) -> Option<Note> {
         Why::GateRemoved => Some(Note::warning(PodReason::GateRemoved, explain(why))),
         Why::NamesNodes => Some(Note::warning(PodReason::NamesNodes, explain(why))),
         Why::Replanned => Some(Note::normal(PodReason::Replanned, explain(why))),
-        Why::RecordGoing | Why::PodGone | Why::Finished => None,
+        // The failed attempt has its own.
+        Why::NotStarted | Why::RecordGoing | Why::PodGone | Why::Finished => None,
     }
 }

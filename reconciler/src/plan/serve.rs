@@ -39,6 +39,14 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if pod.deletion_deadline.is_some() {
         return decision.wake_at(c.due(c.observed.ages.deleting, stop_deadline(pod)));
     }
+    if !pod.started {
+        let allowed = start_deadline(c);
+        let at = c.due(c.observed.ages.lifted, allowed);
+        if c.now >= at {
+            return attempt::fail(c, c.observed.vmi.as_ref(), &not_started(pod, allowed));
+        }
+        decision = decision.wake_at(at);
+    }
     if c.observed.vmi.as_ref().is_some_and(|v| v.evacuating) {
         decision = decision
             .wake_at(after(c.now, EVICTION_RETRY))
@@ -64,6 +72,24 @@ fn lifted_too_soon() -> Failure {
     Failure {
         reason: AttemptFailure::LiftedTooSoon,
         message: "the gate was lifted for an earlier VM of the pod".to_owned(),
+    }
+}
+
+fn start_deadline(c: &Context) -> SignedDuration {
+    let configured = c.observed.settings.as_ref().map(|settings| settings.start);
+    configured.unwrap_or(attempt::DEFAULT_DEADLINE)
+}
+
+/// The pod cannot go back behind its gate: it fails, and its controller may make another one.
+fn not_started(pod: &PodView, allowed: SignedDuration) -> Failure {
+    let why = match &pod.unscheduled {
+        _ if pod.bound => "its kubelet has not taken it up",
+        Some(why) => why,
+        None => "no scheduler has bound it",
+    };
+    Failure {
+        reason: AttemptFailure::NotStarted,
+        message: format!("the pod did not start on its node within {allowed:#}: {why}"),
     }
 }
 

@@ -111,6 +111,7 @@ impl View for PodView {
             Keep::Fields(&[
                 ("phase", Keep::All),
                 ("reason", Keep::All),
+                ("startTime", Keep::Time),
                 ("conditions", CONDITIONS),
                 ("containerStatuses", RUNS),
                 ("initContainerStatuses", RUNS),

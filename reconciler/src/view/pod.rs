@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, Pod, PodSpec, PodStatus, Toleration};
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodCondition, PodSpec, PodStatus, Toleration};
 use maroonedpods_common::api::{PodReason, PodRef};
 use maroonedpods_common::sizing::{self, Request};
 use maroonedpods_common::{PodUid, admission, names, text};
@@ -72,6 +72,10 @@ pub struct PodView {
     pub deletion_grace: SignedDuration,
     /// `status.phase` is Succeeded or Failed.
     pub terminal: bool,
+    /// Its kubelet has taken it up.
+    pub started: bool,
+    /// Why a scheduler has not bound it, in the scheduler's own words.
+    pub unscheduled: Option<String>,
     /// Why its kubelet rejected it before any of its containers started.
     pub rejected: Option<String>,
     /// The Ready condition is True.
@@ -168,6 +172,8 @@ impl PodView {
             deletion_deadline: meta.deletion_timestamp.as_ref().map(|t| t.0),
             deletion_grace: SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or_default()),
             terminal,
+            started: status.is_some_and(|s| s.start_time.is_some()) || phase == "Running" || terminal,
+            unscheduled: conditions.iter().find_map(unscheduled),
             rejected: status.filter(|_| phase == "Failed").and_then(rejection),
             ready: conditions
                 .iter()
@@ -190,6 +196,16 @@ impl PodView {
     pub fn lifted(&self) -> bool {
         self.gate_index.is_none() && self.pinned
     }
+}
+
+/// A pod keeps the API server's word about its gates until a scheduler speaks.
+fn unscheduled(condition: &PodCondition) -> Option<String> {
+    let reason = condition.reason.as_deref().unwrap_or_default();
+    let refused = condition.type_ == "PodScheduled" && condition.status == "False";
+    (refused && reason != "SchedulingGated").then(|| {
+        let message = condition.message.as_deref().unwrap_or_default();
+        text::sentence(&format!("{reason}: {message}")).into_owned()
+    })
 }
 
 /// Why its kubelet rejected a failed pod. If a container has started, the pod was not rejected. If its VM was lost

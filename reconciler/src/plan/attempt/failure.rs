@@ -11,7 +11,7 @@ use crate::plan::{Context, Decision, Note, Write, after, release};
 use crate::view::{PodView, VmiView};
 
 /// Deadlines of a stage while no configuration is there to ask.
-const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
+pub(in crate::plan) const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(5);

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{AttemptFailure, MaroonedNode, NodeCondition, NodeReason, Phase, PodReason};
 use maroonedpods_common::names;
 
-pub(super) use failure::{Failure, fail};
+pub(super) use failure::{DEFAULT_DEADLINE, Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
 use super::report::{report, report_again};
@@ -67,7 +67,15 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
 
 /// Whether the attempt under way is marked as failed: it is never taken up again.
 pub(super) fn has_failed(c: &Context) -> bool {
-    record::condition(&c.status, NodeCondition::Launched).is_some_and(|launched| launched.status == "False")
+    failed_for(c).is_some()
+}
+
+/// The reason for which the attempt under way is marked as failed, as the record has it.
+pub(super) fn failed_for<'a>(c: &'a Context<'_>) -> Option<&'a str> {
+    let launched = record::condition(&c.status, NodeCondition::Launched);
+    launched
+        .filter(|launched| launched.status == "False")
+        .map(|failed| failed.reason.as_str())
 }
 
 /// Step 2.

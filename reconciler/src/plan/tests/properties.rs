@@ -61,6 +61,8 @@ const MOVES: &[(&str, Act)] = &[
     ("pod_is_recreated", World::pod_is_recreated),
     ("others_remove_the_gate", World::others_remove_the_gate),
     ("record_is_deleted", World::record_is_deleted),
+    ("pod_wants_a_zone", World::pod_wants_a_zone),
+    ("pod_grows", World::pod_grows),
     ("policy_is_written", World::policy_is_written),
     ("policies are refused", |w| {
         w.configure_policies(NetworkPolicies::Refuse)

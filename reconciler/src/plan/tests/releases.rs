@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::Phase;
 
 use super::model::{Outcome, World, kinds};
-use super::stages::{condition_reason, launched, step_until};
+use super::stages::{about_to_lift, condition_reason, launched, step_until};
 use crate::plan::WriteKind;
 
 fn running() -> World {
@@ -33,6 +33,54 @@ fn the_pod_does_not_fail_and_no_node_goes_before_the_vm_is_proven_gone() {
     assert!(world.objects.record.is_some(), "the record outlives the Node");
     assert_eq!(kinds(&world.pass()), ["remove_finalizer"]);
     assert!(world.objects.record.is_none());
+}
+
+#[test]
+fn a_pod_that_does_not_start_on_its_node_fails_and_says_why() {
+    let mut world = about_to_lift();
+    world.pass();
+    world.scheduler_says("Unschedulable", "0/3 nodes are available");
+    while world.decide().writes.is_empty() {
+        world.now = world.decide().wake.unwrap();
+    }
+    assert_eq!(kinds(&world.pass()), ["record_status", "delete_vmi"]);
+    assert_eq!(kinds(&world.pass()), ["pod_report", "delete_record"]);
+    world.deleted_vms_vanish();
+    assert_eq!(kinds(&world.pass())[0], "fail_pod");
+    let said = world.pod().unwrap().condition.unwrap();
+    assert_eq!(said.reason, "NotStarted");
+    assert!(
+        said.message
+            .ends_with("within 5m: Unschedulable: 0/3 nodes are available"),
+        "{}",
+        said.message
+    );
+    assert_eq!(world.settle(30), Ok(Outcome::Gone));
+}
+
+#[test]
+fn a_pod_that_asks_for_something_else_while_it_waits_gets_another_vm() {
+    for change in [World::pod_wants_a_zone, World::pod_grows] {
+        let mut world = launched();
+        let first = world.record().metadata.uid;
+        assert!(change(&mut world));
+        assert_eq!(
+            kinds(&world.pass()),
+            ["pod_report", "delete_record", "delete_vmi"]
+        );
+        assert_eq!(condition_reason(&world), "Replanned");
+        assert_eq!(world.settle(80), Ok(Outcome::Lifted));
+        assert_ne!(world.record().metadata.uid, first);
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_run_as_it_is_now_waits_without_a_vm() {
+    let mut world = launched();
+    world.pod_changes(&serde_json::json!({"nodeSelector": {"gpu": "a100"}}));
+    assert_eq!(world.settle(80), Ok(Outcome::Gone));
+    assert_eq!(condition_reason(&world), "Unplaceable");
+    assert!(!world.pod().unwrap().terminal);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! guest and people do meanwhile. It has only the semantics that the plan relies on.
 
 mod certificates;
+mod changes;
 mod judge;
 mod moves;
 mod taints;
@@ -16,13 +17,14 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
-use maroonedpods_common::api::{Architecture, MaroonedNode, MaroonedNodeStatus, VmResources};
+use maroonedpods_common::api::{Architecture, MaroonedNode, MaroonedNodeStatus, PodReason};
 use maroonedpods_common::names;
 use serde_json::json;
 
 use crate::csr::{Filed, Requester};
 use crate::objects::identity;
 use crate::objects::record;
+use crate::observe;
 use crate::plan::{self, Decision};
 use crate::read::{self, view_of};
 use crate::settings::Settings;
@@ -177,7 +179,10 @@ impl World {
             .and_then(view_of::<PodView>)
             .filter(|p| p.uid == *POD_UID);
         let uptime = self.now.duration_since(BEGINNING.parse().unwrap());
-        let sized = cache.record.is_none() && pod.is_some() && self.settings.is_some();
+        let sized = match (&cache.record, &pod, &self.settings) {
+            (None, Some(pod), Some(settings)) => Some(observe::size(pod, settings)),
+            _ => None,
+        };
         let mut observed = Observed {
             settings: self.settings.clone(),
             hold: self.hold.clone(),
@@ -187,7 +192,7 @@ impl World {
             policies: self.policies.clone(),
             namespace_records: self.neighbours,
             pod,
-            size: sized.then_some(Ok(SIZE)),
+            size: sized,
             record: cache.record.clone().map(Arc::new),
             node: cache.node.as_ref().and_then(view_of::<NodeView>),
             vmi: cache.vmis.get(&cache.vmi_name()).and_then(view_of::<VmiView>),
@@ -326,6 +331,15 @@ impl World {
         let status = self.status();
         let pod = self.pod().filter(|p| p.uid == *POD_UID);
         match (&self.objects.record, pod) {
+            // Until its author changes it.
+            (None, Some(pod))
+                if pod
+                    .condition
+                    .as_ref()
+                    .is_some_and(|said| said.gives(PodReason::Unplaceable)) =>
+            {
+                Ok(Outcome::Gone)
+            }
             (None, Some(pod)) if pod.gate_index.is_some() && !pod.terminal => {
                 Err("the pod waits, and no worker serves it".to_owned())
             }
@@ -370,14 +384,6 @@ impl Objects {
         filed.filter(related).map(Arc::new).collect()
     }
 }
-
-pub(super) const SIZE: VmResources = VmResources {
-    cpu: 1,
-    memory_mi: 1024,
-    disk_mi: 10240,
-    reserved_memory_mi: 366,
-    reserved_cpu_milli: 500,
-};
 
 /// Kinds of writes, for assertions on their order.
 pub(super) fn kinds(decision: &Decision) -> Vec<&'static str> {

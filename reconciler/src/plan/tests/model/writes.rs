@@ -181,7 +181,7 @@ impl World {
     }
 
     /// A missing pod is fine; another pod of that name is not.
-    fn pod_condition(
+    pub(super) fn pod_condition(
         &mut self,
         uid: &str,
         type_: &str,
