@@ -275,6 +275,26 @@ fn pods_together_are_vms_together_if_the_pod_is_one_of_them_and_else_near_pods_a
 }
 
 #[test]
+fn preferences_about_other_pods_are_about_vms_and_ordinary_pods() {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let placement = judged(
+            &json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 9, "podAffinityTerm": about("db", ZONE)}, {"weight": 1, "podAffinityTerm": {"topologyKey": ZONE}}]}}}),
+        );
+        let placement = placement.unwrap();
+        let terms = placement["affinity"][kind]["preferredDuringSchedulingIgnoredDuringExecution"].clone();
+        assert_eq!(terms.as_array().unwrap().len(), 2, "{terms}");
+        assert_eq!((&terms[0]["weight"], &terms[1]["weight"]), (&json!(9), &json!(9)));
+        assert!(selects(
+            &terms[0]["podAffinityTerm"]["labelSelector"],
+            "shop",
+            &json!({"app": "db"})
+        ));
+        assert_eq!(terms[1]["podAffinityTerm"]["namespaces"], json!(["shop"]));
+    }
+}
+
+#[test]
 fn spread_counts_vms() {
     let spec = json!({"topologySpreadConstraints": [{"maxSkew": 2, "minDomains": 3, "topologyKey": HOST, "whenUnsatisfiable": "DoNotSchedule",
         "matchLabelKeys": ["app"], "labelSelector": {"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}}]});
