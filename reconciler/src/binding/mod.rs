@@ -139,8 +139,8 @@ fn claims(pod_name: &str, spec: &PodSpec) -> Vec<String> {
         .collect()
 }
 
-/// An empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, String>) -> bool {
+/// Whether a node with this name and these labels matches a term. An empty term matches nothing.
+pub fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, String>) -> bool {
     let expressions = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();
     let empty = expressions.clone().next().is_none() && fields.clone().next().is_none();

@@ -172,3 +172,115 @@ fn unmet(what: &str) -> String {
          placement.hostLabels of the MaroonedPodsConfig, or give all marooned nodes that label by placement.nodeLabels"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::matches;
+    use proptest::prelude::*;
+
+    const KEYS: [&str; 7] = [
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "disk",
+        "pool",
+        "kubernetes.io/arch",
+        "gpu",
+        names::HOSTNAME_LABEL,
+    ];
+    const VALUES: [&str; 4] = ["a", "b", "3", "5"];
+
+    fn value() -> impl Strategy<Value = String> {
+        prop::sample::select(&VALUES[..]).prop_map(str::to_owned)
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        prop::sample::select(&KEYS[..]).prop_map(str::to_owned)
+    }
+
+    fn requirement() -> impl Strategy<Value = NodeSelectorRequirement> {
+        let one = prop::collection::vec(value(), 1);
+        prop_oneof![
+            (
+                key(),
+                prop::sample::select(&["In", "NotIn"][..]),
+                prop::collection::vec(value(), 1..3)
+            ),
+            (key(), prop::sample::select(&["Gt", "Lt"][..]), one),
+            (
+                key(),
+                prop::sample::select(&["Exists", "DoesNotExist"][..]),
+                Just(Vec::new())
+            ),
+        ]
+        .prop_map(|(key, operator, values)| NodeSelectorRequirement {
+            key,
+            operator: operator.to_owned(),
+            values: (!values.is_empty()).then_some(values),
+        })
+    }
+
+    fn term() -> impl Strategy<Value = NodeSelectorTerm> {
+        prop::collection::vec(requirement(), 0..3).prop_map(|expressions| NodeSelectorTerm {
+            match_expressions: (!expressions.is_empty()).then_some(expressions),
+            match_fields: None,
+        })
+    }
+
+    fn wishes() -> impl Strategy<Value = Wishes> {
+        let selector = prop::collection::btree_map(key(), value(), 0..2);
+        let terms = prop::option::of(prop::collection::vec(term(), 1..4));
+        (selector, terms).prop_map(|(node_selector, terms)| {
+            let required = terms.map(|node_selector_terms| NodeSelector { node_selector_terms });
+            let node_affinity = NodeAffinity {
+                required_during_scheduling_ignored_during_execution: required,
+                ..NodeAffinity::default()
+            };
+            Wishes {
+                node_selector,
+                affinity: Some(k8s_openapi::api::core::v1::Affinity {
+                    node_affinity: Some(node_affinity),
+                    ..k8s_openapi::api::core::v1::Affinity::default()
+                }),
+                ..Wishes::default()
+            }
+        })
+    }
+
+    fn terms(affinity: Option<&NodeAffinity>) -> Option<&Vec<NodeSelectorTerm>> {
+        let required = affinity?
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()?;
+        Some(&required.node_selector_terms)
+    }
+
+    proptest! {
+        /// Whatever a pod asks for: the VM may go to a host if and only if the pod fits the Node that it would have there.
+        #[test]
+        fn a_vm_goes_where_its_pod_fits_its_node(
+            wishes in wishes(),
+            host in prop::collection::btree_map(key(), value(), 0..6),
+        ) {
+            let promised: BTreeMap<String, String> = [("pool", "a"), ("kubernetes.io/arch", "b")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
+            let allowed = ["disk".to_owned()];
+            let of_host = host.clone().into_iter().filter(|(key, _)| is_of_host(key, &allowed));
+            let node: BTreeMap<_, _> = promised.clone().into_iter().chain(of_host).collect();
+            let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+            let fits = wishes.node_selector.iter().all(|(key, value)| node.get(key) == Some(value))
+                && terms(affinity).is_none_or(|terms| terms.iter().any(|term| matches(term, "marooned-u", &node)));
+            // What a pod avoids by a host's name is for the host: the Node has none.
+            let named = |term: &NodeSelectorTerm| {
+                term.match_expressions.iter().flatten().any(|r| r.key == names::HOSTNAME_LABEL)
+            };
+            prop_assume!(!terms(affinity).into_iter().flatten().any(named));
+            let goes = match carry(&wishes, &promised, &allowed) {
+                Err(_) => false,
+                Ok(affinity) => terms(affinity.as_ref())
+                    .is_none_or(|terms| terms.iter().any(|term| matches(term, "host-1", &host))),
+            };
+            prop_assert_eq!(goes, fits);
+        }
+    }
+}
