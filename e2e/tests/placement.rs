@@ -15,14 +15,22 @@ use maroonedpods_e2e::fake_kubevirt::script::Script;
 use maroonedpods_e2e::harness::fixtures::{labelled, ordinary, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
 use maroonedpods_e2e::harness::tenant::Tenant;
-use maroonedpods_e2e::harness::test_env::TestEnv;
+use maroonedpods_e2e::harness::test_env::{self, TestEnv};
 use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::system::logs::logs;
+use maroonedpods_image_build::node_image;
 use serde_json::{Value, json};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const HOSTS: [(&str, &str); 3] = [("host-1", "zone-a"), ("host-2", "zone-b"), ("host-3", "zone-c")];
+
+/// `images/build` knows nothing of the configuration, so the two lists are written twice.
+#[test]
+fn the_node_image_declares_what_a_configuration_counts_on() {
+    let config = test_env::quick_config("https://192.0.2.1").unwrap();
+    assert_eq!(config.guest_capabilities, node_image::CAPABILITIES);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vms_go_where_their_pods_want_and_only_if_they_help() {

@@ -127,6 +127,8 @@ fn with_everything(machine: &Path) -> Value {
     );
     json!({
         "terminationGracePeriodSeconds": 120,
+        // Unsafe on a node with other pods.
+        "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "4321"}]},
         "initContainers": [
             shell_with("prepares", prepares, json!({"env": env, "volumeMounts": [shared]})),
             shell_with("beats", &beats, json!({"restartPolicy": "Always", "env": env, "volumeMounts": [shared]})),
@@ -188,6 +190,8 @@ async fn knows_itself(user: &User<'_>, pod: &MaroonedPod, seen: &Pod) {
         pod.uid
     );
     assert_eq!(env, expected);
+    let set = user.shell("everything", "cat /proc/sys/net/core/somaxconn").await;
+    assert_eq!(set, "4321\n");
 }
 
 /// A `hostPath` is a path in the guest: what it finds there is the guest's, and what it writes stays there.

@@ -36,6 +36,19 @@ use crate::oci::{Files, Image};
 /// The image's name without its tag. Kubernetes would take a bare name for a registry's.
 const NAME: &str = "localhost/marooned-node";
 
+/// The image's label that lists what its guests offer beyond a plain node, separated by commas.
+pub const CAPABILITIES_LABEL: &str = "io.maroonedpods.capabilities";
+
+/// What guests of this image offer beyond a plain node, as `guestCapabilities` of the configuration is written: the kubelet
+/// allows the sysctls of a pod's own namespaces.
+pub const CAPABILITIES: [&str; 5] = [
+    "sysctl/fs.mqueue.*",
+    "sysctl/kernel.msg*",
+    "sysctl/kernel.sem",
+    "sysctl/kernel.shm*",
+    "sysctl/net.*",
+];
+
 /// Debian's packages of the programs that make file systems and the disk.
 const TOOLS: [&str; 2] = ["grub-common", "squashfs-tools"];
 
@@ -112,6 +125,8 @@ pub fn build(options: &Options) -> Result<Built> {
     // Where scanners look for it: any *.cdx.json in an image.
     files.file("/usr/share/sbom/marooned-node.cdx.json", 0o644, bill.clone())?;
     let tag = options.tag.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+    let mut labels = source.labels("marooned-node");
+    labels.insert(CAPABILITIES_LABEL.to_owned(), CAPABILITIES.join(","));
     let image = Image {
         name: format!("{NAME}:{tag}"),
         files,
@@ -119,7 +134,7 @@ pub fn build(options: &Options) -> Result<Built> {
         // KubeVirt's, who reads the disk.
         user: "107:107".to_owned(),
         env: Vec::new(),
-        labels: source.labels("marooned-node"),
+        labels,
         created: source.time,
     };
     let archive = image.archive_for(options.arch.name())?;
