@@ -1,0 +1,100 @@
+//! Where a pod's VM goes, and which pods get none: three hosts, each in a zone of its own, on a real scheduler.
+
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod replicas;
+mod shapes;
+mod twins;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use maroonedpods_common::names;
+use maroonedpods_e2e::api::read::vmis;
+use maroonedpods_e2e::harness::fixtures::{labelled, spec, with_spec};
+use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::test_env::{self, TestEnv};
+use maroonedpods_e2e::install::config;
+use maroonedpods_e2e::system::logs::logs;
+use maroonedpods_image_build::node_image;
+use serde_json::{Value, json};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOSTNAME: &str = "kubernetes.io/hostname";
+const HOSTS: [(&str, &str); 3] = [("host-1", "zone-a"), ("host-2", "zone-b"), ("host-3", "zone-c")];
+
+/// `images/build` knows nothing of the configuration, so the two lists are written twice.
+#[test]
+fn the_node_image_declares_what_a_configuration_counts_on() {
+    let config = test_env::quick_config("https://192.0.2.1").unwrap();
+    assert_eq!(config.guest_capabilities, node_image::CAPABILITIES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_go_where_their_pods_want_and_only_if_they_help() {
+    logs();
+    let env = TestEnv::start(0).await.unwrap();
+    let _reconciler = env.reconciler(false).await.unwrap();
+    let tenant = Tenant::new(&env, None).await.unwrap();
+    let nodes: Api<Node> = Api::all(tenant.admin.clone());
+    for (host, zone) in HOSTS {
+        let disk = if host == "host-3" { "fast" } else { "slow" };
+        label(&nodes, host, &json!({ZONE: zone, "disk": disk})).await;
+    }
+    let changed = json!({
+        "deadlines": {"boot": "10m", "join": "10m"},
+        "placement": {"hostLabels": ["disk"], "nodeLabels": {"pool": "vms"}, "hostTaints": ["team"]},
+    });
+    let changed = config::change(&tenant.admin, &changed).await.unwrap();
+    config::seen(&tenant.admin, &changed).await.unwrap();
+    shapes::each_shape_runs_in_its_place(&tenant).await;
+    shapes::each_shape_that_cannot_run_waits_without_a_vm(&tenant).await;
+    replicas::replicas_are_apart_as_they_ask(&tenant).await;
+    replicas::replicas_are_apart_by_default(&tenant).await;
+    replicas::a_zone_that_is_out_of_order_is_said_and_others_go_on(&tenant).await;
+    let changes = changes::a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(&tenant);
+    Box::pin(changes).await;
+    twins::a_pod_runs_where_its_ordinary_twin_would(&tenant).await;
+    changes::a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(&tenant).await;
+    tenant.leaves().await.unwrap();
+    env.stop().await.unwrap();
+}
+
+async fn label(nodes: &Api<Node>, host: &str, labels: &Value) {
+    let labels = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    nodes.patch(host, &PatchParams::default(), &labels).await.unwrap();
+}
+
+/// The host that runs the pod's VM.
+async fn host_of(tenant: &Tenant<'_>, pod: &Pod) -> String {
+    let vmi = names::vmi_name(&pod.uid().unwrap().into(), 1);
+    let vmi = vmis(&tenant.admin).get(&vmi).await.unwrap();
+    vmi.data["status"]["nodeName"].as_str().unwrap().to_owned()
+}
+
+fn marooned(name: &str, more: &Value) -> Pod {
+    let mut spec = spec();
+    json_patch::merge(&mut spec, more);
+    let mut pod = labelled(with_spec(name, spec), names::MAROON_TRUE);
+    pod.labels_mut().insert("app".to_owned(), name.to_owned());
+    pod
+}
+
+fn term(key: &str, operator: &str, values: &[&str]) -> Value {
+    json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
+}
+
+fn required(terms: &Value) -> Value {
+    json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+}
+
+fn near(kind: &str, app: &str, key: &str) -> Value {
+    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}}]}}})
+}
+
+fn spread(key: &str, app: &str) -> Value {
+    json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": app}}}]})
+}
