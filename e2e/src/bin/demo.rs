@@ -26,9 +26,9 @@ struct Args {
     /// Whether real machines use KVM: where it works, or never.
     #[arg(long, value_enum, default_value_t = Kvm::Auto)]
     kvm: Kvm,
-    /// How many pods the Deployment has, each with a machine of its own (one processor, 512 MiB). There are more host
-    /// nodes where that takes them.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=50))]
+    /// How many pods the Deployment has, each with a machine of its own (one processor, 512 MiB), on different hosts if there
+    /// are enough. There are more host nodes where that takes them.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=50))]
     pods: u32,
     /// Leave the cluster up at the end, and print how to use it by hand.
     #[arg(long)]

@@ -19,6 +19,7 @@ use super::workloads::{self, BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB};
 use crate::api::apply::apply;
 use crate::api::check::{eventually, gone};
 use crate::api::leftovers::nothing_left;
+use crate::api::read::vmis;
 use crate::control_plane::ControlPlane;
 use crate::harness::test_env::wait_for_default_account;
 use crate::system::tools::{self, Tool};
@@ -134,6 +135,25 @@ impl<'a> Tour<'a> {
             &["get", "virtualmachineinstances", "-n", names::VM_NAMESPACE],
         ] {
             self.env.kubectl(arguments).await?;
+        }
+        self.hosts().await
+    }
+
+    /// Shows on which hosts the VMs of the Deployment's pods are.
+    async fn hosts(&self) -> Result<()> {
+        let replicas = Api::<Pod>::namespaced(self.env.admin.clone(), BY_POD)
+            .list(&ListParams::default().labels(&format!("app={WEB}")))
+            .await?;
+        for pod in replicas {
+            let vmi = names::vmi_name(&pod.uid().unwrap_or_default().into(), 1);
+            let vmi = vmis(&self.env.admin).get_opt(&vmi).await?;
+            // A later attempt has another name.
+            if let Some(host) = vmi.and_then(|vmi| vmi.data["status"]["nodeName"].as_str().map(str::to_owned))
+            {
+                self.env
+                    .screen
+                    .say(&format!("the VM of {} is on {host}", pod.name_any()));
+            }
         }
         Ok(())
     }
