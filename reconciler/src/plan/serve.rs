@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
-use super::{Context, Decision, Write, after, csrs, network_policies, place};
+use super::{Context, Decision, Note, Write, after, csrs, network_policies, place};
 use crate::binding::Demands;
 use crate::objects::record::set_condition;
 use crate::view::PodView;
@@ -67,28 +67,51 @@ fn lifted_too_soon() -> Failure {
     }
 }
 
-/// Step 9, for a pod that the scheduler cannot place.
+/// Step 9, for a pod that no scheduler binds, or that its scheduler cannot place.
 fn bind(c: &Context, pod: &PodView) -> Decision {
-    let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
-        return Decision::wait();
-    };
     if pod.bound || pod.terminal || pod.deletion_deadline.is_some() {
         return Decision::wait();
     }
+    let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
+        return bind_ours(c, pod);
+    };
     let met = |demands: &Demands| demands.met_by(&names::node_name(&pod.uid), node);
     let Some(demands) = packed.unpacked().filter(met) else {
         return Decision::wait();
     };
-    let write = Write::BindPod(pod.reference());
     if demands.claims.is_empty() {
-        return Decision::wait().write(write);
+        return bound(pod);
     }
     let decision = Decision::wait().insist_on_live_view();
     if c.observed.claims_bound {
-        decision.write(write)
+        decision.and(bound(pod))
     } else {
         decision.wake_at(after(c.now, CLAIMS_RETRY))
     }
+}
+
+/// Step 9, for a pod that no scheduler binds and that has none of our gates, or loses it right before. Its Node was
+/// verified for the lift, and no other pod may run there.
+pub(super) fn bind_ours(c: &Context, pod: &PodView) -> Decision {
+    // The API server binds no pod that any gate holds.
+    if pod.ours_to_bind && pod.foreign_gates.is_empty() && c.observed.node.is_some() {
+        bound(pod)
+    } else {
+        Decision::wait()
+    }
+}
+
+/// The binding, with the words that a scheduler has for it.
+fn bound(pod: &PodView) -> Decision {
+    let message = format!(
+        "Successfully assigned {}/{} to {}",
+        pod.namespace,
+        pod.name,
+        names::node_name(&pod.uid)
+    );
+    Decision::wait()
+        .write(Write::BindPod(pod.reference()))
+        .note(Note::normal("Scheduled", message))
 }
 
 /// The reports on pod and record once the gate is lifted; nothing where they are there already.

@@ -79,6 +79,7 @@ impl View for PodView {
                 ("priorityClassName", Keep::All),
                 ("tolerations", Keep::All),
                 ("schedulingGates", Keep::All),
+                ("schedulerName", Keep::All),
                 ("hostNetwork", Keep::All),
                 ("overhead", Keep::All),
                 ("resources", RESOURCES),

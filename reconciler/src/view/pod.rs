@@ -59,7 +59,9 @@ pub struct PodView {
     pub pinned: bool,
     /// It is bound to a node.
     pub bound: bool,
-    /// Its demands on its node, if the scheduler cannot place it there.
+    /// No scheduler binds it: it has our name for one ([`names::SCHEDULER_NAME`]).
+    pub ours_to_bind: bool,
+    /// Its demands on its node, if its scheduler cannot place it there.
     pub demands: Option<Packed<Demands>>,
     /// Its priority class; empty if it has none.
     pub priority_class: String,
@@ -139,6 +141,7 @@ impl PodView {
         let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let (namespace, name) = (meta.namespace.clone()?, meta.name.clone()?);
+        let ours_to_bind = rule.scheduler_name == names::SCHEDULER_NAME;
         Some(Self {
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             maker: Maker::of(pod, &namespace, &name),
@@ -156,7 +159,10 @@ impl PodView {
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
-            demands: spec.and_then(|spec| demands(&name, spec)),
+            ours_to_bind,
+            demands: spec
+                .filter(|_| !ours_to_bind)
+                .and_then(|spec| demands(&name, spec)),
             priority_class: bounded(
                 spec.and_then(|s| s.priority_class_name.as_deref())
                     .unwrap_or_default(),

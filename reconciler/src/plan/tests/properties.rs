@@ -54,6 +54,7 @@ const MOVES: &[(&str, Act)] = &[
     ("kubelet_is_unready", World::kubelet_is_unready),
     ("guest_adds_node_finalizer", World::guest_adds_node_finalizer),
     ("node_is_deleted", World::node_is_deleted),
+    ("scheduler_binds", World::scheduler_binds),
     ("pod_runs", World::pod_runs),
     ("pod_finishes", World::pod_finishes),
     ("pod_is_deleted", World::pod_is_deleted),
@@ -89,6 +90,8 @@ enum Step {
     Pause(usize),
     /// The paused leader's patch arrives.
     Arrive,
+    /// The pod is one that the reconciler does not bind.
+    OfAScheduler,
     /// Another process takes a leader's place; its clock is `ahead` seconds ahead.
     TakeOver { leader: usize, ahead: i64 },
 }
@@ -125,8 +128,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         writes: usize::MAX,
     };
     let rest = prop::collection::vec(step(), 0..60);
-    (0..12_usize, any::<bool>(), rest).prop_map(move |(rounds, pauses, rest)| {
+    let fates = (any::<bool>(), prop::bool::weighted(0.25));
+    (0..12_usize, fates, rest).prop_map(move |(rounds, (pauses, scheduled), rest)| {
         let mut steps = Vec::new();
+        steps.extend(scheduled.then_some(Step::OfAScheduler));
         for _ in 0..rounds {
             steps.extend(progress);
             steps.push(pass);
@@ -199,6 +204,10 @@ impl Run {
             }
             Step::Pause(leader) => self.pause(leader)?,
             Step::Arrive => self.arrive()?,
+            Step::OfAScheduler => {
+                self.world.is_left_to_the_scheduler();
+                self.caches = [self.world.objects.clone(), self.world.objects.clone()];
+            }
             Step::TakeOver { leader, ahead } => {
                 self.world.leader = leader;
                 self.world.take_over(SignedDuration::from_secs(ahead));

@@ -120,6 +120,7 @@ impl World {
             "spec": {
                 "containers": [{"name": "main", "image": "app"}],
                 "schedulingGates": [{"name": names::GATE}],
+                "schedulerName": names::SCHEDULER_NAME,
                 "nodeSelector": {(names::CLASS_LABEL): names::CLASS_LABEL_VALUE},
             },
             "status": {"phase": "Pending"},
@@ -331,6 +332,9 @@ impl World {
             }
             (None, _) if left.is_empty() => Ok(Outcome::Gone),
             (None, _) => Err(format!("left behind: {left:?}")),
+            (Some(_), Some(pod)) if pod.lifted() && !pod.bound && !pod.terminal => {
+                Err("the pod is lifted, and nobody binds it".to_owned())
+            }
             (Some(_), Some(pod)) if pod.lifted() && status.vmi_uid.is_some() && self.secrets.is_empty() => {
                 Ok(Outcome::Lifted)
             }

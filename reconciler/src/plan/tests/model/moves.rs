@@ -9,13 +9,13 @@ use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, World};
+use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, PodView, World};
 use crate::objects::record;
 
 impl World {
     /// All honest parties do once what is due; returns whether anything was.
     pub fn behave(&mut self) -> bool {
-        let moves: [fn(&mut Self) -> bool; 16] = [
+        let moves: [fn(&mut Self) -> bool; 17] = [
             Self::deleted_vms_vanish,
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
@@ -27,6 +27,7 @@ impl World {
             Self::others_remove_their_taints,
             Self::node_controller_acts,
             |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_requests(CsrKind::Serving),
+            Self::scheduler_binds,
             Self::pod_runs,
             Self::kubelet_stops_pod,
             Self::pod_is_orphaned,
@@ -297,10 +298,24 @@ impl World {
         uid.inspect(|uid| self.delete_node(uid)).is_some()
     }
 
-    /// The scheduler binds a lifted pod to its Node, and the kubelet starts it.
-    pub fn pod_runs(&mut self) -> bool {
+    /// The pod keeps the cluster's scheduler, as it does if it came past the webhook.
+    pub fn is_left_to_the_scheduler(&mut self) -> bool {
+        let spec = self.objects.pod.as_mut().and_then(|p| p.spec.as_mut());
+        spec.and_then(|spec| spec.scheduler_name.take()).is_some()
+    }
+
+    /// The cluster's scheduler binds a lifted pod of its own to the pod's Node.
+    pub fn scheduler_binds(&mut self) -> bool {
         let open = self.node().is_some_and(|n| n.ready) && self.taints_in_the_way().is_empty();
-        let waiting = self.pod().is_some_and(|p| p.lifted() && !p.terminal && !p.ready);
+        let waits = |p: &PodView| p.lifted() && !p.terminal && !p.ours_to_bind;
+        let pod = self.pod().filter(waits);
+        open && pod.is_some_and(|pod| self.bind(pod.uid.as_str()).is_ok())
+    }
+
+    /// The kubelet starts a pod that is bound to its Node.
+    pub fn pod_runs(&mut self) -> bool {
+        let open = self.node().is_some_and(|n| n.ready);
+        let waiting = self.pod().is_some_and(|p| p.bound && !p.terminal && !p.ready);
         open && waiting && self.guest().is_some() && self.pod_phase("Running") && self.pod_ready()
     }
 
