@@ -170,6 +170,8 @@ async fn the_pods_own_spec_is_only_added_to() {
 
     let mut spec = pod.spec.unwrap();
     spec.node_name = None;
+    let bound_by = spec.scheduler_name.replace("default-scheduler".to_owned());
+    assert_eq!(bound_by.as_deref(), Some("maroonedpods"));
     let selected: BTreeSet<_> = spec.node_selector.take().unwrap().into_keys().collect();
     let ours =
         ["marooned", "pod-uid"].map(|key| format!("maroonedpods.node-restriction.kubernetes.io/{key}"));
