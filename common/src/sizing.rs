@@ -23,8 +23,8 @@
 //! ```
 //!
 //! So the configured overhead covers kernel, reservation and threshold as long as it can; a pod so large that the
-//! kernel's share alone outgrows it gets a larger VM. Either way allocatable is never below the request, else the
-//! pod would wait for ever next to its own node.
+//! kernel's share alone outgrows it gets a larger VM. Either way allocatable is never below the request, else its
+//! kubelet would reject the pod.
 
 use std::collections::BTreeMap;
 

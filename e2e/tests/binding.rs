@@ -34,7 +34,11 @@ async fn events(tenant: &Tenant<'_>, name: &str) -> Vec<[String; 3]> {
     let said = |event: Event| {
         let source = event.source.and_then(|source| source.component);
         let by = source.or(event.reporting_component).unwrap_or_default();
-        [by, event.reason.unwrap_or_default(), event.message.unwrap_or_default()]
+        [
+            by,
+            event.reason.unwrap_or_default(),
+            event.message.unwrap_or_default(),
+        ]
     };
     all.list(&about).await.unwrap().into_iter().map(said).collect()
 }
@@ -89,7 +93,11 @@ async fn the_reconciler_binds_and_no_scheduler_says_a_word() {
             told.retain(|[_, reason, _]| reason == "Scheduled");
             Ok((!told.is_empty()).then_some(told))
         });
-        let once = ["maroonedpods.io/reconciler".to_owned(), "Scheduled".to_owned(), message];
+        let once = [
+            "maroonedpods.io/reconciler".to_owned(),
+            "Scheduled".to_owned(),
+            message,
+        ];
         assert_eq!(told.await.unwrap(), [once]);
     }
     tenant.leaves().await.unwrap();
@@ -109,12 +117,17 @@ async fn a_pod_whose_claim_needs_the_scheduler_keeps_it() {
         "storageClassName": "waits", "resources": {"requests": {"storage": "1Mi"}}}});
     tenant.applies::<PersistentVolumeClaim>(claim).await.unwrap();
     let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
-    let created = tenant.creates(&with("claims", "volumes", &volumes)).await.unwrap();
+    let created = tenant
+        .creates(&with("claims", "volumes", &volumes))
+        .await
+        .unwrap();
     assert_eq!(scheduler_of(&created), SCHEDULER);
     is_lifted_and_unbound(&tenant, "claims").await;
     let said = eventually("the scheduler's word", SOON, || async {
         let told = events(&tenant, "claims").await;
-        let refusal = told.into_iter().find(|[_, reason, _]| reason == "FailedScheduling");
+        let refusal = told
+            .into_iter()
+            .find(|[_, reason, _]| reason == "FailedScheduling");
         Ok(refusal)
     });
     let [by, _, message] = said.await.unwrap();
@@ -142,6 +155,9 @@ async fn a_pod_with_a_scheduler_of_its_own_is_left_to_it() {
     bound.await.unwrap();
     tenant.sees_running("theirs").await.unwrap();
     let told = events(&tenant, "theirs").await;
-    assert!(told.iter().all(|[_, reason, _]| reason != "Scheduled"), "{told:?}");
+    assert!(
+        told.iter().all(|[_, reason, _]| reason != "Scheduled"),
+        "{told:?}"
+    );
     tenant.leaves().await.unwrap();
 }

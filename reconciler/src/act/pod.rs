@@ -17,7 +17,7 @@ use crate::plan::PodReport;
 use crate::read;
 use crate::view::{ObjectRef, VM_GONE};
 
-/// The scheduler and the kubelet write to a pod that was just lifted.
+/// Others may write to a pod that was just lifted.
 const DISOWN_ATTEMPTS: u32 = 3;
 
 pub(super) async fn report(

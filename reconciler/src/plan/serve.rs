@@ -149,7 +149,7 @@ fn lifted_status(c: &Context) -> Option<Write> {
         NodeCondition::Lifted,
         true,
         NodeReason::GateLifted,
-        "the pod may be scheduled to its node",
+        "the pod may be bound to its node",
         c.now,
     );
     c.record_status(status)

@@ -4,6 +4,7 @@
 mod certificates;
 mod judge;
 mod moves;
+mod scheduler;
 mod taints;
 mod writes;
 
@@ -332,7 +333,8 @@ impl World {
             }
             (None, _) if left.is_empty() => Ok(Outcome::Gone),
             (None, _) => Err(format!("left behind: {left:?}")),
-            (Some(_), Some(pod)) if pod.lifted() && !pod.bound && !pod.terminal => {
+            // A scheduler of its own may keep a pod off its Node.
+            (Some(_), Some(pod)) if pod.ours_to_bind && pod.lifted() && !pod.bound && !pod.terminal => {
                 Err("the pod is lifted, and nobody binds it".to_owned())
             }
             (Some(_), Some(pod)) if pod.lifted() && status.vmi_uid.is_some() && self.secrets.is_empty() => {

@@ -9,7 +9,7 @@ use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, PodView, World};
+use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, World};
 use crate::objects::record;
 
 impl World {
@@ -296,20 +296,6 @@ impl World {
     pub fn node_is_deleted(&mut self) -> bool {
         let uid = self.node().map(|n| n.uid);
         uid.inspect(|uid| self.delete_node(uid)).is_some()
-    }
-
-    /// The pod keeps the cluster's scheduler, as it does if it came past the webhook.
-    pub fn is_left_to_the_scheduler(&mut self) -> bool {
-        let spec = self.objects.pod.as_mut().and_then(|p| p.spec.as_mut());
-        spec.and_then(|spec| spec.scheduler_name.take()).is_some()
-    }
-
-    /// The cluster's scheduler binds a lifted pod of its own to the pod's Node.
-    pub fn scheduler_binds(&mut self) -> bool {
-        let open = self.node().is_some_and(|n| n.ready) && self.taints_in_the_way().is_empty();
-        let waits = |p: &PodView| p.lifted() && !p.terminal && !p.ours_to_bind;
-        let pod = self.pod().filter(waits);
-        open && pod.is_some_and(|pod| self.bind(pod.uid.as_str()).is_ok())
     }
 
     /// The kubelet starts a pod that is bound to its Node.
