@@ -23,7 +23,7 @@ fn with(name: &str, field: &str, value: &Value) -> Pod {
     let mut spec = spec();
     spec[field] = value.clone();
     let mut pod = labelled(with_spec(name, spec), names::MAROON_TRUE);
-    pod.labels_mut().insert("app".to_owned(), "apart".to_owned());
+    pod.labels_mut().insert("app".to_owned(), name.to_owned());
     pod
 }
 
@@ -62,11 +62,11 @@ async fn is_lifted_and_unbound(tenant: &Tenant<'_>, name: &str) -> Pod {
 async fn the_reconciler_binds_and_no_scheduler_says_a_word() {
     logs();
     let tenant = Tenant::shared(None).await.unwrap();
-    let labels = json!({"matchLabels": {"app": "apart"}});
+    let labels = |name: &str| json!({"matchLabels": {"app": name}});
     let over_hosts = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": labels}]);
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": labels("over-hosts")}]);
     let zones = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
-        [{"topologyKey": ZONE, "labelSelector": labels}]}});
+        [{"topologyKey": ZONE, "labelSelector": labels("over-zones")}]}});
     let wanted = [
         with("plain", "hostname", &json!("plain")),
         with("over-hosts", "topologySpreadConstraints", &over_hosts),
@@ -80,12 +80,6 @@ async fn the_reconciler_binds_and_no_scheduler_says_a_word() {
         tenant.sees_running(&name).await.unwrap();
         let pod = tenant.sees_reason(&name, "NodeReady").await.unwrap();
         let own = own_node(&pod);
-        assert_eq!((scheduler_of(&pod), node(&pod)), ("maroonedpods", own.as_str()));
-        let scheduled = condition(&pod, "PodScheduled");
-        assert_eq!(scheduled.unwrap().0, "True", "{name}");
-        let zone = tenant.node_of(&pod).await.unwrap().labels().get(ZONE).cloned();
-        assert!(zone.is_some());
-        assert_eq!(pod.labels().get(ZONE), zone.as_ref(), "{name}");
         let message = format!("Successfully assigned {}/{name} to {own}", tenant.namespace());
         let told = eventually("the word about the binding", SOON, || async {
             let mut told = events(&tenant, &name).await;
@@ -99,6 +93,12 @@ async fn the_reconciler_binds_and_no_scheduler_says_a_word() {
             message,
         ];
         assert_eq!(told.await.unwrap(), [once]);
+        assert_eq!((scheduler_of(&pod), node(&pod)), ("maroonedpods", own.as_str()));
+        let scheduled = condition(&pod, "PodScheduled");
+        assert_eq!(scheduled.unwrap().0, "True", "{name}");
+        let zone = tenant.node_of(&pod).await.unwrap().labels().get(ZONE).cloned();
+        assert!(zone.is_some());
+        assert_eq!(pod.labels().get(ZONE), zone.as_ref(), "{name}");
     }
     tenant.leaves().await.unwrap();
 }

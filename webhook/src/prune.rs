@@ -27,8 +27,8 @@ const CLAIMS: [&[u8]; 2] = [b"\"persistentVolumeClaim\"", b"\"ephemeral\""];
 /// Bytes that are left of most reviews.
 const ROOM: usize = 4096;
 
-/// The same JSON with those arrays empty, wherever they are but in volumes that stay. Bytes that are not JSON may come back whole or in part, and
-/// then are not JSON either, unless all that was wrong with them was inside such an array.
+/// The same JSON with those arrays empty, wherever they are but in volumes that stay. Bytes that are not JSON may come
+/// back whole or in part, and then are not JSON either, unless all that was wrong with them was inside such an array.
 pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
     let mut kept = Vec::new();
     let (mut from, mut at) = (0, 0);

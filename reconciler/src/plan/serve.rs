@@ -90,8 +90,8 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
     }
 }
 
-/// Step 9, for a pod that no scheduler binds and that has none of our gates, or loses it right before. Its Node was
-/// verified for the lift, and no other pod may run there.
+/// Step 9, for a pod that no scheduler binds: lifted before, or by the write before this one. Its Node was verified for
+/// the lift, and no other pod may run there.
 pub(super) fn bind_ours(c: &Context, pod: &PodView) -> Decision {
     // The API server binds no pod that any gate holds.
     if pod.ours_to_bind && pod.foreign_gates.is_empty() && c.observed.node.is_some() {
