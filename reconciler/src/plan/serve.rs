@@ -73,7 +73,7 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
         return Decision::wait();
     }
     let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
-        return bind_ours(c, pod);
+        return bind_ours(pod);
     };
     let met = |demands: &Demands| demands.met_by(&names::node_name(&pod.uid), node);
     let Some(demands) = packed.unpacked().filter(met) else {
@@ -91,10 +91,11 @@ fn bind(c: &Context, pod: &PodView) -> Decision {
 }
 
 /// Step 9, for a pod that no scheduler binds: lifted before, or by the write before this one. Its Node was verified for
-/// the lift, and no other pod may run there.
-pub(super) fn bind_ours(c: &Context, pod: &PodView) -> Decision {
+/// the lift, and no other pod may run there. If a user has deleted the Node since, Kubernetes' garbage collection takes the
+/// pod once it is bound; unbound, the pod would wait for ever.
+pub(super) fn bind_ours(pod: &PodView) -> Decision {
     // The API server binds no pod that any gate holds.
-    if pod.ours_to_bind && pod.foreign_gates.is_empty() && c.observed.node.is_some() {
+    if pod.ours_to_bind && pod.foreign_gates.is_empty() {
         bound(pod)
     } else {
         Decision::wait()

@@ -250,7 +250,7 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: De
             "GateLifted",
             format!("node {} is ready and reserved for this pod", node.name),
         ))
-        .and(super::serve::bind_ours(c, pod))
+        .and(super::serve::bind_ours(pod))
         .and(super::serve::lifted(c, pod))
 }
 

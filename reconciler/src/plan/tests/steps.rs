@@ -195,6 +195,14 @@ fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
 }
 
 #[test]
+fn a_pod_whose_node_was_deleted_right_after_its_lift_goes_with_it() {
+    let mut world = just_lifted(about_to_lift());
+    world.node_is_deleted();
+    assert!(kinds(&world.decide()).contains(&"bind_pod"));
+    assert_eq!(world.settle(60), Ok(Outcome::Gone));
+}
+
+#[test]
 fn a_binding_is_told_in_a_schedulers_words_and_once() {
     let told = |decision: &plan::Decision| {
         let notes = decision.notes.iter().filter(|note| note.reason == "Scheduled");

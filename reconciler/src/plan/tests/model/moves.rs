@@ -356,7 +356,8 @@ impl World {
 
     /// `PodGC` deletes a pod whose Node does not exist.
     pub fn pod_is_orphaned(&mut self) -> bool {
-        (self.pod_is_running() && self.objects.node.is_none()) && self.objects.pod.take().is_some()
+        let bound = self.pod().is_some_and(|p| p.bound && !p.terminal);
+        (bound && self.objects.node.is_none()) && self.objects.pod.take().is_some()
     }
 
     /// A new pod gets the old one's name, as in a StatefulSet.
