@@ -5,7 +5,7 @@
 
 mod named_nodes;
 
-use k8s_openapi::api::core::v1::{Pod, Toleration as ApiToleration};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration as ApiToleration};
 use serde::Serialize;
 
 use crate::names::{
@@ -19,6 +19,10 @@ pub use named_nodes::{Term, Terms};
 /// Annotation by which the API server marks the mirror of a kubelet's static pod.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
+/// The scheduler of pods that name none. The API server has written it into them before webhooks see them, so that nothing
+/// distinguishes it from the author's own.
+pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
 /// Taints that the node lifecycle controller puts on a node that it has lost.
 const LOST_NODE_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
@@ -26,7 +30,7 @@ const LOST_NODE_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kuber
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four facts that hold or not independently of one another, each asked for alone"
+    reason = "five facts that hold or not independently of one another, each asked for alone"
 )]
 pub struct PodView<'a> {
     /// Value of the pod's own label [`MAROON_LABEL`].
@@ -42,6 +46,10 @@ pub struct PodView<'a> {
     pub names_nodes: bool,
     /// [`GATE`] is among the scheduling gates.
     pub gated: bool,
+    /// `spec.schedulerName`, empty where the pod names none.
+    pub scheduler_name: &'a str,
+    /// A volume claim or a resource claim: what binds such a pod must choose or reserve what the claim gets.
+    pub has_claims: bool,
     /// Value of [`CLASS_LABEL`] in the node selector.
     pub class_selector: Option<&'a str>,
     /// All tolerations of the pod.
@@ -116,6 +124,9 @@ pub enum Addition {
     Gate,
     /// [`CLASS_LABEL`] in the node selector.
     ClassSelector,
+    /// [`crate::names::SCHEDULER_NAME`] in place of [`DEFAULT_SCHEDULER`]: no scheduler looks at the pod, and the
+    /// reconciler binds it.
+    SchedulerName,
     /// A toleration, appended to the list.
     Toleration(Toleration<'static>),
 }
@@ -168,6 +179,9 @@ pub fn missing(pod: &PodView<'_>) -> Vec<Addition> {
     }
     if pod.class_selector != Some(CLASS_LABEL_VALUE) {
         additions.push(Addition::ClassSelector);
+    }
+    if is_default_scheduler(pod.scheduler_name) && !pod.has_claims {
+        additions.push(Addition::SchedulerName);
     }
     // A wider toleration of the user's does not count: the exact one is simple to find, and stays ours when the user
     // changes theirs.
@@ -309,6 +323,8 @@ impl<'a> From<&'a Pod> for PodView<'a> {
                 .iter()
                 .flatten()
                 .any(|gate| gate.name == GATE);
+            view.scheduler_name = spec.scheduler_name.as_deref().unwrap_or_default();
+            view.has_claims = has_claims(spec);
             view.class_selector = selector.map(String::as_str);
             view.tolerations = spec.tolerations.iter().flatten().map(Toleration::from).collect();
         }
@@ -326,6 +342,20 @@ impl<'a> From<&'a ApiToleration> for Toleration<'a> {
             toleration_seconds: toleration.toleration_seconds,
         }
     }
+}
+
+/// Whether a scheduler of this name is what every pod gets that asks for none.
+fn is_default_scheduler(name: &str) -> bool {
+    name.is_empty() || name == DEFAULT_SCHEDULER
+}
+
+fn has_claims(spec: &PodSpec) -> bool {
+    let mut volumes = spec.volumes.iter().flatten();
+    volumes.any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
+        || spec
+            .resource_claims
+            .as_ref()
+            .is_some_and(|claims| !claims.is_empty())
 }
 
 /// Whether an owner reference with this `apiVersion` and `kind` names a `DaemonSet`.

@@ -18,6 +18,9 @@ pub const MAROON_ENFORCED: &str = "enforced";
 /// The scheduling gate (KEP-3521) that the webhook adds and only the reconciler removes.
 pub const GATE: &str = "maroonedpods.io/gate";
 
+/// Scheduler of the pods that the reconciler binds. No scheduler runs under this name.
+pub const SCHEDULER_NAME: &str = "maroonedpods";
+
 /// Class selector and node label. Kubelets cannot set labels under `node-restriction.kubernetes.io`
 /// (`NodeRestriction` admission), so a lifted pod never lands on an ordinary node.
 pub const CLASS_LABEL: &str = "maroonedpods.node-restriction.kubernetes.io/marooned";
@@ -216,6 +219,7 @@ mod tests {
             (POD_UID_LABEL, "maroonedpods.io/pod-uid"),
             (POD_NAMESPACE_LABEL, "maroonedpods.io/pod-namespace"),
             (OWNER_LABEL, "maroonedpods.io/owner"),
+            (SCHEDULER_NAME, "maroonedpods"),
             (POD_ANNOTATION, "maroonedpods.io/pod"),
             (ADDRESS_ANNOTATION, "maroonedpods.io/address"),
             (VM_NAMESPACE, "marooned-vms"),

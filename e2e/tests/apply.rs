@@ -95,6 +95,8 @@ fn pods_of(way: usize) -> Vec<Pod> {
             "both",
             &[("tolerations", &tolerations), ("nodeSelector", &selector)],
         ),
+        // As in a manifest that was exported.
+        pod("scheduler", &[("schedulerName", &json!("default-scheduler"))]),
     ]
 }
 
@@ -110,9 +112,13 @@ fn spec(pod: &Pod) -> &PodSpec {
 }
 
 /// Both the author's and ours.
-fn placement(pod: &Pod) -> (Value, Value) {
+fn placement(pod: &Pod) -> [Value; 3] {
     let spec = spec(pod);
-    (json!(spec.tolerations), json!(spec.node_selector))
+    [
+        json!(spec.tolerations),
+        json!(spec.node_selector),
+        json!(spec.scheduler_name),
+    ]
 }
 
 /// Updates that take nothing of ours, such as the lift and all that kubelets and controllers write, are not asked about.
@@ -138,6 +144,7 @@ async fn a_waiting_pod_is_applied_again() {
             manifest.holds(&tenant, way).await;
             let pod = tenant.pods.get(&name).await.unwrap();
             assert_eq!(placement(&pod), placement(&created), "{name}");
+            assert_eq!(placement(&pod)[2], names::SCHEDULER_NAME);
             assert_eq!(gates(&pod), [names::GATE]);
         }
     }

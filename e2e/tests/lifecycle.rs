@@ -16,7 +16,7 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually, gone};
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::api::read::vmis;
-use maroonedpods_e2e::api::read::{gates, node, runs};
+use maroonedpods_e2e::api::read::{gates, node, report, runs};
 use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
@@ -66,7 +66,7 @@ async fn a_pod_with_the_longest_name_there_is_has_its_events() {
     tenant.sees_running(&name).await.unwrap();
     let events: Api<Event> = tenant.api();
     let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
-    for reason in ["VMCreating", "NodeJoined", "GateLifted"] {
+    for reason in ["VMCreating", "NodeJoined", "GateLifted", "Scheduled"] {
         eventually(reason, SOON, || async {
             let told = events.list(&about).await?;
             let says = |event: &Event| event.reason.as_deref() == Some(reason);
@@ -170,6 +170,8 @@ async fn the_pods_own_spec_is_only_added_to() {
 
     let mut spec = pod.spec.unwrap();
     spec.node_name = None;
+    let bound_by = spec.scheduler_name.replace("default-scheduler".to_owned());
+    assert_eq!(bound_by.as_deref(), Some("maroonedpods"));
     let selected: BTreeSet<_> = spec.node_selector.take().unwrap().into_keys().collect();
     let ours =
         ["marooned", "pod-uid"].map(|key| format!("maroonedpods.node-restriction.kubernetes.io/{key}"));
@@ -368,30 +370,17 @@ async fn a_finished_jobs_vm_goes_after_its_time_for_logs() {
     tenant.leaves().await.unwrap();
 }
 
-/// The pod's own node has no such resource, and no other node takes the pod.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_requests_a_device_gets_a_vm_and_is_never_scheduled() {
+async fn a_pod_that_requests_a_device_is_told_that_no_vm_has_it_and_gets_none() {
     let tenant = Tenant::shared(None).await.unwrap();
     let mut wanted = spec();
     wanted["containers"][0]["resources"] = json!({"limits": {"example.com/gpu": "1"}});
     let wanted = labelled(with_spec("device", wanted), names::MAROON_TRUE);
-    let pod = tenant.creates(&wanted).await.unwrap();
-    let pod = MaroonedPod::of(&tenant.admin, &pod).unwrap();
-    let lifted = |record: &MaroonedNode| record.status.as_ref().is_some_and(|s| s.stages.lifted.is_some());
-    pod.record("lifted", lifted).await.unwrap();
-    let events: Api<Event> = tenant.api();
-    let about = ListParams::default().fields("involvedObject.name=device");
-    eventually("the scheduler's refusal", SOON, || async {
-        let events = events.list(&about).await?;
-        let says = |event: &Event| {
-            let message = event.message.as_deref().unwrap_or_default();
-            message.contains("Insufficient example.com/gpu")
-        };
-        Ok(events.iter().any(says).then_some(()))
-    })
-    .await
-    .unwrap();
-    assert_eq!(node(&tenant.pods.get("device").await.unwrap()), "");
-    pod.ends().await.unwrap();
+    tenant.creates(&wanted).await.unwrap();
+    let pod = tenant.sees_reason("device", "Unsizable").await.unwrap();
+    let (_, message) = report(&pod);
+    assert!(message.contains("no VM has example.com/gpu"), "{message}");
+    assert_eq!(tenant.records().await.unwrap(), []);
+    tenant.deletes("device").await.unwrap();
     tenant.leaves().await.unwrap();
 }

@@ -34,6 +34,8 @@ pub struct Ages {
     pub pausing: SignedDuration,
     /// The gate is lifted.
     pub lifted: SignedDuration,
+    /// No gate holds the lifted pod, not another's either.
+    pub free: SignedDuration,
     /// The pod has finished.
     pub finished: SignedDuration,
     /// The pod is being deleted, with the deadline that it has now.
@@ -47,6 +49,7 @@ pub struct Sightings {
     pause: Option<(Timestamp, Uptime)>,
     deletion: Option<(Timestamp, Uptime)>,
     lifted: Option<Uptime>,
+    free: Option<Uptime>,
     finished: Option<Uptime>,
 }
 
@@ -66,6 +69,7 @@ impl Sightings {
         let stages = self.see_vm(observed, uptime);
         let pod = observed.pod.as_ref();
         let (lifted, over) = pod.map_or((false, false), |pod| (pod.lifted(), pod.terminal));
+        let free = lifted && pod.is_some_and(|pod| pod.foreign_gates.is_empty());
         let status = observed.record.as_ref().and_then(|record| record.status.as_ref());
         let until = status.and_then(|status| status.not_before.as_ref());
         Ages {
@@ -74,6 +78,7 @@ impl Sightings {
             ready: since(stages.and_then(|seen| seen.ready)),
             pausing: since(unchanged(&mut self.pause, until.map(|Time(at)| *at), uptime)),
             lifted: since(first(&mut self.lifted, lifted, uptime)),
+            free: since(first(&mut self.free, free, uptime)),
             finished: since(first(&mut self.finished, over, uptime)),
             deleting: since(unchanged(
                 &mut self.deletion,

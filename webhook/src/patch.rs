@@ -5,7 +5,7 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use maroonedpods_common::admission::Addition;
 use maroonedpods_common::admission::update::Lost;
 use maroonedpods_common::names::{
-    CLASS_LABEL, CLASS_LABEL_VALUE, GATE, IDENTITY_LABEL, MAROON_LABEL, MAROON_TRUE,
+    CLASS_LABEL, CLASS_LABEL_VALUE, GATE, IDENTITY_LABEL, MAROON_LABEL, MAROON_TRUE, SCHEDULER_NAME,
 };
 use serde_json::{Result, Value, json, to_value};
 
@@ -17,6 +17,8 @@ const SPEC: &Pointer = Pointer::from_static("/spec");
 const GATES: &Pointer = Pointer::from_static("/spec/schedulingGates");
 const NODE_SELECTOR: &Pointer = Pointer::from_static("/spec/nodeSelector");
 const TOLERATIONS: &Pointer = Pointer::from_static("/spec/tolerations");
+/// Member of [`SPEC`]: an `add` of a member that is there replaces it.
+const SCHEDULER: &str = "schedulerName";
 /// The place behind the last item of a list.
 const END: &str = "-";
 
@@ -29,6 +31,7 @@ pub fn adding_patch(pod: &Pod<'_>, additions: &[Addition]) -> Result<Patch> {
             Addition::Label => patch.add(LABELS, MAROON_LABEL, MAROON_TRUE.into()),
             Addition::Gate => patch.add(GATES, END, json!({"name": GATE})),
             Addition::ClassSelector => patch.add(NODE_SELECTOR, CLASS_LABEL, CLASS_LABEL_VALUE.into()),
+            Addition::SchedulerName => patch.add(SPEC, SCHEDULER, SCHEDULER_NAME.into()),
             Addition::Toleration(toleration) => patch.add(TOLERATIONS, END, to_value(toleration)?),
         }
     }
@@ -45,6 +48,9 @@ pub fn restoring_patch(pod: &Pod<'_>, lost: &Lost<'_>) -> Result<Patch> {
         if let Some(value) = value {
             patch.add(NODE_SELECTOR, key, value.into());
         }
+    }
+    if let Some(name) = lost.scheduler_name {
+        patch.add(SPEC, SCHEDULER, name.into());
     }
     for toleration in &lost.tolerations {
         patch.add(TOLERATIONS, END, to_value(toleration)?);
@@ -129,8 +135,14 @@ mod tests {
             {"op": "add", "path": "/spec/nodeSelector", "value": {}},
             {"op": "add",
              "path": "/spec/nodeSelector/maroonedpods.node-restriction.kubernetes.io~1marooned", "value": "true"},
+            {"op": "add", "path": "/spec/schedulerName", "value": "maroonedpods"},
         ]);
-        let additions = [Addition::Label, Addition::Gate, Addition::ClassSelector];
+        let additions = [
+            Addition::Label,
+            Addition::Gate,
+            Addition::ClassSelector,
+            Addition::SchedulerName,
+        ];
         assert_eq!(patch("{}", &additions), expected);
         assert_eq!(patch(r#"{"metadata": null, "spec": null}"#, &additions), expected);
     }

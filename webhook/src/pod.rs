@@ -4,6 +4,8 @@
 //! were ever written back. JSON null counts as absent, as it does for the API server.
 
 mod affinity;
+mod claims;
+mod fold;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use affinity::Affinity;
+use claims::{AnyClaim, AnyItem};
 
 /// How many items of a list are read: many times what a pod has, and few enough to hold.
 const MAX_ITEMS: usize = 1024;
@@ -86,6 +89,12 @@ pub struct Spec<'a> {
     pub scheduling_gates: Option<Bounded<Gate<'a>>>,
     #[serde(borrow, default)]
     pub tolerations: Option<Bounded<Toleration<'a>>>,
+    #[serde(borrow, default)]
+    scheduler_name: Option<Text<'a>>,
+    #[serde(default)]
+    volumes: AnyClaim,
+    #[serde(default)]
+    resource_claims: AnyItem,
 }
 
 /// The first [`MAX_ITEMS`] of a list. A `{}` of three bytes would become an item of a hundred.
@@ -174,6 +183,8 @@ impl Pod<'_> {
                 .iter()
                 .flat_map(|gates| &gates.0)
                 .any(|gate| text(gate.name.as_ref()) == GATE);
+            view.scheduler_name = text(spec.scheduler_name.as_ref());
+            view.has_claims = spec.volumes.0 || spec.resource_claims.0;
             view.class_selector = class.map(Text::as_str);
             view.tolerations = spec.tolerations();
         }
@@ -189,6 +200,7 @@ impl Pod<'_> {
             uid: text(metadata.and_then(|metadata| metadata.uid.as_ref())),
             class_selector: selector.and_then(|keys| keys.class.as_ref()).map(Text::as_str),
             identity_selector: selector.and_then(|keys| keys.identity.as_ref()).map(Text::as_str),
+            scheduler_name: text(spec.and_then(|spec| spec.scheduler_name.as_ref())),
             tolerations: spec.map(Spec::tolerations).unwrap_or_default(),
         }
     }

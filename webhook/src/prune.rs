@@ -1,5 +1,5 @@
 //! Removes from a review, before it is parsed, what no rule reads: most of a pod is its containers, its volumes and its
-//! managed fields.
+//! managed fields. Of volumes, claims are read; those of a pod without claims are removed.
 //!
 //! Finding the end of an array needs brackets and quotes alone, and those are searched for many bytes at a time, where
 //! a parser looks at each. What is removed is not checked: the API server has parsed the pod before it sends it.
@@ -9,21 +9,26 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr_iter, memchr2_iter};
+use memchr::{memchr, memchr_iter, memchr2_iter, memmem};
 
 /// The arrays, by their keys as the API server writes them, without spaces.
 const UNREAD: [&[u8]; 4] = [
     b"\"managedFields\":",
-    b"\"volumes\":",
+    VOLUMES,
     b"\"initContainers\":",
     b"\"containers\":",
 ];
 
+const VOLUMES: &[u8] = b"\"volumes\":";
+
+/// What is read of volumes, in quotes. Volumes with any of these words stay whole.
+const CLAIMS: [&[u8]; 2] = [b"\"persistentVolumeClaim\"", b"\"ephemeral\""];
+
 /// Bytes that are left of most reviews.
 const ROOM: usize = 4096;
 
-/// The same JSON with those arrays empty, wherever they are. Bytes that are not JSON may come back whole or in part, and
-/// then are not JSON either, unless all that was wrong with them was inside such an array.
+/// The same JSON with those arrays empty, wherever they are but in volumes that stay. Bytes that are not JSON may come
+/// back whole or in part, and then are not JSON either, unless all that was wrong with them was inside such an array.
 pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
     let mut kept = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -34,6 +39,10 @@ pub fn prune(json: &[u8]) -> Cow<'_, [u8]> {
             let Some(close) = end_of_array(json, open) else {
                 break;
             };
+            if is_key(VOLUMES, &json[..open]) && has_claims(&json[open..close]) {
+                at = close;
+                continue;
+            }
             kept.reserve(ROOM.saturating_sub(kept.len()));
             kept.extend_from_slice(&json[from..at]);
             (from, at) = (close, close);
@@ -52,6 +61,10 @@ fn is_key(key: &[u8], before: &[u8]) -> bool {
     before
         .strip_suffix(key)
         .is_some_and(|rest| !rest.ends_with(b"\\"))
+}
+
+fn has_claims(volumes: &[u8]) -> bool {
+    CLAIMS.iter().any(|word| memmem::find(volumes, word).is_some())
 }
 
 /// Position of the bracket that closes the one at `open`.
@@ -103,6 +116,33 @@ mod tests {
     }
 
     #[test]
+    fn volumes_stay_where_one_is_a_claim() {
+        let volumes = |volume: &str, containers: &str| {
+            format!(r#"{{"volumes":[{{"a":[1]}},{volume}],"containers":{containers}}}"#)
+        };
+        for claim in [
+            r#"{"persistentVolumeClaim":{"claimName":"]"}}"#,
+            r#"{"ephemeral":{"containers":[1]}}"#,
+        ] {
+            assert_eq!(pruned(&volumes(claim, "[1]")), volumes(claim, "[]"));
+        }
+        for plain in [
+            r#"{"name":"ephemeral\"x"}"#,
+            r#"{"ephemerals":{}}"#,
+            r#"{"name":"\"ephemeral\":{}"}"#,
+        ] {
+            assert_eq!(
+                pruned(&volumes(plain, "[1]")),
+                r#"{"volumes":[],"containers":[]}"#
+            );
+        }
+        assert_eq!(
+            pruned(r#"{"volumes":[],"ephemeral":["ephemeral"],"containers":[1]}"#),
+            r#"{"volumes":[],"ephemeral":["ephemeral"],"containers":[]}"#
+        );
+    }
+
+    #[test]
     fn strings_are_neither_brackets_nor_keys() {
         for json in [
             r#"{"containers":["]","\"]","\\","[[","a\\\"]"],"x":1}"#,
@@ -144,8 +184,19 @@ mod tests {
                 .into_iter()
                 .map(|(key, value)| {
                     let unread = ["managedFields", "volumes", "initContainers", "containers"];
-                    let goes = value.is_array() && unread.contains(&key.as_str());
-                    let value = if goes { json!([]) } else { emptied(value) };
+                    let text = value.to_string();
+                    let claims = ["\"persistentVolumeClaim\"", "\"ephemeral\""];
+                    let stays = key == "volumes" && claims.iter().any(|word| text.contains(word));
+                    let value = match value {
+                        Value::Array(items) if unread.contains(&key.as_str()) => {
+                            if stays {
+                                items.into()
+                            } else {
+                                json!([])
+                            }
+                        }
+                        other => emptied(other),
+                    };
                     (key, value)
                 })
                 .collect(),
@@ -154,7 +205,8 @@ mod tests {
     }
 
     fn value() -> impl Strategy<Value = Value> {
-        let text = r#"[\[\]{}":,\\a\n]{0,6}|containers|volumes|managedFields"#;
+        let text =
+            r#"[\[\]{}":,\\a\n]{0,6}|containers|volumes|managedFields|ephemeral|persistentVolumeClaim"#;
         let scalar = prop_oneof![
             Just(Value::Null),
             any::<i32>().prop_map(Value::from),

@@ -22,6 +22,7 @@ async fn an_opted_in_pod_gets_the_constants() {
     expected["spec"]["schedulingGates"] = json!([{"name": "maroonedpods.io/gate"}]);
     expected["spec"]["nodeSelector"] =
         json!({"maroonedpods.node-restriction.kubernetes.io/marooned": "true"});
+    expected["spec"]["schedulerName"] = "maroonedpods".into();
     let tolerations = expected["spec"]["tolerations"].as_array_mut().unwrap();
     for effect in ["NoSchedule", "NoExecute"] {
         let key = "maroonedpods.io/marooned";
@@ -44,6 +45,37 @@ async fn a_lost_node_is_tolerated_for_30_seconds_where_the_pod_does_not_say() {
     };
     assert_eq!(seconds("node.kubernetes.io/not-ready"), [30]);
     assert_eq!(seconds("node.kubernetes.io/unreachable"), [300]);
+}
+
+#[tokio::test]
+async fn a_pod_that_needs_a_scheduler_keeps_its_own() {
+    let scheduler = async |pod: &Value| {
+        let stored = patched(pod, &review("/mutate", &creation(pod)).await);
+        stored["spec"]["schedulerName"].clone()
+    };
+    let plain = json!([{"name": "cache", "emptyDir": {}}, {"name": "ephemeral", "emptyDir": {}}]);
+    let with = |field: &str, value: Value| {
+        let mut pod = ordinary_pod();
+        pod["spec"][field] = value;
+        pod
+    };
+    assert_eq!(scheduler(&ordinary_pod()).await, "maroonedpods");
+    assert_eq!(scheduler(&with("volumes", plain)).await, "maroonedpods");
+    assert_eq!(
+        scheduler(&with("schedulerName", json!("another"))).await,
+        "another"
+    );
+    let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": "c"}});
+    for claims in [
+        with("volumes", json!([{"name": "cache", "emptyDir": {}}, claim])),
+        with(
+            "volumes",
+            json!([{"name": "scratch", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]),
+        ),
+        with("resourceClaims", json!([{"name": "gpu"}])),
+    ] {
+        assert_eq!(scheduler(&claims).await, "default-scheduler", "{claims}");
+    }
 }
 
 #[tokio::test]
@@ -154,6 +186,7 @@ fn authored() -> Value {
 /// The same as it is stored once its gate is lifted.
 fn lifted() -> Value {
     let mut pod = authored();
+    pod["spec"]["schedulerName"] = "maroonedpods".into();
     pod["spec"]["nodeSelector"]["maroonedpods.node-restriction.kubernetes.io/marooned"] = "true".into();
     pod["spec"]["nodeSelector"]["maroonedpods.node-restriction.kubernetes.io/pod-uid"] = POD_UID.into();
     let tolerations = pod["spec"]["tolerations"].as_array_mut().unwrap();
@@ -188,6 +221,7 @@ async fn an_update_gets_back_what_it_lacks_altogether() {
     let mut bare = authored();
     bare["spec"].as_object_mut().unwrap().remove("tolerations");
     bare["spec"].as_object_mut().unwrap().remove("nodeSelector");
+    bare["spec"].as_object_mut().unwrap().remove("schedulerName");
     let stored = patched(&bare, &review("/mutate", &update(&lifted(), &bare)).await);
     assert_eq!(
         stored["spec"]["tolerations"].as_array().unwrap()[..],
@@ -195,6 +229,7 @@ async fn an_update_gets_back_what_it_lacks_altogether() {
     );
     let selector = stored["spec"]["nodeSelector"].as_object().unwrap();
     assert_eq!(selector.len(), 2, "ours alone: {selector:?}");
+    assert_eq!(stored["spec"]["schedulerName"], "maroonedpods");
 }
 
 #[tokio::test]
@@ -217,8 +252,8 @@ async fn endless_lists_are_looked_at_in_part() {
     pod["spec"]["schedulingGates"] = empty.clone().into();
     pod["metadata"]["ownerReferences"] = empty.into();
     let answer = review("/mutate", &creation(&pod)).await;
-    // The gate, the selector and the list that it is in, two tolerations: `{}` is one of a lost node.
-    assert_eq!(operations(&answer).len(), 5, "{answer}");
+    // The gate, the selector and the list that it is in, the scheduler, two tolerations: `{}` is one of a lost node.
+    assert_eq!(operations(&answer).len(), 6, "{answer}");
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ async fn endless_lists_do_not_fill_it() {
         ("metadata", "ownerReferences"),
         ("spec", "tolerations"),
         ("spec", "schedulingGates"),
+        ("spec", "resourceClaims"),
     ] {
         let mut review = support::creation(&support::ordinary_pod());
         review["request"]["object"][part][field] = "items".into();

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::names::SCHEDULER_NAME;
 
 fn complete() -> PodView<'static> {
     let class = TAINT_EFFECTS.map(class_toleration);
@@ -8,6 +9,7 @@ fn complete() -> PodView<'static> {
     PodView {
         opt_in: Some(MAROON_TRUE),
         gated: true,
+        scheduler_name: SCHEDULER_NAME,
         class_selector: Some(CLASS_LABEL_VALUE),
         tolerations: [class, lost].concat(),
         ..PodView::default()
@@ -27,10 +29,15 @@ fn a_bare_pod_gets_everything() {
         panic!("not added to")
     };
     assert_eq!(
-        additions[..3],
-        [Addition::Label, Addition::Gate, Addition::ClassSelector]
+        additions[..4],
+        [
+            Addition::Label,
+            Addition::Gate,
+            Addition::ClassSelector,
+            Addition::SchedulerName
+        ]
     );
-    let tolerations: Vec<_> = additions[3..]
+    let tolerations: Vec<_> = additions[4..]
         .iter()
         .map(|addition| match addition {
             Addition::Toleration(toleration) => serde_json::to_value(toleration).unwrap(),
@@ -68,10 +75,32 @@ fn each_missing_piece_is_added_alone() {
     assert_eq!(lacks(|pod| pod.opt_in = None), [Addition::Label]);
     assert_eq!(lacks(|pod| pod.gated = false), [Addition::Gate]);
     assert_eq!(lacks(|pod| pod.class_selector = None), [Addition::ClassSelector]);
+    for name in ["", "default-scheduler"] {
+        let mut pod = complete();
+        pod.scheduler_name = name;
+        assert_eq!(missing(&pod), [Addition::SchedulerName]);
+    }
     for index in 0..4 {
         let mut pod = complete();
         let removed = pod.tolerations.remove(index);
         assert_eq!(missing(&pod), [Addition::Toleration(removed)]);
+    }
+}
+
+#[test]
+fn a_pod_that_needs_a_scheduler_keeps_its_own() {
+    let names = ["", "default-scheduler", "another"];
+    for (scheduler_name, has_claims) in names
+        .map(|name| (name, true))
+        .into_iter()
+        .chain([("another", false)])
+    {
+        let pod = PodView {
+            scheduler_name,
+            has_claims,
+            ..complete()
+        };
+        assert_eq!(missing(&pod), [], "{scheduler_name:?} {has_claims}");
     }
 }
 
@@ -219,6 +248,8 @@ fn a_typed_pod_is_seen_as_it_is() {
             "nodeName": "node-1",
             "nodeSelector": {CLASS_LABEL: "true"},
             "schedulingGates": [{"name": "other"}, {"name": GATE}],
+            "schedulerName": "s",
+            "resourceClaims": [{"name": "gpu"}],
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]}}},
             "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute",
@@ -240,6 +271,8 @@ fn a_typed_pod_is_seen_as_it_is() {
         node_name: "node-1",
         names_nodes: true,
         gated: true,
+        scheduler_name: "s",
+        has_claims: true,
         class_selector: Some("true"),
         tolerations: vec![toleration],
     };
@@ -349,6 +382,31 @@ fn each_fact_of_a_typed_pod_is_seen_alone() {
         &gated,
     );
     assert_seen(&spec("schedulingGates", json!([{"name": "kueue"}])), &none);
+}
+
+#[test]
+fn what_a_typed_pod_needs_of_a_scheduler_is_seen() {
+    let spec = |field: &str, value: serde_json::Value| json!({"spec": {"containers": [], field: value}});
+    let none = PodView::default();
+    let scheduled = PodView {
+        scheduler_name: "s",
+        ..none.clone()
+    };
+    assert_seen(&spec("schedulerName", json!("s")), &scheduled);
+    let claims = PodView {
+        has_claims: true,
+        ..none.clone()
+    };
+    let plain = json!({"name": "plain", "emptyDir": {}});
+    for claim in [
+        json!({"name": "data", "persistentVolumeClaim": {"claimName": "c"}}),
+        json!({"name": "scratch", "ephemeral": {}}),
+    ] {
+        assert_seen(&spec("volumes", json!([plain, claim])), &claims);
+    }
+    assert_seen(&spec("volumes", json!([plain])), &none);
+    assert_seen(&spec("resourceClaims", json!([{"name": "gpu"}])), &claims);
+    assert_seen(&spec("resourceClaims", json!([])), &none);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Which of the webhook's and the reconciler's additions an update would take from a pod.
 //!
 //! `spec.tolerations` is one value to `kubectl apply` and to server-side apply, and so is `spec.nodeSelector` to the
-//! latter: a manifest that is applied again contains what its author wrote, without what was added. The API server refuses
-//! to remove either from a pod, hence refuses the whole request. `DefaultTolerationSeconds` adds its own tolerations back
-//! at each update, and so does the webhook.
+//! latter: a manifest that is applied again contains what its author wrote, without what was added. `spec.schedulerName` is
+//! in manifests that were exported, and never changes. The API server refuses to remove or change any of them in a pod,
+//! hence refuses the whole request. `DefaultTolerationSeconds` adds its own tolerations back at each update, and so does
+//! the webhook.
 
-use super::{LOST_NODE_TAINTS, Toleration};
-use crate::names::{CLASS_TAINT, IDENTITY_TAINT_SUFFIX, UNREACHABLE_TOLERATION_SECONDS};
+use super::{LOST_NODE_TAINTS, Toleration, is_default_scheduler};
+use crate::names::{CLASS_TAINT, IDENTITY_TAINT_SUFFIX, SCHEDULER_NAME, UNREACHABLE_TOLERATION_SECONDS};
 
 /// What the rule looks at in a pod before and after an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Placement<'a> {
     pub class_selector: Option<&'a str>,
     /// Value of [`crate::names::IDENTITY_LABEL`] in the node selector.
     pub identity_selector: Option<&'a str>,
+    /// `spec.schedulerName`, empty where the pod names none.
+    pub scheduler_name: &'a str,
     /// All tolerations.
     pub tolerations: Vec<Toleration<'a>>,
 }
@@ -28,6 +31,8 @@ pub struct Lost<'a> {
     pub class_selector: Option<&'a str>,
     /// Value of [`crate::names::IDENTITY_LABEL`] to select again.
     pub identity_selector: Option<&'a str>,
+    /// [`SCHEDULER_NAME`], to write in place of the default one.
+    pub scheduler_name: Option<&'a str>,
     /// Tolerations to append again, in the order in which the stored pod has them.
     pub tolerations: Vec<Toleration<'a>>,
 }
@@ -63,6 +68,8 @@ pub fn lost<'a>(old: &Placement<'a>, new: &Placement<'_>) -> Lost<'a> {
     Lost {
         class_selector: old.class_selector.filter(|_| new.class_selector.is_none()),
         identity_selector: old.identity_selector.filter(|_| new.identity_selector.is_none()),
+        scheduler_name: (old.scheduler_name == SCHEDULER_NAME && is_default_scheduler(new.scheduler_name))
+            .then_some(old.scheduler_name),
         tolerations: ours.filter(|ours| !has(ours)).copied().collect(),
     }
 }
@@ -104,6 +111,7 @@ mod tests {
             uid: UID,
             class_selector: Some("true"),
             identity_selector: Some(UID),
+            scheduler_name: SCHEDULER_NAME,
             tolerations,
         }
     }
@@ -122,6 +130,7 @@ mod tests {
             (found.class_selector, found.identity_selector),
             (Some("true"), Some(UID))
         );
+        assert_eq!(found.scheduler_name, Some(SCHEDULER_NAME));
         assert_eq!(found.tolerations, old.tolerations[1..]);
     }
 
@@ -134,6 +143,21 @@ mod tests {
         new.tolerations[1].operator = "";
         new.tolerations[3].toleration_seconds = Some(7);
         assert!(lost(&lifted(), &new).is_empty());
+    }
+
+    #[test]
+    fn a_scheduler_of_ours_replaces_the_default_one_alone() {
+        let named = |scheduler_name| Placement {
+            scheduler_name,
+            ..lifted()
+        };
+        let restored = |old, new| lost(&named(old), &named(new)).scheduler_name;
+        for default in ["", "default-scheduler"] {
+            assert_eq!(restored(SCHEDULER_NAME, default), Some("maroonedpods"));
+            assert_eq!(restored(default, SCHEDULER_NAME), None);
+            assert_eq!(restored("another", default), None);
+        }
+        assert_eq!(restored(SCHEDULER_NAME, "another"), None);
     }
 
     #[test]
@@ -162,6 +186,7 @@ mod tests {
         let new = Placement {
             class_selector: Some("false"),
             identity_selector: Some("another"),
+            scheduler_name: "another",
             ..lifted()
         };
         assert!(lost(&lifted(), &new).is_empty());

@@ -14,7 +14,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const GATE: &str = "maroonedpods.io/gate";
 
 /// Strings that mean something to the rule.
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 17] = [
     "",
     "true",
     "false",
@@ -29,6 +29,9 @@ const WORDS: [&str; 14] = [
     "node.kubernetes.io/unreachable",
     "DaemonSet",
     "apps/v1",
+    "default-scheduler",
+    "persistentVolumeClaim",
+    "ephemeral",
 ];
 
 /// `apiVersion` and `kind` of owners: of `DaemonSet`s, and of what is almost one.
@@ -82,6 +85,23 @@ fn spec() -> impl Strategy<Value = Value> {
     let host = object(vec![(HOSTNAME, mostly(Just(json!("n"))).boxed())]);
     let selector = prop_oneof![9 => selector, 1 => host];
     let affinity = prop_oneof![3 => Just(json!({"podAffinity": {}})), 1 => affinity()];
+    let scheduler = select(vec![
+        "",
+        "default-scheduler",
+        "default-scheduler",
+        "maroonedpods",
+        "s",
+    ])
+    .prop_map(Value::from);
+    let claim = object(vec![("claimName", text())]);
+    let volume = object(vec![
+        ("name", text()),
+        ("emptyDir", mostly(Just(json!({}))).boxed()),
+        ("persistentVolumeClaim", mostly(claim).boxed()),
+        ("ephemeral", mostly(Just(json!({}))).boxed()),
+    ]);
+    let volumes = prop_oneof![3 => Just(json!([{"name": "v", "emptyDir": {}}])), 1 => list(volume)];
+    let resource_claims = prop_oneof![9 => Just(json!([])), 1 => list(object(vec![("name", text())]))];
     let containers = || {
         let usual = list(object(vec![("name", text()), ("image", text())]));
         prop_oneof![9 => usual, 1 => odd()].boxed()
@@ -91,6 +111,9 @@ fn spec() -> impl Strategy<Value = Value> {
         ("nodeSelector", mostly(selector).boxed()),
         ("schedulingGates", list(object(vec![("name", text())]))),
         ("tolerations", list(toleration)),
+        ("schedulerName", mostly(scheduler).boxed()),
+        ("volumes", volumes.boxed()),
+        ("resourceClaims", resource_claims.boxed()),
         ("affinity", mostly(affinity).boxed()),
         ("containers", containers()),
         ("initContainers", containers()),

@@ -55,6 +55,10 @@ pub fn typed(pod: &Pod) -> Result<Patch> {
                 let value = names::CLASS_LABEL_VALUE.into();
                 selector.add(names::CLASS_LABEL, value, &mut operations);
             }
+            Addition::SchedulerName => operations.push(PatchOperation::Add(AddOperation {
+                path: PointerBuf::from_tokens(["spec", "schedulerName"]),
+                value: names::SCHEDULER_NAME.into(),
+            })),
             Addition::Toleration(ours) => {
                 tolerations.add("-", serde_json::to_value(ours)?, &mut operations);
             }
@@ -116,6 +120,7 @@ fn changed(mut pod: Pod) -> Pod {
                 let selector = spec.node_selector.get_or_insert_default();
                 selector.insert(names::CLASS_LABEL.to_owned(), names::CLASS_LABEL_VALUE.to_owned());
             }
+            Addition::SchedulerName => spec.scheduler_name = Some(names::SCHEDULER_NAME.to_owned()),
             Addition::Toleration(ours) => spec.tolerations.get_or_insert_default().push(Toleration {
                 key: Some(ours.key.to_owned()),
                 operator: Some(ours.operator.to_owned()),
@@ -150,6 +155,7 @@ mod tests {
                 "containers": containers,
                 "schedulingGates": [{"name": "example.com/other"}],
                 "nodeSelector": {"zone": "a"},
+                "schedulerName": "default-scheduler",
                 "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}],
             },
         });
@@ -160,6 +166,7 @@ mod tests {
             let gates = typed["spec"]["schedulingGates"].as_array().unwrap();
             assert!(gates.contains(&json!({"name": names::GATE})), "{typed}");
             assert!(typed["spec"]["nodeSelector"][names::CLASS_LABEL].is_string());
+            assert_eq!(typed["spec"]["schedulerName"], names::SCHEDULER_NAME);
             // Applied again, nothing is missing.
             assert_eq!(patched(&typed, super::typed), typed);
         }

@@ -48,7 +48,7 @@ pub struct Lives {
     pub lift_wait: Option<Percentiles>,
     /// Of that, calls that the API server was working on.
     pub lift_calls: Option<Percentiles>,
-    /// From the lifted gate to Running: scheduler and simulated kubelet.
+    /// From the lifted gate to Running: the binding, and the simulated kubelet.
     pub lifted_to_running: Option<Percentiles>,
     /// From the pod to Running.
     pub created_to_running: Option<Percentiles>,

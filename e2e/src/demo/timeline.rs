@@ -50,7 +50,7 @@ impl Stage {
     fn says(self) -> &'static str {
         match self {
             Self::Gated => {
-                "Gated       the webhook added gate, selector and tolerations; the scheduler waits"
+                "Gated       the webhook added gate, selector, tolerations and scheduler; the pod waits"
             }
             Self::Launched => "Launched    token, seed and VirtualMachineInstance exist",
             Self::Booted => "Booted      the VM runs",

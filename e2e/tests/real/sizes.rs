@@ -29,7 +29,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The pod runs, and its node must have what it asks for: the scheduler asks that of what the kubelet says.
+    /// The pod runs, and its node must have what it asks for: its kubelet would have rejected it.
     pub async fn fits(&self, pod: &MaroonedPod) {
         let found: Pod = pod.pods.get(&pod.name).await.unwrap();
         let asked = Request::of(&found.spec.unwrap()).unwrap();

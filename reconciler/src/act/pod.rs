@@ -17,7 +17,7 @@ use crate::plan::PodReport;
 use crate::read;
 use crate::view::{ObjectRef, VM_GONE};
 
-/// The scheduler and the kubelet write to a pod that was just lifted.
+/// Others may write to a pod that was just lifted.
 const DISOWN_ATTEMPTS: u32 = 3;
 
 pub(super) async fn report(
@@ -99,7 +99,7 @@ pub(super) async fn fail(
     patch_status(cluster, pod, body, own_writes).await
 }
 
-/// The UID is a precondition. A pod that is bound already, and to where but here, is what this wants.
+/// The UID is a precondition. A pod that is bound already, or gated, is a conflict.
 pub(super) async fn bind(cluster: &Cluster, pod: &ObjectRef) -> Result<(), CallError> {
     let binding = Binding {
         metadata: ObjectMeta {
@@ -116,7 +116,7 @@ pub(super) async fn bind(cluster: &Cluster, pod: &ObjectRef) -> Result<(), CallE
     };
     let pods = cluster.within::<Pod>(&pod.namespace);
     match call(pods.create_subresource::<_, Value>("binding", &pod.name, &params::create(), &binding)).await {
-        Err(error) if error.is_gone() || error.is_conflict() => Ok(()),
+        Err(error) if error.is_gone() => Ok(()),
         bound => bound.map(drop),
     }
 }

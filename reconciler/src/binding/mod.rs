@@ -1,4 +1,6 @@
-//! Pods that the scheduler cannot bind to their own Node, and whether the reconciler may bind them.
+//! Pods that have a scheduler which cannot bind them to their own Node, and whether the reconciler may bind them. A pod
+//! has one if it needs it (for its claims), or names it, or came past the webhook; the reconciler binds all others without
+//! asking.
 //!
 //! A marooned Node has no `kubernetes.io/hostname` label, so that it is not a domain over which ordinary pods spread.
 //! If a pod *requires* a spread or an affinity over hosts, the scheduler considers a Node without the label unfit.

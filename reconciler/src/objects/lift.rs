@@ -1,4 +1,4 @@
-//! Step 8 as a JSON patch: the one write after which the scheduler goes on without us.
+//! Step 8 as a JSON patch: the one write after which the pod can be bound.
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::Pod;

@@ -7,7 +7,7 @@ use maroonedpods_common::names;
 
 use super::attempt::{self, Failure};
 use super::release::{finished_pod_ttl, stop_deadline};
-use super::{Context, Decision, Write, after, csrs, network_policies, place};
+use super::{Context, Decision, Note, Write, after, csrs, network_policies, place};
 use crate::binding::Demands;
 use crate::objects::record::set_condition;
 use crate::view::PodView;
@@ -39,9 +39,9 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     if pod.deletion_deadline.is_some() {
         return decision.wake_at(c.due(c.observed.ages.deleting, stop_deadline(pod)));
     }
-    if !pod.started {
+    if !pod.started && pod.foreign_gates.is_empty() {
         let allowed = start_deadline(c);
-        let at = c.due(c.observed.ages.lifted, allowed);
+        let at = c.due(c.observed.ages.free, allowed);
         if c.now >= at {
             return attempt::fail(c, c.observed.vmi.as_ref(), &not_started(pod, allowed));
         }
@@ -93,28 +93,52 @@ fn not_started(pod: &PodView, allowed: SignedDuration) -> Failure {
     }
 }
 
-/// Step 9, for a pod that the scheduler cannot place.
+/// Step 9, for a pod that no scheduler binds, or that its scheduler cannot place.
 fn bind(c: &Context, pod: &PodView) -> Decision {
-    let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
-        return Decision::wait();
-    };
     if pod.bound || pod.terminal || pod.deletion_deadline.is_some() {
         return Decision::wait();
     }
+    let (Some(packed), Some(node)) = (&pod.demands, &c.observed.node) else {
+        return bind_ours(pod);
+    };
     let met = |demands: &Demands| demands.met_by(&names::node_name(&pod.uid), node);
     let Some(demands) = packed.unpacked().filter(met) else {
         return Decision::wait();
     };
-    let write = Write::BindPod(pod.reference());
     if demands.claims.is_empty() {
-        return Decision::wait().write(write);
+        return bound(pod);
     }
     let decision = Decision::wait().insist_on_live_view();
     if c.observed.claims_bound {
-        decision.write(write)
+        decision.and(bound(pod))
     } else {
         decision.wake_at(after(c.now, CLAIMS_RETRY))
     }
+}
+
+/// Step 9, for a pod that no scheduler binds: lifted before, or by the write before this one. Its Node was verified for
+/// the lift, and no other pod may run there. If a user has deleted the Node since, Kubernetes' garbage collection takes the
+/// pod once it is bound; unbound, the pod would wait for ever.
+pub(super) fn bind_ours(pod: &PodView) -> Decision {
+    // The API server binds no pod that any gate holds.
+    if pod.ours_to_bind && pod.foreign_gates.is_empty() {
+        bound(pod)
+    } else {
+        Decision::wait()
+    }
+}
+
+/// The binding, with the words that a scheduler has for it.
+fn bound(pod: &PodView) -> Decision {
+    let message = format!(
+        "Successfully assigned {}/{} to {}",
+        pod.namespace,
+        pod.name,
+        names::node_name(&pod.uid)
+    );
+    Decision::wait()
+        .write(Write::BindPod(pod.reference()))
+        .note(Note::normal("Scheduled", message))
 }
 
 /// The reports on pod and record once the gate is lifted; nothing where they are there already.
@@ -152,7 +176,7 @@ fn lifted_status(c: &Context) -> Option<Write> {
         NodeCondition::Lifted,
         true,
         NodeReason::GateLifted,
-        "the pod may be scheduled to its node",
+        "the pod may be bound to its node",
         c.now,
     );
     c.record_status(status)

@@ -101,7 +101,8 @@ pub enum Write {
     },
     /// Step 8, the point of no return: one JSON patch that tests UID, version and gate, removes the gate and pins the pod.
     LiftGate(Box<Lift>),
-    /// Step 9 in the scheduler's stead, see [`crate::binding`]; refused for another UID, a gated pod, or a bound one.
+    /// Step 9, where no scheduler does it or can ([`crate::binding`]); refused for another UID, a gated pod, or a bound
+    /// one.
     BindPod(ObjectRef),
     /// The VM is gone: endpoints must lose the pod's address before another pod gets it.
     PodNotReady(ObjectRef),

@@ -88,6 +88,7 @@ impl View for PodView {
                 ("priorityClassName", Keep::All),
                 ("tolerations", Keep::All),
                 ("schedulingGates", Keep::All),
+                ("schedulerName", Keep::All),
                 ("hostNetwork", Keep::All),
                 ("hostUsers", Keep::All),
                 ("os", Keep::All),

@@ -60,7 +60,9 @@ pub struct PodView {
     pub pinned: bool,
     /// It is bound to a node.
     pub bound: bool,
-    /// Its demands on its node, if the scheduler cannot place it there.
+    /// No scheduler binds it: it has our name for one ([`names::SCHEDULER_NAME`]).
+    pub ours_to_bind: bool,
+    /// Its demands on its node, if its scheduler cannot place it there.
     pub demands: Option<Packed<Demands>>,
     /// What it asks of where it runs; `None` if that is too long to keep.
     pub wishes: Option<Packed<Wishes>>,
@@ -146,6 +148,7 @@ impl PodView {
         let rule = admission::PodView::from(pod);
         let terminal = matches!(phase, "Succeeded" | "Failed");
         let (namespace, name) = (meta.namespace.clone()?, meta.name.clone()?);
+        let ours_to_bind = rule.scheduler_name == names::SCHEDULER_NAME;
         Some(Self {
             resource_version: meta.resource_version.clone().unwrap_or_default(),
             maker: Maker::of(pod, &namespace, &name),
@@ -163,7 +166,10 @@ impl PodView {
             bound: spec
                 .and_then(|s| s.node_name.as_ref())
                 .is_some_and(|n| !n.is_empty()),
-            demands: spec.and_then(|spec| demands(&name, spec)),
+            ours_to_bind,
+            demands: spec
+                .filter(|_| !ours_to_bind)
+                .and_then(|spec| demands(&name, spec)),
             wishes: Packed::of(&spec.map(Wishes::of).unwrap_or_default(), MOST_WISHES),
             priority_class: bounded(
                 spec.and_then(|s| s.priority_class_name.as_deref())

@@ -1,12 +1,10 @@
 //! Whether a pod's affinity names nodes, read without holding any of it: however many terms there are, two bits are
 //! kept.
 
-use std::fmt;
-use std::marker::PhantomData;
-
 use maroonedpods_common::admission::{Term, Terms};
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::Deserializer;
 
+use super::fold::fold;
 use super::{Text, object, text};
 
 /// `spec.affinity`.
@@ -78,39 +76,4 @@ fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Term, D::Error> 
         term.add_field(text(asked.key.as_ref()), text(asked.operator.as_ref()));
     };
     fold(deserializer, add)
-}
-
-/// What a list comes to, item by item; null counts as an empty one.
-fn fold<'de, D, T, S>(deserializer: D, add: impl Fn(&mut S, T)) -> Result<S, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-    S: Default,
-{
-    struct Each<T, S, F> {
-        add: F,
-        of: PhantomData<(T, S)>,
-    }
-
-    impl<'de, T: Deserialize<'de>, S: Default, F: Fn(&mut S, T)> Visitor<'de> for Each<T, S, F> {
-        type Value = S;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a list or null")
-        }
-
-        fn visit_unit<E>(self) -> Result<S, E> {
-            Ok(S::default())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<S, A::Error> {
-            let mut sum = S::default();
-            while let Some(item) = list.next_element()? {
-                (self.add)(&mut sum, item);
-            }
-            Ok(sum)
-        }
-    }
-
-    deserializer.deserialize_any(Each { add, of: PhantomData })
 }

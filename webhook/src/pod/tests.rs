@@ -18,7 +18,7 @@ fn assert_seen_as_typed(pod: &Value) {
 }
 
 /// The facts of a view that differ from those of an empty pod.
-fn facts(view: &PodView<'_>) -> [bool; 8] {
+fn facts(view: &PodView<'_>) -> [bool; 10] {
     let PodView {
         opt_in,
         daemon_set_owned,
@@ -26,6 +26,8 @@ fn facts(view: &PodView<'_>) -> [bool; 8] {
         node_name,
         names_nodes,
         gated,
+        scheduler_name,
+        has_claims,
         class_selector,
         tolerations,
     } = view;
@@ -36,6 +38,8 @@ fn facts(view: &PodView<'_>) -> [bool; 8] {
         !node_name.is_empty(),
         *names_nodes,
         *gated,
+        !scheduler_name.is_empty(),
+        *has_claims,
         class_selector.is_some(),
         !tolerations.is_empty(),
     ]
@@ -44,7 +48,7 @@ fn facts(view: &PodView<'_>) -> [bool; 8] {
 /// Lists of more than [`MAX_ITEMS`], which no pod has, are the exception: the webhook reads their beginning.
 #[test]
 fn whatever_both_read_both_see_alike() {
-    let seen = Cell::new([0; 8]);
+    let seen = Cell::new([0; 10]);
     let cases = ProptestConfig {
         cases: 4000,
         ..ProptestConfig::default()
@@ -76,7 +80,8 @@ fn the_partial_pod_looks_like_the_typed_one() {
     assert_seen_as_typed(&json!({
         "metadata": {"labels": null, "annotations": null, "ownerReferences": null},
         "spec": {"containers": [], "nodeName": null, "nodeSelector": null, "schedulingGates": null,
-                 "tolerations": null, "affinity": null},
+                 "tolerations": null, "affinity": null, "schedulerName": null, "volumes": null,
+                 "resourceClaims": null},
     }));
     assert_seen_as_typed(&json!({
         "metadata": {
@@ -89,6 +94,7 @@ fn the_partial_pod_looks_like_the_typed_one() {
             "nodeName": "node-1",
             "nodeSelector": {CLASS_LABEL: "x", "disk": "ssd"},
             "schedulingGates": [{"name": "a"}, {"name": GATE}],
+            "schedulerName": "s",
             "tolerations": [{"operator": "Exists"}, {"key": "k", "value": "v", "tolerationSeconds": 7}],
         },
     }));
@@ -129,6 +135,27 @@ fn the_nodes_that_a_pod_names_are_seen_as_in_the_typed_one() {
 }
 
 #[test]
+fn claims_are_seen_as_in_the_typed_pod() {
+    let plain = json!({"name": "plain", "emptyDir": {}, "persistentVolumeClaim": null, "ephemeral": null});
+    let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}});
+    let scratch = json!({"name": "scratch", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+    for (field, items, claims) in [
+        ("volumes", json!([plain, claim]), true),
+        ("volumes", json!([scratch, plain]), true),
+        ("volumes", json!([plain]), false),
+        ("volumes", json!([]), false),
+        ("resourceClaims", json!([{"name": "gpu"}]), true),
+        ("resourceClaims", json!([]), false),
+    ] {
+        let pod = json!({"spec": {"containers": [], field: items}});
+        assert_seen_as_typed(&pod);
+        let text = pod.to_string();
+        let read: Pod<'_> = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.view().has_claims, claims, "{pod}");
+    }
+}
+
+#[test]
 fn a_container_of_the_wrong_type_is_an_error() {
     for pod in [
         r#"{"metadata": []}"#,
@@ -137,6 +164,7 @@ fn a_container_of_the_wrong_type_is_an_error() {
         r#"{"spec": {"tolerations": {}}}"#,
         r#"{"spec": {"affinity": {"nodeAffinity": []}}}"#,
         r#"{"spec": {"nodeName": 1}}"#,
+        r#"{"spec": {"volumes": [{"persistentVolumeClaim": []}]}}"#,
     ] {
         assert!(serde_json::from_str::<Pod<'_>>(pod).is_err(), "{pod}");
     }

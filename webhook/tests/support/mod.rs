@@ -40,6 +40,7 @@ pub fn ordinary_pod() -> Value {
         "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web"}},
         "spec": {
             "containers": [{"name": "web", "image": "web:1", "env": [{"name": "A", "value": "\"quoted\" \u{e9}"}]}],
+            "schedulerName": "default-scheduler",
             "tolerations": [
                 {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
                  "tolerationSeconds": 300},

@@ -228,7 +228,7 @@ fn verify(c: &Context, pod: &PodView, node: &NodeView) -> Result<(), &'static st
     }
 }
 
-/// Step 8.
+/// Step 8, and step 9 of a pod that no scheduler binds.
 fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: Decision) -> Decision {
     let Some(gate_index) = pod.gate_index else {
         return decision;
@@ -254,11 +254,12 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: De
             taint_key: c.record.spec.vm.taint_key.clone(),
             address: address.to_owned(),
         })))
-        .and(super::serve::lifted(c, pod))
         .note(Note::normal(
             "GateLifted",
             format!("node {} is ready and reserved for this pod", node.name),
         ))
+        .and(super::serve::bind_ours(pod))
+        .and(super::serve::lifted(c, pod))
 }
 
 /// A ready node that the pod may not have yet. The deadline to join still holds.

@@ -1,6 +1,7 @@
 //! Any interleaving of users, KubeVirt, guests, lagging caches, two leaders and crashes between writes.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 
 use jiff::SignedDuration;
 use maroonedpods_common::api::NetworkPolicies;
@@ -54,6 +55,7 @@ const MOVES: &[(&str, Act)] = &[
     ("kubelet_is_unready", World::kubelet_is_unready),
     ("guest_adds_node_finalizer", World::guest_adds_node_finalizer),
     ("node_is_deleted", World::node_is_deleted),
+    ("scheduler_binds", World::scheduler_binds),
     ("pod_runs", World::pod_runs),
     ("pod_finishes", World::pod_finishes),
     ("pod_is_deleted", World::pod_is_deleted),
@@ -87,10 +89,12 @@ enum Step {
     Refresh(usize),
     /// Time passes.
     Tick(i64),
-    /// A leader is paused before it lifts the gate: its patch is still to be sent.
+    /// A leader is paused before it lifts the gate: its patch and its binding are still to be sent.
     Pause(usize),
-    /// The paused leader's patch arrives.
+    /// The paused leader's patch arrives, or the binding that follows a patch.
     Arrive,
+    /// The pod is one that the reconciler does not bind.
+    OfAScheduler,
     /// Another process takes a leader's place; its clock is `ahead` seconds ahead.
     TakeOver { leader: usize, ahead: i64 },
 }
@@ -127,8 +131,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         writes: usize::MAX,
     };
     let rest = prop::collection::vec(step(), 0..60);
-    (0..12_usize, any::<bool>(), rest).prop_map(move |(rounds, pauses, rest)| {
+    let fates = (any::<bool>(), prop::bool::weighted(0.25));
+    (0..12_usize, fates, rest).prop_map(move |(rounds, (pauses, scheduled), rest)| {
         let mut steps = Vec::new();
+        steps.extend(scheduled.then_some(Step::OfAScheduler));
         for _ in 0..rounds {
             steps.extend(progress);
             steps.push(pass);
@@ -147,8 +153,8 @@ struct Run {
     world: World,
     caches: [Objects; 2],
     history: Vec<World>,
-    /// A lift that is still to arrive, and the attempt that it belongs to.
-    late: Option<(Write, u32)>,
+    /// A lift that is still to arrive, its binding, and the attempt that they belong to.
+    late: Option<(VecDeque<Write>, u32)>,
     /// How many lifts arrived late.
     arrived: usize,
 }
@@ -201,6 +207,10 @@ impl Run {
             }
             Step::Pause(leader) => self.pause(leader)?,
             Step::Arrive => self.arrive()?,
+            Step::OfAScheduler => {
+                self.world.is_left_to_the_scheduler();
+                self.caches = [self.world.objects.clone(), self.world.objects.clone()];
+            }
             Step::TakeOver { leader, ahead } => {
                 self.world.leader = leader;
                 self.world.take_over(SignedDuration::from_secs(ahead));
@@ -211,9 +221,12 @@ impl Run {
 
     fn pause(&mut self, leader: usize) -> Result<(), String> {
         self.world.leader = leader;
-        for write in self.world.decide_from(&self.caches[leader]).writes {
+        let mut writes = VecDeque::from(self.world.decide_from(&self.caches[leader]).writes);
+        while let Some(write) = writes.pop_front() {
             if matches!(write, Write::LiftGate(_)) {
-                self.late = Some((write, self.world.attempt()));
+                writes.retain(|write| matches!(write, Write::BindPod(_)));
+                writes.push_front(write);
+                self.late = Some((writes, self.world.attempt()));
                 break;
             }
             if self.world.judged_write(&write)?.is_err() {
@@ -224,14 +237,24 @@ impl Run {
     }
 
     fn arrive(&mut self) -> Result<(), String> {
-        let Some((lift, attempt)) = self.late.take() else {
+        let Some((mut writes, attempt)) = self.late.take() else {
             return Ok(());
         };
+        let Some(write) = writes.pop_front() else {
+            return Ok(());
+        };
+        if !matches!(write, Write::LiftGate(_)) {
+            return self.world.judged_write(&write).map(drop);
+        }
         self.arrived += 1;
         let now = self.world.attempt();
-        match self.world.apply(&lift) {
+        match self.world.apply(&write) {
             Ok(()) if now != attempt => Err(format!("S1: attempt {now} took the lift of attempt {attempt}")),
-            _ => Ok(()),
+            Ok(()) => {
+                self.late = Some((writes, attempt));
+                Ok(())
+            }
+            Err(_) => Ok(()),
         }
     }
 }

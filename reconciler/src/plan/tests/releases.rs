@@ -38,6 +38,8 @@ fn the_pod_does_not_fail_and_no_node_goes_before_the_vm_is_proven_gone() {
 #[test]
 fn a_pod_that_does_not_start_on_its_node_fails_and_says_why() {
     let mut world = about_to_lift();
+    let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
+    spec.scheduler_name = Some("its-own".to_owned());
     world.pass();
     world.scheduler_says("Unschedulable", "0/3 nodes are available");
     while world.decide().writes.is_empty() {
@@ -56,6 +58,24 @@ fn a_pod_that_does_not_start_on_its_node_fails_and_says_why() {
         said.message
     );
     assert_eq!(world.settle(30), Ok(Outcome::Gone));
+}
+
+#[test]
+fn a_pod_that_another_gate_holds_is_not_late() {
+    let mut world = about_to_lift();
+    let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
+    let other = serde_json::from_value(serde_json::json!({"name": "example.test/queue"})).unwrap();
+    spec.scheduling_gates.as_mut().unwrap().push(other);
+    world.pass();
+    assert!(world.pod().unwrap().lifted());
+    world.tick(3600);
+    assert!(kinds(&world.decide()).is_empty());
+    let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
+    spec.scheduling_gates = None;
+    world.tick(200);
+    assert_eq!(kinds(&world.pass()), ["bind_pod"]);
+    world.tick(301);
+    assert_eq!(kinds(&world.decide()), ["record_status", "delete_vmi"]);
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn unplaceable() -> World {
     let spread = serde_json::json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule"}]);
     let mut world = about_to_lift();
+    world.is_left_to_the_scheduler();
     let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
     // As if it had been so from the start.
@@ -142,25 +143,38 @@ fn just_lifted(mut world: World) -> World {
 
 #[test]
 fn what_a_crash_right_after_the_lift_left_out_is_written_later() {
-    let mut world = just_lifted(about_to_lift());
-    assert_eq!(kinds(&world.decide()), ["pod_report", "record_status"]);
-    world.pass();
-    assert_eq!(
-        (condition_reason(&world).as_str(), kinds(&world.decide()).len()),
-        ("NodeReady", 0)
-    );
+    for left_to_the_scheduler in [false, true] {
+        let mut world = about_to_lift();
+        let left_out: &[_] = if left_to_the_scheduler {
+            world.is_left_to_the_scheduler();
+            &["pod_report", "record_status"]
+        } else {
+            &["bind_pod", "pod_report", "record_status"]
+        };
+        let mut world = just_lifted(world);
+        assert_eq!(kinds(&world.decide()), left_out);
+        world.pass();
+        assert_eq!(
+            (condition_reason(&world).as_str(), kinds(&world.decide()).len()),
+            ("NodeReady", 0)
+        );
+        assert_eq!(world.pod().unwrap().bound, !left_to_the_scheduler);
+    }
 }
 
 #[test]
 fn a_pod_that_ends_right_after_its_lift_is_neither_ready_nor_bound() {
-    let mut finished = just_lifted(unplaceable());
-    let pod = finished.objects.pod.as_mut().unwrap();
-    pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
-    let mut going = just_lifted(unplaceable());
-    let pod = going.objects.pod.as_mut().unwrap();
-    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(going.now));
-    for world in [finished, going] {
-        assert_eq!(kinds(&world.decide()), ["record_status"]);
+    for lifted in [just_lifted(unplaceable()), just_lifted(about_to_lift())] {
+        let mut finished = lifted.clone();
+        let pod = finished.objects.pod.as_mut().unwrap();
+        pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+        let mut going = lifted;
+        let pod = going.objects.pod.as_mut().unwrap();
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(going.now));
+        for world in [finished, going] {
+            assert_eq!(kinds(&world.decide()), ["record_status"]);
+        }
     }
 }
 
@@ -178,8 +192,57 @@ fn a_pod_that_the_scheduler_cannot_place_is_bound_by_us_once_lifted() {
     assert!(kinds(&world.decide()).is_empty());
 
     let mut ordinary = about_to_lift();
-    ordinary.pass();
+    ordinary.is_left_to_the_scheduler();
+    assert!(!kinds(&ordinary.pass()).contains(&"bind_pod"));
     assert!(!kinds(&ordinary.decide()).contains(&"bind_pod"));
+}
+
+#[test]
+fn a_pod_whose_node_was_deleted_right_after_its_lift_goes_with_it() {
+    let mut world = just_lifted(about_to_lift());
+    world.node_is_deleted();
+    assert!(kinds(&world.decide()).contains(&"bind_pod"));
+    assert_eq!(world.settle(60), Ok(Outcome::Gone));
+}
+
+#[test]
+fn a_binding_is_told_in_a_schedulers_words_and_once() {
+    let told = |decision: &plan::Decision| {
+        let notes = decision.notes.iter().filter(|note| note.reason == "Scheduled");
+        notes
+            .map(|note| (note.warning, note.message.clone()))
+            .collect::<Vec<_>>()
+    };
+    let words = "Successfully assigned ns/pod to marooned-8c2f4f9e-52b3-4d1c-9a77-0d6f6f2f7b10";
+    let once = [(false, words.to_owned())];
+    let mut world = about_to_lift();
+    assert_eq!(told(&world.pass()), once);
+    assert_eq!(told(&world.decide()), []);
+    assert_eq!(told(&just_lifted(about_to_lift()).decide()), once);
+    let mut left = just_lifted(unplaceable());
+    assert_eq!(told(&left.pass()), once);
+    assert_eq!(told(&left.decide()), []);
+}
+
+#[test]
+fn a_pod_that_other_gates_hold_is_bound_once_they_are_gone() {
+    let mut world = about_to_lift();
+    let gates = |world: &mut World, gates: &[&str]| {
+        let gates: Vec<_> = gates
+            .iter()
+            .map(|gate| serde_json::json!({"name": gate}))
+            .collect();
+        let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
+        spec.scheduling_gates = serde_json::from_value(gates.into()).unwrap();
+    };
+    gates(&mut world, &["maroonedpods.io/gate", "kueue"]);
+    let decision = world.pass();
+    assert!(kinds(&decision).contains(&"lift_gate"));
+    assert!(!kinds(&decision).contains(&"bind_pod"));
+    assert!(kinds(&world.decide()).is_empty());
+    gates(&mut world, &[]);
+    assert_eq!(kinds(&world.pass()), ["bind_pod"]);
+    assert!(world.pod().unwrap().bound);
 }
 
 #[test]
@@ -243,8 +306,14 @@ fn the_gate_is_lifted_in_one_patch_that_pins() {
     let mut world = about_to_lift();
     let decision = world.pass();
     assert_eq!(
-        kinds(&decision)[kinds(&decision).len() - 4..],
-        ["remove_startup_taint", "lift_gate", "pod_report", "record_status"]
+        kinds(&decision)[kinds(&decision).len() - 5..],
+        [
+            "remove_startup_taint",
+            "lift_gate",
+            "bind_pod",
+            "pod_report",
+            "record_status"
+        ]
     );
     assert!(world.pod().unwrap().lifted());
     let tolerations = world.objects.pod.unwrap().spec.unwrap().tolerations.unwrap();

@@ -200,13 +200,16 @@ fn each_stage_is_an_event() {
         [
             (false, "VMCreating"),
             (false, "NodeJoined"),
-            (false, "GateLifted")
+            (false, "GateLifted"),
+            (false, "Scheduled")
         ]
     );
-    for (note, part) in seen
-        .iter()
-        .zip(["starting VM marooned-", "has joined", "reserved for this pod"])
-    {
+    for (note, part) in seen.iter().zip([
+        "starting VM marooned-",
+        "has joined",
+        "reserved for this pod",
+        "assigned",
+    ]) {
         assert!(note.message.contains(part), "{}", note.message);
     }
 }

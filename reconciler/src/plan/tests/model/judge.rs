@@ -52,6 +52,13 @@ impl World {
                 return Err("lifted although a policy must be waited for".to_owned());
             }
         }
+        if let Write::BindPod(asked) = write
+            && self
+                .pod()
+                .is_some_and(|p| asked.uid == *p.uid.as_str() && !p.lifted())
+        {
+            return Err("S1: bound before its lift".to_owned());
+        }
         if let Some(waited) = self.deadline_missed(write) {
             return Err(format!("failed by its deadline after {waited:#}"));
         }

@@ -5,6 +5,7 @@ mod certificates;
 mod changes;
 mod judge;
 mod moves;
+mod scheduler;
 mod taints;
 mod writes;
 
@@ -122,6 +123,7 @@ impl World {
             "spec": {
                 "containers": [{"name": "main", "image": "app"}],
                 "schedulingGates": [{"name": names::GATE}],
+                "schedulerName": names::SCHEDULER_NAME,
                 "nodeSelector": {(names::CLASS_LABEL): names::CLASS_LABEL_VALUE},
             },
             "status": {"phase": "Pending"},
@@ -345,6 +347,10 @@ impl World {
             }
             (None, _) if left.is_empty() => Ok(Outcome::Gone),
             (None, _) => Err(format!("left behind: {left:?}")),
+            // A scheduler of its own may keep a pod off its Node.
+            (Some(_), Some(pod)) if pod.ours_to_bind && pod.lifted() && !pod.bound && !pod.terminal => {
+                Err("the pod is lifted, and nobody binds it".to_owned())
+            }
             (Some(_), Some(pod)) if pod.lifted() && status.vmi_uid.is_some() && self.secrets.is_empty() => {
                 Ok(Outcome::Lifted)
             }

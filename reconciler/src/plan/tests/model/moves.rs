@@ -15,7 +15,7 @@ use crate::objects::record;
 impl World {
     /// All honest parties do once what is due; returns whether anything was.
     pub fn behave(&mut self) -> bool {
-        let moves: [fn(&mut Self) -> bool; 16] = [
+        let moves: [fn(&mut Self) -> bool; 17] = [
             Self::deleted_vms_vanish,
             Self::garbage_is_collected,
             Self::vm_is_scheduled,
@@ -27,6 +27,7 @@ impl World {
             Self::others_remove_their_taints,
             Self::node_controller_acts,
             |w| w.guest().is_some_and(|g| !g.asked_serving) && w.guest_requests(CsrKind::Serving),
+            Self::scheduler_binds,
             Self::pod_runs,
             Self::kubelet_stops_pod,
             Self::pod_is_orphaned,
@@ -297,10 +298,10 @@ impl World {
         uid.inspect(|uid| self.delete_node(uid)).is_some()
     }
 
-    /// The scheduler binds a lifted pod to its Node, and the kubelet starts it.
+    /// The kubelet starts a pod that is bound to its Node.
     pub fn pod_runs(&mut self) -> bool {
-        let open = self.node().is_some_and(|n| n.ready) && self.taints_in_the_way().is_empty();
-        let waiting = self.pod().is_some_and(|p| p.lifted() && !p.terminal && !p.ready);
+        let open = self.node().is_some_and(|n| n.ready);
+        let waiting = self.pod().is_some_and(|p| p.bound && !p.terminal && !p.ready);
         open && waiting && self.guest().is_some() && self.pod_phase("Running") && self.pod_ready()
     }
 
@@ -355,7 +356,8 @@ impl World {
 
     /// `PodGC` deletes a pod whose Node does not exist.
     pub fn pod_is_orphaned(&mut self) -> bool {
-        (self.pod_is_running() && self.objects.node.is_none()) && self.objects.pod.take().is_some()
+        let bound = self.pod().is_some_and(|p| p.bound && !p.terminal);
+        (bound && self.objects.node.is_none()) && self.objects.pod.take().is_some()
     }
 
     /// A new pod gets the old one's name, as in a StatefulSet.

@@ -92,7 +92,7 @@ impl World {
                     .retain(|name, of| !secrets.contains(name) || *of != owner);
             }
             Write::RemoveStartupTaint { node, index } => return self.remove_startup_taint(&node.uid, *index),
-            Write::BindPod(pod) => self.bind(&pod.uid),
+            Write::BindPod(pod) => return self.bind(&pod.uid),
             Write::LiftGate(lift) => {
                 self.patch_pod(&lift::patch(lift))?;
                 self.lifts += 1;
@@ -261,19 +261,22 @@ impl World {
         Ok(())
     }
 
-    /// A pod that is already bound stays bound.
-    fn bind(&mut self, uid: &str) {
-        let pod = self.objects.pod.as_mut().filter(|p| has_uid(&p.metadata, uid));
-        if let Some(spec) = pod.and_then(|pod| pod.spec.as_mut()) {
-            let gated = spec
-                .scheduling_gates
-                .as_ref()
-                .is_some_and(|gates| !gates.is_empty());
-            if !gated {
-                spec.node_name
-                    .get_or_insert_with(|| names::node_name(&uid.into()));
-            }
-        }
+    /// A missing pod is fine; another pod of that name is not, nor one that is gated, bound or being deleted.
+    pub(super) fn bind(&mut self, uid: &str) -> Result<(), Refused> {
+        let next = self.next_version().to_string();
+        let Some(pod) = &mut self.objects.pod else {
+            return Ok(());
+        };
+        let spec = pod.spec.get_or_insert_default();
+        let gated = spec
+            .scheduling_gates
+            .as_ref()
+            .is_some_and(|gates| !gates.is_empty());
+        let deleting = pod.metadata.deletion_timestamp.is_some();
+        require(has_uid(&pod.metadata, uid) && !gated && !deleting && spec.node_name.is_none())?;
+        spec.node_name = Some(names::node_name(&uid.into()));
+        pod.metadata.resource_version = Some(next);
+        Ok(())
     }
 
     fn remove_startup_taint(&mut self, uid: &str, index: usize) -> Result<(), Refused> {
