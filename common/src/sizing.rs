@@ -98,18 +98,11 @@ pub enum SizingError {
     /// The pod's local storage requests do not even add up.
     #[error("the pod's ephemeral-storage requests exceed 16 TiB: lower them")]
     TooMuchStorage,
-    /// The pod asks for something that no VM has.
-    #[error("no VM has {0}, which the pod requests: remove the request")]
-    NoSuchResource(String),
 }
 
 /// What the scheduler and the kubelet will count for a pod, by the formula at the top of this module. Limits stand
-/// in for missing requests, as the API server has it. A kubelet starts a pod that is bound to it without the devices that
-/// it does not have, hence the pod must not get that far.
+/// in for missing requests, as the API server has it.
 pub fn effective_request(spec: &PodSpec) -> Result<Request, SizingError> {
-    if let Some(name) = absent_resource(spec) {
-        return Err(SizingError::NoSuchResource(name.clone()));
-    }
     Ok(Request {
         cpu_milli: Resource::CPU.of_pod(spec)?,
         memory_bytes: Resource::MEMORY.of_pod(spec)?,
@@ -211,25 +204,6 @@ fn guest_memory_mi(capacity_mi: u64) -> u64 {
 }
 
 type ResourceList = BTreeMap<String, Quantity>;
-
-/// A resource that the pod requests and VMs do not have: a device, or huge pages.
-fn absent_resource(spec: &PodSpec) -> Option<&String> {
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let of_containers = containers.filter_map(|container| container.resources.as_ref());
-    let requested = of_containers
-        .chain(&spec.resources)
-        .flat_map(|resources| [&resources.requests, &resources.limits])
-        .flatten()
-        .flatten();
-    let ours = [Resource::CPU, Resource::MEMORY, Resource::EPHEMERAL_STORAGE].map(|resource| resource.name);
-    let mut absent = requested.filter(|(name, quantity)| {
-        !ours.contains(&name.as_str()) && !matches!(quantity::units(quantity), Ok(0))
-    });
-    absent.next().map(|(name, _)| name)
-}
 
 /// One resource, and how its quantities are read and added up.
 struct Resource {

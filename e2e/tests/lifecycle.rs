@@ -16,8 +16,8 @@ use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{becomes, eventually, gone};
 use maroonedpods_e2e::api::read::condition;
 use maroonedpods_e2e::api::read::vmis;
-use maroonedpods_e2e::api::read::{gates, node, report, runs};
-use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::api::read::{gates, node, runs};
+use maroonedpods_e2e::harness::fixtures::{marooned, ordinary, spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::writes::MANAGER;
@@ -367,20 +367,5 @@ async fn a_finished_jobs_vm_goes_after_its_time_for_logs() {
         .await
         .unwrap();
     gone(&tenant.pods, &pods[0].name_any(), COLLECTED).await.unwrap();
-    tenant.leaves().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_requests_a_device_is_told_that_no_vm_has_it_and_gets_none() {
-    let tenant = Tenant::shared(None).await.unwrap();
-    let mut wanted = spec();
-    wanted["containers"][0]["resources"] = json!({"limits": {"example.com/gpu": "1"}});
-    let wanted = labelled(with_spec("device", wanted), names::MAROON_TRUE);
-    tenant.creates(&wanted).await.unwrap();
-    let pod = tenant.sees_reason("device", "Unsizable").await.unwrap();
-    let (_, message) = report(&pod);
-    assert!(message.contains("no VM has example.com/gpu"), "{message}");
-    assert_eq!(tenant.records().await.unwrap(), []);
-    tenant.deletes("device").await.unwrap();
     tenant.leaves().await.unwrap();
 }

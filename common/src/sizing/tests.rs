@@ -131,33 +131,6 @@ fn a_bad_quantity_is_named() {
 }
 
 #[test]
-fn what_no_vm_has_is_named() {
-    let asks = |list: &str, name: &str, quantity: &str| {
-        let resources =
-            json!({list: {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi", name: quantity}});
-        let one = json!({"name": "c", "resources": resources});
-        [
-            json!({"containers": [{"name": "first"}, one]}),
-            json!({"containers": [], "initContainers": [one]}),
-            json!({"containers": [], "resources": resources}),
-        ]
-        .map(|pod| effective_request(&spec(pod)).map(drop))
-    };
-    for list in ["requests", "limits"] {
-        for name in ["example.com/gpu", "hugepages-2Mi"] {
-            let absent = SizingError::NoSuchResource(name.to_owned());
-            assert_eq!(asks(list, name, "1"), [(); 3].map(|()| Err(absent.clone())));
-            assert_eq!(asks(list, name, "0"), [(); 3].map(Ok));
-        }
-    }
-    let said = SizingError::NoSuchResource("example.com/gpu".to_owned()).to_string();
-    assert_eq!(
-        said,
-        "no VM has example.com/gpu, which the pod requests: remove the request"
-    );
-}
-
-#[test]
 fn absurd_requests_are_errors() {
     let base = BaseVmResources::default();
     let overhead = ResourceOverhead::default();
