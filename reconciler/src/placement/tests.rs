@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::read::view_of;
 
+mod claims;
+
 const ZONE: &str = "topology.kubernetes.io/zone";
 const HOST: &str = names::HOSTNAME_LABEL;
 
@@ -25,6 +27,18 @@ fn config(more: &Value) -> MaroonedPodsConfigSpec {
         "placement": {"hostLabels": ["disk"], "hostTaints": ["team"], "nodeLabels": {"pool": "vms"}, "spreadReplicas": "Off"}});
     json_patch::merge(&mut config, more);
     serde_json::from_value(config).unwrap()
+}
+
+/// Of pods without claims.
+fn judge(
+    pod: &PodView,
+    config: &MaroonedPodsConfigSpec,
+    architecture: Architecture,
+) -> Result<VmPlacement, String> {
+    super::judge(pod, None, config, architecture).map_err(|unfit| match unfit {
+        Unfit::Pod(why) => why,
+        Unfit::Claims(_) | Unfit::ClaimsUnread => panic!("{unfit:?}"),
+    })
 }
 
 fn judged(spec: &Value) -> Result<Value, String> {
@@ -415,7 +429,7 @@ fn what_the_guest_lacks_is_said_and_what_it_offers_is_not() {
             {"name": "net.ipv4.tcp_syncookies", "value": "1"}]}}),
         json!({"hostUsers": true, "os": {"name": "linux"}, "runtimeClassName": ""}),
         json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "configMap": {"name": "c"}},
-            {"name": "d", "persistentVolumeClaim": {"claimName": "e"}}]}),
+            {"name": "d", "hostPath": {"path": "/e"}}]}),
     ] {
         assert!(judged(&fine).is_ok(), "{fine}");
     }
