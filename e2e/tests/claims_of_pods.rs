@@ -47,7 +47,7 @@ async fn pods_with_claims_get_a_vm_only_where_their_volumes_can_be_used() {
         creates::<StorageClass>(&tenant, class).await;
     }
     usable_volumes_are_used(&tenant).await;
-    others_wait_without_a_vm(&tenant).await;
+    Box::pin(others_wait_without_a_vm(&tenant)).await;
     tenant.leaves().await.unwrap();
     env.stop().await.unwrap();
 }
@@ -143,33 +143,29 @@ async fn others_wait_without_a_vm(tenant: &Tenant<'_>) {
     }
     let template = json!({"spec": {"storageClassName": "late", "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": "1Mi"}}}});
+    let ephemeral = json!({"ephemeral": {"volumeClaimTemplate": template}});
     let shapes = [
-        (pod("missing"), "claim missing does not exist"),
-        (pod("local"), "local volume"),
-        (pod("csi"), "csi/disk.example.test"),
-        (pod("rack"), "claim rack (rack)"),
-        (pod("absent"), "StorageClass absent does not exist"),
-        (pod("at-once"), "not bound to a volume yet"),
-        (pod("late"), "csi/disk.example.test"),
-        (
-            with(
-                "scratch",
-                &json!({"ephemeral": {"volumeClaimTemplate": template}}),
-            ),
-            "csi/disk.example.test",
-        ),
+        ("missing", None, "claim missing does not exist"),
+        ("local", None, "local volume"),
+        ("csi", None, "csi/disk.example.test"),
+        ("rack", None, "claim rack (rack)"),
+        ("absent", None, "StorageClass absent does not exist"),
+        ("at-once", None, "not bound to a volume yet"),
+        ("late", None, "csi/disk.example.test"),
+        ("scratch", Some(ephemeral), "csi/disk.example.test"),
     ];
-    for (pod, _) in &shapes {
-        tenant.creates(pod).await.unwrap();
+    for (name, volume, _) in &shapes {
+        let pod = volume
+            .as_ref()
+            .map_or_else(|| pod(name), |volume| with(name, volume));
+        tenant.creates(&pod).await.unwrap();
     }
-    for (pod, says) in &shapes {
+    for (name, _, says) in shapes {
         let waits = |pod: &Pod| {
             let (reason, message) = read::report(pod);
             reason == "Unplaceable" && message.contains(says)
         };
-        becomes(&tenant.pods, &pod.name_any(), says, SOON, waits)
-            .await
-            .unwrap();
+        becomes(&tenant.pods, name, says, SOON, waits).await.unwrap();
     }
     for record in tenant.records().await.unwrap() {
         let of = &record.spec.pod_ref.name;

@@ -156,12 +156,7 @@ impl PodClaim {
                 is("does not exist: create it")
             };
         };
-        if self.name.ephemeral
-            && !claim
-                .controller
-                .as_ref()
-                .is_some_and(|owner| *pod == *owner.as_str())
-        {
+        if self.name.ephemeral && claim.controller.as_deref() != Some(pod.as_str()) {
             return is("exists, but was not made for the ephemeral volume of this pod: delete that claim");
         }
         if claim.deleting {

@@ -71,8 +71,8 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
     let architecture = observed.architecture;
     let claims = observed.claims.as_deref();
     let placement = match placement::judge(pod, claims, &settings.spec, architecture) {
-        Ok(placement) => Some(placement),
-        Err(Unfit::ClaimsUnread) => None,
+        Ok(placement) => placement,
+        Err(Unfit::ClaimsUnread) => return Decision::wait().insist_on_live_view(),
         Err(Unfit::Pod(why)) => return unplaceable(pod, &why),
         Err(Unfit::Claims(why)) => return unplaceable(pod, &why).wake_at(claims_retry(pod, now)),
     };
@@ -88,9 +88,6 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
             ))
         };
     }
-    let Some(placement) = placement else {
-        return Decision::wait().insist_on_live_view();
-    };
     let spec = record::spec(
         pod.pod_ref(),
         pod.host_network,

@@ -93,25 +93,27 @@ fn a_claim_is_looked_at_again_and_less_and_less_often() {
 }
 
 #[test]
-fn a_pod_that_has_no_place_or_fits_no_node_has_its_claims_not_read() {
-    let from_cache = |world: &World| plan::decide(&world.cached_view(&world.objects), world.clock());
-    let mut full = claiming();
-    let mut settings = (*full.settings.clone().unwrap()).clone();
-    settings.spec.limits.vms_per_namespace = Some(1);
-    full.settings = Some(settings.into());
-    full.neighbours = 1;
-    let decision = from_cache(&full);
-    assert!(
-        decision.waits_for_place && !decision.needs_live_view(),
-        "{decision:?}"
-    );
+fn a_pod_that_fits_no_node_has_its_claims_not_read() {
     let mut picky = claiming();
     let spec = picky.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.node_selector = Some([("gpu".to_owned(), "a100".to_owned())].into());
-    let decision = from_cache(&picky);
+    let decision = plan::decide(&picky.cached_view(&picky.objects), picky.clock());
     assert!(
         said(&decision).contains("gpu=a100") && !decision.needs_live_view(),
         "{decision:?}"
     );
     assert_eq!(decision.wake, None);
+}
+
+#[test]
+fn a_pod_that_waits_for_its_claim_takes_no_place_in_the_queue() {
+    let mut full = claiming();
+    let mut settings = (*full.settings.clone().unwrap()).clone();
+    settings.spec.limits.vms_per_namespace = Some(1);
+    full.settings = Some(settings.into());
+    full.neighbours = 1;
+    let decision = full.pass();
+    assert!(said(&decision).contains("claim data") && !decision.waits_for_place);
+    full.claims = vec![bound(&json!({"hostPath": {"path": "/d"}}))];
+    assert!(full.decide().waits_for_place);
 }
