@@ -20,6 +20,8 @@ use crate::view::{Packed, topology};
 
 /// The most claims that a pod may have.
 pub const MOST_CLAIMS: usize = 16;
+/// The most bytes of an object's name.
+const LONGEST_NAME: usize = 253;
 /// The most bytes that the hosts of one volume may take, [`Packed`].
 const MOST_HOSTS: usize = 2 << 10;
 /// The provisioner of classes that make no volumes.
@@ -210,12 +212,17 @@ impl ClaimView {
     }
 }
 
+/// A name that a user wrote. What is longer than names are is shortened, and is none.
+fn kept(name: Option<String>) -> String {
+    text::shortened(&name.unwrap_or_default(), LONGEST_NAME).into_owned()
+}
+
 /// Whether an object can have this name. Whoever may write pods and claims writes the names in them, and what is none would
 /// ask the API server for something else.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-    name.len() <= 253
+    name.len() <= LONGEST_NAME
         && name.bytes().next().is_some_and(plain)
         && name.bytes().all(|c| plain(c) || c == b'-' || c == b'.')
 }
@@ -256,8 +263,8 @@ impl View for ClaimView {
                 .map(|owner| owner.uid),
             deleting: meta.deletion_timestamp.is_some(),
             phase: claim.status.and_then(|status| status.phase).unwrap_or_default(),
-            volume: spec.volume_name.unwrap_or_default(),
-            class: annotated.or(spec.storage_class_name).unwrap_or_default(),
+            volume: kept(spec.volume_name),
+            class: kept(annotated.or(spec.storage_class_name)),
         })
     }
 }

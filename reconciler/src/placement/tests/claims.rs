@@ -116,6 +116,7 @@ fn what_a_claim_refers_to_is_read() {
         // Waits for that volume, whatever its class says.
         json!({"spec": {"volumeName": "pv"}}),
         json!({"spec": {"volumeName": "../nodes/n"}, "status": {"phase": "Bound"}}),
+        json!({"spec": {"storageClassName": "a".repeat(254)}}),
     ] {
         assert_eq!(claim(&nothing).refers_to(), None, "{nothing}");
     }
