@@ -123,16 +123,16 @@ async fn relabelling(setup: &Setup) -> Result<()> {
     pod.ends().await
 }
 
-/// A pod that the scheduler cannot place, with a claim that has its volume.
+/// A pod that the scheduler cannot place, with a claim that gets its volume later.
 async fn binding(setup: &Setup) -> Result<()> {
     let volumes: Api<PersistentVolume> = Api::all(setup.admin.clone());
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(setup.admin.clone(), &setup.namespace.name);
     let (size, modes) = (json!({"storage": "1Mi"}), json!(["ReadWriteOnce"]));
-    let volume = json!({"metadata": {"name": "binding"}, "spec": {
+    let claim_ref = json!({"namespace": setup.namespace.name, "name": "binding"});
+    let volume = json!({"metadata": {"name": "binding"}, "spec": {"claimRef": claim_ref,
         "capacity": size, "accessModes": modes, "storageClassName": "none", "hostPath": {"path": "/tmp"}}});
-    accepts(&volumes, &serde_json::from_value(volume)?).await?;
     let claim = json!({"metadata": {"name": "binding"}, "spec": {
-        "resources": {"requests": size}, "accessModes": modes, "storageClassName": "none", "volumeName": "binding"}});
+        "resources": {"requests": size}, "accessModes": modes, "storageClassName": "none"}});
     accepts(&claims, &serde_json::from_value(claim)?).await?;
     let mut wanted = pod("binding", &Script::default())?;
     let spec = wanted.spec.get_or_insert_default();
@@ -141,6 +141,8 @@ async fn binding(setup: &Setup) -> Result<()> {
     spec.topology_spread_constraints = serde_json::from_value(json!([
         {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}]))?;
     let pod = MaroonedPod::create_pod(&setup.admin, &setup.namespace.name, &wanted).await?;
+    pod.reports("Unplaceable").await?;
+    accepts(&volumes, &serde_json::from_value(volume)?).await?;
     pod.running().await?;
     pod.ends().await?;
     volumes.delete("binding", &DeleteParams::default()).await?;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Resource;
 use kube::api::Api;
 use maroonedpods_common::api::{Architecture, MaroonedNode, VmResources};
@@ -18,7 +19,9 @@ use crate::network_policies::{self, PolicyView};
 use crate::objects::record;
 use crate::objects::vmi;
 use crate::own_writes::OwnWrites;
-use crate::read::{self, Cache, Cached, Keep, Kind, Mark};
+use crate::placement;
+use crate::placement::claims::{Behind, ClaimView, PodClaim, Reference, is_name};
+use crate::read::{self, Cache, Cached, Mark};
 use crate::settings::Settings;
 use crate::sightings::Ages;
 use crate::view::Observed;
@@ -142,6 +145,7 @@ pub async fn live(
         settings,
     );
     Ok(Observed {
+        claims: claims(cluster, &view).await?,
         claims_bound: claims_bound(cluster, view.pod.as_ref()).await?,
         ..view
     })
@@ -190,6 +194,7 @@ fn view(
         topology,
         vmi: objects.vmi.map(Arc::unwrap_or_clone),
         csrs: csrs.into_iter().map(|csr| csr.view).collect(),
+        claims: None,
         claims_bound: false,
         hold: None,
         ages: Ages::default(),
@@ -298,32 +303,56 @@ async fn claims_bound(cluster: &Cluster, pod: Option<&PodView>) -> Result<bool, 
     let Some(pod) = pod.filter(waits) else {
         return Ok(false);
     };
-    let claims = cluster.within::<PersistentVolumeClaim>(&pod.namespace);
     let demands = pod.demands.as_ref().and_then(Packed::unpacked);
     for name in demands.iter().flat_map(|demands| &demands.claims) {
-        let claim = read::find::<ClaimView, _>(&claims, name).await?;
-        if !claim.is_some_and(|(_, claim)| claim.bound) {
+        let claim = claim(cluster, pod, name).await?;
+        if !claim.is_some_and(|claim| claim.bound()) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Whether a claim has its volume.
-#[derive(PartialEq)]
-struct ClaimView {
-    bound: bool,
+async fn claim(cluster: &Cluster, pod: &PodView, name: &str) -> Result<Option<ClaimView>, CallError> {
+    let claims = cluster.within::<PersistentVolumeClaim>(&pod.namespace);
+    view_now(&claims, name).await
 }
 
-impl read::View for ClaimView {
-    const KIND: Kind = Kind::PersistentVolumeClaims;
-    const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("phase", Keep::All)]))]);
-    type Object = PersistentVolumeClaim;
-
-    fn read(claim: PersistentVolumeClaim) -> Option<Self> {
-        let phase = claim.status.and_then(|status| status.phase);
-        Some(Self {
-            bound: phase.as_deref() == Some("Bound"),
-        })
+/// The claims of a pod that may get a VM, and what they refer to, up to the first that holds it back.
+async fn claims(cluster: &Cluster, view: &Observed) -> Result<Option<Vec<PodClaim>>, CallError> {
+    let waits = |pod: &&PodView| pod.gate_index.is_some() && view.record.is_none();
+    let Some(pod) = view.pod.as_ref().filter(waits) else {
+        return Ok(None);
+    };
+    let mut claims = Vec::new();
+    for name in placement::claims_of(pod) {
+        let claim = claim(cluster, pod, &name.name).await?;
+        let behind = match claim.as_ref().and_then(ClaimView::refers_to) {
+            None => Behind::Nothing,
+            Some(Reference::Volume(name)) => {
+                Behind::Volume(view_now(&cluster.all::<PersistentVolume>(), name).await?)
+            }
+            Some(Reference::Class(name)) => {
+                Behind::Class(view_now(&cluster.all::<StorageClass>(), name).await?)
+            }
+        };
+        let claim = PodClaim { name, claim, behind };
+        let holds_back = claim.holds_back(&pod.uid);
+        claims.push(claim);
+        if holds_back {
+            break;
+        }
     }
+    Ok(Some(claims))
+}
+
+/// Reads an object by a name that a user wrote.
+async fn view_now<V: read::View, K: Clone + Resource>(
+    api: &Api<K>,
+    name: &str,
+) -> Result<Option<V>, CallError> {
+    if !is_name(name) {
+        return Ok(None);
+    }
+    Ok(read::find(api, name).await?.map(|(_, view)| view))
 }

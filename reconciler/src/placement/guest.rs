@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, PodSecurityContext, ResourceRequirements, SeccompProfile, SecurityContext,
-    Volume,
+    AppArmorProfile, Container, PersistentVolumeSpec, PodSecurityContext, ResourceRequirements,
+    SeccompProfile, SecurityContext, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use maroonedpods_common::{quantity, text};
@@ -33,7 +33,7 @@ const SAFE_SYSCTLS: [&str; 13] = [
 pub(super) struct Needs(BTreeSet<String>);
 
 /// Checks that each need is among the capabilities. One that ends with `*` stands for all that begin like it.
-pub(super) fn check(needs: &BTreeSet<String>, offered: &[String]) -> Result<(), String> {
+pub(super) fn check(whose: &str, needs: &BTreeSet<String>, offered: &[String]) -> Result<(), String> {
     let meets = |need: &str, capability: &str| match capability.strip_suffix('*') {
         Some(beginning) => need.starts_with(beginning),
         None => need == capability,
@@ -47,7 +47,7 @@ pub(super) fn check(needs: &BTreeSet<String>, offered: &[String]) -> Result<(), 
         return Ok(());
     }
     Err(format!(
-        "the pod needs what its VM's guest does not offer: {}; remove that from the pod, opt the pod out, or, if the node image \
+        "{whose} needs what the VM's guest does not offer: {}; remove that from the pod, opt the pod out, or, if the node image \
          does offer it, add it to guestCapabilities of the MaroonedPodsConfig",
         text::listed(&missing)
     ))
@@ -161,7 +161,7 @@ impl Needs {
         );
     }
 
-    /// Claims are not judged here: which volume they get is not the pod's word. The pattern names each type of volume.
+    /// Claims are judged by what they are bound to, in [`super::claims`]. The pattern names each type of volume.
     pub(super) fn of_volume(&mut self, volume: &Volume) {
         let Volume {
             name: _,
@@ -199,7 +199,7 @@ impl Needs {
         if let Some(csi) = csi {
             self.named("csi", &csi.driver);
         }
-        for (type_, used) in [
+        self.of_types([
             ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
             ("azureDisk", azure_disk.is_some()),
             ("azureFile", azure_file.is_some()),
@@ -220,10 +220,73 @@ impl Needs {
             ("scaleIO", scale_io.is_some()),
             ("storageos", storageos.is_some()),
             ("vsphereVolume", vsphere_volume.is_some()),
-        ] {
-            if used {
-                self.named("volume", type_);
-            }
+        ]);
+    }
+
+    /// What a claim is bound to, as [`Self::of_volume`]. A local volume is no matter of the guest.
+    pub(super) fn of_persistent_volume(&mut self, volume: &PersistentVolumeSpec) {
+        let PersistentVolumeSpec {
+            access_modes: _,
+            capacity: _,
+            claim_ref: _,
+            host_path: _,
+            local: _,
+            mount_options: _,
+            node_affinity: _,
+            persistent_volume_reclaim_policy: _,
+            storage_class_name: _,
+            volume_attributes_class_name: _,
+            volume_mode: _,
+            csi,
+            aws_elastic_block_store,
+            azure_disk,
+            azure_file,
+            cephfs,
+            cinder,
+            fc,
+            flex_volume,
+            flocker,
+            gce_persistent_disk,
+            glusterfs,
+            iscsi,
+            nfs,
+            photon_persistent_disk,
+            portworx_volume,
+            quobyte,
+            rbd,
+            scale_io,
+            storageos,
+            vsphere_volume,
+        } = volume;
+        if let Some(csi) = csi {
+            self.named("csi", &csi.driver);
+        }
+        self.of_types([
+            ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
+            ("azureDisk", azure_disk.is_some()),
+            ("azureFile", azure_file.is_some()),
+            ("cephfs", cephfs.is_some()),
+            ("cinder", cinder.is_some()),
+            ("fc", fc.is_some()),
+            ("flexVolume", flex_volume.is_some()),
+            ("flocker", flocker.is_some()),
+            ("gcePersistentDisk", gce_persistent_disk.is_some()),
+            ("glusterfs", glusterfs.is_some()),
+            ("iscsi", iscsi.is_some()),
+            ("nfs", nfs.is_some()),
+            ("photonPersistentDisk", photon_persistent_disk.is_some()),
+            ("portworxVolume", portworx_volume.is_some()),
+            ("quobyte", quobyte.is_some()),
+            ("rbd", rbd.is_some()),
+            ("scaleIO", scale_io.is_some()),
+            ("storageos", storageos.is_some()),
+            ("vsphereVolume", vsphere_volume.is_some()),
+        ]);
+    }
+
+    fn of_types<const N: usize>(&mut self, types: [(&str, bool); N]) {
+        for (type_, _) in types.into_iter().filter(|(_, used)| *used) {
+            self.named("volume", type_);
         }
     }
 }

@@ -15,6 +15,16 @@ use crate::view::topology;
 const NAME_FIELD: &str = "metadata.name";
 const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 
+/// The most terms of which the VM's host must meet one.
+const MOST_TERMS: usize = 64;
+
+/// What the Node or its host must have, as a field of the pod or one of its volumes says: one of the terms.
+pub(super) struct Required {
+    /// Who says so.
+    pub(super) whose: String,
+    pub(super) terms: Vec<NodeSelectorTerm>,
+}
+
 /// What becomes of one requirement.
 enum Fate {
     /// It is one for the host.
@@ -31,9 +41,10 @@ pub(super) fn is_of_host(key: &str, allowed: &[String]) -> bool {
 /// Divides the pod's demands between its Node and its VM's host, and gives what the host must meet.
 ///
 /// # Errors
-/// A sentence, if the Node does not have what the pod requires.
+/// A sentence, if the Node does not have what the pod or a volume requires, or no host can have all of it.
 pub(super) fn carry(
     wishes: &Wishes,
+    by_volumes: &[Required],
     promised: &BTreeMap<String, String>,
     allowed: &[String],
 ) -> Result<Option<NodeAffinity>, String> {
@@ -53,24 +64,31 @@ pub(super) fn carry(
         match judge(&requirement) {
             Fate::Host => add(&mut base, requirement),
             Fate::Node(true) => {}
-            Fate::Node(false) => return Err(unmet(&format!("node selector {key}={value}"))),
+            Fate::Node(false) => return Err(unmet(&format!("the pod's node selector {key}={value}"))),
         }
     }
     let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = affinity
+    let own = affinity
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .map(|required| required.node_selector_terms.as_slice());
-    let terms = match required {
-        None => vec![base],
-        Some(terms) => {
-            let possible: Vec<_> = terms.iter().filter_map(|term| reduced(term, judge)).collect();
-            if possible.is_empty() {
-                return Err(unmet(&format!("node affinity ({})", keys(terms))));
-            }
-            possible.into_iter().map(|term| both(&base, term)).collect()
+        .map(|required| Required {
+            whose: "the pod's node affinity".to_owned(),
+            terms: required.node_selector_terms.clone(),
+        });
+    let mut terms = vec![base];
+    for required in own.iter().chain(by_volumes) {
+        let possible: Vec<_> = required
+            .terms
+            .iter()
+            .filter_map(|term| reduced(term, judge))
+            .collect();
+        if possible.is_empty() {
+            return Err(unmet(&format!("{} ({})", required.whose, keys(&required.terms))));
         }
-    };
-    // One term without a requirement allows every host.
+        // One term without a requirement allows every host.
+        if !possible.iter().any(is_empty) {
+            terms = joined(&terms, &possible, &required.whose)?;
+        }
+    }
     let required = (!terms.iter().any(is_empty)).then_some(terms);
     let preferred: Vec<_> = affinity
         .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
@@ -120,14 +138,67 @@ fn reduced(
 }
 
 fn add(term: &mut NodeSelectorTerm, requirement: NodeSelectorRequirement) {
-    term.match_expressions.get_or_insert_default().push(requirement);
+    add_to(&mut term.match_expressions, requirement);
 }
 
-fn both(base: &NodeSelectorTerm, mut term: NodeSelectorTerm) -> NodeSelectorTerm {
-    for requirement in base.match_expressions.iter().flatten() {
-        add(&mut term, requirement.clone());
+fn add_to(list: &mut Option<Vec<NodeSelectorRequirement>>, requirement: NodeSelectorRequirement) {
+    let list = list.get_or_insert_default();
+    if !list.contains(&requirement) {
+        list.push(requirement);
     }
-    term
+}
+
+/// Terms that a host meets one of if it meets one of each.
+fn joined(
+    some: &[NodeSelectorTerm],
+    others: &[NodeSelectorTerm],
+    whose: &str,
+) -> Result<Vec<NodeSelectorTerm>, String> {
+    let mut joined = Vec::new();
+    let pairs = some
+        .iter()
+        .flat_map(|term| others.iter().map(move |other| both(term, other)));
+    for term in pairs.filter(|term| !is_impossible(term)) {
+        if !joined.contains(&term) {
+            joined.push(term);
+        }
+        if joined.len() > MOST_TERMS {
+            return Err(format!(
+                "with what {whose} asks for, the hosts that the pod can be on are described by more than {MOST_TERMS} terms, \
+                 which are not judged: ask for fewer alternatives"
+            ));
+        }
+    }
+    if joined.is_empty() {
+        return Err(format!(
+            "what {whose} asks for and what else the pod asks for exclude each other: let both ask for the same place"
+        ));
+    }
+    Ok(joined)
+}
+
+fn both(term: &NodeSelectorTerm, other: &NodeSelectorTerm) -> NodeSelectorTerm {
+    let mut both = other.clone();
+    for requirement in term.match_expressions.iter().flatten() {
+        add(&mut both, requirement.clone());
+    }
+    for field in term.match_fields.iter().flatten() {
+        add_to(&mut both.match_fields, field.clone());
+    }
+    both
+}
+
+/// Whether a label would need two values.
+fn is_impossible(term: &NodeSelectorTerm) -> bool {
+    let expressions = || term.match_expressions.iter().flatten();
+    let values = |r: &NodeSelectorRequirement| r.values.clone().unwrap_or_default();
+    expressions().filter(|r| r.operator == "In").any(|one| {
+        let possible = values(one).into_iter().filter(|value| {
+            let of_key = || expressions().filter(|other| other.key == one.key);
+            of_key().all(|other| holds(other, Some(value)))
+        });
+        possible.count() == 0
+    })
 }
 
 fn one_of(key: &str, value: &str) -> NodeSelectorRequirement {
@@ -168,7 +239,7 @@ fn keys(terms: &[NodeSelectorTerm]) -> String {
 
 fn unmet(what: &str) -> String {
     format!(
-        "no marooned node has what the pod's {what} asks for: remove it, or let it choose the VM's host by listing its label in \
+        "no marooned node has what {what} asks for: remove that, or let it choose the VM's host by listing its label in \
          placement.hostLabels of the MaroonedPodsConfig, or give all marooned nodes that label by placement.nodeLabels"
     )
 }
@@ -275,7 +346,7 @@ mod tests {
                 term.match_expressions.iter().flatten().any(|r| r.key == names::HOSTNAME_LABEL)
             };
             prop_assume!(!terms(affinity).into_iter().flatten().any(named));
-            let goes = match carry(&wishes, &promised, &allowed) {
+            let goes = match carry(&wishes, &[], &promised, &allowed) {
                 Err(_) => false,
                 Ok(affinity) => terms(affinity.as_ref())
                     .is_none_or(|terms| terms.iter().any(|term| matches(term, "host-1", &host))),

@@ -8,6 +8,7 @@
 //! | carried to the VM's host | selectors of host labels, affinity to other pods, spread, tolerations by allow-list | [`hosts`], [`neighbours`] |
 //! | promised by the Node | selectors of labels that each marooned Node has | [`hosts`] |
 //! | met by the guest | resources, volumes, sysctls, security profiles, runtimes | [`guest`] |
+//! | met by the guest and the VM's host | volume claims, by what they are bound to | [`claims`] |
 //! | met by the VM's size | requests | `maroonedpods_common::sizing` |
 //!
 //! The real scheduler then judges spread and affinity where they mean something, when it places the VM's launcher pod.
@@ -15,6 +16,7 @@
 //! Guarantees: no I/O, no clock. The pod is read as it is now, not as it was admitted: a queue may add selectors while the
 //! pod is gated.
 
+pub mod claims;
 mod guest;
 mod hosts;
 mod neighbours;
@@ -30,59 +32,120 @@ use maroonedpods_common::names;
 
 use crate::view::{Packed, PodView, topology};
 
+use claims::{ClaimName, MOST_CLAIMS, PodClaim};
 pub use wishes::Wishes;
 
 /// The most bytes that a pod's wishes may take, [`Packed`].
 pub const MOST_WISHES: usize = 4 << 10;
 
-/// Where the VM of a pod goes.
+/// Why a pod gets no VM. The sentences name what is in the way, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// By its own words it cannot run on a Node of its own.
+    Pod(String),
+    /// Its claims are not ready, or it cannot use their volumes.
+    Claims(String),
+    /// By its own words it can, and its claims have yet to be read.
+    ClaimsUnread,
+}
+
+/// The claims of a pod; empty if they are not judged.
+#[must_use]
+pub fn claims_of(pod: &PodView) -> Vec<ClaimName> {
+    let wishes = pod.wishes.as_ref().and_then(Packed::unpacked);
+    let claims = wishes.map(|wishes| claim_names(pod, &wishes));
+    claims
+        .filter(|claims| claims.len() <= MOST_CLAIMS)
+        .unwrap_or_default()
+}
+
+fn claim_names(pod: &PodView, wishes: &Wishes) -> Vec<ClaimName> {
+    let named = wishes.claims.iter().map(|name| ClaimName {
+        name: name.clone(),
+        ephemeral: false,
+    });
+    let made = wishes.ephemeral.iter().map(|volume| ClaimName {
+        name: format!("{}-{volume}", pod.name),
+        ephemeral: true,
+    });
+    named.chain(made).collect()
+}
+
+/// Where the VM of a pod goes. `claims` are those of [`claims_of`], if they were read.
 ///
 /// # Errors
-/// Why the pod cannot run on a Node of its own: a sentence that names the field and what to do.
+/// Why the pod gets no VM.
 pub fn judge(
     pod: &PodView,
+    claims: Option<&[PodClaim]>,
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
-) -> Result<VmPlacement, String> {
+) -> Result<VmPlacement, Unfit> {
     let Some((asked, wishes)) = pod
         .wishes
         .as_ref()
         .and_then(|packed| Some((packed.fingerprint(), packed.unpacked()?)))
     else {
-        return Err(format!(
-            "node selector, affinities and spread constraints of the pod take more than {MOST_WISHES} bytes, and are not \
-             judged: shorten them"
-        ));
+        return Err(Unfit::Pod(format!(
+            "node selector, affinities, spread constraints and volumes of the pod take more than {MOST_WISHES} bytes, and \
+             are not judged: shorten them"
+        )));
     };
-    guest::check(&wishes.guest, &config.guest_capabilities)?;
+    let placed =
+        |required: &[hosts::Required]| placement(pod, &asked, &wishes, required, config, architecture);
+    let alone = placed(&[]).map_err(Unfit::Pod)?;
+    let number = claim_names(pod, &wishes).len();
+    if number > MOST_CLAIMS {
+        return Err(Unfit::Pod(format!(
+            "the pod has {number} volume claims, and more than {MOST_CLAIMS} are not judged: use fewer"
+        )));
+    }
+    match claims {
+        _ if number == 0 => Ok(alone),
+        None => Err(Unfit::ClaimsUnread),
+        Some(claims) => claims::judge(&pod.uid, claims, &config.guest_capabilities)
+            .and_then(|required| placed(&required))
+            .map_err(Unfit::Claims),
+    }
+}
+
+fn placement(
+    pod: &PodView,
+    asked: &str,
+    wishes: &Wishes,
+    by_volumes: &[hosts::Required],
+    config: &MaroonedPodsConfigSpec,
+    architecture: Architecture,
+) -> Result<VmPlacement, String> {
+    guest::check("the pod", &wishes.guest, &config.guest_capabilities)?;
     let options = &config.placement;
     let promised = promised(pod, options, config.architecture.unwrap_or(architecture));
-    let hosts = hosts::carry(&wishes, &promised, &options.host_labels)?;
+    let hosts = hosts::carry(wishes, by_volumes, &promised, &options.host_labels)?;
     let labels = pod.labels.as_ref().and_then(Packed::unpacked);
     let me = neighbours::Me {
         namespace: &pod.namespace,
         labels: labels.as_ref(),
         host_labels: &options.host_labels,
     };
-    let mut apart = neighbours::apart(&wishes, &me)?;
+    let mut apart = neighbours::apart(wishes, &me)?;
     let owner = pod.maker.controller();
     if options.spread_replicas == SpreadReplicas::Preferred
         && let Some(owner) = owner
     {
         neighbours::spread_replicas(&mut apart, &me, owner);
     }
-    let together = neighbours::together(&wishes, &me)?;
-    let host_labels = host_labels(hosts.as_ref(), &wishes);
+    let together = neighbours::together(wishes, &me)?;
+    let host_labels = host_labels(hosts.as_ref(), wishes);
     let affinity = Affinity {
         node_affinity: hosts,
         pod_affinity: (together != PodAffinity::default()).then_some(together),
         pod_anti_affinity: (apart != PodAntiAffinity::default()).then_some(apart),
     };
     Ok(VmPlacement {
-        asked,
+        asked: asked.to_owned(),
         labels: neighbours::labels(&me, owner),
         affinity: (affinity != Affinity::default()).then_some(affinity),
-        topology_spread_constraints: neighbours::spread(&wishes, &me)?,
+        topology_spread_constraints: neighbours::spread(wishes, &me)?,
         tolerations: tolerations(&pod.tolerations, &options.host_taints),
         host_labels,
         node_labels: options.node_labels.clone(),

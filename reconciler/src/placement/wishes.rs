@@ -19,6 +19,12 @@ pub struct Wishes {
     /// What its guest must offer, as capabilities are written.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) guest: BTreeSet<String>,
+    /// Names of its volume claims.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) claims: BTreeSet<String>,
+    /// Names of its ephemeral volumes, each of which gets a claim.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) ephemeral: BTreeSet<String>,
 }
 
 impl Wishes {
@@ -75,12 +81,19 @@ impl Wishes {
             subdomain: _,
             termination_grace_period_seconds: _,
         } = spec;
+        let (mut claims, mut ephemeral) = (BTreeSet::new(), BTreeSet::new());
         let mut needs = guest::Needs::default();
         for container in containers.iter().chain(init_containers.iter().flatten()) {
             needs.of_container(container);
         }
         for volume in volumes.iter().flatten() {
             needs.of_volume(volume);
+            if let Some(claim) = &volume.persistent_volume_claim {
+                claims.insert(claim.claim_name.clone());
+            }
+            if volume.ephemeral.is_some() {
+                ephemeral.insert(volume.name.clone());
+            }
         }
         needs.of_resources(resources.as_ref());
         needs.of_list(overhead.as_ref());
@@ -101,6 +114,8 @@ impl Wishes {
             affinity: affinity.clone(),
             spread: topology_spread_constraints.clone().unwrap_or_default(),
             guest: needs.into_set(),
+            claims,
+            ephemeral,
         }
     }
 }

@@ -1,16 +1,21 @@
 //! Step 1: a gated pod gets its record.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use maroonedpods_common::api::PodReason;
 
-use super::report::report;
+use super::report::{report, report_again};
 use super::{Decision, Note, Write, after, network_policies, release};
 use crate::objects::record::{self, ClusterDefaults};
-use crate::placement;
+use crate::placement::{self, Unfit};
 use crate::view::{Observed, PodView};
 
 const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
                       address, and the MaroonedPodsConfig has no join.clusterDNS";
+
+/// How soon to look again at claims that hold a pod back, which are not watched: after as long as the pod is old, within
+/// these bounds.
+const CLAIMS_RETRY: (SignedDuration, SignedDuration) =
+    (SignedDuration::from_secs(2), SignedDuration::from_secs(60));
 
 pub(super) fn decide(observed: &Observed, now: Timestamp) -> Decision {
     match &observed.pod {
@@ -64,9 +69,12 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         None => return Decision::wait(),
     };
     let architecture = observed.architecture;
-    let placement = match placement::judge(pod, &settings.spec, architecture) {
+    let claims = observed.claims.as_deref();
+    let placement = match placement::judge(pod, claims, &settings.spec, architecture) {
         Ok(placement) => placement,
-        Err(why) => return Decision::wait().writes(report(pod, false, PodReason::Unplaceable, why)),
+        Err(Unfit::ClaimsUnread) => return Decision::wait().insist_on_live_view(),
+        Err(Unfit::Pod(why)) => return unplaceable(pod, &why),
+        Err(Unfit::Claims(why)) => return unplaceable(pod, &why).wake_at(claims_retry(pod, now)),
     };
     let at_most = settings.spec.limits.vms_per_namespace;
     if let Some(limit) = at_most.filter(|limit| observed.namespace_records >= *limit) {
@@ -102,6 +110,18 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         spec: Box::new(spec),
         at_most,
     })
+}
+
+/// The sentence changes only if the pod, its claims or the configuration do.
+fn unplaceable(pod: &PodView, why: &str) -> Decision {
+    Decision::wait().writes(report_again(pod, PodReason::Unplaceable, why))
+}
+
+/// The pod's age is by the API server's clock: one that is off changes the pace within its bounds.
+fn claims_retry(pod: &PodView, now: Timestamp) -> Timestamp {
+    let (soonest, latest) = CLAIMS_RETRY;
+    let age = pod.created.map_or(latest, |created| now.duration_since(created));
+    after(now, age.clamp(soonest, latest))
 }
 
 fn no_place(pod: &PodView, limit: u32) -> String {

@@ -21,6 +21,8 @@ pub enum Kind {
     /// Nodes of VMs.
     Nodes,
     PersistentVolumeClaims,
+    PersistentVolumes,
     Pods,
+    StorageClasses,
     Vmis,
 }

@@ -8,6 +8,7 @@ use maroonedpods_common::api::{Architecture, MaroonedNode, VmResources};
 
 use super::{NodeView, PodView, VmiView};
 use crate::csr::Filed;
+use crate::placement::claims::PodClaim;
 use crate::settings::Settings;
 use crate::sightings::Ages;
 
@@ -41,6 +42,8 @@ pub struct Observed {
     pub csrs: Vec<Arc<Filed>>,
     /// Zone and region of the VM's host, and its other labels that the pod selects; empty if the host is gone. `None` until the VM has a host.
     pub topology: Option<BTreeMap<String, String>>,
+    /// The claims of a pod that waits without a record, up to the first that holds it back. Read in live views only.
+    pub claims: Option<Vec<PodClaim>>,
     /// Every claim of a pod that the reconciler would bind has its volume. Checked in live views only.
     pub claims_bound: bool,
     /// Why no VM may be started now for any pod: the cluster fails a check. Only the worker knows and sets this.

@@ -3,8 +3,8 @@
 //! 1. *Peek* ([`Worker::peek`]): decide from the caches, only to choose a lane. No call.
 //! 2. *Wait* for a permit of that lane. No call.
 //! 3. *Observe and decide* ([`Worker::decide`]): from the caches, without a call. If the decision needs a live view, or
-//!    the caches are older than this worker's own writes, read record, Node, VMI and pod (four calls, and one for each
-//!    claim of a pod that the reconciler binds) and decide again.
+//!    the caches are older than this worker's own writes, read record, Node, VMI and pod (four calls, and one or two for
+//!    each claim of a pod that has yet to get its record, or that the reconciler binds) and decide again.
 //! 4. *Act* ([`act::perform`]): the decision's writes in order, each of one or few calls. The first failure ends the pass.
 //! 5. *Report*: events are queued, and sent beside the passes.
 //!

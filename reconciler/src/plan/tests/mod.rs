@@ -2,6 +2,7 @@
 
 mod addresses;
 mod admissions;
+mod claims;
 mod csrs;
 mod failures;
 mod kinds;

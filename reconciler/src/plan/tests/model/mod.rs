@@ -26,6 +26,7 @@ use crate::csr::{Filed, Requester};
 use crate::objects::identity;
 use crate::objects::record;
 use crate::observe;
+use crate::placement::claims::PodClaim;
 use crate::plan::{self, Decision};
 use crate::read::{self, view_of};
 use crate::settings::Settings;
@@ -77,6 +78,8 @@ pub(super) struct World {
     /// Whether KubeVirt is known to accept `rebootPolicy`.
     pub terminate_on_reboot: Option<bool>,
     pub policies: Vec<String>,
+    /// The pod's claims.
+    pub claims: Vec<PodClaim>,
     /// The number of records of other pods in the namespace.
     pub neighbours: u32,
     pub objects: Objects,
@@ -135,6 +138,7 @@ impl World {
             cluster_dns: Some("10.96.0.10".to_owned()),
             terminate_on_reboot: None,
             policies: Vec::new(),
+            claims: Vec::new(),
             neighbours: 0,
             objects: Objects {
                 pod: Some(serde_json::from_value(pod).unwrap()),
@@ -159,6 +163,7 @@ impl World {
     pub fn live_view(&self, cache: &Objects) -> Observed {
         Observed {
             csrs: self.objects.related_csrs(&cache.csrs),
+            claims: Some(self.claims.clone()),
             ..self.cached_view(&self.objects)
         }
     }
@@ -200,6 +205,7 @@ impl World {
             vmi: cache.vmis.get(&cache.vmi_name()).and_then(view_of::<VmiView>),
             csrs: cache.related_csrs(&cache.csrs),
             topology: self.host_topology(cache),
+            claims: None,
             claims_bound: false,
             ages: Ages::default(),
             backing_off: None,
