@@ -6,17 +6,15 @@
 //! If a pod *requires* a spread or an affinity over hosts, the scheduler considers a Node without the label unfit.
 //! But a marooned pod has its host to itself: it satisfies every spread over hosts, and an affinity to other pods
 //! over hosts can only be met by the pod itself. So the reconciler binds such pods, once everything else that the
-//! scheduler would check is in order.
-//!
-//! Caveat: what would require a look at all pods of the cluster (an affinity or anti-affinity over zones beside one
-//! over hosts) is left to the scheduler, and such a pod waits.
+//! scheduler would check is in order. What they require over zones was met when the scheduler placed their VM
+//! ([`crate::placement`]).
 
 pub mod tolerations;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint,
+    NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration, TopologySpreadConstraint,
 };
 use maroonedpods_common::names;
 use serde::{Deserialize, Serialize};
@@ -40,7 +38,7 @@ pub struct Demands {
 
 impl Demands {
     /// The demands of a pod that the scheduler would refuse only because the hostname label is missing; `None` for a
-    /// pod that the scheduler can place, or that cannot be judged without a look at other pods.
+    /// pod that the scheduler can place, or that needs it for devices.
     #[must_use]
     pub fn of(pod_name: &str, spec: &PodSpec) -> Option<Self> {
         let spreads = || {
@@ -50,33 +48,18 @@ impl Demands {
                 .filter(|s| is_hard(s))
         };
         let affinity = spec.affinity.as_ref();
-        let required = |terms: Option<&Vec<PodAffinityTerm>>| terms.cloned().unwrap_or_default();
-        let together = required(
-            affinity
-                .and_then(|a| a.pod_affinity.as_ref())
-                .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
-        );
-        let apart = required(
-            affinity
-                .and_then(|a| a.pod_anti_affinity.as_ref())
-                .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()),
-        );
+        let mut together = affinity
+            .and_then(|a| a.pod_affinity.as_ref())
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+            .into_iter()
+            .flatten();
         let over_hosts = spreads().any(|s| s.topology_key == names::HOSTNAME_LABEL)
-            || together
-                .iter()
-                .any(|term| term.topology_key == names::HOSTNAME_LABEL);
-        let elsewhere = together
-            .iter()
-            .chain(&apart)
-            .any(|term| term.topology_key != names::HOSTNAME_LABEL);
-        let judged_by_others = spreads().any(|s| {
-            s.topology_key != names::HOSTNAME_LABEL && s.node_affinity_policy.as_deref() == Some("Ignore")
-        });
+            || together.any(|term| term.topology_key == names::HOSTNAME_LABEL);
         let devices = spec
             .resource_claims
             .as_ref()
             .is_some_and(|claims| !claims.is_empty());
-        if !over_hosts || elsewhere || judged_by_others || devices {
+        if !over_hosts || devices {
             return None;
         }
         let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());

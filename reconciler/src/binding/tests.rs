@@ -72,17 +72,12 @@ fn we_bind_only_what_the_scheduler_refuses_for_the_missing_label() {
 }
 
 #[test]
-fn demands_that_depend_on_other_pods_are_left_to_the_scheduler() {
+fn devices_are_left_to_the_scheduler_and_zones_were_met_by_the_vm() {
     let zone = "topology.kubernetes.io/zone";
-    let ignoring = spread(zone, &json!({"nodeAffinityPolicy": "Ignore"}));
-    for theirs in [
-        affinity("podAntiAffinity", zone),
-        affinity("podAffinity", zone),
-        json!({"topologySpreadConstraints": [spread(names::HOSTNAME_LABEL, &json!({})), ignoring]}),
-        json!({"resourceClaims": [{"name": "gpu"}]}),
-    ] {
-        assert!(with(&theirs).is_none(), "{theirs}");
+    for theirs in [affinity("podAntiAffinity", zone), affinity("podAffinity", zone)] {
+        assert!(met(with(&theirs)), "{theirs}");
     }
+    assert!(with(&json!({"resourceClaims": [{"name": "gpu"}]})).is_none());
 }
 
 #[test]
