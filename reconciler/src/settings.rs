@@ -136,7 +136,7 @@ fn check_labels<'a>(
     let is_ours = |key: &str| {
         key.contains("maroonedpods.") || key == names::HOSTNAME_LABEL || node::OWN_LABELS.contains(&key)
     };
-    let from_host = |key: &str| topology::LABELS.contains(&key);
+    let from_host = |key: &str| topology::LABELS.contains(&key) || key.contains(topology::OF_KUBEVIRT);
     match keys.into_iter().find(|key| is_ours(key) || from_host(key)) {
         None => Ok(()),
         Some(key) => Err(SettingsError::Label {
@@ -186,7 +186,15 @@ pub(crate) mod tests {
     #[test]
     fn each_bad_field_is_named() {
         type Edit = fn(&mut MaroonedPodsConfigSpec);
-        let cases: [(Edit, &str); 12] = [
+        let cases: [(Edit, &str); 13] = [
+            (
+                |s| {
+                    s.placement
+                        .host_labels
+                        .push("cpu-model.node.kubevirt.io/EPYC".to_owned());
+                },
+                "spec.placement.hostLabels",
+            ),
             (
                 |s| s.placement.host_labels.push("kubernetes.io/hostname".to_owned()),
                 "spec.placement.hostLabels",

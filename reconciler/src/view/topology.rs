@@ -18,12 +18,14 @@ pub struct Host {
     pub name: String,
     /// Its zone and region.
     pub topology: BTreeMap<String, String>,
-    /// Its labels; `None` if there are too many to keep.
+    /// Its labels without KubeVirt's; `None` if there are too many to keep.
     pub labels: Option<Packed<BTreeMap<String, String>>>,
 }
 
 /// The most bytes that a host's labels may take, [`Packed`].
-const MOST_LABELS: usize = 8 << 10;
+const MOST_LABELS: usize = 16 << 10;
+/// In the keys of the labels that KubeVirt puts on its hosts: one for each feature of their processors, and more than all others.
+pub const OF_KUBEVIRT: &str = ".kubevirt.io/";
 
 impl Host {
     /// Zone and region of the host, and its labels with these keys.
@@ -45,9 +47,15 @@ impl View for Host {
         Some(Self {
             name: node.metadata.name?,
             topology: of(node.metadata.labels.as_ref()),
-            labels: Packed::of(&node.metadata.labels.unwrap_or_default(), MOST_LABELS),
+            labels: Packed::of(&others(node.metadata.labels), MOST_LABELS),
         })
     }
+}
+
+fn others(labels: Option<BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let mut labels = labels.unwrap_or_default();
+    labels.retain(|key, _| !key.contains(OF_KUBEVIRT));
+    labels
 }
 
 /// Zone and region, and the labels with these keys.
@@ -112,6 +120,31 @@ mod tests {
         assert_eq!(with(&[]), of(Some(&host)));
         assert_eq!(with(&["disk".to_owned(), "none".to_owned()])["disk"], "fast");
         assert_eq!(with(&["disk".to_owned()]).len(), 3);
+    }
+
+    /// Hosts with KubeVirt had some 150 of its labels.
+    #[test]
+    fn kubevirts_labels_leave_room_for_others() {
+        let features = (0..1_000).map(|n| {
+            (
+                format!("cpu-feature.node.kubevirt.io/feature-{n}"),
+                "true".to_owned(),
+            )
+        });
+        let all = features.chain(labels(&[("disk", "fast")])).collect();
+        let node = Node {
+            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+                name: Some("host-1".to_owned()),
+                labels: Some(all),
+                ..Default::default()
+            },
+            ..Node::default()
+        };
+        let host = Host::read(node).unwrap();
+        assert_eq!(
+            host.topology_and(&["disk".to_owned()]),
+            labels(&[("disk", "fast")])
+        );
     }
 
     #[test]
