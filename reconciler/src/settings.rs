@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 
 use jiff::SignedDuration;
-use maroonedpods_common::api::{Join, MaroonedPodsConfigSpec};
-use maroonedpods_common::{names, quantity};
+use maroonedpods_common::api::{Architecture, Join, MaroonedPodsConfigSpec};
+use maroonedpods_common::{PodUid, names, quantity};
 use thiserror::Error;
 
 use crate::fingerprint::fingerprint;
 use crate::objects::node;
+use crate::placement;
 use crate::view::topology;
 
 /// The configuration in force, parsed.
@@ -64,6 +65,9 @@ pub enum SettingsError {
     /// No image to boot from.
     #[error("spec.nodeImage is empty: name the container image of the node's disk")]
     NodeImage,
+    /// A label of hosts and of marooned Nodes: which of its two values the Node has cannot be known.
+    #[error("spec.placement.nodeLabels: {0:?} is a label of hosts: remove it there or from hostLabels")]
+    Both(String),
     /// A label that a marooned Node has from elsewhere, or must not have.
     #[error(
         "spec.placement.{field}: {key:?} is a label that each marooned node has already, or must not have: remove it"
@@ -89,6 +93,10 @@ impl Settings {
         check_join(&spec.join)?;
         check_labels("hostLabels", &spec.placement.host_labels)?;
         check_labels("nodeLabels", spec.placement.node_labels.keys())?;
+        let mut promised = spec.placement.node_labels.keys();
+        if let Some(key) = promised.find(|key| placement::is_of_host(key, &spec.placement.host_labels)) {
+            return Err(SettingsError::Both(key.clone()));
+        }
         let quantity_error = |field| {
             move |error: quantity::ParseQuantityError| SettingsError::Quantity {
                 field,
@@ -133,8 +141,12 @@ fn check_labels<'a>(
     field: &'static str,
     keys: impl IntoIterator<Item = &'a String>,
 ) -> Result<(), SettingsError> {
+    let any = PodUid::from("");
+    let own = node::own_labels(&any, Architecture::default());
     let is_ours = |key: &str| {
-        key.contains("maroonedpods.") || key == names::HOSTNAME_LABEL || node::OWN_LABELS.contains(&key)
+        key.contains("maroonedpods.")
+            || key == names::HOSTNAME_LABEL
+            || own.iter().any(|(own, _)| *own == key)
     };
     let from_host = |key: &str| topology::LABELS.contains(&key) || key.contains(topology::OF_KUBEVIRT);
     match keys.into_iter().find(|key| is_ours(key) || from_host(key)) {

@@ -32,10 +32,10 @@ pub struct Ages {
     pub ready: SignedDuration,
     /// The record waits for the time in its status.
     pub pausing: SignedDuration,
+    /// No gate of others holds the pod.
+    pub free: SignedDuration,
     /// The gate is lifted.
     pub lifted: SignedDuration,
-    /// No gate holds the lifted pod, not another's either.
-    pub free: SignedDuration,
     /// The pod has finished.
     pub finished: SignedDuration,
     /// The pod is being deleted, with the deadline that it has now.
@@ -48,8 +48,8 @@ pub struct Sightings {
     vm: Option<(String, Stages)>,
     pause: Option<(Timestamp, Uptime)>,
     deletion: Option<(Timestamp, Uptime)>,
-    lifted: Option<Uptime>,
     free: Option<Uptime>,
+    lifted: Option<Uptime>,
     finished: Option<Uptime>,
 }
 
@@ -69,7 +69,11 @@ impl Sightings {
         let stages = self.see_vm(observed, uptime);
         let pod = observed.pod.as_ref();
         let (lifted, over) = pod.map_or((false, false), |pod| (pod.lifted(), pod.terminal));
-        let free = lifted && pod.is_some_and(|pod| pod.foreign_gates.is_empty());
+        let free = pod.is_some_and(|pod| pod.foreign_gates.is_empty());
+        if !free {
+            // Another gate may come and go, and each takes its own time.
+            self.free = None;
+        }
         let status = observed.record.as_ref().and_then(|record| record.status.as_ref());
         let until = status.and_then(|status| status.not_before.as_ref());
         Ages {
@@ -77,8 +81,8 @@ impl Sightings {
             running: since(stages.and_then(|seen| seen.running)),
             ready: since(stages.and_then(|seen| seen.ready)),
             pausing: since(unchanged(&mut self.pause, until.map(|Time(at)| *at), uptime)),
-            lifted: since(first(&mut self.lifted, lifted, uptime)),
             free: since(first(&mut self.free, free, uptime)),
+            lifted: since(first(&mut self.lifted, lifted, uptime)),
             finished: since(first(&mut self.finished, over, uptime)),
             deleting: since(unchanged(
                 &mut self.deletion,

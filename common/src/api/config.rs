@@ -258,8 +258,9 @@ pub struct Deadlines {
     #[serde(default = "default_stage_deadline")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("must be a duration of at least 1s, such as 5m"))]
     pub join: String,
-    /// From the lifted gate until the kubelet of the pod's node has taken the pod up.
-    #[serde(default = "default_stage_deadline")]
+    /// From the lifted gate until the kubelet of the pod's node has taken the pod up. Pods with a scheduler of their own may
+    /// wait in its queue.
+    #[serde(default = "default_start_deadline")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("must be a duration of at least 1s, such as 5m"))]
     pub start: String,
     /// How long a finished pod keeps its VM, for its logs.
@@ -273,7 +274,7 @@ impl Default for Deadlines {
         Self {
             boot: default_stage_deadline(),
             join: default_stage_deadline(),
-            start: default_stage_deadline(),
+            start: default_start_deadline(),
             finished_pod_ttl: default_finished_pod_ttl(),
         }
     }
@@ -400,6 +401,10 @@ fn default_overhead_storage() -> u32 {
 
 fn default_stage_deadline() -> String {
     "5m".to_owned()
+}
+
+fn default_start_deadline() -> String {
+    "30m".to_owned()
 }
 
 fn default_finished_pod_ttl() -> String {

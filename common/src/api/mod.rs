@@ -59,7 +59,7 @@ mod tests {
             ),
             (
                 "deadlines",
-                json!({"boot": "5m", "join": "5m", "start": "5m", "finishedPodTTL": "60s"}),
+                json!({"boot": "5m", "join": "5m", "start": "30m", "finishedPodTTL": "60s"}),
             ),
             ("maxAttempts", json!(3)),
             ("limits", json!({})),

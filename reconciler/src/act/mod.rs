@@ -71,7 +71,7 @@ pub async fn perform(cluster: &Cluster, write: &Write, own_writes: &mut OwnWrite
         Write::BindPod(pod) => pod::bind(cluster, pod).await,
         Write::PodNotReady(pod) => pod::not_ready(cluster, pod, own_writes).await,
         Write::EvictPod(pod) => pod::evict(cluster, pod).await,
-        Write::FailPod { pod, message } => pod::fail(cluster, pod, message, own_writes).await,
+        Write::FailPod { pod, reason, message } => pod::fail(cluster, pod, reason, message, own_writes).await,
         Write::DeletePod(pod) => {
             let at_once = params::delete(&pod.uid).grace_period(0);
             delete_with(&cluster.pods(&pod.namespace), &pod.name, &at_once).await

@@ -89,13 +89,14 @@ pub(super) async fn not_ready(
 pub(super) async fn fail(
     cluster: &Cluster,
     pod: &ObjectRef,
+    reason: &str,
     message: &str,
     own_writes: &mut OwnWrites,
 ) -> Result<(), CallError> {
-    let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": VM_GONE,
+    let disrupted = json!({"type": "DisruptionTarget", "status": "True", "reason": reason,
         "message": message, "lastTransitionTime": now()});
     let body = json!({"metadata": {"uid": pod.uid}, "status": {
-        "phase": "Failed", "reason": VM_GONE, "message": message, "conditions": [disrupted]}});
+        "phase": "Failed", "reason": reason, "message": message, "conditions": [disrupted]}});
     patch_status(cluster, pod, body, own_writes).await
 }
 

@@ -6,21 +6,27 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use maroonedpods_common::api::MaroonedNode;
-use maroonedpods_common::{names, sizing};
+use maroonedpods_common::api::{Architecture, MaroonedNode};
+use maroonedpods_common::{PodUid, names, sizing};
 
 use crate::objects::record::owner_reference;
 
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
-/// Labels of Kubernetes that each marooned Node has.
-pub const OWN_LABELS: [&str; 4] = [
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "node.kubernetes.io/exclude-from-external-load-balancers",
-    "node.kubernetes.io/exclude-disruption",
-];
+/// The labels of a pod's Node, without those of its VM's host and of the configuration.
+#[must_use]
+pub fn own_labels(pod: &PodUid, architecture: Architecture) -> [(&'static str, &str); 7] {
+    [
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture.as_str()),
+        ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
+        ("node.kubernetes.io/exclude-disruption", "true"),
+        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
+        (names::IDENTITY_LABEL, pod.as_str()),
+        (names::POD_UID_LABEL, pod.as_str()),
+    ]
+}
 
 /// Where a VM is, for its Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,16 +52,7 @@ pub struct Place {
 pub fn new(record: &MaroonedNode, attempt: u32, place: &Place) -> Node {
     let pod_uid = &record.spec.pod_ref.uid;
     let name = names::node_name(pod_uid);
-    let [os, arch, no_load_balancer, no_disruption] = OWN_LABELS;
-    let labels = [
-        (os, "linux"),
-        (arch, record.spec.vm.architecture.as_str()),
-        (no_load_balancer, "true"),
-        (no_disruption, "true"),
-        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
-        (names::IDENTITY_LABEL, pod_uid.as_str()),
-        (names::POD_UID_LABEL, pod_uid.as_str()),
-    ];
+    let labels = own_labels(pod_uid, record.spec.vm.architecture);
     let annotations = [
         ("volumes.kubernetes.io/controller-managed-attach-detach", "true"),
         ("cluster-autoscaler.kubernetes.io/scale-down-disabled", "true"),

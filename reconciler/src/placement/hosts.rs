@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
+    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
 };
 use maroonedpods_common::{names, text};
 
@@ -34,8 +34,19 @@ enum Fate {
 }
 
 /// Whether a label is one of the host's, by which pods may choose.
-pub(super) fn is_of_host(key: &str, allowed: &[String]) -> bool {
+#[must_use]
+pub fn is_of_host(key: &str, allowed: &[String]) -> bool {
     topology::LABELS.contains(&key) || key == INSTANCE_TYPE || allowed.iter().any(|a| a == key)
+}
+
+/// The terms of a required node affinity: a node must match one of them.
+pub(super) fn required_terms(affinity: Option<&Affinity>) -> Option<&[NodeSelectorTerm]> {
+    let required = affinity?
+        .node_affinity
+        .as_ref()?
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    Some(&required.node_selector_terms)
 }
 
 /// Divides the pod's demands between its Node and its VM's host, and gives what the host must meet.
@@ -68,12 +79,10 @@ pub(super) fn carry(
         }
     }
     let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let own = affinity
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .map(|required| Required {
-            whose: "the pod's node affinity".to_owned(),
-            terms: required.node_selector_terms.clone(),
-        });
+    let own = required_terms(wishes.affinity.as_ref()).map(|terms| Required {
+        whose: "the pod's node affinity".to_owned(),
+        terms: terms.to_vec(),
+    });
     let mut terms = vec![base];
     for required in own.iter().chain(by_volumes) {
         let possible: Vec<_> = required

@@ -28,11 +28,14 @@ use k8s_openapi::api::core::v1::{Affinity, NodeAffinity, PodAffinity, PodAntiAff
 use maroonedpods_common::api::{
     Architecture, MaroonedPodsConfigSpec, PlacementOptions, SpreadReplicas, VmPlacement,
 };
-use maroonedpods_common::names;
 
-use crate::view::{Packed, PodView, topology};
+use crate::binding;
+use crate::fingerprint::fingerprint;
+use crate::objects::node;
+use crate::view::{NodeView, Packed, PodView, topology};
 
 use claims::{ClaimName, MOST_CLAIMS, PodClaim};
+pub use hosts::is_of_host;
 pub use wishes::Wishes;
 
 /// The most bytes that a pod's wishes may take, [`Packed`].
@@ -47,6 +50,43 @@ pub enum Unfit {
     Claims(String),
     /// By its own words it can, and its claims have yet to be read.
     ClaimsUnread,
+}
+
+/// Fingerprint of what the pod asks for: a pod that has another one by now needs another VM. Its labels count where it is to be
+/// near, apart or spread, because the VM's terms have their values. `None` if that is too long to keep.
+#[must_use]
+pub fn asked(pod: &PodView) -> Option<String> {
+    let wishes = pod.wishes.as_ref()?;
+    let labels = pod.labels.as_ref().filter(|_| {
+        wishes
+            .unpacked()
+            .is_some_and(|wishes| neighbours::are_meant(&wishes))
+    });
+    let text = format!(
+        "{}{}",
+        wishes.json(),
+        labels.map(Packed::json).unwrap_or_default()
+    );
+    Some(fingerprint(&text))
+}
+
+/// Whether a kubelet with this Node takes the pod, by its node selector and required node affinity. A pod or Node that is too
+/// long to keep is left to the kubelet.
+#[must_use]
+pub fn fits(pod: &PodView, node: &NodeView) -> bool {
+    let wishes = pod.wishes.as_ref().and_then(Packed::unpacked);
+    let labels = node.labels.as_ref().and_then(Packed::unpacked);
+    let (Some(wishes), Some(labels)) = (wishes, labels) else {
+        return true;
+    };
+    let mut selector = wishes.node_selector.iter();
+    let terms = hosts::required_terms(wishes.affinity.as_ref());
+    selector.all(|(key, value)| labels.get(key) == Some(value))
+        && terms.is_none_or(|terms| {
+            terms
+                .iter()
+                .any(|term| binding::matches(term, &node.name, &labels))
+        })
 }
 
 /// The claims of a pod; empty if they are not judged.
@@ -81,11 +121,7 @@ pub fn judge(
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
 ) -> Result<VmPlacement, Unfit> {
-    let Some((asked, wishes)) = pod
-        .wishes
-        .as_ref()
-        .and_then(|packed| Some((packed.fingerprint(), packed.unpacked()?)))
-    else {
+    let (Some(asked), Some(wishes)) = (asked(pod), pod.wishes.as_ref().and_then(Packed::unpacked)) else {
         return Err(Unfit::Pod(format!(
             "node selector, affinities, spread constraints and volumes of the pod take more than {MOST_WISHES} bytes, and \
              are not judged: shorten them"
@@ -135,7 +171,7 @@ fn placement(
         neighbours::spread_replicas(&mut apart, &me, owner);
     }
     let together = neighbours::together(wishes, &me)?;
-    let host_labels = host_labels(hosts.as_ref(), wishes);
+    let host_labels = host_labels(hosts.as_ref(), wishes, &options.host_labels);
     let affinity = Affinity {
         node_affinity: hosts,
         pod_affinity: (together != PodAffinity::default()).then_some(together),
@@ -152,37 +188,32 @@ fn placement(
     })
 }
 
-/// The labels of the pod's Node that do not depend on its host; see [`crate::objects::node::new`].
+/// The labels of the pod's Node that do not depend on its host.
 fn promised(
     pod: &PodView,
     options: &PlacementOptions,
     architecture: Architecture,
 ) -> BTreeMap<String, String> {
-    let ours = [
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture.as_str()),
-        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
-        (names::IDENTITY_LABEL, pod.uid.as_str()),
-        (names::POD_UID_LABEL, pod.uid.as_str()),
-    ];
+    let ours = node::own_labels(&pod.uid, architecture);
     let ours = ours.map(|(key, value)| (key.to_owned(), value.to_owned()));
     options.node_labels.clone().into_iter().chain(ours).collect()
 }
 
 /// Keys of labels that the Node must have as its host has them, beside zone and region: its kubelet checks the pod's selectors
-/// again, and a scheduler of the pod's own whatever it places by. The Node never has a hostname.
-fn host_labels(hosts: Option<&NodeAffinity>, wishes: &Wishes) -> Vec<String> {
+/// again, and a scheduler of the pod's own whatever it places by. Only labels by which pods may choose are among them: a pod
+/// that names another one must not have it changed on its Node.
+fn host_labels(hosts: Option<&NodeAffinity>, wishes: &Wishes, allowed: &[String]) -> Vec<String> {
     let keys: BTreeSet<&str> = hosts
         .into_iter()
         .flat_map(hosts::required_keys)
         .chain(neighbours::required_keys(wishes))
-        .filter(|key| !topology::LABELS.contains(key) && *key != names::HOSTNAME_LABEL)
+        .filter(|key| hosts::is_of_host(key, allowed) && !topology::LABELS.contains(key))
         .collect();
     keys.into_iter().map(ToOwned::to_owned).collect()
 }
 
-/// Those of the pod's tolerations that its VM has too. One without a key tolerates each of the listed taints.
-fn tolerations(own: &[Toleration], allowed: &[String]) -> Vec<Toleration> {
+/// Those of a pod's tolerations that its VM has too. One without a key tolerates each of the listed taints.
+pub fn tolerations(own: &[Toleration], allowed: &[String]) -> Vec<Toleration> {
     let listed = |toleration: &Toleration| match toleration.key.as_deref() {
         None | Some("") => allowed
             .iter()

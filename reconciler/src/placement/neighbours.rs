@@ -50,9 +50,15 @@ pub(super) fn together(wishes: &Wishes, me: &Me<'_>) -> Result<PodAffinity, Stri
     let own = wishes.affinity.as_ref().and_then(|a| a.pod_affinity.as_ref());
     let mut translated = PodAffinity::default();
     let required = own.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    for term in required.into_iter().flatten() {
+    let required: Vec<_> = required.into_iter().flatten().collect();
+    // One pod must match all terms. So they are all about VMs, or all about pods as they are.
+    let mut itself = true;
+    for term in &required {
         check_key(&term.topology_key, me, "pod affinity")?;
-        let aimed = if matches_itself(term, me)? {
+        itself &= matches_itself(term, me)?;
+    }
+    for term in required {
+        let aimed = if itself {
             launchers(term, me).ok_or_else(|| by_namespace_labels("pod affinity"))?
         } else {
             as_they_are(term, me)
@@ -78,13 +84,13 @@ pub(super) fn apart(wishes: &Wishes, me: &Me<'_>) -> Result<PodAntiAffinity, Str
         .and_then(|a| a.pod_anti_affinity.as_ref());
     let mut translated = PodAntiAffinity::default();
     let required = own.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    // A term without a selector matches no pod.
-    for term in required
-        .into_iter()
-        .flatten()
-        .filter(|t| t.label_selector.is_some())
-    {
+    for term in required.into_iter().flatten() {
         check_key(&term.topology_key, me, "pod anti-affinity")?;
+        check_labels(me, "pod anti-affinity")?;
+        // It matches no pod.
+        if term.label_selector.is_none() {
+            continue;
+        }
         let launchers = launchers(term, me).ok_or_else(|| by_namespace_labels("pod anti-affinity"))?;
         let terms = &mut translated.required_during_scheduling_ignored_during_execution;
         terms
@@ -104,17 +110,18 @@ pub(super) fn apart(wishes: &Wishes, me: &Me<'_>) -> Result<PodAntiAffinity, Str
 /// A constraint that must be met and cannot be said of the VM.
 pub(super) fn spread(wishes: &Wishes, me: &Me<'_>) -> Result<Vec<TopologySpreadConstraint>, String> {
     let mut translated = Vec::new();
-    // One without a selector counts no pod.
     for constraint in &wishes.spread {
+        let checked = check_key(&constraint.topology_key, me, "topology spread")
+            .and_then(|()| check_labels(me, "topology spread"));
+        match checked {
+            Err(why) if constraint.when_unsatisfiable == "DoNotSchedule" => return Err(why),
+            Err(_) => continue,
+            Ok(()) => {}
+        }
+        // Without a selector it counts no pod.
         let Some(mut selector) = constraint.label_selector.clone() else {
             continue;
         };
-        if let Err(why) = check_key(&constraint.topology_key, me, "topology spread") {
-            if constraint.when_unsatisfiable == "DoNotSchedule" {
-                return Err(why);
-            }
-            continue;
-        }
         // API servers before 1.34 leave it to the scheduler to merge these.
         for key in constraint.match_label_keys.iter().flatten() {
             if let Some(value) = me.labels.and_then(|labels| labels.get(key)) {
@@ -135,6 +142,13 @@ pub(super) fn spread(wishes: &Wishes, me: &Me<'_>) -> Result<Vec<TopologySpreadC
         });
     }
     Ok(translated)
+}
+
+/// Whether the pod says anything about other pods.
+pub(super) fn are_meant(wishes: &Wishes) -> bool {
+    let affinity = wishes.affinity.as_ref();
+    !wishes.spread.is_empty()
+        || affinity.is_some_and(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some())
 }
 
 /// Keys of the labels over which the pod requires to be near, apart or spread. A scheduler that places the pod itself
@@ -228,20 +242,18 @@ fn as_they_are(term: &PodAffinityTerm, me: &Me<'_>) -> PodAffinityTerm {
     }
 }
 
-/// The same term, of ordinary pods only. A launcher that kept away from marooned pods would keep its own pod off the Node:
-/// both are in one zone, and a scheduler heeds the terms of running pods too.
+/// The same term, of ordinary pods only: neither of launchers, nor of marooned pods. A launcher that kept away from marooned
+/// pods would keep its own pod off the Node: both are in one zone, and a scheduler heeds the terms of running pods too.
 fn ordinary(term: &PodAffinityTerm, me: &Me<'_>) -> PodAffinityTerm {
     let mut term = as_they_are(term, me);
-    let not_marooned = requirement(
-        names::MAROON_LABEL.to_owned(),
-        "NotIn",
-        vec![names::MAROON_TRUE.to_owned()],
-    );
+    let marooned = names::MAROON_LABEL.to_owned();
+    let not_marooned = requirement(marooned, "NotIn", vec![names::MAROON_TRUE.to_owned()]);
+    let no_launcher = requirement(names::POD_NAMESPACE_LABEL.to_owned(), "DoesNotExist", Vec::new());
     let selector = term.label_selector.get_or_insert_default();
     selector
         .match_expressions
         .get_or_insert_default()
-        .push(not_marooned);
+        .extend([not_marooned, no_launcher]);
     term
 }
 
@@ -255,26 +267,37 @@ fn namespaces(term: &PodAffinityTerm, me: &Me<'_>) -> Option<Option<Vec<String>>
     match &term.namespace_selector {
         None if listed.is_empty() => Some(Some(vec![me.namespace.to_owned()])),
         None => Some(Some(listed)),
-        Some(all) if *all == LabelSelector::default() || is_empty(all) => Some(None),
+        Some(all) if is_empty(all) => Some(None),
         Some(_) => None,
     }
 }
 
-/// Whether the pod is one of those that the term is about.
+/// Whether the pod is one of those that the term is about. Namespaces that are selected by labels count as the pod's own: were
+/// it not so, no VM would be the first of them.
 fn matches_itself(term: &PodAffinityTerm, me: &Me<'_>) -> Result<bool, String> {
-    let Some(labels) = me.labels else {
-        return Err("the pod has a pod affinity, and too many labels to be judged: remove some".to_owned());
-    };
+    check_labels(me, "pod affinity")?;
     let Some(selector) = &term.label_selector else {
         return Err(
             "the pod's required pod affinity has no labelSelector, and so matches no pod: add one".to_owned(),
         );
     };
-    let here =
-        namespaces(term, me).is_some_and(|all| all.is_none_or(|all| all.iter().any(|n| n == me.namespace)));
+    let here = match namespaces(term, me) {
+        Some(Some(listed)) => listed.iter().any(|n| n == me.namespace),
+        Some(None) | None => true,
+    };
     let selector = Selector::try_from(selector.clone())
         .map_err(|error| format!("the labelSelector of the pod's affinity cannot be read: {error}"))?;
-    Ok(here && selector.matches(labels))
+    Ok(here && me.labels.is_some_and(|labels| selector.matches(labels)))
+}
+
+/// VMs find one another by the labels of their pods.
+fn check_labels(me: &Me<'_>, whose: &str) -> Result<(), String> {
+    match me.labels {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "the pod has a {whose}, and too many labels to be found by: remove some"
+        )),
+    }
 }
 
 fn check_key(key: &str, me: &Me<'_>, whose: &str) -> Result<(), String> {

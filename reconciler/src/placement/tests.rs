@@ -1,6 +1,8 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use maroonedpods_common::names;
+
 use super::*;
 use crate::read::view_of;
 
@@ -158,6 +160,35 @@ fn what_no_marooned_node_has_is_said() {
             near("podAffinity", &json!({"topologyKey": ZONE})),
             "no labelSelector",
         ),
+        // Kubernetes takes it without a selector.
+        (
+            json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": names::CLASS_LABEL,
+            "whenUnsatisfiable": "DoNotSchedule"}]}),
+            "by which VMs are not placed",
+        ),
+        (
+            near(
+                "podAntiAffinity",
+                &json!({"topologyKey": "node.kubernetes.io/exclude-disruption"}),
+            ),
+            "by which VMs are not placed",
+        ),
+        (
+            near(
+                "podAffinity",
+                &json!({"topologyKey": ZONE, "labelSelector": {"matchLabels": {"app": "web"}},
+            "namespaceSelector": {"matchLabels": {"team": "a"}}}),
+            ),
+            "namespaces by their labels",
+        ),
+        (
+            required(&json!([term(
+                "node.kubernetes.io/exclude-disruption",
+                "DoesNotExist",
+                &[]
+            )])),
+            "exclude-disruption",
+        ),
         (
             near(
                 "podAntiAffinity",
@@ -310,7 +341,9 @@ fn too_many_wishes_are_not_judged() {
     let why = judged(&required(&json!(many))).unwrap_err();
     assert!(why.contains("4096 bytes"), "{why}");
     let labels: serde_json::Map<_, _> = (0..400).map(|n| (format!("label-{n}"), json!(""))).collect();
-    let crowded = pod_with(&json!(labels), &near("podAffinity", &about("web", ZONE)));
-    let why = judge(&crowded, &config(&json!({})), Architecture::Amd64).unwrap_err();
-    assert!(why.contains("too many labels"), "{why}");
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let crowded = pod_with(&json!(labels), &near(kind, &about("web", ZONE)));
+        let why = judge(&crowded, &config(&json!({})), Architecture::Amd64).unwrap_err();
+        assert!(why.contains("too many labels"), "{why}");
+    }
 }

@@ -12,10 +12,11 @@ use crate::view::{Observed, PodView};
 const NO_DNS: &str = "the pod's VM resolves no names: the cluster has no Service kube-system/kube-dns with an IPv4 \
                       address, and the MaroonedPodsConfig has no join.clusterDNS";
 
-/// How soon to look again at claims that hold a pod back, which are not watched: after as long as the pod is old, within
-/// these bounds.
+/// How soon to look again at claims that hold a pod back, which are not watched: after as long as the pod is old, from a minute
+/// on after a tenth of that.
 const CLAIMS_RETRY: (SignedDuration, SignedDuration) =
-    (SignedDuration::from_secs(2), SignedDuration::from_secs(60));
+    (SignedDuration::from_secs(2), SignedDuration::from_mins(10));
+const A_MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) fn decide(observed: &Observed, now: Timestamp) -> Decision {
     match &observed.pod {
@@ -121,7 +122,8 @@ fn unplaceable(pod: &PodView, why: &str) -> Decision {
 fn claims_retry(pod: &PodView, now: Timestamp) -> Timestamp {
     let (soonest, latest) = CLAIMS_RETRY;
     let age = pod.created.map_or(latest, |created| now.duration_since(created));
-    after(now, age.clamp(soonest, latest))
+    let pause = age.min((age / 10).max(A_MINUTE));
+    after(now, pause.clamp(soonest, latest))
 }
 
 fn no_place(pod: &PodView, limit: u32) -> String {

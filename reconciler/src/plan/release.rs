@@ -7,7 +7,8 @@ use maroonedpods_common::{names, sizing};
 use super::report::report;
 use super::{Context, Decision, Note, Write, attempt, csrs, place};
 use crate::objects::record;
-use crate::view::{NodeView, PodView};
+use crate::placement;
+use crate::view::{NodeView, PodView, VM_GONE};
 
 /// What a pod gets beyond its grace period before its VM is taken away.
 const GRACE_MARGIN: SignedDuration = SignedDuration::from_secs(30);
@@ -68,16 +69,23 @@ pub(super) fn due(c: &Context) -> Option<Why> {
 fn replanned(c: &Context, pod: &PodView) -> bool {
     let spec = &c.record.spec;
     let asked = &spec.placement.asked;
-    let asks_otherwise = !asked.is_empty()
-        && pod
-            .wishes
-            .as_ref()
-            .is_none_or(|wishes| wishes.fingerprint() != *asked);
+    let asks_otherwise = !asked.is_empty() && placement::asked(pod).as_ref() != Some(asked);
+    // Which tolerations are the VM's too is the configuration's word, and a later one does not touch the VM.
+    let settings = c
+        .observed
+        .settings
+        .as_ref()
+        .filter(|s| s.hash == spec.config_hash);
+    let tolerates_otherwise = settings.is_some_and(|settings| {
+        let now = placement::tolerations(&pod.tolerations, &settings.spec.placement.host_taints);
+        now.iter()
+            .any(|toleration| !spec.placement.tolerations.contains(toleration))
+    });
     let fits = pod
         .request
         .as_ref()
         .is_ok_and(|request| sizing::has_room(&spec.resources, *request));
-    asks_otherwise || !fits
+    asks_otherwise || tolerates_otherwise || !fits
 }
 
 fn lifted_due(c: &Context, pod: &PodView) -> Option<Why> {
@@ -155,10 +163,7 @@ pub(super) fn decide(c: &Context, why: Why) -> Decision {
         return decision.writes(delete).writes(place::follow(c));
     }
     if let Some(pod) = losing {
-        decision = decision.write(Write::FailPod {
-            pod: pod.reference(),
-            message: "the virtual machine that the pod ran on is gone".to_owned(),
-        });
+        decision = decision.write(fail_pod(c, pod));
     }
     if let Some(pod) = c
         .observed
@@ -220,6 +225,29 @@ pub(super) fn revoke(c: &Context) -> Write {
 /// The report of a pod that asks for a node by name, which its own node cannot be.
 pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
     report(pod, false, PodReason::NamesNodes, explain(Why::NamesNodes))
+}
+
+/// A pod that never started has a reason of its own, as if its kubelet had rejected it: the next one of its controller waits.
+fn fail_pod(c: &Context, pod: &PodView) -> Write {
+    let not_started = pod
+        .condition
+        .as_ref()
+        .filter(|said| said.gives(PodReason::NotStarted));
+    let (reason, message) = match not_started {
+        Some(said) => (PodReason::NotStarted.into(), said.message.clone()),
+        None if attempt::failed_for(c) == Some(AttemptFailure::NotStarted.into()) => {
+            (PodReason::NotStarted.into(), c.status.message.clone())
+        }
+        None => (
+            VM_GONE,
+            "the virtual machine that the pod ran on is gone".to_owned(),
+        ),
+    };
+    Write::FailPod {
+        pod: pod.reference(),
+        reason,
+        message,
+    }
 }
 
 fn says_why(pod: &PodView) -> bool {

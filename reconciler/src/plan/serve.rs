@@ -12,6 +12,8 @@ use crate::binding::Demands;
 use crate::objects::record::set_condition;
 use crate::view::PodView;
 
+/// While no configuration is there to ask.
+const DEFAULT_START_DEADLINE: SignedDuration = SignedDuration::from_mins(30);
 /// Objects that are read one after the other may show different moments of another leader's lift. After this long they
 /// cannot.
 const RECORD_WITHIN: SignedDuration = SignedDuration::from_secs(5);
@@ -41,7 +43,7 @@ pub(super) fn decide(c: &Context, pod: &PodView) -> Decision {
     }
     if !pod.started && pod.foreign_gates.is_empty() {
         let allowed = start_deadline(c);
-        let at = c.due(c.observed.ages.free, allowed);
+        let at = c.due(c.observed.ages.lifted, allowed);
         if c.now >= at {
             return attempt::fail(c, c.observed.vmi.as_ref(), &not_started(pod, allowed));
         }
@@ -77,7 +79,7 @@ fn lifted_too_soon() -> Failure {
 
 fn start_deadline(c: &Context) -> SignedDuration {
     let configured = c.observed.settings.as_ref().map(|settings| settings.start);
-    configured.unwrap_or(attempt::DEFAULT_DEADLINE)
+    configured.unwrap_or(DEFAULT_START_DEADLINE)
 }
 
 /// The pod cannot go back behind its gate: it fails, and its controller may make another one.

@@ -112,6 +112,8 @@ pub enum Write {
     FailPod {
         /// The pod.
         pod: ObjectRef,
+        /// Machine-readable reason.
+        reason: &'static str,
         /// What happened, for people.
         message: String,
     },

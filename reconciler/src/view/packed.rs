@@ -10,8 +10,6 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fingerprint::fingerprint;
-
 /// A value, as JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed<T> {
@@ -36,10 +34,10 @@ impl<T: Serialize + DeserializeOwned> Packed<T> {
         serde_json::from_str(&self.json).ok()
     }
 
-    /// Fingerprint of the value.
+    /// The value, as JSON.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
-        fingerprint(&self.json)
+    pub fn json(&self) -> &str {
+        &self.json
     }
 
     /// Bytes of memory that it takes besides its own size.

@@ -40,10 +40,13 @@ fn pods_apart_are_vms_apart_and_away_from_ordinary_pods() {
         "another tenant's"
     );
     assert_eq!(of_pods["namespaces"], json!(["shop"]));
+    let expressions = json!([
+        {"key": names::MAROON_LABEL, "operator": "NotIn", "values": ["true"]},
+        {"key": names::POD_NAMESPACE_LABEL, "operator": "DoesNotExist"},
+    ]);
     assert_eq!(
         of_pods["labelSelector"],
-        json!({"matchLabels": {"app": "web"}, "matchExpressions": [
-            {"key": names::MAROON_LABEL, "operator": "NotIn", "values": ["true"]}]})
+        json!({"matchLabels": {"app": "web"}, "matchExpressions": expressions})
     );
     // Everywhere.
     let everywhere = json!({"topologyKey": HOST, "labelSelector": {"matchLabels": {"app": "web"}}, "namespaceSelector": {}});
@@ -155,4 +158,27 @@ fn replicas_prefer_different_hosts_and_zones() {
     );
     // Whatever a tenant writes fits into a label.
     assert_eq!(owner(&owned(&"no label ".repeat(40), "shop")).len(), 16);
+}
+
+/// The scheduler wants one pod that all terms are about.
+#[test]
+fn terms_that_only_other_pods_match_are_all_about_pods_as_they_are() {
+    let both = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        about("web", ZONE), about("db", ZONE)]}}});
+    let placement = judged(&both).unwrap();
+    let terms =
+        placement["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"].clone();
+    for term in terms.as_array().unwrap() {
+        assert_eq!(term["namespaces"], json!(["shop"]), "{term}");
+    }
+}
+
+#[test]
+fn labels_count_for_what_is_asked_only_where_other_pods_are_meant() {
+    let asked = |labels: Value, spec: &Value| asked(&pod_with(&labels, spec)).unwrap();
+    let (plain, apart) = (json!({}), near("podAntiAffinity", &about("web", ZONE)));
+    assert_eq!(asked(json!({"a": "1"}), &plain), asked(json!({"a": "2"}), &plain));
+    assert_eq!(asked(json!({"a": "1"}), &apart), asked(json!({"a": "1"}), &apart));
+    assert_ne!(asked(json!({"a": "1"}), &apart), asked(json!({"a": "2"}), &apart));
+    assert_ne!(asked(json!({}), &plain), asked(json!({}), &apart));
 }

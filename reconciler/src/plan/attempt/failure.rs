@@ -11,7 +11,7 @@ use crate::plan::{Context, Decision, Note, Write, after, release};
 use crate::view::{PodView, VmiView};
 
 /// Deadlines of a stage while no configuration is there to ask.
-pub(in crate::plan) const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
+const DEFAULT_DEADLINE: SignedDuration = SignedDuration::from_mins(5);
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(5);
@@ -86,8 +86,12 @@ pub(super) struct Deadline {
 pub(super) fn deadline(c: &Context, vmi: &VmiView) -> Deadline {
     let (age, allowed, reason, what) = if vmi.running() {
         let what = "the VM's node was not ready";
+        let ages = &c.observed.ages;
+        // A ready node waits for as long as the owners of other gates take.
+        let ready = c.observed.node.as_ref().is_some_and(|node| node.ready);
+        let held = if ready { ages.free } else { ages.running };
         (
-            c.observed.ages.running,
+            ages.running.min(held),
             join_deadline(c),
             AttemptFailure::JoinDeadline,
             what,

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use maroonedpods_common::api::{AttemptFailure, MaroonedNode, NodeCondition, NodeReason, Phase, PodReason};
 use maroonedpods_common::names;
 
-pub(super) use failure::{DEFAULT_DEADLINE, Failure, fail};
+pub(super) use failure::{Failure, fail};
 use failure::{boot_deadline, clean_up, deadline, exhausted, failure, join_deadline, pause_ends};
 
 use super::report::{report, report_again};
@@ -17,6 +17,7 @@ use super::{Context, Decision, Note, Write, after, csrs, network_policies, place
 use crate::objects::lift::Lift;
 use crate::objects::node;
 use crate::objects::record::{self, set_condition};
+use crate::placement;
 use crate::view::{NodeView, PodView, VmiView};
 
 /// A token outlives the deadlines by this, so that the deadline is what people see.
@@ -233,6 +234,18 @@ fn lift(c: &Context, pod: &PodView, node: &NodeView, address: &str, decision: De
     let Some(gate_index) = pod.gate_index else {
         return decision;
     };
+    if !placement::fits(pod, node) {
+        let message = "the VM's node is ready, but does not have the labels that the pod selects: the VM's host may have lost them";
+        return decision.writes(report(pod, false, PodReason::Joining, message));
+    }
+    if !pod.foreign_gates.is_empty() {
+        // The pod is judged anew when they go: a queue adds selectors with that.
+        let message = format!(
+            "the pod's node is ready; other scheduling gates still hold the pod: {}",
+            pod.foreign_gates.join(", ")
+        );
+        return decision.writes(report(pod, false, PodReason::WaitingForOtherGates, message));
+    }
     let taints = taints::in_the_way(c, pod, node);
     if !taints.is_empty() {
         return tainted(c, pod, &taints, decision);

@@ -86,6 +86,9 @@ fn a_claim_is_looked_at_again_and_less_and_less_often() {
         looks.push(pause.as_secs());
     }
     assert_eq!(looks, [2, 2, 4, 9, 19, 38, 60, 60, 60, 60]);
+    world.tick(6_000);
+    let pause = world.decide().wake.unwrap().duration_since(world.clock());
+    assert_eq!(pause, SignedDuration::from_mins(10));
     // By a clock that is behind the API server's.
     world.skews[world.leader] = SignedDuration::from_hours(-3);
     let pause = world.decide().wake.unwrap().duration_since(world.clock());

@@ -82,6 +82,7 @@ fn all() -> Vec<Write> {
         Write::PodNotReady(object()),
         Write::EvictPod(object()),
         Write::FailPod {
+            reason: "Gone",
             pod: object(),
             message: String::new(),
         },

@@ -1,6 +1,7 @@
 //! Each step of the protocol and each of its branches, one by one.
 
 use super::model::{CsrKind, Outcome, World, kinds};
+use crate::placement;
 use crate::plan::{self, Write, WriteKind};
 
 use super::stages::{about_to_lift, condition_reason, launched, registered, until};
@@ -125,7 +126,7 @@ fn unplaceable() -> World {
     let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
     spec.topology_spread_constraints = Some(serde_json::from_value(spread).unwrap());
     // As if it had been so from the start.
-    let asked = world.pod().unwrap().wishes.unwrap().fingerprint();
+    let asked = placement::asked(&world.pod().unwrap()).unwrap();
     world.objects.record.as_mut().unwrap().spec.placement.asked = asked;
     world
 }
@@ -225,7 +226,7 @@ fn a_binding_is_told_in_a_schedulers_words_and_once() {
 }
 
 #[test]
-fn a_pod_that_other_gates_hold_is_bound_once_they_are_gone() {
+fn a_ready_node_waits_for_the_gates_of_others() {
     let mut world = about_to_lift();
     let gates = |world: &mut World, gates: &[&str]| {
         let gates: Vec<_> = gates
@@ -235,14 +236,32 @@ fn a_pod_that_other_gates_hold_is_bound_once_they_are_gone() {
         let spec = world.objects.pod.as_mut().unwrap().spec.as_mut().unwrap();
         spec.scheduling_gates = serde_json::from_value(gates.into()).unwrap();
     };
-    gates(&mut world, &["maroonedpods.io/gate", "kueue"]);
-    let decision = world.pass();
-    assert!(kinds(&decision).contains(&"lift_gate"));
-    assert!(!kinds(&decision).contains(&"bind_pod"));
+    let ours = "maroonedpods.io/gate";
+    gates(&mut world, &[ours, "kueue"]);
+    assert_eq!(kinds(&world.pass()), ["pod_report"]);
+    assert_eq!(condition_reason(&world), "WaitingForOtherGates");
+    // However long that takes, the node is there.
+    world.tick(3600);
     assert!(kinds(&world.decide()).is_empty());
-    gates(&mut world, &[]);
-    assert_eq!(kinds(&world.pass()), ["bind_pod"]);
+    gates(&mut world, &[ours]);
+    assert!(kinds(&world.pass()).contains(&"lift_gate"));
     assert!(world.pod().unwrap().bound);
+}
+
+#[test]
+fn a_node_without_the_labels_that_its_pod_selects_does_not_get_it() {
+    let mut world = about_to_lift();
+    let pod = world.objects.pod.as_mut().unwrap();
+    let selector = pod.spec.as_mut().unwrap().node_selector.as_mut().unwrap();
+    selector.insert("disk".to_owned(), "fast".to_owned());
+    let asked = placement::asked(&world.pod().unwrap()).unwrap();
+    world.objects.record.as_mut().unwrap().spec.placement.asked = asked;
+    assert_eq!(kinds(&world.pass()), ["pod_report"]);
+    assert_eq!(condition_reason(&world), "Joining");
+    let node = world.objects.node.as_mut().unwrap();
+    let labels = node.metadata.labels.as_mut().unwrap();
+    labels.insert("disk".to_owned(), "fast".to_owned());
+    assert!(kinds(&world.pass()).contains(&"lift_gate"));
 }
 
 #[test]

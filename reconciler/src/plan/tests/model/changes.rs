@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::{World, ZONE};
 
+/// What [`World::pod_wants_a_zone`] asks for.
+pub(super) const WANTED_ZONE: &str = "z";
+
 impl World {
     /// The pod's specification is patched (RFC 7396), as a queue or a resize does while the gate holds.
     pub fn pod_changes(&mut self, spec: &Value) -> bool {
@@ -27,7 +30,7 @@ impl World {
     /// A queue assigns a zone to the waiting pod.
     pub fn pod_wants_a_zone(&mut self) -> bool {
         self.pod_changes(
-            &json!({"nodeSelector": {(names::CLASS_LABEL): names::CLASS_LABEL_VALUE, (ZONE): "z"}}),
+            &json!({"nodeSelector": {(names::CLASS_LABEL): names::CLASS_LABEL_VALUE, (ZONE): WANTED_ZONE}}),
         )
     }
 

@@ -9,6 +9,7 @@ use maroonedpods_common::api::NetworkPolicies;
 use maroonedpods_common::names;
 use serde_json::{Value, json};
 
+use super::changes::WANTED_ZONE;
 use super::{ADDRESS, CsrKind, FOREIGN_ADDRESS, Guest, POD_UID, World};
 use crate::objects::record;
 
@@ -90,12 +91,16 @@ impl World {
         moved
     }
 
+    /// The scheduler finds a host in the zone that the VM asks for.
     pub fn vm_is_scheduled(&mut self) -> bool {
-        self.vmi().is_some_and(|v| v.phase.is_empty())
-            && self.set_vmi(|status| {
-                status["phase"] = json!("Scheduling");
-                status["nodeName"] = json!("host-1");
-            })
+        let due = self.vmi().is_some_and(|v| v.phase.is_empty());
+        if due && self.record().spec.placement.affinity.is_some() {
+            self.zone = Some(WANTED_ZONE);
+        }
+        due && self.set_vmi(|status| {
+            status["phase"] = json!("Scheduling");
+            status["nodeName"] = json!("host-1");
+        })
     }
 
     pub fn vm_runs(&mut self) -> bool {
