@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use maroonedpods_common::{quantity, text};
+use serde::Serialize;
 
 /// What each node has.
 const PLAIN_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
@@ -26,6 +27,34 @@ const SAFE_SYSCTLS: [&str; 13] = [
     "net.ipv4.tcp_slow_start_after_idle",
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
+];
+
+/// Fields of a pod's volume that need nothing of the guest.
+const PLAIN_VOLUMES: [&str; 10] = [
+    "name",
+    "configMap",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "hostPath",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+/// Fields of a `PersistentVolume` that need nothing of the guest.
+const PLAIN_OF_PERSISTENT_VOLUMES: [&str; 11] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "hostPath",
+    "local",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
 ];
 
 /// The capabilities that a pod needs, collected field by field.
@@ -161,132 +190,25 @@ impl Needs {
         );
     }
 
-    /// Claims are judged by what they are bound to, in [`super::claims`]. The pattern names each type of volume.
+    /// A volume of a pod. Claims are judged by what they are bound to, in [`super::claims`].
     pub(super) fn of_volume(&mut self, volume: &Volume) {
-        let Volume {
-            name: _,
-            config_map: _,
-            downward_api: _,
-            empty_dir: _,
-            ephemeral: _,
-            host_path: _,
-            image: _,
-            persistent_volume_claim: _,
-            projected: _,
-            secret: _,
-            csi,
-            aws_elastic_block_store,
-            azure_disk,
-            azure_file,
-            cephfs,
-            cinder,
-            fc,
-            flex_volume,
-            flocker,
-            gce_persistent_disk,
-            git_repo,
-            glusterfs,
-            iscsi,
-            nfs,
-            photon_persistent_disk,
-            portworx_volume,
-            quobyte,
-            rbd,
-            scale_io,
-            storageos,
-            vsphere_volume,
-        } = volume;
-        if let Some(csi) = csi {
-            self.named("csi", &csi.driver);
-        }
-        self.of_types([
-            ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
-            ("azureDisk", azure_disk.is_some()),
-            ("azureFile", azure_file.is_some()),
-            ("cephfs", cephfs.is_some()),
-            ("cinder", cinder.is_some()),
-            ("fc", fc.is_some()),
-            ("flexVolume", flex_volume.is_some()),
-            ("flocker", flocker.is_some()),
-            ("gcePersistentDisk", gce_persistent_disk.is_some()),
-            ("gitRepo", git_repo.is_some()),
-            ("glusterfs", glusterfs.is_some()),
-            ("iscsi", iscsi.is_some()),
-            ("nfs", nfs.is_some()),
-            ("photonPersistentDisk", photon_persistent_disk.is_some()),
-            ("portworxVolume", portworx_volume.is_some()),
-            ("quobyte", quobyte.is_some()),
-            ("rbd", rbd.is_some()),
-            ("scaleIO", scale_io.is_some()),
-            ("storageos", storageos.is_some()),
-            ("vsphereVolume", vsphere_volume.is_some()),
-        ]);
+        self.of_source(volume, &PLAIN_VOLUMES);
     }
 
     /// What a claim is bound to, as [`Self::of_volume`]. A local volume is no matter of the guest.
     pub(super) fn of_persistent_volume(&mut self, volume: &PersistentVolumeSpec) {
-        let PersistentVolumeSpec {
-            access_modes: _,
-            capacity: _,
-            claim_ref: _,
-            host_path: _,
-            local: _,
-            mount_options: _,
-            node_affinity: _,
-            persistent_volume_reclaim_policy: _,
-            storage_class_name: _,
-            volume_attributes_class_name: _,
-            volume_mode: _,
-            csi,
-            aws_elastic_block_store,
-            azure_disk,
-            azure_file,
-            cephfs,
-            cinder,
-            fc,
-            flex_volume,
-            flocker,
-            gce_persistent_disk,
-            glusterfs,
-            iscsi,
-            nfs,
-            photon_persistent_disk,
-            portworx_volume,
-            quobyte,
-            rbd,
-            scale_io,
-            storageos,
-            vsphere_volume,
-        } = volume;
-        if let Some(csi) = csi {
-            self.named("csi", &csi.driver);
-        }
-        self.of_types([
-            ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
-            ("azureDisk", azure_disk.is_some()),
-            ("azureFile", azure_file.is_some()),
-            ("cephfs", cephfs.is_some()),
-            ("cinder", cinder.is_some()),
-            ("fc", fc.is_some()),
-            ("flexVolume", flex_volume.is_some()),
-            ("flocker", flocker.is_some()),
-            ("gcePersistentDisk", gce_persistent_disk.is_some()),
-            ("glusterfs", glusterfs.is_some()),
-            ("iscsi", iscsi.is_some()),
-            ("nfs", nfs.is_some()),
-            ("photonPersistentDisk", photon_persistent_disk.is_some()),
-            ("portworxVolume", portworx_volume.is_some()),
-            ("quobyte", quobyte.is_some()),
-            ("rbd", rbd.is_some()),
-            ("scaleIO", scale_io.is_some()),
-            ("storageos", storageos.is_some()),
-            ("vsphereVolume", vsphere_volume.is_some()),
-        ]);
+        self.of_source(volume, &PLAIN_OF_PERSISTENT_VOLUMES);
     }
 
-    fn of_types<const N: usize>(&mut self, types: [(&str, bool); N]) {
-        for (type_, _) in types.into_iter().filter(|(_, used)| *used) {
-            self.named("volume", type_);
+    /// The field that is none of the plain ones is the volume's type. So a type that a later Kubernetes adds is needed, too.
+    fn of_source(&mut self, volume: &impl Serialize, plain: &[&str]) {
+        let fields = serde_json::to_value(volume).unwrap_or_default();
+        for (type_, source) in fields.as_object().into_iter().flatten() {
+            match source["driver"].as_str() {
+                Some(driver) if type_ == "csi" => self.named("csi", driver),
+                _ if plain.contains(&type_.as_str()) => {}
+                _ => self.named("volume", type_),
+            }
         }
     }
 }
