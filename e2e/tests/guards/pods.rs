@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::{Pod, Toleration};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::becomes;
+use maroonedpods_e2e::api::read;
 use maroonedpods_e2e::harness::fixtures::{ordinary, spec};
+use maroonedpods_e2e::harness::marooned_pod::SOON;
 use serde_json::{Value, json};
 
 use crate::fixtures::{create, dry_run, from};
@@ -232,6 +235,12 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
             change(pods, waiting, selects("example.com/pod-uid")),
         )
         .await;
+    // No marooned node has that label: the reconciler judges the pod anew.
+    becomes(pods, waiting, "a pod that waits for good", SOON, |pod| {
+        read::reason(pod) == "Unplaceable"
+    })
+    .await
+    .unwrap();
 
     let plain = pods
         .create(&PostParams::default(), &ordinary("plain"))
