@@ -235,12 +235,7 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
             change(pods, waiting, selects("example.com/pod-uid")),
         )
         .await;
-    // No marooned node has that label: the reconciler judges the pod anew.
-    becomes(pods, waiting, "a pod that waits for good", SOON, |pod| {
-        read::reason(pod) == "Unplaceable"
-    })
-    .await
-    .unwrap();
+    judged_anew(pods, waiting).await;
 
     let plain = pods
         .create(&PostParams::default(), &ordinary("plain"))
@@ -256,6 +251,14 @@ pub async fn changes_pods(table: &mut Table, pods: &Api<Pod>) {
             change(pods, &plain, twin),
         )
         .await;
+}
+
+/// No marooned node has the label that the pod selects by now.
+async fn judged_anew(pods: &Api<Pod>, name: &str) {
+    let waits = |pod: &Pod| read::reason(pod) == "Unplaceable";
+    becomes(pods, name, "a pod that waits for good", SOON, waits)
+        .await
+        .unwrap();
 }
 
 async fn change(pods: &Api<Pod>, name: &str, body: Value) -> kube::Result<Pod> {
