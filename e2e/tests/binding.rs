@@ -9,22 +9,17 @@ use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, eventually};
 use maroonedpods_e2e::api::read::{condition, node};
-use maroonedpods_e2e::harness::fixtures::{labelled, spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::marooned_with;
 use maroonedpods_e2e::harness::marooned_pod::SOON;
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 const SCHEDULER: &str = "default-scheduler";
 
 /// A pod that opts in, with this in its spec.
 fn with(name: &str, field: &str, value: &Value) -> Pod {
-    let mut spec = spec();
-    spec[field] = value.clone();
-    let mut pod = labelled(with_spec(name, spec), names::MAROON_TRUE);
-    pod.labels_mut().insert("app".to_owned(), name.to_owned());
-    pod
+    marooned_with(name, &json!({field: value}))
 }
 
 /// Who said what about the pod: source, reason, message.

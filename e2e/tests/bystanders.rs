@@ -8,22 +8,20 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota, Secret};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::{accepts, becomes, eventually, gone, refused};
 use maroonedpods_e2e::api::leftovers::nothing_left_of;
-use maroonedpods_e2e::api::read::vmis;
 use maroonedpods_e2e::api::read::{node, runs};
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::fixtures::{labelled, marooned, ordinary, spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::{marooned, marooned_with, ordinary, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Grace of the node controller in these tests, its own rhythm of 5 s, and the pod's second, with room for a busy
 /// machine; by far less than what a wait behind eight other Nodes takes, 10 s each.
@@ -76,18 +74,16 @@ async fn marooned_pods_that_require_hosts_of_their_own_or_in_common_run() {
         .applies::<Deployment>(deployment("apart", 3, "true"))
         .await
         .unwrap();
-    let mut both = spec();
     let zones = json!({"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": {"app": "both"}}});
-    both["topologySpreadConstraints"] = json!([over_hosts(&json!({"app": "both"}))[0], zones]);
-    both["nodeSelector"] = json!({"kubernetes.io/os": "linux"});
-    let mut together = spec();
-    together["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
-        json!([{"topologyKey": HOSTNAME, "labelSelector": {"matchLabels": {"app": "together"}}}]);
+    let both = json!({
+        "topologySpreadConstraints": [over_hosts(&json!({"app": "both"}))[0], zones],
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+    });
+    let together = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": HOSTNAME, "labelSelector": {"matchLabels": {"app": "together"}}}]}}});
     for (name, spec) in [("both", both), ("together", together)] {
-        let mut wanted = labelled(with_spec(name, spec), names::MAROON_TRUE);
-        wanted.labels_mut().insert("app".to_owned(), name.to_owned());
-        tenant.creates(&wanted).await.unwrap();
+        tenant.creates(&marooned_with(name, &spec)).await.unwrap();
     }
     for pod in tenant.sees(5, "running", runs).await.unwrap() {
         assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap().into()));
@@ -111,20 +107,6 @@ async fn the_reconciler_binds_a_pod_to_its_own_node_and_no_other() {
     let said = refused(answer).unwrap();
     assert!(said.contains("maroonedpods-binding"), "{said}");
     tenant.leaves().await.unwrap();
-}
-
-/// The host that runs the pod's VM.
-async fn host_of(admin: &Client, pod: &Pod) -> String {
-    let vmi = vmis(admin)
-        .get(&names::vmi_name(&pod.uid().unwrap().into(), 1))
-        .await
-        .unwrap();
-    vmi.data["status"]["nodeName"].as_str().unwrap().to_owned()
-}
-
-async fn label(nodes: &Api<Node>, host: &str, zone: Option<&str>) {
-    let labels = Patch::Merge(json!({"metadata": {"labels": {ZONE: zone}}}));
-    nodes.patch(host, &PatchParams::default(), &labels).await.unwrap();
 }
 
 async fn zone_becomes(nodes: &Api<Node>, name: &str, zone: Option<&str>) {
@@ -217,10 +199,10 @@ async fn a_node_says_what_its_vms_host_says(tenant: &Tenant<'_>) {
     let nodes: Api<Node> = Api::all(tenant.admin.clone());
     tenant.creates(&marooned("zoned")).await.unwrap();
     let pod = tenant.sees_running("zoned").await.unwrap();
-    let (host, own) = (host_of(&tenant.admin, &pod).await, node(&pod).to_owned());
+    let (host, own) = (tenant.host_of(&pod).await.unwrap(), node(&pod).to_owned());
     zone_becomes(&nodes, &own, Some("zone-a")).await;
     for zone in [Some("zone-b"), None, Some("zone-a")] {
-        label(&nodes, &host, zone).await;
+        tenant.labels_host(&host, &json!({ZONE: zone})).await.unwrap();
         zone_becomes(&nodes, &own, zone).await;
     }
     tenant.deletes("zoned").await.unwrap();
@@ -338,8 +320,8 @@ async fn a_zone_goes_with_its_host(tenant: &Tenant<'_>) {
     let nodes: Api<Node> = Api::all(tenant.admin.clone());
     tenant.creates(&marooned("last")).await.unwrap();
     let pod = tenant.sees_running("last").await.unwrap();
-    let (host, own) = (host_of(&tenant.admin, &pod).await, node(&pod).to_owned());
-    label(&nodes, &host, Some("zone-x")).await;
+    let (host, own) = (tenant.host_of(&pod).await.unwrap(), node(&pod).to_owned());
+    tenant.labels_host(&host, &json!({ZONE: "zone-x"})).await.unwrap();
     zone_becomes(&nodes, &own, Some("zone-x")).await;
     nodes.delete(&host, &DeleteParams::default()).await.unwrap();
     eventually("no Node in the zone that has no host", SOON, || async {

@@ -4,23 +4,19 @@
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::ClusterResourceScope;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
-use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::{accepts, becomes, eventually};
+use maroonedpods_e2e::api::check::{accepts, becomes};
 use maroonedpods_e2e::api::read;
-use maroonedpods_e2e::harness::fixtures::{labelled, spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::marooned_with;
 use maroonedpods_e2e::harness::marooned_pod::SOON;
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use maroonedpods_e2e::harness::test_env::TestEnv;
 use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
-const HOSTS: [(&str, &str); 3] = [("host-1", "zone-a"), ("host-2", "zone-b"), ("host-3", "zone-c")];
 const DRIVER: &str = "disk.example.test";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,11 +25,7 @@ async fn pods_with_claims_get_a_vm_only_where_their_volumes_can_be_used() {
     let env = TestEnv::start(0).await.unwrap();
     let _reconciler = env.reconciler(false).await.unwrap();
     let tenant = Tenant::new(&env, None).await.unwrap();
-    let nodes: Api<Node> = Api::all(tenant.admin.clone());
-    for (host, zone) in HOSTS {
-        let labels = Patch::Merge(json!({"metadata": {"labels": {ZONE: zone}}}));
-        nodes.patch(host, &PatchParams::default(), &labels).await.unwrap();
-    }
+    tenant.has_a_zone_for_each_host().await.unwrap();
     let changed = json!({"deadlines": {"boot": "10m", "join": "10m"}, "guestCapabilities": []});
     let changed = config::change(&tenant.admin, &changed).await.unwrap();
     config::seen(&tenant.admin, &changed).await.unwrap();
@@ -107,11 +99,9 @@ fn pod(name: &str) -> Pod {
 }
 
 fn with(name: &str, volume: &Value) -> Pod {
-    let mut spec = spec();
     let mut named = json!({"name": "data"});
     json_patch::merge(&mut named, volume);
-    spec["volumes"] = json!([named]);
-    labelled(with_spec(name, spec), names::MAROON_TRUE)
+    marooned_with(name, &json!({"volumes": [named]}))
 }
 
 async fn usable_volumes_are_used(tenant: &Tenant<'_>) {
@@ -180,13 +170,6 @@ async fn others_wait_without_a_vm(tenant: &Tenant<'_>) {
     has_bound(tenant, "missing", json!({"hostPath": {"path": "/tmp"}})).await;
     tenant.sees_running("missing").await.unwrap();
     for name in ["csi", "late", "scratch"] {
-        eventually(&format!("a record of {name}"), SOON, || async {
-            let records = tenant.records().await?;
-            Ok(records
-                .into_iter()
-                .find(|record| record.spec.pod_ref.name == name))
-        })
-        .await
-        .unwrap();
+        tenant.sees_record(name).await.unwrap();
     }
 }

@@ -83,3 +83,13 @@ pub fn vmis(client: &Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstance");
     Api::namespaced_with(client.clone(), names::VM_NAMESPACE, &ApiResource::from_gvk(&kind))
 }
+
+/// The host that runs the VM of the pod's first attempt; `None` until it has one.
+///
+/// # Errors
+/// The VMI cannot be read.
+pub async fn vm_host(client: &Client, pod: &Pod) -> kube::Result<Option<String>> {
+    let name = names::vmi_name(&pod.uid().unwrap_or_default().into(), 1);
+    let vmi = vmis(client).get_opt(&name).await?;
+    Ok(vmi.and_then(|vmi| vmi.data["status"]["nodeName"].as_str().map(str::to_owned)))
+}

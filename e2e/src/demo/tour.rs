@@ -19,7 +19,7 @@ use super::workloads::{self, BY_NAMESPACE, BY_POD, PLAIN, REPORT, STORE, WEB};
 use crate::api::apply::apply;
 use crate::api::check::{eventually, gone};
 use crate::api::leftovers::nothing_left;
-use crate::api::read::vmis;
+use crate::api::read::vm_host;
 use crate::control_plane::ControlPlane;
 use crate::harness::test_env::wait_for_default_account;
 use crate::system::tools::{self, Tool};
@@ -145,11 +145,8 @@ impl<'a> Tour<'a> {
             .list(&ListParams::default().labels(&format!("app={WEB}")))
             .await?;
         for pod in replicas {
-            let vmi = names::vmi_name(&pod.uid().unwrap_or_default().into(), 1);
-            let vmi = vmis(&self.env.admin).get_opt(&vmi).await?;
-            // A later attempt has another name.
-            if let Some(host) = vmi.and_then(|vmi| vmi.data["status"]["nodeName"].as_str().map(str::to_owned))
-            {
+            // None if it took a later attempt.
+            if let Some(host) = vm_host(&self.env.admin, &pod).await? {
                 self.env
                     .screen
                     .say(&format!("the VM of {} is on {host}", pod.name_any()));

@@ -63,3 +63,13 @@ pub fn daemon_set() -> Value {
 pub fn marooned(name: &str) -> Pod {
     labelled(ordinary(name), names::MAROON_TRUE)
 }
+
+/// A pod that opts in, with the label `app` of its name, and with `more` merged into its spec (RFC 7396).
+#[must_use]
+pub fn marooned_with(name: &str, more: &Value) -> Pod {
+    let mut spec = spec();
+    json_patch::merge(&mut spec, more);
+    let mut pod = labelled(with_spec(name, spec), names::MAROON_TRUE);
+    pod.labels_mut().insert("app".to_owned(), name.to_owned());
+    pod
+}

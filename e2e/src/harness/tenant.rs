@@ -2,21 +2,27 @@
 
 use std::fmt::Debug;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use maroonedpods_common::api::MaroonedNode;
 use maroonedpods_common::names;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::api::check::{accepts, becomes, eventually, gone};
 use crate::api::namespace::TestNamespace;
 use crate::api::read;
 use crate::harness::marooned_pod::{MaroonedPod, SOON};
 use crate::harness::test_env::TestEnv;
+
+/// Label of a node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The environment's hosts, and the zone of each after [`Tenant::has_a_zone_for_each_host`].
+pub const HOSTS: [(&str, &str); 3] = [("host-1", "zone-a"), ("host-2", "zone-b"), ("host-3", "zone-c")];
 
 /// A fresh namespace in an environment, and the user whose it is.
 pub struct Tenant<'w> {
@@ -118,6 +124,40 @@ impl<'w> Tenant<'w> {
         Ok(nodes
             .get(&names::node_name(&pod.uid().unwrap_or_default().into()))
             .await?)
+    }
+
+    /// The host that runs the VM of the pod's first attempt.
+    pub async fn host_of(&self, pod: &Pod) -> Result<String> {
+        read::vm_host(&self.admin, pod)
+            .await?
+            .with_context(|| format!("the VM of {} has no host", pod.name_any()))
+    }
+
+    /// Sets labels of a host, or takes off those that are null.
+    pub async fn labels_host(&self, host: &str, labels: &Value) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.admin.clone());
+        let labels = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        nodes.patch(host, &PatchParams::default(), &labels).await?;
+        Ok(())
+    }
+
+    /// Puts each host into a zone of its own.
+    pub async fn has_a_zone_for_each_host(&self) -> Result<()> {
+        for (host, zone) in HOSTS {
+            self.labels_host(host, &json!({ZONE: zone})).await?;
+        }
+        Ok(())
+    }
+
+    /// The record of the pod with this name, once there is one.
+    pub async fn sees_record(&self, name: &str) -> Result<MaroonedNode> {
+        eventually(&format!("a record of {name}"), SOON, || async {
+            let records = self.records().await?;
+            Ok(records
+                .into_iter()
+                .find(|record| record.spec.pod_ref.name == name))
+        })
+        .await
     }
 
     /// The records of this namespace's pods.

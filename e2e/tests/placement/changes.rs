@@ -1,18 +1,14 @@
 //! Pods that change while they wait, and one that nothing binds.
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
-use maroonedpods_common::names;
-use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read;
 use maroonedpods_e2e::fake_kubevirt::script::Script;
-use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON, pod};
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::fixtures::marooned_with;
+use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, pod};
+use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use maroonedpods_e2e::install::config;
 use serde_json::json;
-
-use super::{ZONE, host_of, marooned};
 
 pub async fn a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(tenant: &Tenant<'_>) {
     let slow = Script {
@@ -21,8 +17,8 @@ pub async fn a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(ten
     };
     // As a queue does that assigns a place.
     let queued = pod("queued", &slow).unwrap();
-    let queued = tenant.creates(&queued).await.unwrap();
-    let first = record_of(tenant, &queued).await;
+    tenant.creates(&queued).await.unwrap();
+    let first = tenant.sees_record("queued").await.unwrap().uid();
     let selector = Patch::Merge(json!({"spec": {"nodeSelector": {ZONE: "zone-c"}}}));
     tenant
         .pods
@@ -30,15 +26,15 @@ pub async fn a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(ten
         .await
         .unwrap();
     let runs = tenant.sees_running("queued").await.unwrap();
-    assert_eq!(host_of(tenant, &runs).await, "host-3");
-    assert_ne!(record_of(tenant, &runs).await, first);
+    assert_eq!(tenant.host_of(&runs).await.unwrap(), "host-3");
+    assert_ne!(tenant.sees_record("queued").await.unwrap().uid(), first);
 
     let mut small = pod("resized", &slow).unwrap();
     let sized = |memory: &str| json!({"requests": {"memory": memory}, "limits": {"memory": memory}});
     small.spec.as_mut().unwrap().containers[0].resources =
         Some(serde_json::from_value(sized("128Mi")).unwrap());
-    let small = tenant.creates(&small).await.unwrap();
-    record_of(tenant, &small).await;
+    tenant.creates(&small).await.unwrap();
+    tenant.sees_record("resized").await.unwrap();
     let container = small.spec.as_ref().unwrap().containers[0].name.clone();
     let grown =
         Patch::Strategic(json!({"spec": {"containers": [{"name": container, "resources": sized("2Gi")}]}}));
@@ -63,26 +59,12 @@ pub async fn a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(ten
     }
 }
 
-/// UID of the pod's record, once there is one.
-async fn record_of(tenant: &Tenant<'_>, pod: &Pod) -> String {
-    let name = names::node_name(&pod.uid().unwrap().into());
-    eventually("a record", SOON, || async {
-        let records = tenant.records().await?;
-        Ok(records
-            .into_iter()
-            .find(|record| record.name_any() == name)
-            .and_then(|record| record.uid()))
-    })
-    .await
-    .unwrap()
-}
-
 pub async fn a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(tenant: &Tenant<'_>) {
     let hasty = config::change(&tenant.admin, &json!({"deadlines": {"start": "3s"}}))
         .await
         .unwrap();
     config::seen(&tenant.admin, &hasty).await.unwrap();
-    let stray = marooned("stray", &json!({"schedulerName": "nobody"}));
+    let stray = marooned_with("stray", &json!({"schedulerName": "nobody"}));
     let stray = MaroonedPod::create_pod(&tenant.admin, tenant.namespace(), &stray)
         .await
         .unwrap();

@@ -7,12 +7,6 @@ mod replicas;
 mod shapes;
 mod twins;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt};
-use maroonedpods_common::names;
-use maroonedpods_e2e::api::read::vmis;
-use maroonedpods_e2e::harness::fixtures::{labelled, spec, with_spec};
 use maroonedpods_e2e::harness::tenant::Tenant;
 use maroonedpods_e2e::harness::test_env::{self, TestEnv};
 use maroonedpods_e2e::install::config;
@@ -20,9 +14,7 @@ use maroonedpods_e2e::system::logs::logs;
 use maroonedpods_image_build::node_image;
 use serde_json::{Value, json};
 
-const ZONE: &str = "topology.kubernetes.io/zone";
 const HOSTNAME: &str = "kubernetes.io/hostname";
-const HOSTS: [(&str, &str); 3] = [("host-1", "zone-a"), ("host-2", "zone-b"), ("host-3", "zone-c")];
 
 /// `images/build` knows nothing of the configuration, so the two lists are written twice.
 #[test]
@@ -37,10 +29,9 @@ async fn vms_go_where_their_pods_want_and_only_if_they_help() {
     let env = TestEnv::start(0).await.unwrap();
     let _reconciler = env.reconciler(false).await.unwrap();
     let tenant = Tenant::new(&env, None).await.unwrap();
-    let nodes: Api<Node> = Api::all(tenant.admin.clone());
-    for (host, zone) in HOSTS {
-        let disk = if host == "host-3" { "fast" } else { "slow" };
-        label(&nodes, host, &json!({ZONE: zone, "disk": disk})).await;
+    tenant.has_a_zone_for_each_host().await.unwrap();
+    for (host, disk) in [("host-1", "slow"), ("host-2", "slow"), ("host-3", "fast")] {
+        tenant.labels_host(host, &json!({"disk": disk})).await.unwrap();
     }
     let changed = json!({
         "deadlines": {"boot": "10m", "join": "10m"},
@@ -59,26 +50,6 @@ async fn vms_go_where_their_pods_want_and_only_if_they_help() {
     changes::a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(&tenant).await;
     tenant.leaves().await.unwrap();
     env.stop().await.unwrap();
-}
-
-async fn label(nodes: &Api<Node>, host: &str, labels: &Value) {
-    let labels = Patch::Merge(json!({"metadata": {"labels": labels}}));
-    nodes.patch(host, &PatchParams::default(), &labels).await.unwrap();
-}
-
-/// The host that runs the pod's VM.
-async fn host_of(tenant: &Tenant<'_>, pod: &Pod) -> String {
-    let vmi = names::vmi_name(&pod.uid().unwrap().into(), 1);
-    let vmi = vmis(&tenant.admin).get(&vmi).await.unwrap();
-    vmi.data["status"]["nodeName"].as_str().unwrap().to_owned()
-}
-
-fn marooned(name: &str, more: &Value) -> Pod {
-    let mut spec = spec();
-    json_patch::merge(&mut spec, more);
-    let mut pod = labelled(with_spec(name, spec), names::MAROON_TRUE);
-    pod.labels_mut().insert("app".to_owned(), name.to_owned());
-    pod
 }
 
 fn term(key: &str, operator: &str, values: &[&str]) -> Value {

@@ -8,11 +8,11 @@ use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::accepts;
 use maroonedpods_e2e::api::read::{self, runs};
-use maroonedpods_e2e::harness::fixtures::spec;
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::fixtures::{marooned_with, spec};
+use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use serde_json::{Value, json};
 
-use super::{HOSTNAME, ZONE, host_of, marooned, near, required, spread, term};
+use super::{HOSTNAME, near, required, spread, term};
 
 fn deployment(name: &str, replicas: u32, more: &Value) -> Value {
     let mut template =
@@ -30,7 +30,7 @@ async fn by_host(tenant: &Tenant<'_>, name: &str, count: usize) -> BTreeMap<Stri
         .await
         .unwrap()
     {
-        *hosts.entry(host_of(tenant, &pod).await).or_default() += 1;
+        *hosts.entry(tenant.host_of(&pod).await.unwrap()).or_default() += 1;
     }
     hosts
 }
@@ -100,11 +100,11 @@ pub async fn a_zone_that_is_out_of_order_is_said_and_others_go_on(tenant: &Tenan
         .unwrap();
     let message = read::report(&waits[0]).1;
     assert!(message.contains("Unschedulable"), "{message}");
-    accepts(&tenant.pods, &marooned("elsewhere", &json!({})))
+    accepts(&tenant.pods, &marooned_with("elsewhere", &json!({})))
         .await
         .unwrap();
     let elsewhere = tenant.sees_running("elsewhere").await.unwrap();
-    assert_ne!(host_of(tenant, &elsewhere).await, "host-3");
+    assert_ne!(tenant.host_of(&elsewhere).await.unwrap(), "host-3");
     nodes.uncordon("host-3").await.unwrap();
     assert_eq!(by_host(tenant, "outage", 3).await.len(), 3);
     removed(tenant, "outage").await;

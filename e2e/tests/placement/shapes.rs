@@ -3,11 +3,11 @@
 use kube::ResourceExt;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::read::{self, node};
-use maroonedpods_e2e::harness::fixtures::ordinary;
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::fixtures::{marooned_with, ordinary};
+use maroonedpods_e2e::harness::tenant::{HOSTS, Tenant, ZONE};
 use serde_json::json;
 
-use super::{HOSTNAME, HOSTS, ZONE, host_of, marooned, near, required, spread, term};
+use super::{HOSTNAME, near, required, spread, term};
 
 pub async fn each_shape_runs_in_its_place(tenant: &Tenant<'_>) {
     // An ordinary pod in zone-b, for others to be near to or away from.
@@ -65,12 +65,12 @@ pub async fn each_shape_runs_in_its_place(tenant: &Tenant<'_>) {
         ),
     ];
     for (name, spec, _) in &shapes {
-        tenant.creates(&marooned(name, spec)).await.unwrap();
+        tenant.creates(&marooned_with(name, spec)).await.unwrap();
     }
     for (name, _, hosts) in &shapes {
         let pod = tenant.sees_running(name).await.unwrap();
         assert_eq!(node(&pod), names::node_name(&pod.uid().unwrap().into()), "{name}");
-        let host = host_of(tenant, &pod).await;
+        let host = tenant.host_of(&pod).await.unwrap();
         assert!(hosts.contains(&host.as_str()), "{name} is on {host}");
         let labels = tenant.node_of(&pod).await.unwrap().metadata.labels.unwrap();
         let zone = HOSTS.iter().find(|(name, _)| *name == host).unwrap().1;
@@ -140,7 +140,7 @@ pub async fn each_shape_that_cannot_run_waits_without_a_vm(tenant: &Tenant<'_>) 
         ),
     ];
     for (name, spec, _) in &shapes {
-        tenant.creates(&marooned(name, spec)).await.unwrap();
+        tenant.creates(&marooned_with(name, spec)).await.unwrap();
     }
     for (name, _, says) in &shapes {
         let waits = tenant.sees_reason(name, "Unplaceable").await.unwrap();

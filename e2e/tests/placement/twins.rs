@@ -1,17 +1,17 @@
 //! Node affinities are held to the real scheduler: a marooned pod runs if and only if an ordinary pod that asks for the same
 //! does, on hosts that have the labels of marooned Nodes too.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read::{self, runs};
-use maroonedpods_e2e::harness::fixtures::{spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::{marooned_with, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
-use maroonedpods_e2e::harness::tenant::Tenant;
+use maroonedpods_e2e::harness::tenant::{HOSTS, Tenant, ZONE};
 use serde_json::{Value, json};
 
-use super::{HOSTS, ZONE, host_of, label, marooned, required, term};
+use super::{required, term};
 
 /// What a term may require. No host has the last two.
 fn requirements() -> [Value; 9] {
@@ -69,9 +69,8 @@ async fn fate_of(tenant: &Tenant<'_>, name: &str) -> (Fate, Pod) {
 }
 
 pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
-    let nodes: Api<Node> = Api::all(tenant.admin.clone());
     for (host, _) in HOSTS {
-        label(&nodes, host, &json!({"pool": "vms"})).await;
+        tenant.labels_host(host, &json!({"pool": "vms"})).await.unwrap();
     }
     let affinities = affinities();
     for (at, terms) in affinities.iter().enumerate() {
@@ -82,7 +81,7 @@ pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
             .await
             .unwrap();
         tenant
-            .creates(&marooned(&format!("marooned-{at}"), &required(terms)))
+            .creates(&marooned_with(&format!("marooned-{at}"), &required(terms)))
             .await
             .unwrap();
     }
@@ -93,7 +92,7 @@ pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
         assert_eq!(found, expected, "{terms}: {}", read::report(&pod).1);
         if found == Fate::Runs {
             ran += 1;
-            let host = host_of(tenant, &pod).await;
+            let host = tenant.host_of(&pod).await.unwrap();
             let own = names::node_name(&pod.uid().unwrap().into());
             assert_eq!(read::node(&pod), own, "its VM is on {host}");
         }
