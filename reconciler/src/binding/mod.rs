@@ -14,7 +14,7 @@ pub mod tolerations;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration, TopologySpreadConstraint,
+    NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration, TopologySpreadConstraint,
 };
 use maroonedpods_common::names;
 use serde::{Deserialize, Serialize};
@@ -63,9 +63,7 @@ impl Demands {
             return None;
         }
         let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
-        let terms = node_affinity
-            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-            .map(|required| required.node_selector_terms.clone());
+        let terms = required_terms(node_affinity).map(<[_]>::to_vec);
         Some(Self {
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             terms,
@@ -85,14 +83,7 @@ impl Demands {
         let Some(labels) = node.labels.as_ref().and_then(Packed::unpacked) else {
             return false;
         };
-        let selected = self
-            .node_selector
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value));
-        let wanted = self
-            .terms
-            .as_ref()
-            .is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, &labels)));
+        let selected = selects(&self.node_selector, self.terms.as_deref(), node_name, &labels);
         let covered = |taint| {
             let mut tolerations = self.tolerations.iter();
             tolerations.any(|toleration| tolerations::covers(toleration, taint) == Some(true))
@@ -103,7 +94,7 @@ impl Demands {
             .filter(|taint| taint.effect != "PreferNoSchedule")
             .all(covered);
         let spread = self.spread_over.iter().all(|key| labels.contains_key(key));
-        selected && wanted && tolerated && spread
+        selected && tolerated && spread
     }
 }
 
@@ -124,8 +115,30 @@ fn claims(pod_name: &str, spec: &PodSpec) -> Vec<String> {
         .collect()
 }
 
+/// Whether node selector and required node affinity allow a node with this name and these labels: it must match one of the
+/// terms, if there are any.
+#[must_use]
+pub fn selects(
+    selector: &BTreeMap<String, String>,
+    terms: Option<&[NodeSelectorTerm]>,
+    node_name: &str,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    let selected = selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+    selected && terms.is_none_or(|terms| terms.iter().any(|term| matches(term, node_name, labels)))
+}
+
+/// The terms of a required node affinity: a node must match one of them.
+#[must_use]
+pub fn required_terms(affinity: Option<&NodeAffinity>) -> Option<&[NodeSelectorTerm]> {
+    let required = affinity?
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    Some(&required.node_selector_terms)
+}
+
 /// Whether a node with this name and these labels matches a term. An empty term matches nothing.
-pub fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, String>) -> bool {
+fn matches(term: &NodeSelectorTerm, node_name: &str, labels: &BTreeMap<String, String>) -> bool {
     let expressions = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();
     let empty = expressions.clone().next().is_none() && fields.clone().next().is_none();

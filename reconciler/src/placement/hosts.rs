@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
 };
 use maroonedpods_common::{names, text};
 
 use super::Wishes;
-use crate::binding::holds;
+use crate::binding::{holds, required_terms};
 use crate::view::topology;
 
 /// The one field of a Node that an affinity can ask for.
@@ -37,16 +37,6 @@ enum Fate {
 #[must_use]
 pub fn is_of_host(key: &str, allowed: &[String]) -> bool {
     topology::LABELS.contains(&key) || key == INSTANCE_TYPE || allowed.iter().any(|a| a == key)
-}
-
-/// The terms of a required node affinity: a node must match one of them.
-pub(super) fn required_terms(affinity: Option<&Affinity>) -> Option<&[NodeSelectorTerm]> {
-    let required = affinity?
-        .node_affinity
-        .as_ref()?
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()?;
-    Some(&required.node_selector_terms)
 }
 
 /// Divides the pod's demands between its Node and its VM's host, and gives what the host must meet.
@@ -79,7 +69,7 @@ pub(super) fn carry(
         }
     }
     let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let own = required_terms(wishes.affinity.as_ref()).map(|terms| Required {
+    let own = required_terms(affinity).map(|terms| Required {
         whose: "the pod's node affinity".to_owned(),
         terms: terms.to_vec(),
     });
@@ -225,12 +215,7 @@ fn is_empty(term: &NodeSelectorTerm) -> bool {
 
 /// Keys of the labels in required terms.
 pub(super) fn required_keys(affinity: &NodeAffinity) -> impl Iterator<Item = &str> {
-    let required = affinity
-        .required_during_scheduling_ignored_during_execution
-        .as_ref();
-    let terms = required
-        .into_iter()
-        .flat_map(|required| &required.node_selector_terms);
+    let terms = required_terms(Some(affinity)).into_iter().flatten();
     terms
         .flat_map(|term| term.match_expressions.iter().flatten())
         .map(|requirement| requirement.key.as_str())
@@ -256,7 +241,8 @@ fn unmet(what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::matches;
+    use crate::binding::selects;
+    use k8s_openapi::api::core::v1::Affinity;
     use proptest::prelude::*;
 
     const KEYS: [&str; 7] = [
@@ -318,20 +304,13 @@ mod tests {
             };
             Wishes {
                 node_selector,
-                affinity: Some(k8s_openapi::api::core::v1::Affinity {
+                affinity: Some(Affinity {
                     node_affinity: Some(node_affinity),
-                    ..k8s_openapi::api::core::v1::Affinity::default()
+                    ..Affinity::default()
                 }),
                 ..Wishes::default()
             }
         })
-    }
-
-    fn terms(affinity: Option<&NodeAffinity>) -> Option<&Vec<NodeSelectorTerm>> {
-        let required = affinity?
-            .required_during_scheduling_ignored_during_execution
-            .as_ref()?;
-        Some(&required.node_selector_terms)
     }
 
     proptest! {
@@ -348,17 +327,18 @@ mod tests {
             let of_host = host.clone().into_iter().filter(|(key, _)| is_of_host(key, &allowed));
             let node: BTreeMap<_, _> = promised.clone().into_iter().chain(of_host).collect();
             let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-            let fits = wishes.node_selector.iter().all(|(key, value)| node.get(key) == Some(value))
-                && terms(affinity).is_none_or(|terms| terms.iter().any(|term| matches(term, "marooned-u", &node)));
+            let own = required_terms(affinity);
+            let fits = selects(&wishes.node_selector, own, "marooned-u", &node);
             // What a pod avoids by a host's name is for the host: the Node has none.
             let named = |term: &NodeSelectorTerm| {
                 term.match_expressions.iter().flatten().any(|r| r.key == names::HOSTNAME_LABEL)
             };
-            prop_assume!(!terms(affinity).into_iter().flatten().any(named));
+            prop_assume!(!own.into_iter().flatten().any(named));
             let goes = match carry(&wishes, &[], &promised, &allowed) {
                 Err(_) => false,
-                Ok(affinity) => terms(affinity.as_ref())
-                    .is_none_or(|terms| terms.iter().any(|term| matches(term, "host-1", &host))),
+                Ok(carried) => {
+                    selects(&BTreeMap::new(), required_terms(carried.as_ref()), "host-1", &host)
+                }
             };
             prop_assert_eq!(goes, fits);
         }

@@ -79,14 +79,9 @@ pub fn fits(pod: &PodView, node: &NodeView) -> bool {
     let (Some(wishes), Some(labels)) = (wishes, labels) else {
         return true;
     };
-    let mut selector = wishes.node_selector.iter();
-    let terms = hosts::required_terms(wishes.affinity.as_ref());
-    selector.all(|(key, value)| labels.get(key) == Some(value))
-        && terms.is_none_or(|terms| {
-            terms
-                .iter()
-                .any(|term| binding::matches(term, &node.name, &labels))
-        })
+    let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let terms = binding::required_terms(affinity);
+    binding::selects(&wishes.node_selector, terms, &node.name, &labels)
 }
 
 /// The claims of a pod; empty if they are not judged.

@@ -17,12 +17,12 @@ use maroonedpods_common::{names, text};
 
 use super::{Wishes, hosts};
 use crate::fingerprint::fingerprint;
+use crate::view::topology;
 
 /// Prefix of the labels that stand for a pod's own on its VM.
 const ENCODED_PREFIX: &str = "pod-label.maroonedpods.io";
 /// Weight of the preference for another host, and for another zone, than the VMs of the same controller have.
 const REPLICA_WEIGHT: i32 = 50;
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The pod that is judged.
 pub(super) struct Me<'a> {
@@ -67,9 +67,7 @@ pub(super) fn together(wishes: &Wishes, me: &Me<'_>) -> Result<PodAffinity, Stri
         terms.get_or_insert_default().push(aimed);
     }
     let preferred = own.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let preferred = weighted(preferred, me);
-    translated.preferred_during_scheduling_ignored_during_execution =
-        (!preferred.is_empty()).then_some(preferred);
+    translated.preferred_during_scheduling_ignored_during_execution = weighted(preferred, me);
     Ok(translated)
 }
 
@@ -98,9 +96,7 @@ pub(super) fn apart(wishes: &Wishes, me: &Me<'_>) -> Result<PodAntiAffinity, Str
             .extend([launchers, ordinary(term, me)]);
     }
     let preferred = own.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let preferred = weighted(preferred, me);
-    translated.preferred_during_scheduling_ignored_during_execution =
-        (!preferred.is_empty()).then_some(preferred);
+    translated.preferred_during_scheduling_ignored_during_execution = weighted(preferred, me);
     Ok(translated)
 }
 
@@ -189,17 +185,20 @@ pub(super) fn spread_replicas(apart: &mut PodAntiAffinity, me: &Me<'_>, owner: &
     apart
         .preferred_during_scheduling_ignored_during_execution
         .get_or_insert_default()
-        .extend([preference(names::HOSTNAME_LABEL), preference(ZONE)]);
+        .extend([preference(names::HOSTNAME_LABEL), preference(topology::ZONE)]);
 }
 
 /// Those preferences that can be said of the VM: about launchers, and about ordinary pods.
-fn weighted(preferred: Option<&Vec<WeightedPodAffinityTerm>>, me: &Me<'_>) -> Vec<WeightedPodAffinityTerm> {
+fn weighted(
+    preferred: Option<&Vec<WeightedPodAffinityTerm>>,
+    me: &Me<'_>,
+) -> Option<Vec<WeightedPodAffinityTerm>> {
     let possible = preferred
         .into_iter()
         .flatten()
         .filter(|preferred| preferred.pod_affinity_term.label_selector.is_some())
         .filter(|preferred| check_key(&preferred.pod_affinity_term.topology_key, me, "").is_ok());
-    possible
+    let aimed: Vec<_> = possible
         .flat_map(|preferred| {
             let term = &preferred.pod_affinity_term;
             let aims = [launchers(term, me), Some(ordinary(term, me))];
@@ -208,7 +207,8 @@ fn weighted(preferred: Option<&Vec<WeightedPodAffinityTerm>>, me: &Me<'_>) -> Ve
                 pod_affinity_term: aimed,
             })
         })
-        .collect()
+        .collect();
+    (!aimed.is_empty()).then_some(aimed)
 }
 
 /// A term with a selector, about the launchers of the pods that it means. `None` if it selects namespaces by their labels,
@@ -226,20 +226,18 @@ fn launchers(term: &PodAffinityTerm, me: &Me<'_>) -> Option<PodAffinityTerm> {
 
 /// The same term, of the pods that it means where the pod itself is.
 fn as_they_are(term: &PodAffinityTerm, me: &Me<'_>) -> PodAffinityTerm {
-    let own = || vec![me.namespace.to_owned()];
     let says_where =
         term.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || term.namespace_selector.is_some();
-    PodAffinityTerm {
-        namespaces: if says_where {
-            term.namespaces.clone()
-        } else {
-            Some(own())
-        },
+    let mut term = PodAffinityTerm {
         // The API server has merged these into the selector, by the labels of the pod.
         match_label_keys: None,
         mismatch_label_keys: None,
         ..term.clone()
+    };
+    if !says_where {
+        term.namespaces = Some(vec![me.namespace.to_owned()]);
     }
+    term
 }
 
 /// The same term, of ordinary pods only: neither of launchers, nor of marooned pods. A launcher that kept away from marooned

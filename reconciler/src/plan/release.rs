@@ -229,24 +229,15 @@ pub(super) fn names_nodes(pod: &PodView) -> Option<Write> {
 
 /// A pod that never started has a reason of its own, as if its kubelet had rejected it: the next one of its controller waits.
 fn fail_pod(c: &Context, pod: &PodView) -> Write {
-    let not_started = pod
-        .condition
-        .as_ref()
-        .filter(|said| said.gives(PodReason::NotStarted));
-    let (reason, message) = match not_started {
-        Some(said) => (PodReason::NotStarted.into(), said.message.clone()),
-        None if attempt::failed_for(c) == Some(AttemptFailure::NotStarted.into()) => {
-            (PodReason::NotStarted.into(), c.status.message.clone())
-        }
-        None => (
-            VM_GONE,
-            "the virtual machine that the pod ran on is gone".to_owned(),
-        ),
+    let (reason, message) = if attempt::failed_for(c) == Some(AttemptFailure::NotStarted.into()) {
+        (PodReason::NotStarted.into(), c.status.message.as_str())
+    } else {
+        (VM_GONE, "the virtual machine that the pod ran on is gone")
     };
     Write::FailPod {
         pod: pod.reference(),
         reason,
-        message,
+        message: message.to_owned(),
     }
 }
 

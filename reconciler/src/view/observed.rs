@@ -40,7 +40,8 @@ pub struct Observed {
     pub vmi: Option<VmiView>,
     /// CSRs filed by the VM's token or by the Node; without a record, only the Node's.
     pub csrs: Vec<Arc<Filed>>,
-    /// Zone and region of the VM's host, and its other labels that the pod selects; empty if the host is gone. `None` until the VM has a host.
+    /// Zone and region of the VM's host, and its other labels that the pod selects; empty if the host is gone. `None` until
+    /// the VM has a host.
     pub topology: Option<BTreeMap<String, String>>,
     /// The claims of a pod that waits without a record, up to the first that holds it back. Read in live views only.
     pub claims: Option<Vec<PodClaim>>,

@@ -8,8 +8,10 @@ use k8s_openapi::api::core::v1::Node;
 use super::Packed;
 use crate::read::{Keep, Kind, View};
 
+/// Label of a node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Labels that each marooned Node has as its VM's host has them.
-pub const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+pub const LABELS: [&str; 2] = [ZONE, "topology.kubernetes.io/region"];
 
 /// Where a host is.
 #[derive(Clone, Debug, PartialEq)]
