@@ -12,6 +12,7 @@ use maroonedpods_e2e::api::read::{condition, node};
 use maroonedpods_e2e::harness::fixtures::marooned_with;
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
+use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::system::logs::logs;
 use serde_json::{Value, json};
 
@@ -108,6 +109,16 @@ async fn a_pod_whose_claim_needs_the_scheduler_keeps_it() {
     accepts(&classes, &serde_json::from_value(class).unwrap())
         .await
         .unwrap();
+    let mut offered = config::change(&tenant.admin, &json!({}))
+        .await
+        .unwrap()
+        .spec
+        .guest_capabilities;
+    offered.push("storage-class/waits".to_owned());
+    let offers = config::change(&tenant.admin, &json!({"guestCapabilities": offered}))
+        .await
+        .unwrap();
+    config::seen(&tenant.admin, &offers).await.unwrap();
     let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
         "storageClassName": "waits", "resources": {"requests": {"storage": "1Mi"}}}});
     tenant.applies::<PersistentVolumeClaim>(claim).await.unwrap();

@@ -26,13 +26,15 @@ async fn pods_with_claims_get_a_vm_only_where_their_volumes_can_be_used() {
     let _reconciler = env.reconciler(false).await.unwrap();
     let tenant = Tenant::new(&env, None).await.unwrap();
     tenant.has_a_zone_for_each_host().await.unwrap();
-    let changed = json!({"deadlines": {"boot": "10m", "join": "10m"}, "guestCapabilities": []});
+    let changed =
+        json!({"deadlines": {"boot": "10m", "join": "10m"}, "guestCapabilities": ["storage-class/static"]});
     let changed = config::change(&tenant.admin, &changed).await.unwrap();
     config::seen(&tenant.admin, &changed).await.unwrap();
     for (name, provisioner, mode) in [
         ("at-once", DRIVER, "Immediate"),
         ("late", DRIVER, "WaitForFirstConsumer"),
         ("static", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"),
+        ("disks", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"),
     ] {
         let class =
             json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
@@ -128,7 +130,7 @@ async fn others_wait_without_a_vm(tenant: &Tenant<'_>) {
     for (name, source) in [("local", local), ("csi", csi), ("rack", rack)] {
         has_bound(tenant, name, source).await;
     }
-    for class in ["absent", "at-once", "late"] {
+    for class in ["absent", "at-once", "late", "disks"] {
         claims(tenant, class, class).await;
     }
     let template = json!({"spec": {"storageClassName": "late", "accessModes": ["ReadWriteOnce"],
@@ -142,6 +144,7 @@ async fn others_wait_without_a_vm(tenant: &Tenant<'_>) {
         ("absent", None, "StorageClass absent does not exist"),
         ("at-once", None, "not bound to a volume yet"),
         ("late", None, "csi/disk.example.test"),
+        ("disks", None, "storage-class/disks"),
         ("scratch", Some(ephemeral), "csi/disk.example.test"),
     ];
     for (name, volume, _) in &shapes {

@@ -82,8 +82,9 @@ pub struct MaroonedPodsConfigSpec {
     #[serde(default)]
     pub placement: PlacementOptions,
     /// What guests of `nodeImage` offer beyond a plain node, as the image's label `io.maroonedpods.capabilities` lists it:
-    /// `sysctl/NAME`, `resource/NAME`, `volume/TYPE`, `csi/DRIVER`, `runtime-class/NAME`, `apparmor`, `seccomp-profiles`,
-    /// `user-namespaces`, `resource-claims`. One `*` at the end stands for any rest. A pod that needs another one waits.
+    /// `sysctl/NAME`, `resource/NAME`, `volume/TYPE`, `csi/DRIVER`, `storage-class/NAME` (one that makes no volumes),
+    /// `runtime-class/NAME`, `apparmor`, `seccomp-profiles`, `user-namespaces`, `resource-claims`. One `*` at the end stands
+    /// for any rest. A pod that needs another one waits.
     #[serde(default = "default_guest_capabilities")]
     #[schemars(length(max = 256), inner(length(max = 317)))]
     pub guest_capabilities: Vec<String>,

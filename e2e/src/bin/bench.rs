@@ -41,6 +41,9 @@ enum What {
         /// All batches once more, with a reconciler that starts so many pods at once instead of as many as is usual.
         #[arg(long, value_name = "N")]
         starts: Option<NonZeroUsize>,
+        /// Each batch once more, of pods that name a scheduler of their own: kube-scheduler binds them, and not the reconciler.
+        #[arg(long)]
+        scheduler: bool,
     },
     /// Stages of a real guest's boot from power-on to a pod that runs, memory, idle CPU, sizes; on a real cluster with
     /// one node, with KubeVirt. Needs root, and apt-get for what is missing.
@@ -90,7 +93,11 @@ fn run(Args { what, quick, json }: Args) -> Result<ExitCode> {
                 webhook::run(effort, cpus[0]).await?.publish(json)
             })
         }
-        What::Reconciler { pods, starts } => {
+        What::Reconciler {
+            pods,
+            starts,
+            scheduler,
+        } => {
             let runtime = Builder::new_multi_thread().enable_all().build()?;
             let effort = reconciler::Effort::new(quick);
             let effort = match pods {
@@ -100,6 +107,11 @@ fn run(Args { what, quick, json }: Args) -> Result<ExitCode> {
             let effort = match starts {
                 Some(starts) => effort.beside_starts(starts),
                 None => effort,
+            };
+            let effort = if scheduler {
+                effort.beside_scheduler()
+            } else {
+                effort
             };
             until_interrupted(&runtime, async { reconciler::run(&effort).await?.publish(json) })
         }

@@ -1,8 +1,10 @@
 //! The components' command lines. `@` in a flag stands for the control plane's folder.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 
 use anyhow::Result;
+use serde_json::json;
 
 /// The ports that the components listen on.
 pub(crate) struct Ports {
@@ -122,11 +124,21 @@ pub(crate) fn controller_manager_flags() -> Vec<String> {
 }
 
 pub(crate) fn scheduler_flags() -> Vec<String> {
-    [
-        "--kubeconfig=@/scheduler.kubeconfig",
-        "--secure-port=0",
-        "--leader-elect=false",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    ["--config=@/scheduler.json", "--secure-port=0"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Names by which pods may ask for kube-scheduler are found in no flag.
+pub(crate) fn scheduler_config(folder: &Path, other_name: Option<&str>) -> String {
+    let names = std::iter::once("default-scheduler").chain(other_name);
+    let profiles: Vec<_> = names.map(|name| json!({"schedulerName": name})).collect();
+    json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": folder.join("scheduler.kubeconfig")},
+        "leaderElection": {"leaderElect": false},
+        "profiles": profiles,
+    })
+    .to_string()
 }

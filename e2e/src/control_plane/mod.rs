@@ -47,6 +47,8 @@ pub struct ControlPlaneOptions {
     pub address: Option<Ipv4Addr>,
     /// The API server runs without the admission plugin `NodeRestriction`.
     pub no_node_restriction: bool,
+    /// A name by which pods may ask for kube-scheduler, beside the usual one.
+    pub other_scheduler_name: Option<String>,
 }
 
 /// A running control plane. Dropping it stops it and removes its folder; its logs are kept when the process
@@ -299,6 +301,11 @@ impl ControlPlane {
             .await?;
 
         self.launch_controller_manager(&options.controller_manager_flags)?;
+        let other = options.other_scheduler_name.as_deref();
+        self.folder.write(
+            "scheduler.json",
+            &components::scheduler_config(self.folder.path(), other),
+        )?;
         self.launch(Tool::KubeScheduler, &components::scheduler_flags())?;
         for namespace in ["default", "kube-system"] {
             let what = format!("the default service account of {namespace}");

@@ -1,8 +1,11 @@
-//! Node affinities are held to the real scheduler: a marooned pod runs if and only if an ordinary pod that asks for the same
-//! does, on hosts that have the labels of marooned Nodes too.
+//! What pods ask for is held to the real scheduler: a marooned pod runs if and only if an ordinary pod that asks for the same
+//! does. Here their node affinities, on hosts that have the labels of marooned Nodes too.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read::{self, runs};
@@ -68,28 +71,47 @@ async fn fate_of(tenant: &Tenant<'_>, name: &str) -> (Fate, Pod) {
     .unwrap()
 }
 
-pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
-    for (host, _) in HOSTS {
-        tenant.labels_host(host, &json!({"pool": "vms"})).await.unwrap();
+/// A pod by its name, more labels, and what is merged into its spec.
+pub struct Wish {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub spec: Value,
+}
+
+impl Wish {
+    /// The marooned pod and its ordinary twin.
+    fn pods(&self) -> [Pod; 2] {
+        let mut plain = spec();
+        json_patch::merge(&mut plain, &self.spec);
+        let pods = [
+            marooned_with(&self.name, &self.spec),
+            with_spec(&self.name, plain),
+        ];
+        pods.map(|mut pod| {
+            pod.labels_mut().remove("app");
+            pod.labels_mut().extend(self.labels.clone());
+            pod
+        })
     }
-    let affinities = affinities();
-    for (at, terms) in affinities.iter().enumerate() {
-        let mut ordinary = spec();
-        json_patch::merge(&mut ordinary, &required(terms));
-        tenant
-            .creates(&with_spec(&format!("twin-{at}"), ordinary))
-            .await
-            .unwrap();
-        tenant
-            .creates(&marooned_with(&format!("marooned-{at}"), &required(terms)))
-            .await
-            .unwrap();
+
+    /// Creates the marooned pod in the namespace of `tenant`, and its ordinary twin in that of `twins`.
+    pub async fn created(&self, tenant: &Tenant<'_>, twins: &Tenant<'_>) {
+        let [marooned, twin] = self.pods();
+        twins.creates(&twin).await.unwrap();
+        tenant.creates(&marooned).await.unwrap();
+    }
+}
+
+/// Creates all of `wishes` and their twins, which must end alike, and deletes them. Gives the number that ran.
+pub async fn end_alike(tenant: &Tenant<'_>, twins: &Tenant<'_>, wishes: &[Wish]) -> usize {
+    for wish in wishes {
+        wish.created(tenant, twins).await;
     }
     let mut ran = 0;
-    for (at, terms) in affinities.iter().enumerate() {
-        let (expected, _) = fate_of(tenant, &format!("twin-{at}")).await;
-        let (found, pod) = fate_of(tenant, &format!("marooned-{at}")).await;
-        assert_eq!(found, expected, "{terms}: {}", read::report(&pod).1);
+    for Wish { name, spec, .. } in wishes {
+        let (expected, _) = fate_of(twins, name).await;
+        let (found, pod) = fate_of(tenant, name).await;
+        assert_eq!(found, expected, "{name}, {spec}: {}", read::report(&pod).1);
         if found == Fate::Runs {
             ran += 1;
             let host = tenant.host_of(&pod).await.unwrap();
@@ -97,19 +119,34 @@ pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
             assert_eq!(read::node(&pod), own, "its VM is on {host}");
         }
     }
-    assert!(
-        (10..affinities.len() - 10).contains(&ran),
-        "{ran} of {} ran",
-        affinities.len()
-    );
-    for at in 0..affinities.len() {
-        for name in [format!("twin-{at}"), format!("marooned-{at}")] {
-            tenant
-                .pods
-                .delete(&name, &kube::api::DeleteParams::default())
-                .await
-                .unwrap();
+    for Wish { name, .. } in wishes {
+        for tenant in [tenant, twins] {
+            tenant.pods.delete(name, &DeleteParams::default()).await.unwrap();
         }
     }
-    tenant.sees(0, "left", |_| true).await.unwrap();
+    for tenant in [tenant, twins] {
+        let of_wish = |pod: &Pod| wishes.iter().any(|wish| wish.name == pod.name_any());
+        tenant.sees(0, "left", of_wish).await.unwrap();
+    }
+    ran
+}
+
+pub async fn a_pod_runs_where_its_ordinary_twin_would(tenant: &Tenant<'_>) {
+    for (host, _) in HOSTS {
+        tenant.labels_host(host, &json!({"pool": "vms"})).await.unwrap();
+    }
+    let twins = Tenant::new(tenant.env, None).await.unwrap();
+    let wish = |(at, terms): (usize, &Value)| Wish {
+        name: format!("affinity-{at}"),
+        labels: BTreeMap::new(),
+        spec: required(terms),
+    };
+    let wishes: Vec<_> = affinities().iter().enumerate().map(wish).collect();
+    let ran = end_alike(tenant, &twins, &wishes).await;
+    assert!(
+        (10..wishes.len() - 10).contains(&ran),
+        "{ran} of {} ran",
+        wishes.len()
+    );
+    twins.leaves().await.unwrap();
 }

@@ -3,8 +3,9 @@
 //! Claims, volumes and classes are read once, before the pod's VM is spent, and judged as the scheduler and the kubelet judge
 //! them when the pod has its Node: what those would wait for, the pod waits for here. None of them is watched.
 //!
-//! Caveat: a claim that binds when its pod is scheduled has no volume yet. It is judged by its class, and one whose class
-//! makes no volumes is not judged at all.
+//! A claim that binds when its pod is scheduled has no volume yet, and is judged by its class. One whose class makes no volumes
+//! gets one of those that there are, most of which are local ones: an administrator says of which classes guests can use
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -323,6 +324,7 @@ impl View for VolumeView {
 impl View for ClassView {
     const KIND: Kind = Kind::StorageClasses;
     const KEEP: Keep = Keep::Fields(&[
+        ("metadata", Keep::Fields(&[("name", Keep::All)])),
         ("provisioner", Keep::All),
         ("volumeBindingMode", Keep::All),
         ("allowedTopologies", Keep::All),
@@ -331,7 +333,9 @@ impl View for ClassView {
 
     fn read(class: StorageClass) -> Option<Self> {
         let mut needs = guest::Needs::default();
-        if class.provisioner != NO_PROVISIONER {
+        if class.provisioner == NO_PROVISIONER {
+            needs.named("storage-class", &class.metadata.name.unwrap_or_default());
+        } else {
             needs.named("csi", &class.provisioner);
         }
         let topologies = class.allowed_topologies.filter(|terms| !terms.is_empty());

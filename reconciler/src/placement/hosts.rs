@@ -49,16 +49,7 @@ pub(super) fn carry(
     promised: &BTreeMap<String, String>,
     allowed: &[String],
 ) -> Result<Option<NodeAffinity>, String> {
-    let judge = |requirement: &NodeSelectorRequirement| {
-        let key = requirement.key.as_str();
-        // The Node has no hostname, so it is not on a host that the pod avoids by name; its VM must not be either.
-        let avoids_host = key == names::HOSTNAME_LABEL && requirement.operator == "NotIn";
-        if avoids_host || is_of_host(key, allowed) {
-            Fate::Host
-        } else {
-            Fate::Node(holds(requirement, promised.get(key).map(String::as_str)))
-        }
-    };
+    let judge = |requirement: &NodeSelectorRequirement| fate(requirement, promised, allowed);
     let mut base = NodeSelectorTerm::default();
     for (key, value) in &wishes.node_selector {
         let requirement = one_of(key, value);
@@ -89,10 +80,7 @@ pub(super) fn carry(
         }
     }
     let required = (!terms.iter().any(is_empty)).then_some(terms);
-    let preferred: Vec<_> = affinity
-        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
-        .into_iter()
-        .flatten()
+    let preferred: Vec<_> = preferred_terms(wishes)
         .filter_map(|preferred| {
             let preference = reduced(&preferred.preference, judge).filter(|term| !is_empty(term))?;
             Some(PreferredSchedulingTerm {
@@ -108,6 +96,41 @@ pub(super) fn carry(
         preferred_during_scheduling_ignored_during_execution: (!preferred.is_empty()).then_some(preferred),
     };
     Ok((affinity != NodeAffinity::default()).then_some(affinity))
+}
+
+/// Preferred terms that no host meets, by their labels.
+pub(super) fn ignored(
+    wishes: &Wishes,
+    promised: &BTreeMap<String, String>,
+    allowed: &[String],
+) -> Vec<String> {
+    let carried = |term: &NodeSelectorTerm| reduced(term, |r| fate(r, promised, allowed)).is_some();
+    preferred_terms(wishes)
+        .map(|preferred| &preferred.preference)
+        .filter(|term| !carried(term))
+        .map(|term| format!("node affinity ({})", keys(std::slice::from_ref(term))))
+        .collect()
+}
+
+fn preferred_terms(wishes: &Wishes) -> impl Iterator<Item = &PreferredSchedulingTerm> {
+    let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let preferred = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    preferred.into_iter().flatten()
+}
+
+fn fate(
+    requirement: &NodeSelectorRequirement,
+    promised: &BTreeMap<String, String>,
+    allowed: &[String],
+) -> Fate {
+    let key = requirement.key.as_str();
+    // The Node has no hostname, so it is not on a host that the pod avoids by name; its VM must not be either.
+    let avoids_host = key == names::HOSTNAME_LABEL && requirement.operator == "NotIn";
+    if avoids_host || is_of_host(key, allowed) {
+        Fate::Host
+    } else {
+        Fate::Node(holds(requirement, promised.get(key).map(String::as_str)))
+    }
 }
 
 /// What is left of a term for the host; `None` if the Node does not meet it. A term that asks for nothing matches no node.

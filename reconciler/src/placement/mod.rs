@@ -52,6 +52,15 @@ pub enum Unfit {
     ClaimsUnread,
 }
 
+/// A pod that can run on a Node of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fit {
+    /// Where its VM goes.
+    pub placement: VmPlacement,
+    /// What the pod only prefers, and no host can be chosen by: kinds of preferences with their labels.
+    pub ignored: Vec<String>,
+}
+
 /// Fingerprint of what the pod asks for: a pod that has another one by now needs another VM. Its labels count where it is to be
 /// near, apart or spread, because the VM's terms have their values. `None` if that is too long to keep.
 #[must_use]
@@ -115,15 +124,14 @@ pub fn judge(
     claims: Option<&[PodClaim]>,
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
-) -> Result<VmPlacement, Unfit> {
+) -> Result<Fit, Unfit> {
     let (Some(asked), Some(wishes)) = (asked(pod), pod.wishes.as_ref().and_then(Packed::unpacked)) else {
         return Err(Unfit::Pod(format!(
             "node selector, affinities, spread constraints and volumes of the pod take more than {MOST_WISHES} bytes, and \
              are not judged: shorten them"
         )));
     };
-    let placed =
-        |required: &[hosts::Required]| placement(pod, &asked, &wishes, required, config, architecture);
+    let placed = |required: &[hosts::Required]| fit(pod, &asked, &wishes, required, config, architecture);
     let alone = placed(&[]).map_err(Unfit::Pod)?;
     let number = claim_names(pod, &wishes).len();
     if number > MOST_CLAIMS {
@@ -140,14 +148,14 @@ pub fn judge(
     }
 }
 
-fn placement(
+fn fit(
     pod: &PodView,
     asked: &str,
     wishes: &Wishes,
     by_volumes: &[hosts::Required],
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
-) -> Result<VmPlacement, String> {
+) -> Result<Fit, String> {
     guest::check("the pod", &wishes.guest, &config.guest_capabilities)?;
     let options = &config.placement;
     let promised = promised(pod, options, config.architecture.unwrap_or(architecture));
@@ -172,14 +180,19 @@ fn placement(
         pod_affinity: (together != PodAffinity::default()).then_some(together),
         pod_anti_affinity: (apart != PodAntiAffinity::default()).then_some(apart),
     };
-    Ok(VmPlacement {
-        asked: asked.to_owned(),
-        labels: neighbours::labels(&me, owner),
-        affinity: (affinity != Affinity::default()).then_some(affinity),
-        topology_spread_constraints: neighbours::spread(wishes, &me)?,
-        tolerations: tolerations(&pod.tolerations, &options.host_taints),
-        host_labels,
-        node_labels: options.node_labels.clone(),
+    let mut ignored = hosts::ignored(wishes, &promised, &options.host_labels);
+    ignored.extend(neighbours::ignored(wishes, &me));
+    Ok(Fit {
+        placement: VmPlacement {
+            asked: asked.to_owned(),
+            labels: neighbours::labels(&me, owner),
+            affinity: (affinity != Affinity::default()).then_some(affinity),
+            topology_spread_constraints: neighbours::spread(wishes, &me)?,
+            tolerations: tolerations(&pod.tolerations, &options.host_taints),
+            host_labels,
+            node_labels: options.node_labels.clone(),
+        },
+        ignored,
     })
 }
 

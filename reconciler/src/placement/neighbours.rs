@@ -140,6 +140,34 @@ pub(super) fn spread(wishes: &Wishes, me: &Me<'_>) -> Result<Vec<TopologySpreadC
     Ok(translated)
 }
 
+/// Preferences about other pods that cannot be said of the VM, or not of VMs, by their topology keys.
+pub(super) fn ignored(wishes: &Wishes, me: &Me<'_>) -> Vec<String> {
+    let affinity = wishes.affinity.as_ref();
+    let together = affinity.and_then(|a| a.pod_affinity.as_ref());
+    let apart = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
+    let together = together.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let apart = apart.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let terms = [("pod affinity", together), ("pod anti-affinity", apart)]
+        .into_iter()
+        .flat_map(|(kind, terms)| terms.into_iter().flatten().map(move |term| (kind, term)))
+        .map(|(kind, weighted)| (kind, &weighted.pod_affinity_term))
+        .filter(|(_, term)| term.label_selector.is_some())
+        .filter_map(|(kind, term)| {
+            let key = text::value(&term.topology_key);
+            if check_key(&term.topology_key, me, kind).is_err() {
+                return Some(format!("{kind} over {key}"));
+            }
+            let said = launchers(term, me).is_some();
+            (!said).then(|| format!("{kind} to marooned pods of namespaces with labels, over {key}"))
+        });
+    let spread = wishes
+        .spread
+        .iter()
+        .filter(|constraint| check_key(&constraint.topology_key, me, "topology spread").is_err())
+        .map(|constraint| format!("topology spread over {}", text::value(&constraint.topology_key)));
+    terms.chain(spread).collect()
+}
+
 /// Whether the pod says anything about other pods.
 pub(super) fn are_meant(wishes: &Wishes) -> bool {
     let affinity = wishes.affinity.as_ref();

@@ -38,6 +38,10 @@ fn judge(
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
 ) -> Result<VmPlacement, String> {
+    fit(pod, config, architecture).map(|fit| fit.placement)
+}
+
+fn fit(pod: &PodView, config: &MaroonedPodsConfigSpec, architecture: Architecture) -> Result<Fit, String> {
     super::judge(pod, None, config, architecture).map_err(|unfit| match unfit {
         Unfit::Pod(why) => why,
         Unfit::Claims(_) | Unfit::ClaimsUnread => panic!("{unfit:?}"),
@@ -234,17 +238,45 @@ fn preferences_are_carried_where_they_can_be() {
     let kept = &zone["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
     assert_eq!(kept[0]["weight"], 7);
     assert_eq!(zone.get("hostLabels"), None);
-    for lost in [
-        preferred(term("gpu", "Exists", &[])),
-        json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 1, "podAffinityTerm": about("db", "rack")}]}}}),
-        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {}}]}),
+    let ignored = |spec: &Value| {
+        fit(&pod(spec), &config(&json!({})), Architecture::Amd64)
+            .unwrap()
+            .ignored
+    };
+    for carried in [
+        term(ZONE, "In", &["a"]),
+        term("kubernetes.io/os", "In", &["linux"]),
+    ] {
+        assert_eq!(ignored(&preferred(carried)), [""; 0]);
+    }
+    let near = |kind: &str, term: Value| json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]}}});
+    assert_eq!(ignored(&near("podAntiAffinity", about("db", ZONE))), [""; 0]);
+    for (lost, name) in [
+        (preferred(term("gpu", "Exists", &[])), "node affinity (gpu)"),
+        (near("podAffinity", about("db", "rack")), "pod affinity over rack"),
+        (
+            near("podAntiAffinity", about("db", "rack")),
+            "pod anti-affinity over rack",
+        ),
+        (
+            json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {}}]}),
+            "topology spread over rack",
+        ),
     ] {
         let placement = judged(&lost).unwrap();
         assert_eq!(placement.get("affinity"), None, "{lost}");
         assert_eq!(placement.get("topologySpreadConstraints"), None, "{lost}");
+        assert_eq!(ignored(&lost), [name]);
     }
+    let mut of_namespaces = about("db", ZONE);
+    of_namespaces["namespaceSelector"] = json!({"matchLabels": {"team": "a"}});
+    assert_eq!(
+        ignored(&near("podAffinity", of_namespaces)),
+        [format!(
+            "pod affinity to marooned pods of namespaces with labels, over {ZONE}"
+        )]
+    );
 }
 
 #[test]

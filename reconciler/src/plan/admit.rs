@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use maroonedpods_common::api::PodReason;
+use maroonedpods_common::text;
 
 use super::report::{report, report_again};
 use super::{Decision, Note, Write, after, network_policies, release};
@@ -71,8 +72,8 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
     };
     let architecture = observed.architecture;
     let claims = observed.claims.as_deref();
-    let placement = match placement::judge(pod, claims, &settings.spec, architecture) {
-        Ok(placement) => placement,
+    let fit = match placement::judge(pod, claims, &settings.spec, architecture) {
+        Ok(fit) => fit,
         Err(Unfit::ClaimsUnread) => return Decision::wait().insist_on_live_view(),
         Err(Unfit::Pod(why)) => return unplaceable(pod, &why),
         Err(Unfit::Claims(why)) => return unplaceable(pod, &why).wake_at(claims_retry(pod, now)),
@@ -94,7 +95,7 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
         pod.host_network,
         &pod.priority_class,
         size,
-        placement,
+        fit.placement,
         settings,
         ClusterDefaults {
             dns: observed.cluster_dns.as_deref(),
@@ -102,11 +103,13 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
             terminate_on_reboot: observed.terminate_on_reboot == Some(true),
         },
     );
-    let decision = if record::needs_dns(&spec.vm.join) {
-        Decision::wait().note(Note::warning("NoClusterDNS", NO_DNS))
-    } else {
-        Decision::wait()
-    };
+    let mut decision = Decision::wait();
+    if record::needs_dns(&spec.vm.join) {
+        decision = decision.note(Note::warning("NoClusterDNS", NO_DNS));
+    }
+    if !fit.ignored.is_empty() {
+        decision = decision.note(ignored(&fit.ignored));
+    }
     decision.write(Write::CreateRecord {
         spec: Box::new(spec),
         at_most,
@@ -116,6 +119,16 @@ fn waiting(observed: &Observed, pod: &PodView, now: Timestamp) -> Decision {
 /// The sentence changes only if the pod, its claims or the configuration do.
 fn unplaceable(pod: &PodView, why: &str) -> Decision {
     Decision::wait().writes(report_again(pod, PodReason::Unplaceable, why))
+}
+
+fn ignored(preferences: &[String]) -> Note {
+    Note::normal(
+        "PreferencesIgnored",
+        format!(
+            "the VM's host is chosen without what the pod prefers by {}: if hosts have the labels, add them to              placement.hostLabels of the MaroonedPodsConfig",
+            text::listed(preferences)
+        ),
+    )
 }
 
 /// The pod's age is by the API server's clock: one that is off changes the pace within its bounds.

@@ -31,6 +31,7 @@ use crate::api::check::eventually;
 use crate::api::leftovers::nothing_left;
 use crate::api::namespace::TestNamespace;
 use crate::api::read::phase;
+use crate::control_plane::ControlPlaneOptions;
 use crate::harness::test_env::TestEnv;
 use crate::install::{RECONCILER_ACCOUNT, SYSTEM_NAMESPACE};
 use crate::system::process::Processes;
@@ -44,6 +45,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(65);
 /// How long an idle reconciler is watched: a minute has one sweep in it.
 const IDLE: Duration = Duration::from_secs(60);
+/// A name of kube-scheduler that the webhook leaves to a pod.
+const SCHEDULER_NAME: &str = "other-scheduler";
 const MIB: f64 = 1_048_576.0;
 const METHOD: [&str; 3] = [
     "each batch once, one after the other with the same reconciler",
@@ -61,6 +64,8 @@ pub struct Effort {
     idle_at: Option<usize>,
     /// All batches again, with a reconciler that starts so many pods at once.
     other_starts: Option<NonZeroUsize>,
+    /// Each batch again, of pods that kube-scheduler binds.
+    beside_scheduler: bool,
 }
 
 impl Effort {
@@ -73,6 +78,7 @@ impl Effort {
                 batches: vec![10, 50],
                 idle_at: None,
                 other_starts: None,
+                beside_scheduler: false,
             }
         } else {
             Self {
@@ -80,6 +86,7 @@ impl Effort {
                 batches: vec![10, 100, 1000],
                 idle_at: Some(100),
                 other_starts: None,
+                beside_scheduler: false,
             }
         }
     }
@@ -97,6 +104,14 @@ impl Effort {
         self.other_starts = Some(at_once);
         self
     }
+
+    /// After each batch the same one of pods that name a scheduler of their own, which is kube-scheduler: it binds them, not
+    /// the reconciler.
+    #[must_use]
+    pub fn beside_scheduler(mut self) -> Self {
+        self.beside_scheduler = true;
+        self
+    }
 }
 
 /// All figures of one batch.
@@ -106,6 +121,8 @@ pub struct Batch {
     pods: usize,
     /// Starts at once, where they are not as many as is usual.
     starts_at_once: Option<NonZeroUsize>,
+    /// By kube-scheduler, and not by the reconciler.
+    bound_by_scheduler: bool,
     lives: Lives,
     /// From the first create to the last pod's start, and from the first delete to the last record's end, in
     /// seconds.
@@ -128,7 +145,13 @@ impl Batch {
         let starts = self
             .starts_at_once
             .map(|starts| format!(", {starts} starts at once"));
-        format!("{} at once{}", self.pods, starts.unwrap_or_default())
+        let binder = self.bound_by_scheduler.then_some(", bound by kube-scheduler");
+        format!(
+            "{} at once{}{}",
+            self.pods,
+            starts.unwrap_or_default(),
+            binder.unwrap_or_default()
+        )
     }
 }
 
@@ -152,13 +175,20 @@ pub async fn run(effort: &Effort) -> Result<Report<Vec<Batch>>> {
 /// All batches on a control plane of their own.
 async fn of_one_reconciler(effort: &Effort, starts_at_once: Option<NonZeroUsize>) -> Result<Vec<Batch>> {
     eprintln!("starting the control plane");
-    let env = TestEnv::start_with(0, config).await?;
+    let options = ControlPlaneOptions {
+        other_scheduler_name: effort.beside_scheduler.then(|| SCHEDULER_NAME.to_owned()),
+        ..ControlPlaneOptions::default()
+    };
+    let env = TestEnv::start_on(options, 0, config).await?;
     let setup = Setup::new(&env, starts_at_once).await?;
     // One pod that is not measured: kube-apiserver holds creates back for two seconds while a CRD is that new.
-    setup.batch(1, false).await?;
+    setup.batch(1, None, false).await?;
     let mut batches = Vec::new();
     for &pods in &effort.batches {
-        batches.push(setup.batch(pods, effort.idle_at == Some(pods)).await?);
+        batches.push(setup.batch(pods, None, effort.idle_at == Some(pods)).await?);
+        if effort.beside_scheduler {
+            batches.push(setup.batch(pods, Some(SCHEDULER_NAME), false).await?);
+        }
     }
     drop(setup);
     env.stop().await?;
@@ -225,7 +255,7 @@ impl<'a> Setup<'a> {
 
     /// Creates so many pods at once, waits until all run, watches them run, deletes them at once, waits until
     /// nothing is left.
-    async fn batch(&self, count: usize, watch_idle: bool) -> Result<Batch> {
+    async fn batch(&self, count: usize, scheduler: Option<&str>, watch_idle: bool) -> Result<Batch> {
         let namespace = TestNamespace::new(&self.admin, &[]).await?;
         let pods: Api<Pod> = Api::namespaced(self.admin.clone(), &namespace.name);
         let records: Api<MaroonedNode> = Api::all(self.admin.clone());
@@ -233,7 +263,7 @@ impl<'a> Setup<'a> {
 
         eprintln!("{count} pods at once: creating");
         let start = Instant::now();
-        let subjects = create(&pods, &namespace.name, count).await?;
+        let subjects = create(&pods, &namespace.name, count, scheduler).await?;
         until(
             &pods,
             "running",
@@ -282,6 +312,7 @@ impl<'a> Setup<'a> {
         Ok(Batch {
             pods: count,
             starts_at_once: self.starts_at_once,
+            bound_by_scheduler: scheduler.is_some(),
             up_seconds,
             down_seconds,
             cpu_ms_per_pod: since(cpu_after, &cpu_before)

@@ -19,12 +19,18 @@ use crate::bench::lives::Subject;
 /// Requests of ours, as the user, under way at once: "at once" is as fast as the API server takes them.
 const USERS_REQUESTS: usize = 32;
 
-/// Creates so many pods at once.
-pub(super) async fn create(pods: &Api<Pod>, namespace: &str, count: usize) -> Result<Vec<Subject>> {
+/// Creates so many pods at once, with a scheduler of their own or without.
+pub(super) async fn create(
+    pods: &Api<Pod>,
+    namespace: &str,
+    count: usize,
+    scheduler: Option<&str>,
+) -> Result<Vec<Subject>> {
     let create = |number: usize| async move {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": format!("bench-{number}"), "labels": {names::MAROON_LABEL: "true"}},
             "spec": {
+                "schedulerName": scheduler,
                 "automountServiceAccountToken": false,
                 "containers": [{"name": "app", "image": "registry.example/app:1"}],
             },

@@ -10,9 +10,11 @@ use crate::bench::table::{Aim, Table};
 /// The most pods at once whose gates are to be lifted soon after their nodes are ready.
 const LIFTED_SOON: usize = 100;
 
-/// Of the reconciler as it is shipped.
+/// Of the reconciler as it is shipped, with pods that name no scheduler.
 pub(super) fn aims(batches: &[Batch]) -> Vec<Aim> {
-    let shipped = batches.iter().filter(|batch| batch.starts_at_once.is_none());
+    let shipped = batches
+        .iter()
+        .filter(|batch| batch.starts_at_once.is_none() && !batch.bound_by_scheduler);
     shipped.flat_map(of_batch).collect()
 }
 
@@ -159,6 +161,7 @@ mod tests {
         Batch {
             pods,
             starts_at_once: starts_at_once.and_then(NonZeroUsize::new),
+            bound_by_scheduler: false,
             lives: Lives {
                 ready_to_lifted: Percentiles::of(vec![lift; pods]),
                 writes: 23.0,

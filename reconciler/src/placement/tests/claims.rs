@@ -60,7 +60,7 @@ fn affinity(terms: &Value) -> Value {
 fn all(pod: &PodView, claims: &[PodClaim], offered: &[&str]) -> Result<Value, Unfit> {
     let config = config(&json!({"guestCapabilities": offered}));
     super::super::judge(pod, Some(claims), &config, Architecture::Amd64)
-        .map(|fit| serde_json::to_value(fit).unwrap())
+        .map(|fit| serde_json::to_value(fit.placement).unwrap())
 }
 
 fn why(unfit: Unfit) -> String {
@@ -267,8 +267,10 @@ fn a_claim_that_binds_with_its_pod_is_judged_by_its_class() {
     let why = one(claim(&json!({})), class(&json!({})), &[]).unwrap_err();
     assert!(why.contains("csi/disk.example.test"), "{why}");
     assert!(one(claim(&json!({})), class(&json!({})), &["csi/disk.example.test"]).is_ok());
-    let static_ = json!({"provisioner": "kubernetes.io/no-provisioner"});
-    assert!(one(claim(&json!({})), class(&static_), &[]).is_ok());
+    let static_ = json!({"metadata": {"name": "disks"}, "provisioner": "kubernetes.io/no-provisioner"});
+    let why = one(claim(&json!({})), class(&static_), &[]).unwrap_err();
+    assert!(why.contains("storage-class/disks"), "{why}");
+    assert!(one(claim(&json!({})), class(&static_), &["storage-class/disks"]).is_ok());
     let zones = json!({"allowedTopologies": [
         {"matchLabelExpressions": [{"key": ZONE, "values": ["a", "b"]}]},
         {"matchLabelExpressions": [{"key": "disk", "values": ["fast"]}]}]});

@@ -32,6 +32,21 @@ fn the_dns_address_is_kept_in_the_record_and_a_missing_one_gives_an_event() {
 }
 
 #[test]
+fn what_a_pod_prefers_in_vain_gives_an_event() {
+    let mut world = World::new();
+    let racks = serde_json::json!({"weight": 1, "preference": {"matchExpressions": [{"key": "rack", "operator": "Exists"}]}});
+    world.pod_changes(&serde_json::json!({"affinity": {"nodeAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [racks]}}}));
+    let notes = world.pass().notes;
+    let [note] = notes.as_slice() else {
+        panic!("{notes:?}")
+    };
+    assert!(!note.warning && note.reason == "PreferencesIgnored");
+    assert!(note.message.contains("node affinity (rack)"), "{}", note.message);
+    assert!(world.objects.record.is_some(), "the pod gets its VM all the same");
+}
+
+#[test]
 fn without_a_config_the_pod_reports_it() {
     let mut world = World::new();
     world.settings = None;
