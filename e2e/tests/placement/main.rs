@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod manifests;
 mod neighbours;
 mod replicas;
 mod shapes;
@@ -47,6 +48,7 @@ async fn vms_go_where_their_pods_want_and_only_if_they_help() {
     replicas::a_zone_that_is_out_of_order_is_said_and_others_go_on(&tenant).await;
     let changes = changes::a_pod_that_changes_while_it_waits_gets_the_vm_that_it_needs_now(&tenant);
     Box::pin(changes).await;
+    Box::pin(manifests::each_manifest_ends_as_it_says(&env)).await;
     twins::a_pod_runs_where_its_ordinary_twin_would(&tenant).await;
     neighbours::a_pod_is_near_others_where_its_ordinary_twin_would_be(&tenant).await;
     changes::a_pod_that_no_scheduler_binds_fails_and_frees_its_vm(&tenant).await;
