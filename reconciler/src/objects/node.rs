@@ -16,10 +16,13 @@ const MAX_PODS: &str = "110";
 
 /// The labels of a pod's Node, without those of its VM's host and of the configuration.
 #[must_use]
-pub fn own_labels(pod: &PodUid, architecture: Architecture) -> [(&'static str, &str); 7] {
+pub fn own_labels(pod: &PodUid, architecture: Architecture) -> [(&'static str, &str); 9] {
     [
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", architecture.as_str()),
+        // Kubernetes still gives them to each node, and older charts select by them.
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture.as_str()),
         ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
         ("node.kubernetes.io/exclude-disruption", "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
@@ -181,6 +184,7 @@ mod tests {
         for (label, value) in [
             ("kubernetes.io/os", "linux"),
             ("kubernetes.io/arch", "amd64"),
+            ("beta.kubernetes.io/arch", "amd64"),
             ("topology.kubernetes.io/zone", "z"),
             (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
             (names::IDENTITY_LABEL, POD_UID),

@@ -7,9 +7,10 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration};
 use kube::core::ResourceExt;
 use maroonedpods_common::api::Architecture;
-use maroonedpods_common::names;
+use maroonedpods_common::{PodUid, names};
 use serde_json::json;
 
+use crate::objects::node;
 use crate::read::{Keep, Kind, View};
 
 /// The parts of a `DaemonSet` that decide where its pods run.
@@ -90,11 +91,8 @@ fn excluding_marooned_nodes(term: &NodeSelectorTerm) -> NodeSelectorTerm {
 /// Decides as the `DaemonSet` controller does: the pod tolerates every taint whose effect keeps pods off, and its
 /// selector and required affinity match.
 fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
-    let labels = BTreeMap::from([
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture.as_str()),
-        (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),
-    ]);
+    let any = PodUid::from("");
+    let labels = BTreeMap::from(node::own_labels(&any, architecture));
     let selected = pod
         .node_selector
         .iter()
@@ -172,6 +170,7 @@ mod tests {
             json!({"tolerations": [{"operator": "Exists", "effect": "NoSchedule"},
                 {"operator": "Exists", "effect": "NoExecute"}]}),
             json!({"tolerations": all, "nodeSelector": {"kubernetes.io/os": "linux"}}),
+            json!({"tolerations": all, "nodeSelector": {"beta.kubernetes.io/arch": "amd64"}}),
             json!({"tolerations": all, "affinity": terms(&json!([{"matchExpressions":
                 [{"key": "type", "operator": "NotIn", "values": ["virtual"]}]}]))}),
         ];
