@@ -59,6 +59,8 @@ pub struct Lives {
     pub writes: f64,
     /// Events in a life.
     pub events: f64,
+    /// The reconciler's reads of objects and lists in a life, watches and leases apart.
+    pub reads: f64,
     /// Writes in a life by kind.
     pub kinds: BTreeMap<String, f64>,
 }
@@ -84,6 +86,10 @@ pub fn read(audit: &[AuditEvent], reconciler: &str, subjects: &[Subject]) -> Liv
         }
         *kinds.entry(kind(event)).or_default() += 1;
     }
+    let is_read = |e: &&AuditEvent| {
+        e.user == reconciler && e.resource != "leases" && matches!(e.verb.as_str(), "get" | "list")
+    };
+    let reads = audit.iter().filter(is_read).count();
     let per_life = |n: usize| number(n) / number(subjects.len().max(1));
     Lives {
         created_to_vmi: between(|l| l.created, |l| l.vmi),
@@ -96,6 +102,7 @@ pub fn read(audit: &[AuditEvent], reconciler: &str, subjects: &[Subject]) -> Liv
         deleted_to_gone: between(|l| l.deleted, |l| l.gone),
         writes: per_life(writes),
         events: per_life(events),
+        reads: per_life(reads),
         kinds: kinds.into_iter().map(|(kind, n)| (kind, per_life(n))).collect(),
     }
 }
@@ -278,7 +285,7 @@ mod tests {
         assert_eq!(only(lives.lifted_to_running), 20.0);
         assert_eq!(only(lives.created_to_running), 160.0);
         assert_eq!(only(lives.deleted_to_gone), 100.0);
-        assert_eq!((lives.writes, lives.events), (4.0, 1.0));
+        assert_eq!((lives.writes, lives.events, lives.reads), (4.0, 1.0, 2.0));
         assert_eq!(lives.kinds["patch pods answered 422"], 1.0);
     }
 

@@ -1,9 +1,13 @@
 //! Each shape of a pod's wishes: it runs in its place, or waits without a VM.
 
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use maroonedpods_common::names;
+use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read::{self, node};
 use maroonedpods_e2e::harness::fixtures::{marooned_with, ordinary};
+use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::{HOSTS, Tenant, ZONE};
 use serde_json::json;
 
@@ -146,6 +150,13 @@ pub async fn each_shape_that_cannot_run_waits_without_a_vm(tenant: &Tenant<'_>) 
         let waits = tenant.sees_reason(name, "Unplaceable").await.unwrap();
         let message = read::report(&waits).1;
         assert!(message.contains(says), "{name}: {message}");
+        // `kubectl describe` shows this, and no condition's message.
+        let about = ListParams::default().fields(&format!("involvedObject.name={name},reason=Unplaceable"));
+        let events: Api<Event> = tenant.api();
+        let told = eventually("the event", SOON, || async {
+            Ok(events.list(&about).await?.items.pop())
+        });
+        assert_eq!(told.await.unwrap().message, Some(message), "{name}");
     }
     for record in tenant.records().await.unwrap() {
         let owner = &record.spec.pod_ref.name;

@@ -4,8 +4,8 @@
 //!
 //! A marooned Node has no `kubernetes.io/hostname` label, so that it is not a domain over which ordinary pods spread.
 //! If a pod *requires* a spread or an affinity over hosts, the scheduler considers a Node without the label unfit.
-//! But a marooned pod has its host to itself: it satisfies every spread over hosts, and an affinity to other pods
-//! over hosts can only be met by the pod itself. So the reconciler binds such pods, once everything else that the
+//! But a marooned pod has its node to itself: it satisfies every spread over nodes, and on that node an affinity to other
+//! pods can only be met by the pod itself. So the reconciler binds such pods, once everything else that the
 //! scheduler would check is in order. What they require over zones was met when the scheduler placed their VM
 //! ([`crate::placement`]).
 

@@ -25,6 +25,7 @@ pub const MOST_CLAIMS: usize = 16;
 const LONGEST_NAME: usize = 253;
 /// The most bytes that the hosts of one volume may take, [`Packed`].
 const MOST_HOSTS: usize = 2 << 10;
+const REMEDY: &str = "use another volume, or opt the pod out";
 /// The provisioner of classes that make no volumes.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// The older way of naming a claim's class; it takes precedence.
@@ -127,7 +128,7 @@ pub(super) fn judge(
     for claim in claims {
         let asks = claim.ready(pod)?;
         let what = claim.volume();
-        guest::check(&what, &asks.guest, offered)?;
+        guest::check(&what, &asks.guest, offered, REMEDY)?;
         let Some(nodes) = asks.nodes.as_ref().and_then(Packed::unpacked) else {
             return Err(format!(
                 "{what} asks for its node in more than {MOST_HOSTS} bytes, which is not judged: take another volume"
@@ -135,6 +136,7 @@ pub(super) fn judge(
         };
         required.extend(nodes.into_iter().map(|terms| hosts::Required {
             whose: what.clone(),
+            remedy: REMEDY,
             terms,
         }));
     }

@@ -62,7 +62,12 @@ const PLAIN_OF_PERSISTENT_VOLUMES: [&str; 11] = [
 pub(super) struct Needs(BTreeSet<String>);
 
 /// Checks that each need is among the capabilities. One that ends with `*` stands for all that begin like it.
-pub(super) fn check(whose: &str, needs: &BTreeSet<String>, offered: &[String]) -> Result<(), String> {
+pub(super) fn check(
+    whose: &str,
+    needs: &BTreeSet<String>,
+    offered: &[String],
+    remedy: &str,
+) -> Result<(), String> {
     let meets = |need: &str, capability: &str| match capability.strip_suffix('*') {
         Some(beginning) => need.starts_with(beginning),
         None => need == capability,
@@ -76,8 +81,8 @@ pub(super) fn check(whose: &str, needs: &BTreeSet<String>, offered: &[String]) -
         return Ok(());
     }
     Err(format!(
-        "{whose} needs what the VM's guest does not offer: {}; remove that from the pod, opt the pod out, or, if the node image \
-         does offer it, add it to guestCapabilities of the MaroonedPodsConfig",
+        "{whose} needs what the VM's guest does not offer: {}; {remedy}, or, if the node image does offer it, ask the \
+         administrator to list it in guestCapabilities of the MaroonedPodsConfig",
         text::listed(&missing)
     ))
 }
@@ -132,7 +137,17 @@ impl Needs {
         let Some(SecurityContext {
             app_armor_profile,
             seccomp_profile,
-            ..
+            // The same on every node with Linux.
+            allow_privilege_escalation: _,
+            capabilities: _,
+            privileged: _,
+            proc_mount: _,
+            read_only_root_filesystem: _,
+            run_as_group: _,
+            run_as_non_root: _,
+            run_as_user: _,
+            se_linux_options: _,
+            windows_options: _,
         }) = security_context
         else {
             return;
@@ -162,7 +177,17 @@ impl Needs {
             app_armor_profile,
             seccomp_profile,
             sysctls,
-            ..
+            // The same on every node with Linux and containerd 2.
+            fs_group: _,
+            fs_group_change_policy: _,
+            run_as_group: _,
+            run_as_non_root: _,
+            run_as_user: _,
+            se_linux_change_policy: _,
+            se_linux_options: _,
+            supplemental_groups: _,
+            supplemental_groups_policy: _,
+            windows_options: _,
         }) = context
         else {
             return;

@@ -14,6 +14,15 @@ use crate::view::topology;
 /// The one field of a Node that an affinity can ask for.
 const NAME_FIELD: &str = "metadata.name";
 const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+/// Labels that each marooned Node has with the one value that its VM has.
+const SYSTEM_LABELS: [&str; 4] = [
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+/// A pod's own selectors can only be added to while it waits.
+pub(super) const WITHOUT: &str = "make the pod without that, or opt it out";
 
 /// The most terms of which the VM's host must meet one.
 const MOST_TERMS: usize = 64;
@@ -22,6 +31,8 @@ const MOST_TERMS: usize = 64;
 pub(super) struct Required {
     /// Who says so.
     pub(super) whose: String,
+    /// What the pod's owner can do, if that cannot be had.
+    pub(super) remedy: &'static str,
     pub(super) terms: Vec<NodeSelectorTerm>,
 }
 
@@ -56,12 +67,16 @@ pub(super) fn carry(
         match judge(&requirement) {
             Fate::Host => add(&mut base, requirement),
             Fate::Node(true) => {}
-            Fate::Node(false) => return Err(unmet(&format!("the pod's node selector {key}={value}"))),
+            Fate::Node(false) => {
+                let what = format!("the pod's node selector {key}={value}");
+                return Err(unmet(&what, &BTreeSet::from([key.as_str()]), WITHOUT));
+            }
         }
     }
     let affinity = wishes.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let own = required_terms(affinity).map(|terms| Required {
         whose: "the pod's node affinity".to_owned(),
+        remedy: WITHOUT,
         terms: terms.to_vec(),
     });
     let mut terms = vec![base];
@@ -72,7 +87,9 @@ pub(super) fn carry(
             .filter_map(|term| reduced(term, judge))
             .collect();
         if possible.is_empty() {
-            return Err(unmet(&format!("{} ({})", required.whose, keys(&required.terms))));
+            let keys = unmet_keys(&required.terms, judge);
+            let what = format!("{} ({})", required.whose, listed(&keys));
+            return Err(unmet(&what, &keys, required.remedy));
         }
         // One term without a requirement allows every host.
         if !possible.iter().any(is_empty) {
@@ -80,9 +97,10 @@ pub(super) fn carry(
         }
     }
     let required = (!terms.iter().any(is_empty)).then_some(terms);
+    let prefer = |requirement: &NodeSelectorRequirement| preferred_fate(requirement, promised, allowed);
     let preferred: Vec<_> = preferred_terms(wishes)
         .filter_map(|preferred| {
-            let preference = reduced(&preferred.preference, judge).filter(|term| !is_empty(term))?;
+            let preference = reduced(&preferred.preference, prefer).filter(|term| !is_empty(term))?;
             Some(PreferredSchedulingTerm {
                 preference,
                 weight: preferred.weight,
@@ -98,17 +116,17 @@ pub(super) fn carry(
     Ok((affinity != NodeAffinity::default()).then_some(affinity))
 }
 
-/// Preferred terms that no host meets, by their labels.
+/// Preferred terms that no host meets, by the labels that are in the way.
 pub(super) fn ignored(
     wishes: &Wishes,
     promised: &BTreeMap<String, String>,
     allowed: &[String],
 ) -> Vec<String> {
-    let carried = |term: &NodeSelectorTerm| reduced(term, |r| fate(r, promised, allowed)).is_some();
+    let judge = |requirement: &NodeSelectorRequirement| preferred_fate(requirement, promised, allowed);
     preferred_terms(wishes)
-        .map(|preferred| &preferred.preference)
-        .filter(|term| !carried(term))
-        .map(|term| format!("node affinity ({})", keys(std::slice::from_ref(term))))
+        .map(|preferred| std::slice::from_ref(&preferred.preference))
+        .filter(|term| reduced(&term[0], judge).is_none())
+        .map(|term| format!("node affinity ({})", listed(&unmet_keys(term, judge))))
         .collect()
 }
 
@@ -130,6 +148,18 @@ fn fate(
         Fate::Host
     } else {
         Fate::Node(holds(requirement, promised.get(key).map(String::as_str)))
+    }
+}
+
+/// The VM can be on a host that its pod prefers by name: no kubelet looks for that name on the Node.
+fn preferred_fate(
+    requirement: &NodeSelectorRequirement,
+    promised: &BTreeMap<String, String>,
+    allowed: &[String],
+) -> Fate {
+    match requirement.key.as_str() {
+        names::HOSTNAME_LABEL => Fate::Host,
+        _ => fate(requirement, promised, allowed),
     }
 }
 
@@ -244,20 +274,39 @@ pub(super) fn required_keys(affinity: &NodeAffinity) -> impl Iterator<Item = &st
         .map(|requirement| requirement.key.as_str())
 }
 
-fn keys(terms: &[NodeSelectorTerm]) -> String {
+/// The keys of what the Node does not meet.
+fn unmet_keys(
+    terms: &[NodeSelectorTerm],
+    judge: impl Fn(&NodeSelectorRequirement) -> Fate,
+) -> BTreeSet<&str> {
     let expressions = terms
         .iter()
-        .flat_map(|term| [&term.match_expressions, &term.match_fields])
-        .flatten()
-        .flatten();
-    let keys: BTreeSet<&str> = expressions.map(|requirement| requirement.key.as_str()).collect();
-    text::listed(&keys.into_iter().map(ToOwned::to_owned).collect::<Vec<_>>())
+        .flat_map(|term| term.match_expressions.iter().flatten());
+    let unmet = expressions.filter(|requirement| matches!(judge(requirement), Fate::Node(false)));
+    let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    unmet
+        .chain(fields)
+        .map(|requirement| requirement.key.as_str())
+        .collect()
 }
 
-fn unmet(what: &str) -> String {
+fn listed(keys: &BTreeSet<&str>) -> String {
+    text::listed(&keys.iter().copied().map(ToOwned::to_owned).collect::<Vec<_>>())
+}
+
+fn unmet(what: &str, keys: &BTreeSet<&str>, remedy: &str) -> String {
+    if keys.iter().all(|key| SYSTEM_LABELS.contains(key)) {
+        return format!("{what} asks for another operating system or architecture than VMs have: {remedy}");
+    }
+    if keys
+        .iter()
+        .any(|key| [names::HOSTNAME_LABEL, NAME_FIELD].contains(key))
+    {
+        return format!("{what} asks for a node by its name, and no VM's host is chosen by that: {remedy}");
+    }
     format!(
-        "no marooned node has what {what} asks for: remove that, or let it choose the VM's host by listing its label in \
-         placement.hostLabels of the MaroonedPodsConfig, or give all marooned nodes that label by placement.nodeLabels"
+        "no marooned node has what {what} asks for: {remedy}, or ask the administrator to list the label in placement.hostLabels of \
+         the MaroonedPodsConfig, so that it chooses the VM's host, or to give it to all marooned nodes by placement.nodeLabels"
     )
 }
 

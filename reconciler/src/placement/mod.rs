@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{Affinity, NodeAffinity, PodAffinity, PodAntiAff
 use maroonedpods_common::api::{
     Architecture, MaroonedPodsConfigSpec, PlacementOptions, SpreadReplicas, VmPlacement,
 };
+use maroonedpods_common::text;
 
 use crate::binding;
 use crate::fingerprint::fingerprint;
@@ -38,6 +39,7 @@ use claims::{ClaimName, MOST_CLAIMS, PodClaim};
 pub use hosts::is_of_host;
 pub use wishes::Wishes;
 
+const OS_LABEL: &str = "kubernetes.io/os";
 /// The most bytes that a pod's wishes may take, [`Packed`].
 pub const MOST_WISHES: usize = 4 << 10;
 
@@ -156,11 +158,28 @@ fn fit(
     config: &MaroonedPodsConfigSpec,
     architecture: Architecture,
 ) -> Result<Fit, String> {
-    guest::check("the pod", &wishes.guest, &config.guest_capabilities)?;
+    guest::check(
+        "the pod",
+        &wishes.guest,
+        &config.guest_capabilities,
+        hosts::WITHOUT,
+    )?;
+    let labels = pod.labels.as_ref().and_then(Packed::unpacked);
+    // A kubelet compares this label of a pod with its node's (kubelet/lifecycle, OS selector).
+    if let Some(os) = labels
+        .as_ref()
+        .and_then(|labels| labels.get(OS_LABEL))
+        .filter(|os| *os != "linux")
+    {
+        return Err(format!(
+            "the pod has the label {OS_LABEL}={}, and VMs run Linux: {}",
+            text::value(os),
+            hosts::WITHOUT
+        ));
+    }
     let options = &config.placement;
     let promised = promised(pod, options, config.architecture.unwrap_or(architecture));
     let hosts = hosts::carry(wishes, by_volumes, &promised, &options.host_labels)?;
-    let labels = pod.labels.as_ref().and_then(Packed::unpacked);
     let me = neighbours::Me {
         namespace: &pod.namespace,
         labels: labels.as_ref(),

@@ -158,7 +158,7 @@ pub(super) fn ignored(wishes: &Wishes, me: &Me<'_>) -> Vec<String> {
                 return Some(format!("{kind} over {key}"));
             }
             let said = launchers(term, me).is_some();
-            (!said).then(|| format!("{kind} to marooned pods of namespaces with labels, over {key}"))
+            (!said).then(|| format!("{kind} to marooned pods, with a namespaceSelector, over {key}"))
         });
     let spread = wishes
         .spread
@@ -331,15 +331,15 @@ fn check_key(key: &str, me: &Me<'_>, whose: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the pod's {whose} has the topologyKey {:?}, by which VMs are not placed: add the key to placement.hostLabels of the \
-         MaroonedPodsConfig, if hosts have that label, or take another",
+        "the pod's {whose} has the topologyKey {:?}, by which VMs are not placed: use another key, or ask the administrator to list \
+         this one in placement.hostLabels of the MaroonedPodsConfig, if hosts have that label",
         text::value(key)
     ))
 }
 
 fn by_namespace_labels(whose: &str) -> String {
     format!(
-        "the pod's required {whose} selects namespaces by their labels, which cannot be said of VMs: list the namespaces in \
+        "the pod's required {whose} selects namespaces by their labels, which is not supported for VMs: list the namespaces in \
          `namespaces`, or prefer instead of requiring"
     )
 }

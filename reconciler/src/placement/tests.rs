@@ -208,6 +208,48 @@ fn what_no_marooned_node_has_is_said() {
 }
 
 #[test]
+fn what_is_said_can_be_done() {
+    let why = |spec: &Value| judged(spec).unwrap_err();
+    let gpu = why(&required(
+        &json!([{"matchExpressions": [{"key": "gpu", "operator": "Exists"}, {"key": ZONE, "operator": "In", "values": ["a"]}]}]),
+    ));
+    assert!(gpu.contains("node affinity (gpu) asks"), "{gpu}");
+    assert!(gpu.contains("ask the administrator"), "{gpu}");
+    // No configuration takes these labels.
+    for refused in [
+        json!({"nodeSelector": {"kubernetes.io/arch": "arm64"}}),
+        json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}}),
+        required(&json!([term(HOST, "Exists", &[])])),
+    ] {
+        assert!(!why(&refused).contains("placement."), "{}", why(&refused));
+    }
+    let windows = pod_with(&json!({"kubernetes.io/os": "windows"}), &json!({}));
+    let why = judge(&windows, &config(&json!({})), Architecture::Amd64).unwrap_err();
+    assert!(why.contains("label kubernetes.io/os=windows"), "{why}");
+}
+
+#[test]
+fn the_configured_architecture_is_that_of_the_vms() {
+    let arm = config(&json!({"architecture": "arm64"}));
+    let fits = |arch: &str| {
+        let pod = pod(&json!({"nodeSelector": {"kubernetes.io/arch": arch}}));
+        judge(&pod, &arm, Architecture::Amd64).is_ok()
+    };
+    assert_eq!((fits("arm64"), fits("amd64")), (true, false));
+}
+
+#[test]
+fn hosts_avoided_by_name_are_avoided_beside_what_else_is_asked() {
+    let by_name =
+        json!({"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["host-1"]}]});
+    let mut both = required(&json!([by_name]));
+    both["nodeSelector"] = json!({ZONE: "a"});
+    let mut joined = by_name;
+    joined["matchExpressions"] = json!([{"key": ZONE, "operator": "In", "values": ["a"]}]);
+    assert_eq!(host_terms(&both), json!([joined]));
+}
+
+#[test]
 fn a_term_that_the_node_cannot_meet_is_left_out() {
     let zone = term(ZONE, "In", &["a"]);
     let spec = required(&json!([term("gpu", "Exists", &[]), zone]));
@@ -245,14 +287,23 @@ fn preferences_are_carried_where_they_can_be() {
     };
     for carried in [
         term(ZONE, "In", &["a"]),
+        term(HOST, "In", &["host-2"]),
         term("kubernetes.io/os", "In", &["linux"]),
     ] {
         assert_eq!(ignored(&preferred(carried)), [""; 0]);
     }
+    let by_name = judged(&preferred(term(HOST, "In", &["host-2"]))).unwrap();
+    let carried = &by_name["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(carried[0]["preference"], term(HOST, "In", &["host-2"]));
     let near = |kind: &str, term: Value| json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]}}});
     assert_eq!(ignored(&near("podAntiAffinity", about("db", ZONE))), [""; 0]);
     for (lost, name) in [
         (preferred(term("gpu", "Exists", &[])), "node affinity (gpu)"),
+        (
+            preferred(json!({"matchExpressions": [
+                {"key": "gpu", "operator": "Exists"}, {"key": ZONE, "operator": "In", "values": ["a"]}]})),
+            "node affinity (gpu)",
+        ),
         (near("podAffinity", about("db", "rack")), "pod affinity over rack"),
         (
             near("podAntiAffinity", about("db", "rack")),
@@ -269,12 +320,17 @@ fn preferences_are_carried_where_they_can_be() {
         assert_eq!(placement.get("topologySpreadConstraints"), None, "{lost}");
         assert_eq!(ignored(&lost), [name]);
     }
+    // It matches no pod.
+    assert_eq!(
+        ignored(&near("podAffinity", json!({"topologyKey": "rack"}))),
+        [""; 0]
+    );
     let mut of_namespaces = about("db", ZONE);
     of_namespaces["namespaceSelector"] = json!({"matchLabels": {"team": "a"}});
     assert_eq!(
         ignored(&near("podAffinity", of_namespaces)),
         [format!(
-            "pod affinity to marooned pods of namespaces with labels, over {ZONE}"
+            "pod affinity to marooned pods, with a namespaceSelector, over {ZONE}"
         )]
     );
 }

@@ -125,7 +125,8 @@ fn ignored(preferences: &[String]) -> Note {
     Note::normal(
         "PreferencesIgnored",
         format!(
-            "the VM's host is chosen without what the pod prefers by {}: if hosts have the labels, add them to              placement.hostLabels of the MaroonedPodsConfig",
+            "the VM's host is chosen without these preferences of the pod: {}; a host is chosen by its zone, region and instance \
+             type, and by the labels in placement.hostLabels of the MaroonedPodsConfig",
             text::listed(preferences)
         ),
     )

@@ -23,16 +23,15 @@ pub(super) fn wait(observed: &Observed, pod: &PodView) -> Option<Decision> {
 /// The report that the pod's node is ready, with the policies that are not enforced; nothing where the pod has it
 /// already.
 pub(super) fn ready(observed: &Observed, pod: &PodView) -> Decision {
+    let ready = if pod.ours_to_bind {
+        "the pod's own node is ready"
+    } else {
+        "the pod's own node is ready for the pod's scheduler to bind it"
+    };
     if observed.policies.is_empty() {
-        return Decision::wait().writes(report(
-            pod,
-            true,
-            PodReason::NodeReady,
-            "the pod's own node is ready",
-        ));
+        return Decision::wait().writes(report(pod, true, PodReason::NodeReady, ready));
     }
-    let message = format!("the pod's own node is ready; {}", not_enforced(observed));
-    say(pod, true, message)
+    say(pod, true, format!("{ready}; {}", not_enforced(observed)))
 }
 
 /// By the configuration as it is now: a change that lets pods go on is meant for those that wait.

@@ -227,6 +227,27 @@ pub struct PodReport {
     pub transition: bool,
 }
 
+impl PodReport {
+    /// The same as an event, if people must end the wait: `kubectl describe` shows events, and no condition's message. Other
+    /// waits are progress, or have an event of their own.
+    #[must_use]
+    pub fn note(&self) -> Option<Note> {
+        let is_for_people = matches!(
+            self.reason,
+            PodReason::NoConfig
+                | PodReason::ClusterNotReady
+                | PodReason::Unsizable
+                | PodReason::Unplaceable
+                | PodReason::Refused
+                | PodReason::ProviderMissing
+                | PodReason::VmBlocked
+                | PodReason::BackingOff
+                | PodReason::NamespaceLimit
+        );
+        is_for_people.then(|| Note::warning(self.reason, self.message.clone()))
+    }
+}
+
 /// An event on the pod, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {

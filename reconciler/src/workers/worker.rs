@@ -30,7 +30,7 @@ use crate::own_writes::OwnWrites;
 use crate::plan::{self, Decision, Write};
 use crate::settings::Settings;
 use crate::sightings::Sightings;
-use crate::view::Observed;
+use crate::view::{Observed, PodView};
 
 /// A pass that takes longer is abandoned and repeated.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
@@ -229,6 +229,9 @@ impl Worker {
             }
             tracing::debug!(pod_uid = %self.uid, write = %write.kind(), "written");
             self.count(&decision, record.as_deref(), write);
+            if let Some(pod) = &decision.pod {
+                self.tell(pod, write);
+            }
         }
         if let Some(pod) = &decision.pod {
             decision
@@ -243,6 +246,15 @@ impl Worker {
         } else {
             Pass::SleepUntil(decision.wake.into_iter().chain(held).min())
         })
+    }
+
+    /// Publishes the event that goes with a report, once that is written.
+    fn tell(&self, pod: &PodView, write: &Write) {
+        if let Write::PodReport(report) = write
+            && let Some(note) = report.note()
+        {
+            self.shared.events.publish(pod, &note);
+        }
     }
 
     /// When a write may be made that another client undoes, and that was therefore made too often already.
@@ -300,11 +312,14 @@ impl Worker {
     }
 
     async fn report_missing_provider(&self, own_writes: &mut OwnWrites) -> Result<Pass, CallError> {
-        let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
-        let report = pod.and_then(|pod| plan::provider_missing(&pod));
+        let Some(pod) = observe::cached_pod(&self.uid, &self.shared.caches, None) else {
+            return Ok(Pass::SleepUntil(None));
+        };
+        let report = plan::provider_missing(&pod);
         let later = report.as_ref().and_then(|report| self.too_soon(report));
         if let Some(report) = report.filter(|_| later.is_none()) {
             act::perform(&self.shared.cluster, &report, own_writes).await?;
+            self.tell(&pod, &report);
         }
         Ok(Pass::SleepUntil(later))
     }
@@ -316,16 +331,16 @@ impl Worker {
         error: &CallError,
         own_writes: &mut OwnWrites,
     ) -> Result<(), CallError> {
-        let report = decision
-            .pod
-            .as_ref()
-            .and_then(|pod| plan::refused(pod, &error.to_string()));
-        match report {
-            Some(report) if self.too_soon(&report).is_none() => {
-                act::perform(&self.shared.cluster, &report, own_writes).await
-            }
-            _ => Ok(()),
+        let Some(pod) = &decision.pod else {
+            return Ok(());
+        };
+        if let Some(report) = plan::refused(pod, &error.to_string())
+            && self.too_soon(&report).is_none()
+        {
+            act::perform(&self.shared.cluster, &report, own_writes).await?;
+            self.tell(pod, &report);
         }
+        Ok(())
     }
 
     /// The plan, and the record that it is based on.

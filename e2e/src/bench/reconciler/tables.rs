@@ -100,6 +100,7 @@ pub(super) fn costs(batches: &[Batch]) -> Table {
         row("all gone after, s", &|b| format!("{:.1}", b.down_seconds)),
         row("writes in a life", &|b| format!("{:.2}", b.lives.writes)),
         row("events in a life", &|b| format!("{:.2}", b.lives.events)),
+        row("reads in a life", &|b| format!("{:.2}", b.lives.reads)),
         row("writes a minute when idle", &|b| {
             b.idle_writes_per_minute
                 .map_or("-".to_owned(), |writes| format!("{writes:.0}"))

@@ -77,6 +77,31 @@ fn pods_together_are_vms_together_if_the_pod_is_one_of_them_and_else_near_pods_a
         aimed("db"),
         json!([{"topologyKey": ZONE, "namespaces": ["shop"], "labelSelector": {"matchLabels": {"app": "db"}}}])
     );
+    // One pod must match all terms.
+    for (one, other) in [("db", "web"), ("web", "db")] {
+        let both = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            [about(one, ZONE), about(other, ZONE)]}}});
+        let placement = judged(&both).unwrap();
+        let terms = &placement["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        assert_eq!(terms[0]["namespaces"], json!(["shop"]), "{one}, {other}");
+        assert_eq!(terms[1]["namespaces"], json!(["shop"]), "{one}, {other}");
+    }
+}
+
+#[test]
+fn a_term_without_a_selector_keeps_no_pod_away() {
+    let of_teams = json!({"topologyKey": ZONE, "namespaceSelector": {"matchLabels": {"team": "a"}}});
+    let placement = judged(&near("podAntiAffinity", &of_teams)).unwrap();
+    assert_eq!(placement.get("affinity"), None);
+}
+
+#[test]
+fn label_keys_that_the_api_server_has_merged_are_not_merged_again() {
+    let mut merged = about("db", ZONE);
+    merged["matchLabelKeys"] = json!(["app"]);
+    let placement = judged(&near("podAffinity", &merged)).unwrap();
+    let terms = &placement["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(terms[0].get("matchLabelKeys"), None);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What people read: the message on the pod, and the events.
 
 use jiff::SignedDuration;
-use maroonedpods_common::api::Phase;
+use maroonedpods_common::api::{Phase, PodReason};
 use serde_json::json;
 
 use super::model::{ADDRESS, World};
@@ -29,6 +29,32 @@ fn events(decision: &Decision) -> Vec<(bool, &str, &str)> {
     notes
         .map(|note| (note.warning, note.reason, note.message.as_str()))
         .collect()
+}
+
+#[test]
+fn waits_that_people_must_end_are_events_too() {
+    let report = |decision: &Decision| {
+        let mut reports = decision.writes.iter().filter_map(|write| match write {
+            Write::PodReport(report) => Some(report.clone()),
+            _ => None,
+        });
+        reports.next().unwrap()
+    };
+    let mut world = World::new();
+    world.settings = None;
+    let waits = report(&world.pass());
+    let note = waits.note().unwrap();
+    assert_eq!(
+        (note.warning, note.reason, note.message),
+        (true, "NoConfig", waits.message)
+    );
+    let mut joins = launched();
+    joins.vm_is_scheduled();
+    joins.vm_runs();
+    joins.pass();
+    joins.tick(6);
+    let goes_on = report(&joins.pass());
+    assert_eq!((goes_on.reason, goes_on.note()), (PodReason::Joining, None));
 }
 
 #[test]
