@@ -18,9 +18,6 @@ use nix::unistd::Pid;
 use crate::supervise::{Action, Alarm, Event, MOST_FAILURES, Supervisor, Unit};
 use crate::{cni, console, files, kubelet, paths, power};
 
-/// Of Go's programs, which end or are idle once the pod runs: memory is not searched for garbage while they start, unless they
-/// use much.
-const GARBAGE_COLLECTION: [(&str, &str); 2] = [("GOGC", "400"), ("GOMEMLIMIT", "64MiB")];
 /// How often something is looked for that the programs make.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -127,7 +124,6 @@ impl Programs<'_> {
         let since = Instant::now();
         let started = command
             .env("PATH", paths::PROGRAM_FOLDERS)
-            .envs(GARBAGE_COLLECTION)
             .current_dir("/")
             .spawn();
         match started.map(|child| i32::try_from(child.id())) {
