@@ -87,6 +87,32 @@ async fn life(tenant: &Tenant<'_>, name: &str, script: &Script) -> Vec<AuditEven
     writes
 }
 
+/// A view that is read live has the requests for certificates from a cache, which may not know of a decision yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_a_certificate_is_decided_once() {
+    logs();
+    let tenant = Tenant::shared(None).await.unwrap();
+    let names = (0..8).map(|number| format!("of-many-{number}"));
+    let names: Vec<_> = names.collect();
+    let start = Timestamp::now();
+    for name in &names {
+        tenant.creates(&marooned(name)).await.unwrap();
+    }
+    let mut pods = Vec::new();
+    for name in &names {
+        pods.push(settled(&tenant, name).await);
+    }
+    let mut decisions = writes_since(&tenant, start).await;
+    decisions.retain(|w| w.subresource == "approval");
+    assert!(decisions.len() >= names.len(), "{}", shown(&decisions));
+    let again: Vec<_> = decisions.into_iter().filter(|w| w.code >= 300).collect();
+    assert!(again.is_empty(), "refused:\n{}", shown(&again));
+    for pod in &pods {
+        MaroonedPod::of(&tenant.admin, pod).unwrap().ends().await.unwrap();
+    }
+    tenant.leaves().await.unwrap();
+}
+
 /// Where guards do not refuse it, another client may undo what we report as often as it likes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_war_over_our_condition_is_left_to_the_other_side() {

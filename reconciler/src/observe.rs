@@ -84,14 +84,7 @@ pub fn cached(
         || is_behind(own_writes, &vmi::api_resource().kind, &vmi_name, vmi.as_ref());
     let mut csrs = csrs_of_node(pod_uid, caches);
     csrs.extend(csrs_of_tokens(caches, record.as_ref().map(|r| r.view.as_ref())));
-    let csrs_behind = csrs.iter().any(|csr| {
-        is_behind(
-            own_writes,
-            &CertificateSigningRequest::kind(&()),
-            csr.name(),
-            Some(csr),
-        )
-    });
+    let csrs_behind = csrs.iter().any(|csr| is_decided(own_writes, csr));
     let objects = Objects {
         pod: pod.map(|pod| pod.view),
         record: record.map(|record| record.view),
@@ -105,8 +98,19 @@ fn is_behind<V>(own_writes: &OwnWrites, kind: &str, name: &str, cached: Option<&
     own_writes.is_behind(kind, name, cached.map(|cached| cached.version))
 }
 
-/// The view that the API server gives now. CSRs come from the cache, because a write to one carries its version. So
-/// do NetworkPolicies and hosts: they change only reports, labels and waits.
+/// Whether the worker has decided on the CSR, and the cache does not know of it yet.
+fn is_decided(own_writes: &OwnWrites, csr: &Cached<Filed>) -> bool {
+    is_behind(
+        own_writes,
+        &CertificateSigningRequest::kind(&()),
+        csr.name(),
+        Some(csr),
+    )
+}
+
+/// The view that the API server gives now. CSRs come from the cache, because a write to one carries its version; those that
+/// the worker has just decided on are left out until the cache knows of it. NetworkPolicies and hosts come from there, too:
+/// they change only reports, labels and waits.
 ///
 /// # Errors
 /// Any read that fails with anything but "not found". A kind that is not served is an error too: VMs may still run
@@ -116,6 +120,7 @@ pub async fn live(
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
+    own_writes: &OwnWrites,
 ) -> Result<Observed, CallError> {
     let name = names::node_name(pod_uid);
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
@@ -133,6 +138,7 @@ pub async fn live(
         live_pod(pod_uid, caches, cluster, record.as_deref()),
     )?;
     csrs.extend(csrs_of_tokens(caches, record.as_deref()));
+    csrs.retain(|csr| !is_decided(own_writes, csr));
     let view = view(
         Objects {
             pod,

@@ -46,9 +46,12 @@ impl OwnWrites {
         self.distrusted
     }
 
-    /// Forgets everything, after a live view was read.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// After a live view was read: forgets all but the versions of `kind`, which that view had from a cache.
+    pub fn clear_but(&mut self, kind: &str) {
+        // No cache is ever new enough for a version that is not a number.
+        self.written
+            .retain(|(of, _), version| of == kind && *version != u64::MAX);
+        self.distrusted = false;
     }
 
     fn insert<K: ResourceExt>(&mut self, kind: &str, written: &K) {
@@ -61,4 +64,44 @@ impl OwnWrites {
 /// Versions are integers that grow (KEP-5504). Where one is not an integer, no cache counts as new enough.
 fn version<K: ResourceExt>(object: &K) -> Option<u64> {
     object.resource_version().and_then(|version| version.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+    use k8s_openapi::api::core::v1::Node;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object<K: serde::de::DeserializeOwned>(version: &str) -> K {
+        serde_json::from_value(
+            json!({"metadata": {"name": "n", "resourceVersion": version}, "spec":
+            {"request": "", "signerName": ""}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_live_view_renews_all_but_what_it_has_from_a_cache() {
+        let mut own = OwnWrites::default();
+        own.note(&object::<Node>("7"));
+        own.note(&object::<CertificateSigningRequest>("8"));
+        own.distrust();
+        let behind = |own: &OwnWrites, kind: &str, version| own.is_behind(kind, "n", Some(version));
+        assert!(behind(&own, "Node", 6) && behind(&own, "CertificateSigningRequest", 7));
+        own.clear_but("CertificateSigningRequest");
+        assert!(!own.distrusts_caches() && !behind(&own, "Node", 6));
+        assert!(behind(&own, "CertificateSigningRequest", 7));
+        assert!(!behind(&own, "CertificateSigningRequest", 8));
+    }
+
+    #[test]
+    fn a_version_that_is_no_number_is_forgotten_by_a_live_view() {
+        let mut own = OwnWrites::default();
+        own.note(&object::<CertificateSigningRequest>("x"));
+        assert!(own.is_behind("CertificateSigningRequest", "n", Some(9)));
+        own.clear_but("CertificateSigningRequest");
+        assert!(!own.is_behind("CertificateSigningRequest", "n", Some(9)));
+    }
 }

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kube::Resource;
 use maroonedpods_common::PodUid;
 use maroonedpods_common::api::MaroonedNode;
 use tokio::sync::Notify;
@@ -364,8 +366,15 @@ impl Worker {
                 return Ok((decision, observed.record));
             }
         }
-        let observed = observe::live(&self.uid, &shared.caches, &shared.cluster, settings.as_ref()).await?;
-        own_writes.clear();
+        let live = observe::live(
+            &self.uid,
+            &shared.caches,
+            &shared.cluster,
+            settings.as_ref(),
+            own_writes,
+        );
+        let observed = live.await?;
+        own_writes.clear_but(&CertificateSigningRequest::kind(&()));
         let observed = self.judged(observed, sightings);
         Ok((plan::decide(&observed, Timestamp::now()), observed.record))
     }
