@@ -29,6 +29,7 @@ use self::host::Host;
 pub use self::options::Options;
 use self::parts::Parts;
 pub use self::report::Sizes;
+use crate::apt::Apt;
 use crate::cargo::Workspace;
 use crate::command::{put, say};
 use crate::oci::{Files, Image};
@@ -150,16 +151,21 @@ pub fn build(options: &Options) -> Result<Built> {
     })
 }
 
-/// What is wrong with the image as long as only Debian's packages are in it. That takes no compiler, and as little time
-/// for another architecture as for this machine's. Blocks, for a minute the first time.
+/// What is wrong with the image as long as only Debian's packages are in it, of `release` or of the one that `options` has.
+/// That takes no compiler, and as little time for another architecture as for this machine's. Blocks, for a minute the first
+/// time.
 ///
 /// # Errors
 /// Packages cannot be fetched, or one lacks what is to be taken of it.
-pub fn problems_of_packages(options: &Options) -> Result<Vec<String>> {
+pub fn problems_of_packages(options: &Options, release: Option<&str>) -> Result<Vec<String>> {
     let workspace = Workspace::find()?;
     let work = workspace.target.join("node-image");
     let _lock = lock(&work)?;
-    let apt = options.apt(&work, options.arch)?;
+    let arch = options.arch.name();
+    let apt = match release {
+        Some(release) => Apt::of_release(&work.join(format!("apt-{release}-{arch}")), arch, release)?,
+        None => options.apt(&work, options.arch)?,
+    };
     Ok(Parts::of_packages(&workspace, &apt, options.arch)?.problems(options.arch))
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use lzma_rust2::XzReader;
 
 use super::elf;
 
@@ -51,7 +53,7 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Finds them below a folder of `/lib/modules`.
+    /// Finds them below a folder of modules.
     pub(super) fn find(folder: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         let mut built_in = BTreeSet::new();
@@ -86,7 +88,7 @@ impl Modules {
             .collect();
         let order = order(&names, &|name| {
             let path = self.path(name)?;
-            let content = fs::read(path)?;
+            let content = content(path)?;
             let info = elf::section(&content, ".modinfo")
                 .with_context(|| format!("reading {}", path.display()))?
                 .unwrap_or_default();
@@ -102,10 +104,24 @@ impl Modules {
     }
 }
 
-/// The kernel's name of a module file: it makes no difference between `-` and `_`.
+/// The kernel's name of a module file: it makes no difference between `-` and `_`. Debian 13 compresses modules.
 pub(super) fn module_name(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".ko")?;
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?;
     Some(name.replace('-', "_"))
+}
+
+/// A module as the kernel loads it.
+pub(super) fn content(path: &Path) -> Result<Vec<u8>> {
+    let stored = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    if path.extension().is_none_or(|extension| extension != "xz") {
+        return Ok(stored);
+    }
+    let mut content = Vec::new();
+    XzReader::new(stored.as_slice(), true)
+        .read_to_end(&mut content)
+        .with_context(|| format!("decompressing {}", path.display()))?;
+    Ok(content)
 }
 
 /// What a module depends on, as its section `.modinfo` says.
@@ -188,6 +204,30 @@ mod tests {
         assert!(modules.closure(&["button"]).unwrap().is_empty());
         let error = modules.closure(&["evdev"]).unwrap_err().to_string();
         assert!(error.contains("no module evdev"), "{error}");
+    }
+
+    #[test]
+    fn compressed_modules_are_decompressed() {
+        const MODULE: &[u8] = b"a kernel module";
+        // By `xz --check=crc32`, as kernel packages have them.
+        const COMPRESSED: [u8; 68] = [
+            0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x01, 0x69, 0x22, 0xde, 0x36, 0x02, 0x00, 0x21, 0x01,
+            0x16, 0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3, 0x01, 0x00, 0x0e, 0x61, 0x20, 0x6b, 0x65, 0x72,
+            0x6e, 0x65, 0x6c, 0x20, 0x6d, 0x6f, 0x64, 0x75, 0x6c, 0x65, 0x00, 0x00, 0x28, 0x8b, 0x32, 0x32,
+            0x00, 0x01, 0x23, 0x0f, 0xdb, 0xdf, 0x90, 0x0e, 0x90, 0x42, 0x99, 0x0d, 0x01, 0x00, 0x00, 0x00,
+            0x00, 0x01, 0x59, 0x5a,
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        assert_eq!(content(&write("a.ko", MODULE)).unwrap(), MODULE);
+        let compressed = write("b-c.ko.xz", &COMPRESSED);
+        assert_eq!(content(&compressed).unwrap(), MODULE);
+        assert_eq!(module_name(&compressed).as_deref(), Some("b_c"));
+        assert!(content(&write("broken.ko.xz", &COMPRESSED[..40])).is_err());
     }
 
     #[test]

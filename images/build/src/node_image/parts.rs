@@ -139,20 +139,24 @@ impl Parts {
 
 /// Adds the modules of a stage, flat, and the order of loading.
 fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) -> Result<()> {
-    let all = Modules::find(&kernel.root.join("lib/modules"))?;
+    // Debian 13 has no other files below /lib than those below /usr/lib.
+    let folders = ["lib/modules", "usr/lib/modules"].map(|folder| kernel.root.join(folder));
+    let folder = folders.iter().find(|folder| folder.is_dir());
+    let all = Modules::find(folder.with_context(|| format!("{} has no modules", kernel.name))?)?;
     let mut order = String::new();
     for path in all.closure(&modules::listed(listed, stage)?)? {
         let name = path
             .file_name()
             .context("a module without a name")?
             .to_string_lossy();
+        let name = name.strip_suffix(".xz").unwrap_or(&name);
         tree.file(
             "kernel modules",
             &format!("/lib/modules/{name}"),
             0o644,
-            fs::read(path)?,
+            modules::content(path)?,
         )?;
-        order.push_str(&name);
+        order.push_str(name);
         order.push('\n');
     }
     tree.file("kernel modules", "/lib/modules/order", 0o644, order.into_bytes())

@@ -44,20 +44,28 @@ fn for_arm64_too_the_image_is_whole_and_the_same_each_time() {
     assert_eq!(build(&options).unwrap().digest, built.digest);
 }
 
-/// Nothing is compiled here, so what is not Debian's is missing.
+/// What is missing as long as nothing is compiled.
+const OURS: [&str; 6] = [
+    "root: /sbin/init is missing",
+    "root: /usr/bin/containerd is missing",
+    "root: /usr/bin/containerd-shim-runc-v2 is missing",
+    "root: /usr/bin/kubelet is missing",
+    "root: /usr/share/marooned/containerd/io.containerd.metadata.v1.bolt/meta.db is missing",
+    "initrd: /init is missing",
+];
+
 #[test]
 fn for_arm64_too_debian_brings_all_that_is_not_ours() {
     let options = Options {
         arch: Arch::Arm64,
         ..Options::for_tests().unwrap()
     };
-    let ours = [
-        "root: /sbin/init is missing",
-        "root: /usr/bin/containerd is missing",
-        "root: /usr/bin/containerd-shim-runc-v2 is missing",
-        "root: /usr/bin/kubelet is missing",
-        "root: /usr/share/marooned/containerd/io.containerd.metadata.v1.bolt/meta.db is missing",
-        "initrd: /init is missing",
-    ];
-    assert_eq!(problems_of_packages(&options).unwrap(), ours);
+    assert_eq!(problems_of_packages(&options, None).unwrap(), OURS);
+}
+
+/// Its files are below /usr alone, and its kernel modules are compressed.
+#[test]
+fn debian_13_too_brings_all_that_is_not_ours() {
+    let options = Options::for_tests().unwrap();
+    assert_eq!(problems_of_packages(&options, Some("trixie")).unwrap(), OURS);
 }
