@@ -88,6 +88,12 @@ pub(super) fn carry(
             .collect();
         if possible.is_empty() {
             let keys = unmet_keys(&required.terms, judge);
+            if keys.is_empty() {
+                return Err(format!(
+                    "{} has no term that matches a node: {}",
+                    required.whose, required.remedy
+                ));
+            }
             let what = format!("{} ({})", required.whose, listed(&keys));
             return Err(unmet(&what, &keys, required.remedy));
         }
@@ -125,7 +131,7 @@ pub(super) fn ignored(
     let judge = |requirement: &NodeSelectorRequirement| preferred_fate(requirement, promised, allowed);
     preferred_terms(wishes)
         .map(|preferred| std::slice::from_ref(&preferred.preference))
-        .filter(|term| reduced(&term[0], judge).is_none())
+        .filter(|term| !is_empty(&term[0]) && reduced(&term[0], judge).is_none())
         .map(|term| format!("node affinity ({})", listed(&unmet_keys(term, judge))))
         .collect()
 }

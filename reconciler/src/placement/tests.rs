@@ -148,7 +148,7 @@ fn what_no_marooned_node_has_is_said() {
             required(&json!([term("rack", "Exists", &[])])),
             "node affinity (rack)",
         ),
-        (required(&json!([{}])), "node affinity"),
+        (required(&json!([{}])), "node affinity has no term that matches"),
         (required(&json!([term(HOST, "Exists", &[])])), HOST),
         (
             json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule",
@@ -289,6 +289,8 @@ fn preferences_are_carried_where_they_can_be() {
         term(ZONE, "In", &["a"]),
         term(HOST, "In", &["host-2"]),
         term("kubernetes.io/os", "In", &["linux"]),
+        // It asks for nothing.
+        json!({}),
     ] {
         assert_eq!(ignored(&preferred(carried)), [""; 0]);
     }
