@@ -173,7 +173,12 @@ async fn a_life_takes_few_writes_and_a_running_pod_none() {
     tenant.creates(&marooned("steady")).await.unwrap();
     settled(&tenant, "steady").await;
     drop(reconciler);
-    // The counts are the last thing that a new reconciler's first sweep writes.
+    // The counts are the last thing that a new reconciler's first sweep writes, if they are not right already.
+    let wrong = Patch::Merge(json!({"status": {"nodes": {"ready": 9}}}));
+    configs
+        .patch_status(names::CONFIG_NAME, &PatchParams::default(), &wrong)
+        .await
+        .unwrap();
     let _reconciler = env.reconciler(false).await.unwrap();
     let counted = |config: &MaroonedPodsConfig| config.status.as_ref().is_some_and(|s| s.nodes.ready == 1);
     becomes(&configs, names::CONFIG_NAME, "counted", SOON, counted)
