@@ -14,6 +14,7 @@ use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::{Tenant, ZONE};
 use maroonedpods_e2e::install::config;
 use maroonedpods_e2e::system::logs::logs;
+use maroonedpods_image_build::node_image;
 use serde_json::{Value, json};
 
 const SCHEDULER: &str = "default-scheduler";
@@ -109,12 +110,10 @@ async fn a_pod_whose_claim_needs_the_scheduler_keeps_it() {
     accepts(&classes, &serde_json::from_value(class).unwrap())
         .await
         .unwrap();
-    let mut offered = config::change(&tenant.admin, &json!({}))
-        .await
-        .unwrap()
-        .spec
-        .guest_capabilities;
-    offered.push("storage-class/waits".to_owned());
+    let offered: Vec<_> = node_image::CAPABILITIES
+        .into_iter()
+        .chain(["storage-class/waits"])
+        .collect();
     let offers = config::change(&tenant.admin, &json!({"guestCapabilities": offered}))
         .await
         .unwrap();

@@ -110,7 +110,7 @@ fn is_decided(own_writes: &OwnWrites, csr: &Cached<Filed>) -> bool {
 
 /// The view that the API server gives now. CSRs come from the cache, because a write to one carries its version; those that
 /// the worker has just decided on are left out until the cache knows of it. NetworkPolicies and hosts come from there, too:
-/// they change only reports, labels and waits.
+/// they change only reports, labels and waits. With a live view the worker's other writes need not be remembered any more.
 ///
 /// # Errors
 /// Any read that fails with anything but "not found". A kind that is not served is an error too: VMs may still run
@@ -120,7 +120,7 @@ pub async fn live(
     caches: &Caches,
     cluster: &Cluster,
     settings: Option<&Arc<Settings>>,
-    own_writes: &OwnWrites,
+    own_writes: &mut OwnWrites,
 ) -> Result<Observed, CallError> {
     let name = names::node_name(pod_uid);
     let (records, nodes, vmis) = (cluster.all::<MaroonedNode>(), cluster.nodes(), cluster.vmis());
@@ -150,11 +150,13 @@ pub async fn live(
         caches,
         settings,
     );
-    Ok(Observed {
+    let view = Observed {
         claims: claims(cluster, &view).await?,
         claims_bound: claims_bound(cluster, view.pod.as_ref()).await?,
         ..view
-    })
+    };
+    own_writes.clear_but(&CertificateSigningRequest::kind(&()));
+    Ok(view)
 }
 
 /// Reads the object with this name now, as its view.

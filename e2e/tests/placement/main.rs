@@ -64,9 +64,12 @@ fn required(terms: &Value) -> Value {
     json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
 }
 
+fn affinity(kind: &str, key: &str, selector: &Value) -> Value {
+    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": key, "labelSelector": selector}]}}})
+}
+
 fn near(kind: &str, app: &str, key: &str) -> Value {
-    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
-        {"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}}]}}})
+    affinity(kind, key, &json!({"matchLabels": {"app": app}}))
 }
 
 fn spread(key: &str, app: &str) -> Value {

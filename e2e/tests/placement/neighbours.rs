@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use maroonedpods_e2e::harness::fixtures::{spec, with_spec};
 use maroonedpods_e2e::harness::tenant::{HOSTS, Tenant, ZONE};
 use serde_json::{Value, json};
 
-use super::HOSTNAME;
 use super::twins::{Wish, end_alike};
+use super::{HOSTNAME, affinity};
 
 /// Those that others are to be near or away from: their name, label `app` and zone. The last is an ordinary pod in both
 /// namespaces.
@@ -34,10 +33,6 @@ fn any() -> Value {
 /// Only the pod that asks is of this label: `own` becomes its name.
 fn itself() -> Value {
     json!({"matchLabels": {"own": "own"}})
-}
-
-fn affinity(kind: &str, key: &str, selector: &Value) -> Value {
-    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": key, "labelSelector": selector}]}}})
 }
 
 /// Over all zones, although each pod that asks is for one of them.
@@ -117,19 +112,14 @@ fn wishes() -> Vec<Wish> {
 pub async fn a_pod_is_near_others_where_its_ordinary_twin_would_be(tenant: &Tenant<'_>) {
     let twins = Tenant::new(tenant.env, None).await.unwrap();
     for (name, app, zone) in NEIGHBOURS {
-        let place = json!({"nodeSelector": {ZONE: zone}});
         let wish = Wish {
             name: name.to_owned(),
             labels: labels("app", app),
-            spec: place.clone(),
+            spec: json!({"nodeSelector": {ZONE: zone}}),
         };
         if app == "green" {
             for tenant in [tenant, &twins] {
-                let mut plain = spec();
-                json_patch::merge(&mut plain, &place);
-                let mut pod = with_spec(name, plain);
-                pod.metadata.labels = Some(labels("app", app));
-                tenant.creates(&pod).await.unwrap();
+                tenant.creates(&wish.twin()).await.unwrap();
             }
         } else {
             wish.created(tenant, &twins).await;

@@ -9,7 +9,7 @@ use kube::api::DeleteParams;
 use maroonedpods_common::names;
 use maroonedpods_e2e::api::check::eventually;
 use maroonedpods_e2e::api::read::{self, runs};
-use maroonedpods_e2e::harness::fixtures::{marooned_with, spec, with_spec};
+use maroonedpods_e2e::harness::fixtures::{labelled, spec, with_spec};
 use maroonedpods_e2e::harness::marooned_pod::SOON;
 use maroonedpods_e2e::harness::tenant::{HOSTS, Tenant, ZONE};
 use serde_json::{Value, json};
@@ -79,26 +79,20 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// The marooned pod and its ordinary twin.
-    fn pods(&self) -> [Pod; 2] {
-        let mut plain = spec();
-        json_patch::merge(&mut plain, &self.spec);
-        let pods = [
-            marooned_with(&self.name, &self.spec),
-            with_spec(&self.name, plain),
-        ];
-        pods.map(|mut pod| {
-            pod.labels_mut().remove("app");
-            pod.labels_mut().extend(self.labels.clone());
-            pod
-        })
+    /// The ordinary pod.
+    pub fn twin(&self) -> Pod {
+        let mut merged = spec();
+        json_patch::merge(&mut merged, &self.spec);
+        let mut pod = with_spec(&self.name, merged);
+        pod.metadata.labels = Some(self.labels.clone());
+        pod
     }
 
     /// Creates the marooned pod in the namespace of `tenant`, and its ordinary twin in that of `twins`.
     pub async fn created(&self, tenant: &Tenant<'_>, twins: &Tenant<'_>) {
-        let [marooned, twin] = self.pods();
+        let twin = self.twin();
         twins.creates(&twin).await.unwrap();
-        tenant.creates(&marooned).await.unwrap();
+        tenant.creates(&labelled(twin, names::MAROON_TRUE)).await.unwrap();
     }
 }
 

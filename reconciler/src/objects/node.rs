@@ -14,15 +14,28 @@ use crate::objects::record::owner_reference;
 /// kubelet's default `maxPods`.
 const MAX_PODS: &str = "110";
 
+/// Label of a node's operating system.
+pub const OS_LABEL: &str = "kubernetes.io/os";
+/// Label of a node's architecture.
+pub const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+/// Labels of operating system and architecture. Kubernetes still gives the older ones to each node, and older charts select
+/// by them.
+pub const SYSTEM_LABELS: [&str; 4] = [
+    OS_LABEL,
+    ARCHITECTURE_LABEL,
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
+
 /// The labels of a pod's Node, without those of its VM's host and of the configuration.
 #[must_use]
 pub fn own_labels(pod: &PodUid, architecture: Architecture) -> [(&'static str, &str); 9] {
+    let [os, arch, older_os, older_arch] = SYSTEM_LABELS;
     [
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture.as_str()),
-        // Kubernetes still gives them to each node, and older charts select by them.
-        ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", architecture.as_str()),
+        (os, "linux"),
+        (arch, architecture.as_str()),
+        (older_os, "linux"),
+        (older_arch, architecture.as_str()),
         ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
         ("node.kubernetes.io/exclude-disruption", "true"),
         (names::CLASS_LABEL, names::CLASS_LABEL_VALUE),

@@ -9,18 +9,12 @@ use maroonedpods_common::{names, text};
 
 use super::Wishes;
 use crate::binding::{holds, required_terms};
+use crate::objects::node;
 use crate::view::topology;
 
 /// The one field of a Node that an affinity can ask for.
 const NAME_FIELD: &str = "metadata.name";
 const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
-/// Labels that each marooned Node has with the one value that its VM has.
-const SYSTEM_LABELS: [&str; 4] = [
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "beta.kubernetes.io/os",
-    "beta.kubernetes.io/arch",
-];
 /// A pod's own selectors can only be added to while it waits.
 pub(super) const WITHOUT: &str = "make the pod without that, or opt it out";
 
@@ -301,7 +295,7 @@ fn listed(keys: &BTreeSet<&str>) -> String {
 }
 
 fn unmet(what: &str, keys: &BTreeSet<&str>, remedy: &str) -> String {
-    if keys.iter().all(|key| SYSTEM_LABELS.contains(key)) {
+    if keys.iter().all(|key| node::SYSTEM_LABELS.contains(key)) {
         return format!("{what} asks for another operating system or architecture than VMs have: {remedy}");
     }
     if keys

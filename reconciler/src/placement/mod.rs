@@ -39,7 +39,6 @@ use claims::{ClaimName, MOST_CLAIMS, PodClaim};
 pub use hosts::is_of_host;
 pub use wishes::Wishes;
 
-const OS_LABEL: &str = "kubernetes.io/os";
 /// The most bytes that a pod's wishes may take, [`Packed`].
 pub const MOST_WISHES: usize = 4 << 10;
 
@@ -168,11 +167,12 @@ fn fit(
     // A kubelet compares this label of a pod with its node's (kubelet/lifecycle, OS selector).
     if let Some(os) = labels
         .as_ref()
-        .and_then(|labels| labels.get(OS_LABEL))
+        .and_then(|labels| labels.get(node::OS_LABEL))
         .filter(|os| *os != "linux")
     {
         return Err(format!(
-            "the pod has the label {OS_LABEL}={}, and VMs run Linux: {}",
+            "the pod has the label {}={}, and VMs run Linux: {}",
+            node::OS_LABEL,
             text::value(os),
             hosts::WITHOUT
         ));

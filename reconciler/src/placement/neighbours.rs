@@ -154,7 +154,7 @@ pub(super) fn ignored(wishes: &Wishes, me: &Me<'_>) -> Vec<String> {
         .filter(|(_, term)| term.label_selector.is_some())
         .filter_map(|(kind, term)| {
             let key = text::value(&term.topology_key);
-            if check_key(&term.topology_key, me, kind).is_err() {
+            if !places(&term.topology_key, me) {
                 return Some(format!("{kind} over {key}"));
             }
             let said = launchers(term, me).is_some();
@@ -163,7 +163,7 @@ pub(super) fn ignored(wishes: &Wishes, me: &Me<'_>) -> Vec<String> {
     let spread = wishes
         .spread
         .iter()
-        .filter(|constraint| check_key(&constraint.topology_key, me, "topology spread").is_err())
+        .filter(|constraint| !places(&constraint.topology_key, me))
         .map(|constraint| format!("topology spread over {}", text::value(&constraint.topology_key)));
     terms.chain(spread).collect()
 }
@@ -225,7 +225,7 @@ fn weighted(
         .into_iter()
         .flatten()
         .filter(|preferred| preferred.pod_affinity_term.label_selector.is_some())
-        .filter(|preferred| check_key(&preferred.pod_affinity_term.topology_key, me, "").is_ok());
+        .filter(|preferred| places(&preferred.pod_affinity_term.topology_key, me));
     let aimed: Vec<_> = possible
         .flat_map(|preferred| {
             let term = &preferred.pod_affinity_term;
@@ -326,8 +326,13 @@ fn check_labels(me: &Me<'_>, whose: &str) -> Result<(), String> {
     }
 }
 
+/// Whether VMs are placed by a topology key.
+fn places(key: &str, me: &Me<'_>) -> bool {
+    key == names::HOSTNAME_LABEL || hosts::is_of_host(key, me.host_labels)
+}
+
 fn check_key(key: &str, me: &Me<'_>, whose: &str) -> Result<(), String> {
-    if key == names::HOSTNAME_LABEL || hosts::is_of_host(key, me.host_labels) {
+    if places(key, me) {
         return Ok(());
     }
     Err(format!(

@@ -10,6 +10,7 @@ use maroonedpods_common::api::Architecture;
 use maroonedpods_common::{PodUid, names};
 use serde_json::json;
 
+use crate::binding;
 use crate::objects::node;
 use crate::read::{Keep, Kind, View};
 
@@ -116,10 +117,8 @@ fn tolerates_all(toleration: &Toleration, effect: &str) -> bool {
 }
 
 fn required_terms(pod: Option<&PodSpec>) -> &[NodeSelectorTerm] {
-    pod.and_then(|pod| pod.affinity.as_ref())
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref())
-        .map_or(&[], |required| &required.node_selector_terms)
+    let affinity = pod.and_then(|pod| pod.affinity.as_ref());
+    binding::required_terms(affinity.and_then(|affinity| affinity.node_affinity.as_ref())).unwrap_or_default()
 }
 
 /// A term that names a node names another one than ours; an empty term matches nothing.
@@ -129,20 +128,8 @@ fn matches(term: &NodeSelectorTerm, labels: &BTreeMap<&str, &str>) -> bool {
         .match_fields
         .as_ref()
         .is_some_and(|fields| !fields.is_empty());
-    !by_name && !expressions.is_empty() && expressions.iter().all(|e| holds(e, labels))
-}
-
-fn holds(expression: &NodeSelectorRequirement, labels: &BTreeMap<&str, &str>) -> bool {
-    let value = labels.get(expression.key.as_str());
-    let among = |value: &&str| expression.values.iter().flatten().any(|v| v == value);
-    match expression.operator.as_str() {
-        "In" => value.is_some_and(among),
-        "NotIn" => !value.is_some_and(among),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        // Gt and Lt compare numbers, and none of our labels is a number.
-        _ => false,
-    }
+    let holds = |e: &NodeSelectorRequirement| binding::holds(e, labels.get(e.key.as_str()).copied());
+    !by_name && !expressions.is_empty() && expressions.iter().all(holds)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::decide::{Approver, Observed, Trial, architecture};
 use crate::api::{CallError, Cluster, call, find};
 use crate::objects::record::{self, ClusterDefaults};
-use crate::objects::vmi;
+use crate::objects::{node, vmi};
 use crate::read::{self, Keep, Kind, View};
 use crate::settings::Settings;
 use crate::{act, params};
@@ -175,19 +175,17 @@ async fn dns(cluster: &Cluster) -> Result<Option<Vec<String>>, CallError> {
 #[derive(PartialEq)]
 struct Host(Option<String>);
 
-const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
-
 impl View for Host {
     const KIND: Kind = Kind::Hosts;
     const KEEP: Keep = Keep::Fields(&[(
         "metadata",
-        Keep::Fields(&[("labels", Keep::Fields(&[(ARCHITECTURE_LABEL, Keep::All)]))]),
+        Keep::Fields(&[("labels", Keep::Fields(&[(node::ARCHITECTURE_LABEL, Keep::All)]))]),
     )]);
     type Object = Node;
 
     fn read(node: Node) -> Option<Self> {
         let mut labels = node.metadata.labels.unwrap_or_default();
-        Some(Self(labels.remove(ARCHITECTURE_LABEL)))
+        Some(Self(labels.remove(node::ARCHITECTURE_LABEL)))
     }
 }
 

@@ -15,8 +15,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::Resource;
 use maroonedpods_common::PodUid;
 use maroonedpods_common::api::MaroonedNode;
 use tokio::sync::Notify;
@@ -216,7 +214,7 @@ impl Worker {
                 Write::CreateRecord { at_most: Some(_), .. } => Some(self.shared.admission.lock().await),
                 _ => None,
             };
-            if let Err(error) = act::perform(&self.shared.cluster, write, own_writes).await {
+            if let Err(error) = self.perform(decision.pod.as_ref(), write, own_writes).await {
                 if error.is_unserved() {
                     self.report_missing_provider(own_writes).await?;
                 } else if should_report(write, &error, failures) {
@@ -231,9 +229,6 @@ impl Worker {
             }
             tracing::debug!(pod_uid = %self.uid, write = %write.kind(), "written");
             self.count(&decision, record.as_deref(), write);
-            if let Some(pod) = &decision.pod {
-                self.tell(pod, write);
-            }
         }
         if let Some(pod) = &decision.pod {
             decision
@@ -250,13 +245,20 @@ impl Worker {
         })
     }
 
-    /// Publishes the event that goes with a report, once that is written.
-    fn tell(&self, pod: &PodView, write: &Write) {
-        if let Write::PodReport(report) = write
+    /// Makes a write. With a report on the pod goes its event, once the report is written.
+    async fn perform(
+        &self,
+        pod: Option<&PodView>,
+        write: &Write,
+        own_writes: &mut OwnWrites,
+    ) -> Result<(), CallError> {
+        act::perform(&self.shared.cluster, write, own_writes).await?;
+        if let (Some(pod), Write::PodReport(report)) = (pod, write)
             && let Some(note) = report.note()
         {
             self.shared.events.publish(pod, &note);
         }
+        Ok(())
     }
 
     /// When a write may be made that another client undoes, and that was therefore made too often already.
@@ -314,14 +316,11 @@ impl Worker {
     }
 
     async fn report_missing_provider(&self, own_writes: &mut OwnWrites) -> Result<Pass, CallError> {
-        let Some(pod) = observe::cached_pod(&self.uid, &self.shared.caches, None) else {
-            return Ok(Pass::SleepUntil(None));
-        };
-        let report = plan::provider_missing(&pod);
+        let pod = observe::cached_pod(&self.uid, &self.shared.caches, None);
+        let report = pod.as_ref().and_then(|pod| plan::provider_missing(pod));
         let later = report.as_ref().and_then(|report| self.too_soon(report));
         if let Some(report) = report.filter(|_| later.is_none()) {
-            act::perform(&self.shared.cluster, &report, own_writes).await?;
-            self.tell(&pod, &report);
+            self.perform(pod.as_deref(), &report, own_writes).await?;
         }
         Ok(Pass::SleepUntil(later))
     }
@@ -333,16 +332,11 @@ impl Worker {
         error: &CallError,
         own_writes: &mut OwnWrites,
     ) -> Result<(), CallError> {
-        let Some(pod) = &decision.pod else {
-            return Ok(());
-        };
-        if let Some(report) = plan::refused(pod, &error.to_string())
-            && self.too_soon(&report).is_none()
-        {
-            act::perform(&self.shared.cluster, &report, own_writes).await?;
-            self.tell(pod, &report);
+        let pod = decision.pod.as_ref();
+        match pod.and_then(|pod| plan::refused(pod, &error.to_string())) {
+            Some(report) if self.too_soon(&report).is_none() => self.perform(pod, &report, own_writes).await,
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The plan, and the record that it is based on.
@@ -374,7 +368,6 @@ impl Worker {
             own_writes,
         );
         let observed = live.await?;
-        own_writes.clear_but(&CertificateSigningRequest::kind(&()));
         let observed = self.judged(observed, sightings);
         Ok((plan::decide(&observed, Timestamp::now()), observed.record))
     }

@@ -72,22 +72,17 @@ impl Effort {
     /// 10, 100 and 1,000 pods; or, `quick`, 10 and 50, and no idling.
     #[must_use]
     pub fn new(quick: bool) -> Self {
-        if quick {
-            Self {
-                quick,
-                batches: vec![10, 50],
-                idle_at: None,
-                other_starts: None,
-                beside_scheduler: false,
-            }
+        let (batches, idle_at) = if quick {
+            (vec![10, 50], None)
         } else {
-            Self {
-                quick,
-                batches: vec![10, 100, 1000],
-                idle_at: Some(100),
-                other_starts: None,
-                beside_scheduler: false,
-            }
+            (vec![10, 100, 1000], Some(100))
+        };
+        Self {
+            quick,
+            batches,
+            idle_at,
+            other_starts: None,
+            beside_scheduler: false,
         }
     }
 
