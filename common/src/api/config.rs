@@ -373,11 +373,19 @@ fn default_taint_key() -> String {
     names::DEFAULT_TAINT_KEY.to_owned()
 }
 
-/// The sysctls that belong to a pod's own namespaces: on a node of its own, a pod harms no other by them.
+/// What the node image of this release has: NFS, and the sysctls that belong to a pod's own namespaces, since on a node of
+/// its own a pod harms no other by them.
 fn default_guest_capabilities() -> Vec<String> {
-    ["fs.mqueue.*", "kernel.msg*", "kernel.sem", "kernel.shm*", "net.*"]
-        .map(|sysctl| format!("sysctl/{sysctl}"))
-        .into()
+    [
+        "sysctl/fs.mqueue.*",
+        "sysctl/kernel.msg*",
+        "sysctl/kernel.sem",
+        "sysctl/kernel.shm*",
+        "sysctl/net.*",
+        "volume/nfs",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 fn default_cluster_domain() -> String {

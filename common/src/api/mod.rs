@@ -71,7 +71,8 @@ mod tests {
                     "sysctl/kernel.msg*",
                     "sysctl/kernel.sem",
                     "sysctl/kernel.shm*",
-                    "sysctl/net.*"
+                    "sysctl/net.*",
+                    "volume/nfs"
                 ]),
             ),
             ("provisionWhileGated", json!(false)),

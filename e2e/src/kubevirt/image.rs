@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use maroonedpods_image_build::oci::{Files, Image};
 use sha2::{Digest, Sha256};
 
 use super::{programs, stores};
+use crate::system::debian;
 
 /// The image's name on the nodes.
 pub(super) const IMAGE: &str = "localhost/kubevirt:1";
@@ -47,14 +48,7 @@ const PACKAGES: [&str; 20] = [
     "xorriso",
 ];
 /// What no container needs of them.
-const LEFT_OUT: [&str; 13] = [
-    "./usr/share/doc",
-    "./usr/share/man",
-    "./usr/share/locale",
-    "./usr/share/info",
-    "./usr/share/bash-completion",
-    "./usr/share/lintian",
-    "./usr/lib/systemd",
+const LEFT_OUT: [&str; 6] = [
     "./usr/share/qemu/edk2*",
     "./usr/share/qemu/opensbi*",
     "./usr/share/qemu/skiboot*",
@@ -113,9 +107,7 @@ fn make(cache: &Path, unfinished: &Path, preload: &Path, store: &Path) -> Result
     let apt = Apt::of_release(&cache.join("apt"), "amd64", RELEASE)?;
     let root = unfinished.join("root");
     lay_out(&root)?;
-    for package in apt.with_dependencies(&PACKAGES)? {
-        unpack(&package.root, &root).with_context(|| format!("unpacking {}", package.name))?;
-    }
+    debian::unpack(&apt, &PACKAGES, &LEFT_OUT, &root)?;
     let source = go::module_folder(Module::KubeVirt, "kubevirt.io/kubevirt")?;
     configure(&source, &root)?;
     add_programs(cache, &source, &root)?;
@@ -136,10 +128,7 @@ pub(super) fn root(store: &Path) -> PathBuf {
 
 /// The folders and links that packages are unpacked into.
 fn lay_out(root: &Path) -> Result<()> {
-    for folder in ["bin", "sbin", "lib", "lib64"] {
-        fs::create_dir_all(root.join("usr").join(folder))?;
-        symlink(format!("usr/{folder}"), root.join(folder))?;
-    }
+    debian::lay_out(root)?;
     for folder in [
         "etc/libvirt/hooks",
         "home/qemu",
@@ -161,30 +150,6 @@ fn lay_out(root: &Path) -> Result<()> {
         fs::create_dir(root.join(folder))?;
         fs::set_permissions(root.join(folder), Permissions::from_mode(0o1777))?;
     }
-    Ok(())
-}
-
-fn unpack(package: &Path, root: &Path) -> Result<()> {
-    let mut packed = Command::new("tar")
-        .args(["--create", "--directory"])
-        .arg(package)
-        .args(LEFT_OUT.map(|path| format!("--exclude={path}")))
-        .arg(".")
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting tar")?;
-    let from = packed.stdout.take().context("tar has no output")?;
-    let unpacked = Command::new("tar")
-        .args([
-            "--extract",
-            "--keep-directory-symlink",
-            "--no-same-owner",
-            "--directory",
-        ])
-        .arg(root)
-        .stdin(from)
-        .status()?;
-    ensure!(packed.wait()?.success() && unpacked.success(), "tar failed");
     Ok(())
 }
 
@@ -251,7 +216,7 @@ fn find_libraries(root: &Path) -> Result<()> {
         command.arg(root);
         command
     };
-    run(inside().arg("/sbin/ldconfig"))?;
+    debian::find_libraries(root)?;
     let programs = [
         "/usr/libexec/libvirt-daemon/virtqemud",
         "/usr/sbin/virtlogd",

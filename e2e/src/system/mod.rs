@@ -1,5 +1,6 @@
 //! This machine: its processes, folders, programs, packages, and keys made on it.
 
+pub mod debian;
 pub mod logs;
 pub mod packages;
 pub mod pki;

@@ -120,9 +120,9 @@ pub async fn each_shape_that_cannot_run_waits_without_a_vm(tenant: &Tenant<'_>) 
             "csi/secrets.example.test",
         ),
         (
-            "nfs",
-            json!({"volumes": [{"name": "d", "nfs": {"server": "192.0.2.1", "path": "/"}}]}),
-            "volume/nfs",
+            "iscsi",
+            json!({"volumes": [{"name": "d", "iscsi": {"targetPortal": "192.0.2.1", "iqn": "iqn.2026-11.test:d", "lun": 0}}]}),
+            "volume/iscsi",
         ),
         (
             "sysctls",

@@ -13,9 +13,11 @@ mod first;
 mod fit;
 mod hostile;
 mod jobs;
+mod kernel;
 mod kubevirt;
 mod names;
 mod network;
+mod nfs;
 mod pods;
 mod ports;
 mod probes;
@@ -91,17 +93,26 @@ fn pods_hostile_guests_and_faults() {
         "deadlines": {"boot": "4m", "join": "5m", "finishedPodTTL": "20s"},
     });
     // As above.
-    let registry = provide()
-        .unwrap()
-        .then(|| program(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = provide().unwrap().then(|| {
+        let registry = program(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+        (
+            registry,
+            kernel::programs(folder.path()),
+            nfs::image(folder.path()),
+        )
+    });
     with_real_env(None, &config, async |env| {
+        let (registry, programs, nfs) = prepared.as_ref().unwrap();
         let setup = Setup::new(env);
         // Each starts when there is room for its guests.
         tokio::join!(
             pods::everything(&setup),
             pods::failing_containers(&setup),
             probes::fail(&setup),
-            registry::is_pulled_from(&setup, registry.as_ref().unwrap()),
+            registry::is_pulled_from(&setup, registry),
+            kernel::offers_what_users_need(&setup, programs),
+            nfs::is_mounted(&setup, nfs),
             jobs::completes(&setup),
             hostile::breached(&setup),
             jobs::is_not_restarted(&setup),

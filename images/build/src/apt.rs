@@ -30,7 +30,7 @@ pub struct Package {
 
 impl Apt {
     /// Works in `folder`; `sources` is a file of package sources to use in place of the machine's own. Fetches the
-    /// lists of packages if there are none yet, or if told to. Blocks.
+    /// lists of packages if there are none of these sources yet, or if told to. Blocks.
     ///
     /// # Errors
     /// The machine has no apt, or the lists cannot be fetched.
@@ -47,10 +47,12 @@ impl Apt {
         let configuration = format!("{acquire}\n{}", settings(folder, arch, sources));
         fs::write(folder.join("apt.conf"), configuration)?;
         let listed = folder.join("state/listed");
-        if update || !listed.exists() {
+        let of = sources.map(fs::read_to_string).transpose();
+        let of = of.context("reading the package sources")?.unwrap_or_default();
+        if update || fs::read_to_string(&listed).ok().as_deref() != Some(&of) {
             say(&format!("fetching Debian's lists of packages for {arch}"));
             apt.run("apt-get", &["--quiet=2", "update"])?;
-            fs::write(listed, "")?;
+            fs::write(listed, of)?;
         }
         Ok(apt)
     }

@@ -382,8 +382,8 @@ fn what_the_guest_lacks_is_said_and_what_it_offers_is_not() {
             "csi/secrets.example.test",
         ),
         (
-            json!({"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}),
-            "volume/nfs",
+            json!({"volumes": [{"name": "v", "iscsi": {"targetPortal": "s", "iqn": "i", "lun": 0}}]}),
+            "volume/iscsi",
         ),
         (
             json!({"securityContext": {"sysctls": [{"name": "vm.max_map_count", "value": "1"}]}}),
@@ -417,7 +417,7 @@ fn what_the_guest_lacks_is_said_and_what_it_offers_is_not() {
             {"name": "net.ipv4.tcp_syncookies", "value": "1"}]}}),
         json!({"hostUsers": true, "os": {"name": "linux"}, "runtimeClassName": ""}),
         json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "configMap": {"name": "c"}},
-            {"name": "d", "hostPath": {"path": "/e"}}]}),
+            {"name": "d", "hostPath": {"path": "/e"}}, {"name": "f", "nfs": {"server": "s", "path": "/"}}]}),
     ] {
         assert!(judged(&fine).is_ok(), "{fine}");
     }

@@ -1,6 +1,8 @@
 //! Checks that an image is complete, from its files alone, so that an image for another architecture than this machine's
 //! is checked as well as one that can be booted here.
 
+use std::collections::BTreeSet;
+
 use super::arch::Arch;
 use super::modules;
 use super::tree::{Kind, Tree};
@@ -11,7 +13,7 @@ const NEEDED: [&str; 5] = [
     "/etc/containerd/config.toml",
     "/etc/mke2fs.conf",
     "/etc/ssl/certs/ca-certificates.crt",
-    "/lib/modules/order",
+    modules::ORDER,
     "/usr/share/marooned/containerd/io.containerd.metadata.v1.bolt/meta.db",
 ];
 /// Where file systems are mounted on the read-only root.
@@ -24,6 +26,7 @@ pub(super) fn problems(arch: Arch, initrd: &Tree, root: &Tree) -> Vec<String> {
         let foreign = programs_of(arch, tree).into_iter().chain(modules_of(tree));
         problems.extend(foreign.map(|problem| format!("{name}: {problem}")));
     }
+    problems.extend(never_loaded(initrd).map(|path| format!("initrd: {path} is never loaded")));
     let programs = programs::PATHS.iter().chain(&NEEDED);
     let missing = programs.filter(|path| root.content(path).is_none());
     problems.extend(missing.map(|path| format!("root: {path} is missing")));
@@ -74,35 +77,61 @@ fn programs_of(arch: Arch, tree: &Tree) -> Vec<String> {
     problems
 }
 
-/// Every module is in the order of loading, after what it depends on.
+/// Every module finds what it depends on, and comes after it where there is an order of loading.
 fn modules_of(tree: &Tree) -> Vec<String> {
-    let order = tree.content("/lib/modules/order").unwrap_or_default();
+    let order = tree.content(modules::ORDER).unwrap_or_default();
     let order = String::from_utf8_lossy(order);
     let mut problems = Vec::new();
     let mut loaded: Vec<String> = Vec::new();
     for file in order.lines() {
-        let path = format!("/lib/modules/{file}");
+        let path = format!("{}/{file}", modules::FOLDER);
         let Some(content) = tree.content(&path) else {
             problems.push(format!("{path} is to be loaded, and is missing"));
             continue;
         };
-        let info = elf::section(content, ".modinfo")
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        for needed in modules::depends(info) {
+        for needed in needed_by(content) {
             if !loaded.contains(&needed) {
                 problems.push(format!("{path} is loaded before {needed}, which it needs"));
             }
         }
         loaded.extend(modules::module_name(file.as_ref()));
     }
-    let unlisted = tree.files().filter(|(path, ..)| {
-        let file = path.strip_prefix("/lib/modules/");
-        file.is_some_and(|file| file != "order" && !order.lines().any(|line| line == file))
-    });
-    problems.extend(unlisted.map(|(path, ..)| format!("{path} is never loaded")));
+    let there: BTreeSet<_> = modules_in(tree)
+        .filter_map(|(path, _)| modules::module_name(path.as_ref()))
+        .collect();
+    for (path, content) in modules_in(tree) {
+        let missing = needed_by(content)
+            .into_iter()
+            .filter(|needed| !there.contains(needed));
+        problems.extend(missing.map(|needed| format!("{path} needs {needed}, which is missing")));
+    }
     problems
+}
+
+/// The modules that are in no order of loading.
+fn never_loaded(tree: &Tree) -> impl Iterator<Item = &str> {
+    let order = tree.content(modules::ORDER).unwrap_or_default();
+    let order = String::from_utf8_lossy(order);
+    modules_in(tree).map(|(path, _)| path).filter(move |path| {
+        let file = path
+            .strip_prefix(modules::FOLDER)
+            .unwrap_or(path)
+            .trim_start_matches('/');
+        !order.lines().any(|line| line == file)
+    })
+}
+
+fn modules_in(tree: &Tree) -> impl Iterator<Item = (&str, &[u8])> {
+    tree.files()
+        .filter(|(path, ..)| {
+            path.starts_with(modules::FOLDER) && modules::module_name(path.as_ref()).is_some()
+        })
+        .map(|(path, _, content)| (path, content))
+}
+
+fn needed_by(module: &[u8]) -> Vec<String> {
+    let info = elf::section(module, ".modinfo").ok().flatten();
+    modules::depends(info.unwrap_or_default())
 }
 
 #[cfg(test)]

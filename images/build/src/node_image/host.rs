@@ -27,8 +27,14 @@ impl Host {
 
     /// A command that runs the program `name`. Nothing of it is inherited but the working folder.
     pub(super) fn command(&self, name: &str) -> Result<Command> {
+        self.command_as(name, name)
+    }
+
+    /// As [`Self::command`], for a program that is several: `called` says which.
+    pub(super) fn command_as(&self, name: &str, called: &str) -> Result<Command> {
         let multiarch = self.arch.multiarch();
-        let program = self.find(&format!("usr/bin/{name}"))?;
+        // Debian moves them from the one to the other.
+        let program = self.find(&[format!("usr/bin/{name}"), format!("bin/{name}")])?;
         let libraries: Vec<_> = self
             .packages
             .iter()
@@ -42,18 +48,19 @@ impl Host {
         command
             .arg("--library-path")
             .arg(libraries.join(":"))
+            .args(["--argv0", called])
             .arg(program)
             .env_clear()
             .stdin(Stdio::null());
         Ok(command)
     }
 
-    fn find(&self, path: &str) -> Result<PathBuf> {
+    fn find(&self, paths: &[String; 2]) -> Result<PathBuf> {
         self.packages
             .iter()
-            .map(|package| package.root.join(path))
+            .flat_map(|package| paths.iter().map(|path| package.root.join(path)))
             .find(|path| fs::metadata(path).is_ok())
-            .with_context(|| format!("no package brings {path}"))
+            .with_context(|| format!("no package brings {}", paths[0]))
     }
 }
 

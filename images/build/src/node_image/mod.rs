@@ -8,6 +8,7 @@ mod arch;
 mod bill;
 mod check;
 mod cross;
+mod depmod;
 mod disk;
 mod elf;
 mod filesystem;
@@ -41,17 +42,18 @@ const NAME: &str = "localhost/marooned-node";
 pub const CAPABILITIES_LABEL: &str = "io.maroonedpods.capabilities";
 
 /// What guests of this image offer beyond a plain node, as `guestCapabilities` of the configuration is written: the kubelet
-/// allows the sysctls of a pod's own namespaces.
-pub const CAPABILITIES: [&str; 5] = [
+/// allows the sysctls of a pod's own namespaces, and mounts NFS.
+pub const CAPABILITIES: [&str; 6] = [
     "sysctl/fs.mqueue.*",
     "sysctl/kernel.msg*",
     "sysctl/kernel.sem",
     "sysctl/kernel.shm*",
     "sysctl/net.*",
+    "volume/nfs",
 ];
 
-/// Debian's packages of the programs that make file systems and the disk.
-const TOOLS: [&str; 2] = ["grub-common", "squashfs-tools"];
+/// Debian's packages of the programs that make file systems and the disk, and the index of kernel modules.
+const TOOLS: [&str; 3] = ["grub-common", "kmod", "squashfs-tools"];
 
 /// The image, and what is in it as plain files.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ pub fn build(options: &Options) -> Result<Built> {
     let packages = options.apt(&work, options.arch)?;
     let for_machine = options.prepare(&mut workspace, &packages, &work)?;
     let host = Host::new(for_machine.with_dependencies(&TOOLS)?)?;
-    let mut parts = Parts::collect(&workspace, &packages, &work, options)?;
+    let mut parts = Parts::collect(&workspace, &packages, &work, options, &host)?;
 
     say("making the root file system and the disk");
     let seconds = u32::try_from(source.time.as_second()).context("no file system knows the commit's time")?;

@@ -2,24 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lzma_rust2::XzReader;
 
 use super::elf;
 
-/// Where a module is loaded from.
+/// Where modules are in the guest, in a folder named after the kernel's release.
+pub(super) const FOLDER: &str = "/lib/modules";
+/// Which of them the boot program loads: paths below [`FOLDER`], in order, a line each.
+pub(super) const ORDER: &str = "/lib/modules/order";
+/// The part of the image that they are, for the report of sizes.
+pub(super) const PART: &str = "kernel modules";
+
+/// Where a module is loaded from, and by whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The initrd: what it takes to mount the root file system.
     Initrd,
-    /// The root file system.
+    /// The root file system, by the boot program.
     Root,
+    /// The root file system, by the kernel (through modprobe) or a pod, when something needs it.
+    Demand,
 }
 
-/// The names of the modules that `images/node/modules` lists for a stage, in its order.
+/// What `images/node/modules` lists for a stage, in its order: names of modules, and folders of them, which end with a slash.
 ///
 /// # Errors
 /// A line has not the three columns: stage, module, reason.
@@ -36,7 +45,8 @@ pub(super) fn listed(text: &str, stage: Stage) -> Result<Vec<&str>> {
         let of = match of {
             "initrd" => Stage::Initrd,
             "root" => Stage::Root,
-            other => bail!("{line:?} should begin with initrd or root, not {other}"),
+            "demand" => Stage::Demand,
+            other => bail!("{line:?} should begin with initrd, root or demand, not {other}"),
         };
         if of == stage {
             names.push(name);
@@ -47,13 +57,14 @@ pub(super) fn listed(text: &str, stage: Stage) -> Result<Vec<&str>> {
 
 /// The modules of one kernel.
 pub(super) struct Modules {
+    folder: PathBuf,
     files: BTreeMap<String, PathBuf>,
     /// What this kernel has built in: other architectures' have other things as modules.
     built_in: BTreeSet<String>,
 }
 
 impl Modules {
-    /// Finds them below a folder of modules.
+    /// Finds them below the folder of a kernel package that has one folder, named after the kernel's release.
     pub(super) fn find(folder: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         let mut built_in = BTreeSet::new();
@@ -75,7 +86,56 @@ impl Modules {
                 }
             }
         }
-        Ok(Self { files, built_in })
+        Ok(Self {
+            folder: folder.to_owned(),
+            files,
+            built_in,
+        })
+    }
+
+    /// The path of a file below the folder of modules, as the guest has it: modules are not compressed there.
+    pub(super) fn path_in_guest(&self, file: &Path) -> Result<String> {
+        let path = file.strip_prefix(&self.folder)?.to_str();
+        let path = path.context("a module's path is not UTF-8")?;
+        Ok(path.strip_suffix(".xz").unwrap_or(path).to_owned())
+    }
+
+    /// What depmod(8) reads besides modules: what is built in, and which of two modules for one thing comes first.
+    pub(super) fn lists(&self) -> Result<Vec<PathBuf>> {
+        let names = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
+        let releases: io::Result<Vec<_>> = fs::read_dir(&self.folder)?.collect();
+        let releases = releases.with_context(|| format!("reading {}", self.folder.display()))?;
+        Ok(releases
+            .iter()
+            .flat_map(|release| names.map(|name| release.path().join(name)))
+            .collect())
+    }
+
+    /// The names of the modules that a list names: each itself, or all in a folder of the kernel's.
+    ///
+    /// # Errors
+    /// There is nothing in a folder.
+    pub(super) fn named<'a>(&'a self, listed: &[&'a str]) -> Result<Vec<&'a str>> {
+        let mut names = Vec::new();
+        for entry in listed {
+            if !entry.ends_with('/') {
+                names.push(*entry);
+                continue;
+            }
+            let inside = format!("/kernel/{entry}");
+            let before = names.len();
+            let files = self.files.iter();
+            names.extend(
+                files
+                    .filter(|(_, path)| path.to_string_lossy().contains(&inside))
+                    .map(|(name, _)| name.as_str()),
+            );
+            ensure!(
+                names.len() > before,
+                "the kernel package has no modules in {entry}"
+            );
+        }
+        Ok(names)
     }
 
     /// The files of the named modules, as far as they are not built in, and of all that they depend on, each after
@@ -161,12 +221,14 @@ fn order(names: &[&str], depends: &impl Fn(&str) -> Result<Vec<String>>) -> Resu
 mod tests {
     use super::*;
 
-    const LIST: &str = "# why\n\ninitrd virtio_blk the disks\nroot veth the link\nroot overlay snapshots\n";
+    const LIST: &str = "# why\n\ninitrd virtio_blk the disks\nroot veth the link\nroot overlay snapshots\n\
+                        demand net/sctp/ pods that speak it\n";
 
     #[test]
     fn the_list_is_by_stage_and_in_order() {
         assert_eq!(listed(LIST, Stage::Initrd).unwrap(), ["virtio_blk"]);
         assert_eq!(listed(LIST, Stage::Root).unwrap(), ["veth", "overlay"]);
+        assert_eq!(listed(LIST, Stage::Demand).unwrap(), ["net/sctp/"]);
     }
 
     #[test]
@@ -190,6 +252,29 @@ mod tests {
             order(&["virtio_blk", "virtio_net", "failover"], &depends).unwrap(),
             ["virtio", "virtio_blk", "failover", "net_failover", "virtio_net"]
         );
+    }
+
+    #[test]
+    fn a_folder_stands_for_all_modules_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = folder.path().join("6.1.0-amd64/kernel/net");
+        fs::create_dir_all(modules.join("sctp")).unwrap();
+        for file in ["sctp/sctp.ko", "sctp/sctp_diag.ko.xz", "tls.ko"] {
+            fs::write(modules.join(file), "").unwrap();
+        }
+        let found = Modules::find(folder.path()).unwrap();
+        assert_eq!(
+            found.named(&["tls", "net/sctp/"]).unwrap(),
+            ["tls", "sctp", "sctp_diag"]
+        );
+        assert_eq!(
+            found
+                .path_in_guest(&modules.join("sctp/sctp_diag.ko.xz"))
+                .unwrap(),
+            "6.1.0-amd64/kernel/net/sctp/sctp_diag.ko"
+        );
+        let error = found.named(&["net/dccp/"]).unwrap_err().to_string();
+        assert!(error.contains("no modules in net/dccp/"), "{error}");
     }
 
     #[test]

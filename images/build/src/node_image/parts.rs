@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::arch::Arch;
-use super::host;
+use super::depmod;
+use super::host::{self, Host};
 use super::modules::{self, Modules, Stage};
 use super::options::Options;
 use super::tree::Tree;
@@ -54,9 +55,16 @@ impl Parts {
     ///
     /// # Errors
     /// That cannot be done, or something of it does not fit: then everything that is wrong is named.
-    pub(super) fn collect(workspace: &Workspace, apt: &Apt, work: &Path, options: &Options) -> Result<Self> {
+    pub(super) fn collect(
+        workspace: &Workspace,
+        apt: &Apt,
+        work: &Path,
+        options: &Options,
+        host: &Host,
+    ) -> Result<Self> {
         let arch = options.arch;
         let mut parts = Self::of_packages(workspace, apt, arch)?;
+        depmod::add_index(&mut parts.root, host, work)?;
         parts.go = programs::add_go(&mut parts.root, options)?;
         parts
             .root
@@ -96,8 +104,16 @@ impl Parts {
         let mut root = Tree::default();
 
         let kernel = apt.alone(&apt.first_dependency(&format!("linux-image-cloud-{}", arch.name()))?)?;
-        add_modules(&mut initrd, &kernel, &listed, Stage::Initrd)?;
-        add_modules(&mut root, &kernel, &listed, Stage::Root)?;
+        let modules = modules_of(&kernel)?;
+        for (tree, stage) in [(&mut initrd, Stage::Initrd), (&mut root, Stage::Root)] {
+            let order = add_modules(tree, &modules, &listed, stage)?;
+            tree.file(modules::PART, modules::ORDER, 0o644, order.into_bytes())?;
+        }
+        add_modules(&mut root, &modules, &listed, Stage::Demand)?;
+        for list in modules.lists()? {
+            let at = format!("{}/{}", modules::FOLDER, modules.path_in_guest(&list)?);
+            root.file(modules::PART, &at, 0o644, fs::read(list)?)?;
+        }
 
         root.copy("configuration", "/etc", &recipe.join("root/etc"))?;
         for (path, mode) in MOUNT_POINTS {
@@ -112,6 +128,13 @@ impl Parts {
                 &format!("/etc/{name}"),
                 &format!("marooned/{name}"),
             )?;
+        }
+        // The kernel runs the one, mount(8) the other.
+        for (path, program) in [
+            ("/sbin/modprobe", "/usr/bin/kmod"),
+            ("/sbin/mount.nfs4", "/sbin/mount.nfs"),
+        ] {
+            root.link("configuration", path, program)?;
         }
         let debian = apt.with_dependencies(&programs::DEBIAN.map(|(package, ..)| package))?;
         let mut packages = programs::add_debian(&mut root, &debian, arch)?;
@@ -137,29 +160,28 @@ impl Parts {
     }
 }
 
-/// Adds the modules of a stage, flat, and the order of loading.
-fn add_modules(tree: &mut Tree, kernel: &Package, listed: &str, stage: Stage) -> Result<()> {
+/// The modules of a kernel package.
+fn modules_of(kernel: &Package) -> Result<Modules> {
     // Debian 13 has no other files below /lib than those below /usr/lib.
     let folders = ["lib/modules", "usr/lib/modules"].map(|folder| kernel.root.join(folder));
     let folder = folders.iter().find(|folder| folder.is_dir());
-    let all = Modules::find(folder.with_context(|| format!("{} has no modules", kernel.name))?)?;
+    Modules::find(folder.with_context(|| format!("{} has no modules", kernel.name))?)
+}
+
+/// Adds the modules that are listed for a stage, and what they depend on, where modprobe(8) looks for them. Gives their paths
+/// below the folder of modules, a line each, in an order in which they can be loaded.
+fn add_modules(tree: &mut Tree, all: &Modules, listed: &str, stage: Stage) -> Result<String> {
     let mut order = String::new();
-    for path in all.closure(&modules::listed(listed, stage)?)? {
-        let name = path
-            .file_name()
-            .context("a module without a name")?
-            .to_string_lossy();
-        let name = name.strip_suffix(".xz").unwrap_or(&name);
-        tree.file(
-            "kernel modules",
-            &format!("/lib/modules/{name}"),
-            0o644,
-            modules::content(path)?,
-        )?;
-        order.push_str(name);
+    for file in all.closure(&all.named(&modules::listed(listed, stage)?)?)? {
+        let path = all.path_in_guest(file)?;
+        let at = format!("{}/{path}", modules::FOLDER);
+        if tree.content(&at).is_none() {
+            tree.file(modules::PART, &at, 0o644, modules::content(file)?)?;
+        }
+        order.push_str(&path);
         order.push('\n');
     }
-    tree.file("kernel modules", "/lib/modules/order", 0o644, order.into_bytes())
+    Ok(order)
 }
 
 /// All certificates of Debian's package, in one file; an installation of it would write the same.

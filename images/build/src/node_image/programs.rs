@@ -15,10 +15,12 @@ use crate::cargo::Workspace;
 use crate::node_tools::{self, NodeTool};
 
 /// Where they are in the image.
-pub(super) const PATHS: [&str; 9] = [
+pub(super) const PATHS: [&str; 11] = [
     BOOT,
+    "/sbin/mount.nfs",
     "/usr/bin/containerd",
     "/usr/bin/containerd-shim-runc-v2",
+    "/usr/bin/kmod",
     "/usr/bin/kubelet",
     "/usr/bin/mkfs.ext4",
     "/usr/bin/mount",
@@ -34,13 +36,16 @@ pub(super) const CNI_PLUGIN: &str = "/usr/lib/marooned/cni/marooned-pass-through
 pub(super) const BOOT_PACKAGE: &str = "marooned-node-boot";
 
 /// Debian's packages, and of each the program that the image takes, with the path it has there.
-pub(super) const DEBIAN: [(&str, &str, &str); 5] = [
+pub(super) const DEBIAN: [(&str, &str, &str); 7] = [
     ("runc", "runc", "/usr/bin/runc"),
     ("nftables", "nft", "/usr/bin/nft"),
     ("e2fsprogs", "mke2fs", "/usr/bin/mkfs.ext4"),
     // The kubelet runs them for every volume that is in memory: Secrets and service accounts' tokens.
     ("mount", "mount", "/usr/bin/mount"),
     ("mount", "umount", "/usr/bin/umount"),
+    ("nfs-common", "mount.nfs", "/sbin/mount.nfs"),
+    // The kernel runs it, under the name of modprobe, for what it has as a module.
+    ("kmod", "kmod", "/usr/bin/kmod"),
 ];
 /// The Go programs of the image.
 const GO: [NodeTool; 3] = [NodeTool::Containerd, NodeTool::ContainerdShim, NodeTool::Kubelet];

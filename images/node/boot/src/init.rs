@@ -15,7 +15,7 @@ use nix::unistd::sync;
 
 use crate::console::{self, Phase};
 use crate::seed::{self, Network};
-use crate::{disks, files, join_info, machine, modules, mounts, programs, uplink};
+use crate::{device_nodes, disks, files, join_info, machine, modules, mounts, programs, uplink};
 
 /// Where the seed is while it is read.
 const SEED: &str = "/run/seed";
@@ -25,6 +25,7 @@ pub fn run() -> Result<()> {
     console::reached(Phase::Init);
     mounts::late()?;
     modules::load()?;
+    device_nodes::make()?;
     machine::settings()?;
     let (info, network) = read_seed()?;
     ensure!(

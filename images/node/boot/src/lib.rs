@@ -5,6 +5,7 @@
 
 pub mod cni;
 pub mod console;
+pub mod device_nodes;
 pub mod disks;
 pub mod files;
 pub mod init;

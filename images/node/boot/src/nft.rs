@@ -4,11 +4,13 @@
 //! is the pod's, but the kubelet's port; and conntrack must have seen the kubelet's own connections before the pod's
 //! table is loaded, or their next packet from outside would count as new and go to the pod.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 /// Where distributions put nft(8).
 const PROGRAM_FOLDERS: &str = "/usr/bin:/usr/sbin:/bin:/sbin";
@@ -28,6 +30,31 @@ pub struct PodRules<'a> {
     pub pod: Ipv4Addr,
     /// Where the kubelet listens: the one port that is not the pod's.
     pub kubelet_port: u16,
+    /// What is to reach another port of the pod than it is sent to.
+    pub host_ports: &'a [HostPort],
+}
+
+/// A `hostPort` of the pod: the node's address is the pod's, so only the number changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Of both ports.
+    pub protocol: Protocol,
+    /// The node's port.
+    pub host: u16,
+    /// The port that a container listens at.
+    pub container: u16,
+}
+
+/// What has ports.
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// What holds from boot on, before the uplink has its address: conntrack runs, and the guest is reached only at
@@ -58,13 +85,32 @@ pub fn pod(rules: PodRules<'_>) -> String {
         guest,
         pod,
         kubelet_port,
+        host_ports,
     } = rules;
+    let mut mapped = String::new();
+    for HostPort {
+        protocol,
+        host,
+        container,
+    } in host_ports
+    {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            mapped,
+            r#"    iifname "{uplink}" ip daddr {guest} {protocol} dport {host} dnat to {pod}:{container} comment "a hostPort""#
+        );
+    }
     format!(
         r#"{NO_POD}table ip marooned {{
   chain pre {{
     type nat hook prerouting priority dstnat
     iifname "{uplink}" ip daddr {guest} tcp dport {kubelet_port} accept comment "the kubelet"
-    iifname "{uplink}" ip daddr {guest} dnat to {pod} comment "everything else is the pod's"
+{mapped}    iifname "{uplink}" ip daddr {guest} dnat to {pod} comment "everything else is the pod's"
   }}
   chain post {{
     type nat hook postrouting priority srcnat
@@ -131,7 +177,26 @@ mod tests {
             guest: Ipv4Addr::new(10, 0, 2, 2),
             pod: Ipv4Addr::new(10, 244, 1, 17),
             kubelet_port: 65250,
+            host_ports: &[],
         };
         assert_eq!(pod(rules), include_str!("testdata/pod.nft"));
+    }
+
+    #[test]
+    fn a_host_port_comes_before_what_reaches_the_pod_as_it_is() {
+        let port = |protocol, host, container| HostPort {
+            protocol,
+            host,
+            container,
+        };
+        let rules = PodRules {
+            uplink: "eth0",
+            pod_link: "mp0",
+            guest: Ipv4Addr::new(10, 0, 2, 2),
+            pod: Ipv4Addr::new(10, 244, 1, 17),
+            kubelet_port: 65250,
+            host_ports: &[port(Protocol::Tcp, 8080, 80), port(Protocol::Udp, 53, 5353)],
+        };
+        assert_eq!(pod(rules), include_str!("testdata/host-ports.nft"));
     }
 }

@@ -245,7 +245,9 @@ fn a_bound_volume_needs_what_the_same_inline_volume_does() {
             one(bound(), volume(&json!({type_: {}})), &[&need]).is_ok(),
             "{type_}"
         );
-        let inline = judged(&json!({"volumes": [{"name": "v", type_: {}}]})).expect_err(type_);
+        let inline = pod(&json!({"volumes": [{"name": "v", type_: {}}]}));
+        let offering_nothing = config(&json!({"guestCapabilities": []}));
+        let inline = judge(&inline, &offering_nothing, Architecture::Amd64).expect_err(type_);
         assert!(inline.contains(&need), "{inline}");
     }
     let csi = || {

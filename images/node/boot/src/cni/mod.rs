@@ -46,6 +46,7 @@ pub fn conflist(uplink: &str, kubelet_port: u16, host_network: bool) -> Value {
             "uplink": uplink,
             "kubeletPort": kubelet_port,
             "hostNetwork": host_network,
+            "capabilities": {"portMappings": true},
         }],
     })
 }

@@ -1,11 +1,14 @@
 //! What the runtime asks: environment and standard input, read strictly where something is to be made, and leniently
 //! where it is to be taken away.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::code;
 use super::failure::Failure;
+use crate::nft::{HostPort, Protocol};
 
 /// Versions of the specification that the plugin speaks, the oldest first.
 pub(super) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
@@ -23,6 +26,50 @@ pub(super) struct Config {
     pub(super) kubelet_port: u16,
     /// The guest's pod uses the guest's network, and no other pod gets one.
     pub(super) host_network: bool,
+    #[serde(rename = "runtimeConfig", default)]
+    of_this_pod: OfThisPod,
+}
+
+/// What the runtime adds for a plugin that has the capability.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+struct OfThisPod {
+    #[serde(default)]
+    port_mappings: Vec<PortMapping>,
+}
+
+/// containerd capitalizes the fields; the convention for the capability does not.
+#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+struct PortMapping {
+    #[serde(alias = "HostPort")]
+    host_port: u16,
+    #[serde(alias = "ContainerPort")]
+    container_port: u16,
+    #[serde(alias = "Protocol")]
+    protocol: Protocol,
+    #[serde(rename = "hostIP", alias = "HostIP", default)]
+    host_ip: String,
+}
+
+impl Config {
+    /// The `hostPort`s of the pod that are at its address. One that is for another address of a host, such as 127.0.0.1,
+    /// leads nowhere.
+    pub(super) fn host_ports(&self, address: Ipv4Addr) -> Vec<HostPort> {
+        let here = |mapping: &&PortMapping| match mapping.host_ip.parse::<IpAddr>() {
+            Ok(ip) => ip.is_unspecified() || ip == address,
+            Err(_) => mapping.host_ip.is_empty(),
+        };
+        let mappings = self.of_this_pod.port_mappings.iter();
+        mappings
+            .filter(here)
+            .map(|mapping| HostPort {
+                protocol: mapping.protocol,
+                host: mapping.host_port,
+                container: mapping.container_port,
+            })
+            .collect()
+    }
 }
 
 /// The pod's end of the veth pair.
@@ -114,6 +161,15 @@ fn config(input: &str) -> Result<Config, Failure> {
         return Err(Failure::new(code::VERSION, message));
     }
     checked_interface(config.uplink.clone(), code::CONFIG)?;
+    let kubelets =
+        |mapping: &PortMapping| mapping.protocol == Protocol::Tcp && mapping.host_port == config.kubelet_port;
+    if config.of_this_pod.port_mappings.iter().any(kubelets) {
+        let message = format!(
+            "hostPort {} is where the kubelet of this node listens: choose another one",
+            config.kubelet_port
+        );
+        return Err(Failure::new(code::REFUSED, message));
+    }
     Ok(config)
 }
 
@@ -205,6 +261,44 @@ mod tests {
         let quoted = CONFIG.replace(r#""eth0""#, r#""a\" drop #""#);
         assert_eq!(code_of(ask("ADD", "c1", &quoted)), code::CONFIG);
         assert_eq!(code_of(ask("GC", "", CONFIG)), code::CONFIG);
+    }
+
+    #[test]
+    fn host_ports_are_those_at_the_pods_address() {
+        let mapping = |host_port: u16, host_ip: &str| {
+            format!(
+                r#"{{"hostPort": {host_port}, "containerPort": 80, "protocol": "tcp", "hostIP": "{host_ip}"}}"#
+            )
+        };
+        let with = |mappings: &[String]| {
+            let more = format!(
+                r#", "runtimeConfig": {{"portMappings": [{}]}}}}"#,
+                mappings.join(", ")
+            );
+            CONFIG.trim_end_matches('}').to_owned() + &more
+        };
+        let all = [
+            r#"{"HostPort": 8079, "ContainerPort": 80, "Protocol": "udp", "HostIP": ""}"#.to_owned(),
+            mapping(8080, ""),
+            mapping(8081, "0.0.0.0"),
+            mapping(8082, "10.244.1.17"),
+            mapping(8083, "127.0.0.1"),
+            mapping(8084, "nowhere"),
+        ];
+        let Request::Add(_, config) = ask("ADD", "c1", &with(&all)).unwrap() else {
+            panic!("ADD was read as something else");
+        };
+        let ports = config.host_ports(Ipv4Addr::new(10, 244, 1, 17));
+        let hosts: Vec<u16> = ports.iter().map(|port| port.host).collect();
+        assert_eq!(hosts, [8079, 8080, 8081, 8082]);
+        assert_eq!((ports[0].container, ports[0].protocol), (80, Protocol::Udp));
+        let kubelets = ask("ADD", "c1", &with(&[mapping(65250, "")])).unwrap_err();
+        assert_eq!(kubelets.code, code::REFUSED);
+        assert!(
+            kubelets.message.contains("choose another"),
+            "{}",
+            kubelets.message
+        );
     }
 
     #[test]

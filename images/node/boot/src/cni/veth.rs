@@ -63,6 +63,7 @@ pub(super) fn build(attachment: &Attachment, config: &Config, pod: Ipv4Addr) -> 
         guest,
         pod,
         kubelet_port: config.kubelet_port,
+        host_ports: &config.host_ports(pod),
     }))
 }
 
