@@ -32,6 +32,8 @@ pub enum Module {
     CoreDns,
     /// `KubeVirt`, and what prints its objects.
     KubeVirt,
+    /// Kubernetes' own end-to-end tests, and what they run in containers.
+    Conformance,
 }
 
 impl Module {
@@ -42,6 +44,7 @@ impl Module {
             Self::Containerd => "containerd",
             Self::CoreDns => "coredns",
             Self::KubeVirt => "kubevirt",
+            Self::Conformance => "conformance",
         }
     }
 
@@ -49,7 +52,12 @@ impl Module {
     fn file(self) -> &'static str {
         match self {
             Self::OlderKubernetes => "older.mod",
-            Self::Kubernetes | Self::Helm | Self::Containerd | Self::CoreDns | Self::KubeVirt => "go.mod",
+            Self::Kubernetes
+            | Self::Helm
+            | Self::Containerd
+            | Self::CoreDns
+            | Self::KubeVirt
+            | Self::Conformance => "go.mod",
         }
     }
 
@@ -62,12 +70,17 @@ impl Module {
             Self::Containerd => "building containerd from source, once, about 1 minute on 2 cores",
             Self::CoreDns => "building CoreDNS from source, once, about 2 minutes on 2 cores",
             Self::KubeVirt => "building KubeVirt from source, once, 5 minutes on 2 cores that are idle",
+            Self::Conformance => {
+                "building what Kubernetes' own tests run, once, 3 minutes on 2 cores that are idle"
+            }
         }
     }
 
     fn linker_flags(self) -> Result<String> {
         match self {
-            Self::Kubernetes | Self::OlderKubernetes => version_flags(&kubernetes_version(self)?),
+            Self::Kubernetes | Self::OlderKubernetes | Self::Conformance => {
+                version_flags(&kubernetes_version(self)?)
+            }
             Self::Helm | Self::Containerd | Self::CoreDns => Ok("-s -w".to_owned()),
             Self::KubeVirt => Ok(format!(
                 "-s -w -X kubevirt.io/client-go/version.gitVersion={}",
@@ -88,7 +101,8 @@ impl Module {
 /// # Errors
 /// Go is missing or too old, or the build fails.
 pub fn build_tools_once(module: Module, name: &str, cache: &Path) -> Result<()> {
-    build_once(module, &["tool"], name, None, module.announcement(), cache)
+    let what = module.announcement();
+    build_once(module, &["build"], &["tool"], name, None, what, cache)
 }
 
 /// Builds packages of a module for this machine into `cache`, if `name`, one of them, is not there yet. Blocks.
@@ -102,7 +116,19 @@ pub fn build_packages_once(
     what: &str,
     cache: &Path,
 ) -> Result<()> {
-    build_once(module, packages, name, None, what, cache)
+    build_once(module, &["build"], packages, name, None, what, cache)
+}
+
+/// Builds the tests of a package of a module for this machine into `cache`, as a program, if `name`, which Go gives it, is
+/// not there yet. Blocks.
+///
+/// # Errors
+/// As those of [`build_tools_once`].
+pub fn build_tests_once(module: Module, package: &str, name: &str, cache: &Path) -> Result<()> {
+    // Vetting the tests of others takes longer than building them.
+    let command = ["test", "-c", "-vet=off"];
+    let what = format!("building {name} from source, once, 4 minutes on 2 cores that are idle");
+    build_once(module, &command, &[package], name, None, &what, cache)
 }
 
 /// Builds one package of a module for an architecture (Go's name of it) into `cache`, if `name` is not there yet.
@@ -114,12 +140,13 @@ pub(crate) fn build_for_once(
     cache: &Path,
 ) -> Result<()> {
     let what = format!("building {name} for {arch} from source, once");
-    build_once(module, &[package], name, Some(arch), &what, cache)
+    build_once(module, &["build"], &[package], name, Some(arch), &what, cache)
 }
 
 /// Builds under a lock, so that test programs that start together build once.
 fn build_once(
     module: Module,
+    command: &[&str],
     packages: &[&str],
     name: &str,
     arch: Option<&str>,
@@ -133,7 +160,7 @@ fn build_once(
     }
     let sources = source_folder().join(module.folder());
     require_go(&sources)?;
-    build_packages(module, packages, arch, what, &sources, cache)?;
+    build_packages(module, command, packages, arch, what, &sources, cache)?;
     let unfinished = cache.join(UNFINISHED);
     // The one that is looked for comes last: then all are there.
     let mut programs = fs::read_dir(&unfinished)?.collect::<Result<Vec<_>, _>>()?;
@@ -161,10 +188,11 @@ pub fn lock(cache: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// Builds packages of a module in [`UNFINISHED`], so that a program in the cache is a whole one; `arch` is Go's
-/// name of the architecture that they are for, where that is not this machine's.
+/// Builds packages of a module in [`UNFINISHED`], so that a program in the cache is a whole one; `command` is Go's to build
+/// with, `arch` Go's name of the architecture that they are for, where that is not this machine's.
 fn build_packages(
     module: Module,
+    command: &[&str],
     packages: &[&str],
     arch: Option<&str>,
     what: &str,
@@ -178,7 +206,8 @@ fn build_packages(
     build
         .current_dir(sources)
         .env("CGO_ENABLED", if module.with_c().is_some() { "1" } else { "0" })
-        .args(["build", "-trimpath", "-modfile", module.file()])
+        .args(command)
+        .args(["-trimpath", "-modfile", module.file()])
         .args(["-tags", module.with_c().unwrap_or_default()])
         .args(["-ldflags", &module.linker_flags()?, "-o"])
         // With the slash, Go takes it for a folder.
@@ -193,7 +222,7 @@ fn build_packages(
     let status = run_with_progress(&mut build, what)?;
     ensure!(
         status.success(),
-        "{what}: go build failed ({status}); its last words, all of them in {}:\n{}",
+        "{what}: go failed ({status}); its last words, all of them in {}:\n{}",
         log.display(),
         last_lines(&log, 20)
     );
@@ -288,7 +317,8 @@ fn release(version: &str) -> Vec<u32> {
 /// # Errors
 /// The module names none.
 pub(crate) fn kubernetes_version(module: Module) -> Result<String> {
-    version_of(module.file(), "k8s.io/kubernetes")
+    let file = Path::new(module.folder()).join(module.file());
+    version_of(&file.display().to_string(), "k8s.io/kubernetes")
 }
 
 /// The `KubeVirt` version that `hack/tools/kubevirt` pins, such as `v1.9.0`.
@@ -365,6 +395,13 @@ mod tests {
         assert_eq!(word_after(MODULE, "k8s.io/kubernetes"), Some("v1.36.3"));
         assert_eq!(required_go(MODULE), Some("1.26.0"));
         assert_eq!(word_after("module x", "k8s.io/kubernetes"), None);
+    }
+
+    /// Kubernetes' tests ask of a control plane and kubelets what their own release does.
+    #[test]
+    fn the_suite_is_of_the_release_that_it_runs_against() {
+        let pinned = |module| kubernetes_version(module).unwrap();
+        assert_eq!(pinned(Module::Conformance), pinned(Module::Kubernetes));
     }
 
     #[test]
