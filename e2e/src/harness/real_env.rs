@@ -49,6 +49,19 @@ impl Archives {
     /// # Errors
     /// Something is missing or cannot be built.
     pub fn make(kubelet: Option<PathBuf>) -> Result<Self> {
+        Self::preloading(kubelet, None)
+    }
+
+    /// Makes them for guests that have these images preloaded, OCI archives, in place of [`TOOLBOX`]. Blocks as
+    /// [`Self::make`].
+    ///
+    /// # Errors
+    /// Something is missing or cannot be built.
+    pub fn with_images(archives: &[PathBuf]) -> Result<Self> {
+        Self::preloading(None, Some(archives))
+    }
+
+    fn preloading(kubelet: Option<PathBuf>, preloaded: Option<&[PathBuf]>) -> Result<Self> {
         let folder = TempDir::new()?;
         let janitor = Janitor::new(r#"rm -rf "$1""#, &[folder.path().to_owned()])?;
         provide_tools()?;
@@ -68,7 +81,7 @@ impl Archives {
         let node = node_image::build(&node_image::Options {
             tag: Some("test".to_owned()),
             kubelet,
-            preload: vec![toolbox.clone()],
+            preload: preloaded.map_or_else(|| vec![toolbox.clone()], <[_]>::to_vec),
             ..node_image::Options::for_tests()?
         })?;
         Ok(Self {
@@ -94,6 +107,16 @@ impl Archives {
             images: Some(self.kubevirt.images()),
             ..ClusterOptions::default()
         }
+    }
+
+    /// Digests of our images.
+    #[must_use]
+    pub fn digests(&self) -> [&str; 3] {
+        [
+            &self.ours.webhook.digest,
+            &self.ours.reconciler.digest,
+            &self.node.digest,
+        ]
     }
 
     /// The node image.

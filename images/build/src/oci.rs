@@ -220,15 +220,27 @@ impl Image {
         self.archive_for("amd64")
     }
 
+    /// [`Self::archive`], with the arguments that the program gets where nobody names any.
+    ///
+    /// # Errors
+    /// As for [`Self::archive`].
+    pub fn archive_with(&self, arguments: &[&str]) -> Result<Archive> {
+        self.archive_of("amd64", arguments)
+    }
+
     /// [`Self::archive`] for another architecture, by Go's name of it.
     ///
     /// # Errors
     /// As for [`Self::archive`].
     pub fn archive_for(&self, architecture: &str) -> Result<Archive> {
+        self.archive_of(architecture, &[])
+    }
+
+    fn archive_of(&self, architecture: &str, arguments: &[&str]) -> Result<Archive> {
         let created = u64::try_from(self.created.as_second()).context("an image made before 1970")?;
         let mut blobs = Blobs::default();
         let layer = blobs.add(LAYER, self.files.tar(created)?);
-        let config = json!({
+        let mut config = json!({
             "created": self.created,
             "architecture": architecture,
             "os": "linux",
@@ -241,6 +253,9 @@ impl Image {
             // Of the layer uncompressed, as it is anyway.
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
         });
+        if !arguments.is_empty() {
+            config["config"]["Cmd"] = json!(arguments);
+        }
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -401,6 +416,18 @@ mod tests {
             assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
             assert_eq!(header.mtime().unwrap(), 1_767_323_045);
         }
+    }
+
+    #[test]
+    fn arguments_are_in_the_configuration_alone() {
+        let archive = image().archive_with(&["pause"]).unwrap();
+        let files = untar(&archive.bytes);
+        let index = document(&files["index.json"].1);
+        let manifest = document(blob(&files, &index["manifests"][0]));
+        let config = document(blob(&files, &manifest["config"]));
+        assert_eq!(config["config"]["Cmd"], json!(["pause"]));
+        assert_eq!(config["config"]["Entrypoint"], json!(["/bin/program"]));
+        assert_ne!(archive.digest, image().archive().unwrap().digest);
     }
 
     #[test]
