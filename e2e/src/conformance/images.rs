@@ -72,9 +72,17 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// Writes the archives of the images, unless this version of this file has, and returns their paths. `cache` holds the
-/// programs. Needs root, and Debian's apt, which fetches packages and installs none. Blocks.
-pub(super) fn build(cache: &Path) -> Result<Vec<PathBuf>> {
+/// An image that was made.
+#[derive(Clone, Debug)]
+pub(super) struct Archive {
+    /// As the suite asks for it.
+    name: String,
+    pub(super) path: PathBuf,
+}
+
+/// Writes the archives of the images, unless this version of this file has. `cache` holds the programs. Needs root, and
+/// Debian's apt, which fetches packages and installs none. Blocks.
+pub(super) fn build(cache: &Path) -> Result<Vec<Archive>> {
     let recipe = format!("{:x}", Sha256::digest(include_str!("images.rs")));
     let folder = cache.join(format!("images-{}", &recipe[..12]));
     let names = asked_for(&run(Command::new(cache.join(SUITE)).arg("--list-images"))?);
@@ -85,8 +93,32 @@ pub(super) fn build(cache: &Path) -> Result<Vec<PathBuf>> {
         fs::set_permissions(unfinished.path(), Permissions::from_mode(0o755))?;
         fs::rename(unfinished.keep(), &folder)?;
     }
-    let archives = names.iter().map(|name| folder.join(file_name(name)));
+    let archives = names.into_iter().map(|name| Archive {
+        path: folder.join(file_name(&name)),
+        name,
+    });
     Ok(archives.collect())
+}
+
+/// The newest image of each kind, for guests: into their image goes a layer only once, and the older ones are the same but
+/// for their names.
+pub(super) fn newest(archives: &[Archive]) -> Vec<PathBuf> {
+    let mut newest = BTreeMap::<&str, (Vec<u32>, &Archive)>::new();
+    for archive in archives {
+        let Some((repository, version)) = archive.name.rsplit_once(':') else {
+            continue;
+        };
+        let numbers = version.split(|letter: char| !letter.is_ascii_digit());
+        let numbers: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
+        let is_newer = newest.get(repository).is_none_or(|(known, _)| *known < numbers);
+        if is_newer {
+            newest.insert(repository, (numbers, archive));
+        }
+    }
+    newest
+        .into_values()
+        .map(|(_, archive)| archive.path.clone())
+        .collect()
 }
 
 /// The images among all those of the suite that are made here, as it prints them.
@@ -140,6 +172,8 @@ fn make(cache: &Path, names: &[String], folder: &Path) -> Result<()> {
 /// What is in an image of a kind.
 fn lay_out(kind: &str, cache: &Path, apt: &Apt, shells: &Path, root: &Path) -> Result<()> {
     if kind == "pause" {
+        // So that it is not the layer of the sandboxes' image, which guests have already.
+        fs::create_dir_all(root.join("etc"))?;
         return install(&tools::find(Tool::Pause)?, &root.join("pause"), 0o755);
     }
     copy(shells, root)?;
@@ -284,6 +318,16 @@ mod tests {
         );
         assert_eq!(kind_of(&names[2]).unwrap().name, "pause");
         assert_eq!(file_name(&names[2]), "registry.k8s.io_pause_3.10.2.tar");
+    }
+
+    #[test]
+    fn guests_get_the_newest_of_each() {
+        let archive = |name: &str| Archive {
+            name: name.to_owned(),
+            path: name.into(),
+        };
+        let archives = ["r/a:2.9", "r/a:2.55", "r/a:2.10.1-1", "r/b:1"].map(archive);
+        assert_eq!(newest(&archives), ["r/a:2.55", "r/b:1"].map(PathBuf::from));
     }
 
     #[test]

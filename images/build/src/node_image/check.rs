@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::arch::Arch;
 use super::modules;
+use super::parts::PRELOADED;
 use super::tree::{Kind, Tree};
 use super::{elf, programs};
 
@@ -45,7 +46,8 @@ pub(super) fn problems(arch: Arch, initrd: &Tree, root: &Tree) -> Vec<String> {
     problems
 }
 
-/// Every program and library is of the architecture, and finds its loader and its libraries in the image.
+/// Every program and library is of the architecture, and finds its loader and its libraries in the image. Those of
+/// preloaded images find them in these.
 fn programs_of(arch: Arch, tree: &Tree) -> Vec<String> {
     let mut problems = Vec::new();
     let libraries = format!("/lib/{}", arch.multiarch());
@@ -65,6 +67,9 @@ fn programs_of(arch: Arch, tree: &Tree) -> Vec<String> {
                 arch.name(),
                 arch.machine()
             ));
+        }
+        if path.starts_with(PRELOADED) {
+            continue;
         }
         let loader = facts.interpreter.into_iter();
         let needed = facts.needed.iter().map(|name| format!("{libraries}/{name}"));
@@ -192,6 +197,17 @@ mod tests {
         assert!(!libraries.contains("is for machine"), "{libraries}");
         let foreign = problems(elsewhere, &initrd, &root).join("\n");
         assert!(foreign.contains("/usr/bin/program is for machine"), "{foreign}");
+    }
+
+    #[test]
+    fn a_preloaded_image_has_its_own_libraries() {
+        let (initrd, mut root) = bare();
+        let program = fs::read(env::current_exe().unwrap()).unwrap();
+        let path = format!("{PRELOADED}/layer/usr/bin/program");
+        root.file("x", &path, 0o755, program).unwrap();
+        let all = [Arch::Amd64, Arch::Arm64].map(|arch| problems(arch, &initrd, &root));
+        let [one]: [String; 1] = all.concat().try_into().unwrap_or_else(|all| panic!("{all:?}"));
+        assert!(one.contains("is for machine"), "{one}");
     }
 
     #[test]

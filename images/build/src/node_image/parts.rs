@@ -35,7 +35,7 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Where the kubelet looks for volume plugins that are programs.
 const VOLUME_PLUGINS: &str = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec";
 /// containerd's folder with the image of pods' sandboxes in it; the boot program copies it to where containerd works.
-const PRELOADED: &str = "/usr/share/marooned/containerd";
+pub(super) const PRELOADED: &str = "/usr/share/marooned/containerd";
 
 /// What the image is made of.
 pub(super) struct Parts {
@@ -68,7 +68,7 @@ impl Parts {
         parts.go = programs::add_go(&mut parts.root, options)?;
         parts
             .root
-            .copy("pause image", PRELOADED, &preloaded(work, options)?)?;
+            .copy_exactly("pause image", PRELOADED, &preloaded(work, options)?)?;
         let boot = programs::boot(workspace, options.profile, arch)?;
         parts.initrd.file("boot program", "/init", 0o755, boot.clone())?;
         parts

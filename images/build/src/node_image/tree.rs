@@ -76,6 +76,30 @@ impl Tree {
         Ok(())
     }
 
+    /// [`Self::copy`] with symbolic links and all modes as they are, for files that others made to be so.
+    pub(super) fn copy_exactly(&mut self, part: &str, path: &str, from: &Path) -> Result<()> {
+        let read = || -> io::Result<Vec<_>> { fs::read_dir(from)?.collect() };
+        for entry in read().with_context(|| format!("reading {}", from.display()))? {
+            let (name, from) = (entry.file_name(), entry.path());
+            let inside = format!("{path}/{}", name.to_str().context("a file's name is not UTF-8")?);
+            let metadata = entry.metadata()?;
+            let mode = metadata.permissions().mode() & 0o7777;
+            if metadata.is_dir() {
+                self.folder(part, &inside, mode)?;
+                self.copy_exactly(part, &inside, &from)?;
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(&from)?;
+                let target = target.to_str().context("a link's target is not UTF-8")?;
+                self.link(part, &inside, target)?;
+            } else {
+                let what = "is neither file nor folder nor link";
+                ensure!(metadata.is_file(), "{} {what}", from.display());
+                self.file(part, &inside, mode, fs::read(from)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, part: &str, path: &str, mode: u32, kind: Kind) -> Result<()> {
         ensure!(
             path.starts_with('/') && !path.ends_with('/') && !path.contains("//"),
@@ -211,6 +235,20 @@ mod tests {
         copy.copy("a", "/copy", folder.path()).unwrap();
         assert_eq!(copy.content("/copy/usr/bin/program"), Some(b"program".as_slice()));
         assert_eq!(copy.0["/copy/usr/bin/program"].mode, 0o755);
+    }
+
+    #[test]
+    fn an_exact_copy_has_links_and_modes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = tree();
+        tree.file("a", "/usr/bin/su", 0o4755, Vec::new()).unwrap();
+        tree.write(folder.path()).unwrap();
+        let mut copy = Tree::default();
+        copy.copy_exactly("a", "/copy", folder.path()).unwrap();
+        let mode = |path: &str| copy.0[path].mode;
+        assert_eq!((mode("/copy/tmp"), mode("/copy/usr/bin/su")), (0o1777, 0o4755));
+        assert!(matches!(&copy.0["/copy/init"].kind, Kind::Link(to) if to == "usr/bin/program"));
+        assert_eq!(copy.content("/copy/usr/bin/program"), Some(b"program".as_slice()));
     }
 
     #[test]
