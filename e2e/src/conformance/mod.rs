@@ -7,6 +7,7 @@ mod programs;
 mod report;
 mod state;
 mod suite;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use self::programs::SUITE;
 use self::report::{Outcome, counts, markdown};
 use self::state::{State, progress};
 use self::suite::Suite;
+use self::witness::Witness;
 use crate::cluster::{CLUSTER_DOMAIN, Cluster, ClusterOptions, missing_rights, on_cluster, provide_packages};
 use crate::harness::real_env::{Archives, RealEnv, provide_tools};
 use crate::install::dns;
@@ -213,13 +215,11 @@ async fn on_cluster_of(
         kubeconfig: cluster.control_plane().kubeconfig().to_owned(),
         scratch,
         logs,
+        witness: made.archives.as_ref().map(|_| Witness::new(&admin)),
     };
     let start = Instant::now();
     let mut ends = stream::iter(specs)
-        .map(|spec| {
-            let suite = &suite;
-            async move { (spec, suite.run(spec).await) }
-        })
+        .map(async |spec| (spec, suite.run(spec).await))
         .buffer_unordered(options.procs);
     let mut done = 0;
     while let Some((spec, ended)) = ends.next().await {
@@ -229,6 +229,7 @@ async fn on_cluster_of(
         state.add(spec, ended, options.on.title())?;
     }
     drop(ends);
+    drop(suite);
     say(&format!("the specs took {} s", start.elapsed().as_secs()));
     cluster.stop().await
 }

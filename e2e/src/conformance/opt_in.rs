@@ -14,8 +14,8 @@ use crate::api::check::eventually;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NAME: &str = "maroonedpods-e2e-conformance";
-/// What the suite labels its namespaces with.
-const LABEL: &str = "e2e-run";
+/// What the suite labels its namespaces with: the value is its run's.
+pub(super) const RUN_LABEL: &str = "e2e-run";
 
 /// Has every namespace of the suite that is created from now on opted in.
 pub(super) async fn opt_in(admin: &Client) -> Result<()> {
@@ -30,7 +30,7 @@ pub(super) async fn opt_in(admin: &Client) -> Result<()> {
                 "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
                     "operations": ["CREATE"], "resources": ["namespaces"]}]},
                 "matchConditions": [{"name": "of-the-suite",
-                    "expression": format!("has(object.metadata.labels) && '{LABEL}' in object.metadata.labels")}],
+                    "expression": format!("has(object.metadata.labels) && '{RUN_LABEL}' in object.metadata.labels")}],
                 "failurePolicy": "Fail",
                 "reinvocationPolicy": "Never",
                 "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
@@ -45,7 +45,7 @@ pub(super) async fn opt_in(admin: &Client) -> Result<()> {
     apply(admin, serde_json::from_value(objects)?).await?;
     let namespaces: Api<Namespace> = Api::all(admin.clone());
     let probe: Namespace =
-        serde_json::from_value(json!({"metadata": {"name": NAME, "labels": {LABEL: "probe"}}}))?;
+        serde_json::from_value(json!({"metadata": {"name": NAME, "labels": {RUN_LABEL: "probe"}}}))?;
     let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()

@@ -89,9 +89,9 @@ pub(super) fn progress(done: usize, all: usize, name: &str, ended: &Ended, elaps
         ended.outcome.name(),
         ended.seconds
     );
-    let reason = match ended.outcome {
-        Outcome::Passed => String::new(),
-        Outcome::Failed | Outcome::Skipped => format!("\n        {}", ended.reason),
+    let reason = match ended.reason.as_str() {
+        "" => String::new(),
+        reason => format!("\n        {reason}"),
     };
     let left = all.saturating_sub(done);
     let of_all = match (u32::try_from(done), u32::try_from(left)) {
@@ -151,8 +151,12 @@ mod tests {
     #[test]
     fn a_line_of_progress_says_how_long_the_rest_may_take() {
         let minute = Duration::from_secs(60);
+        let passed = Ended {
+            reason: String::new(),
+            ..ended(Outcome::Passed)
+        };
         assert_eq!(
-            progress(2, 5, "n", &ended(Outcome::Passed), minute),
+            progress(2, 5, "n", &passed, minute),
             "  2/5 passed     2 s  n  (2 min left)"
         );
         assert_eq!(

@@ -13,6 +13,7 @@ use tokio::time;
 
 use super::choice;
 use super::report::{self, Ended, Outcome};
+use super::witness::Witness;
 use crate::cluster::CLUSTER_DOMAIN;
 use crate::system::process::Processes;
 use crate::system::tools::{self, Tool};
@@ -33,6 +34,8 @@ pub(super) struct Suite {
     pub(super) scratch: PathBuf,
     /// Where what each spec prints is kept.
     pub(super) logs: PathBuf,
+    /// Who sees where pods run, if they are to be marooned.
+    pub(super) witness: Option<Witness>,
 }
 
 /// The names of all specs, or of those that match. Blocks.
@@ -78,7 +81,7 @@ impl Suite {
         ];
         let processes = Processes::new()?;
         processes.start("e2e.test", Path::new("env"), &arguments, &log)?;
-        let ended = loop {
+        let exit = loop {
             if let Some(ended) = processes.ended()? {
                 break ended;
             }
@@ -89,12 +92,24 @@ impl Suite {
             .and_then(|report| report::end_of(spec, &report));
         fs::remove_dir_all(work)?;
         // It may have died of anything: that is the spec's end, and not the run's.
-        Ok(told.unwrap_or_else(|error| Ended {
+        let ended = told.unwrap_or_else(|error| Ended {
             outcome: Outcome::Failed,
             seconds: 0.0,
-            reason: format!("{error:#} ({}): {}", ended.status, last_lines(&log, 3)),
-        }))
+            reason: format!("{error:#} ({}): {}", exit.status, last_lines(&log, 3)),
+        });
+        let printed = fs::read(&log)?;
+        let printed = String::from_utf8_lossy(&printed);
+        Ok(match (&self.witness, run_of(&printed)) {
+            (Some(witness), Some(run)) => witness.pods(run).judge(ended),
+            _ => ended,
+        })
     }
+}
+
+/// By what name the suite labels the namespaces of a run that printed this.
+fn run_of(printed: &str) -> Option<&str> {
+    let (_, after) = printed.split_once("Starting e2e run \"")?;
+    after.split_once('"').map(|(run, _)| run)
 }
 
 /// A spec's name as one of files: what can be read of it, and what makes it its own.
@@ -112,6 +127,14 @@ fn file_name(spec: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_tells_its_name() {
+        let printed =
+            "  I1128 11:37:28.087189   32021 e2e.go:109] Starting e2e run \"a6ee-1\" on Ginkgo node 1\n\"x\"";
+        assert_eq!(run_of(printed), Some("a6ee-1"));
+        assert_eq!(run_of("panic: no \"such\""), None);
+    }
 
     #[test]
     fn names_of_files_are_short_and_differ() {
