@@ -16,6 +16,7 @@ use maroonedpods_image_build::oci::{Files, Image};
 use sha2::{Digest, Sha256};
 
 use super::programs::{AGNHOST, NONEWPRIVS, SUITE};
+use crate::system::debian;
 use crate::system::tools::{self, Tool};
 
 const RELEASE: &str = "trixie";
@@ -187,7 +188,7 @@ fn lay_out(kind: &str, cache: &Path, apt: &Apt, shells: &Path, root: &Path) -> R
 
 /// A file system with busybox and, as its shell, bash: busybox' own passes no variables on whose names are not a shell's.
 fn shell(apt: &Apt, root: &Path) -> Result<()> {
-    merge_usr(root)?;
+    debian::lay_out(root)?;
     for folder in ["dev", "etc", "home", "proc", "root", "sys"] {
         fs::create_dir(root.join(folder))?;
     }
@@ -199,7 +200,8 @@ fn shell(apt: &Apt, root: &Path) -> Result<()> {
         fs::write(root.join(file), text)?;
     }
     let packages = tempfile::tempdir_in(root.parent().context("a folder in another")?)?;
-    unpack(apt, &STATIC, packages.path())?;
+    debian::lay_out(packages.path())?;
+    debian::unpack(apt, &STATIC, &[], packages.path())?;
     let (from, to) = (packages.path().join("usr/bin"), root.join("usr/bin"));
     for (program, name) in [("bash-static", "sh"), ("busybox", "busybox")] {
         install(&from.join(program), &to.join(name), 0o755)?;
@@ -225,8 +227,8 @@ fn agnhost(cache: &Path, apt: &Apt, root: &Path) -> Result<()> {
         install(&from, &root.join(file), 0o644)?;
     }
     let whole = tempfile::tempdir_in(cache)?;
-    merge_usr(whole.path())?;
-    unpack(apt, &PACKAGES, whole.path())?;
+    debian::lay_out(whole.path())?;
+    debian::unpack(apt, &PACKAGES, &[], whole.path())?;
     for (program, name) in PROGRAMS {
         let to = root.join("usr/bin").join(name);
         if to.is_symlink() {
@@ -261,25 +263,6 @@ fn linked_files(printed: &str) -> impl Iterator<Item = &str> {
     printed
         .lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-}
-
-/// The folders and links that packages are unpacked into.
-fn merge_usr(root: &Path) -> Result<()> {
-    for folder in ["bin", "lib", "lib64", "sbin"] {
-        fs::create_dir_all(root.join("usr").join(folder))?;
-        symlink(format!("usr/{folder}"), root.join(folder))?;
-    }
-    Ok(())
-}
-
-/// Unpacks packages, and what they depend on: what they have in `/usr`, which is all but settings.
-fn unpack(apt: &Apt, packages: &[&str], root: &Path) -> Result<()> {
-    for package in apt.with_dependencies(packages)? {
-        if package.root.join("usr").is_dir() {
-            copy(&package.root.join("usr"), &root.join("usr"))?;
-        }
-    }
-    Ok(())
 }
 
 /// Adds what is in a folder to another.
