@@ -13,11 +13,10 @@ use maroonedpods_image_build::apt::Apt;
 use maroonedpods_image_build::command::{run, say};
 use maroonedpods_image_build::go::{self, Module};
 use maroonedpods_image_build::oci::{Files, Image};
-use sha2::{Digest, Sha256};
 
 use super::programs::{AGNHOST, NONEWPRIVS, SUITE};
-use crate::system::debian;
 use crate::system::tools::{self, Tool};
+use crate::system::{debian, stores};
 
 const RELEASE: &str = "trixie";
 /// Packages that are taken whole: each is one static program.
@@ -73,19 +72,10 @@ const KINDS: [Kind; 4] = [
     },
 ];
 
-/// An image that was made.
-#[derive(Clone, Debug)]
-pub(super) struct Archive {
-    /// As the suite asks for it.
-    name: String,
-    pub(super) path: PathBuf,
-}
-
 /// Writes the archives of the images, unless this version of this file has. `cache` holds the programs. Needs root, and
 /// Debian's apt, which fetches packages and installs none. Blocks.
-pub(super) fn build(cache: &Path) -> Result<Vec<Archive>> {
-    let recipe = format!("{:x}", Sha256::digest(include_str!("images.rs")));
-    let folder = cache.join(format!("images-{}", &recipe[..12]));
+pub(super) fn build(cache: &Path) -> Result<Vec<PathBuf>> {
+    let folder = stores::store(cache, &[include_str!("images.rs"), debian::RECIPE]);
     let names = asked_for(&run(Command::new(cache.join(SUITE)).arg("--list-images"))?);
     let _lock = go::lock(cache)?;
     if !folder.exists() {
@@ -94,32 +84,8 @@ pub(super) fn build(cache: &Path) -> Result<Vec<Archive>> {
         fs::set_permissions(unfinished.path(), Permissions::from_mode(0o755))?;
         fs::rename(unfinished.keep(), &folder)?;
     }
-    let archives = names.into_iter().map(|name| Archive {
-        path: folder.join(file_name(&name)),
-        name,
-    });
-    Ok(archives.collect())
-}
-
-/// The newest image of each kind, for guests: into their image goes a layer only once, and the older ones are the same but
-/// for their names.
-pub(super) fn newest(archives: &[Archive]) -> Vec<PathBuf> {
-    let mut newest = BTreeMap::<&str, (Vec<u32>, &Archive)>::new();
-    for archive in archives {
-        let Some((repository, version)) = archive.name.rsplit_once(':') else {
-            continue;
-        };
-        let numbers = version.split(|letter: char| !letter.is_ascii_digit());
-        let numbers: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
-        let is_newer = newest.get(repository).is_none_or(|(known, _)| *known < numbers);
-        if is_newer {
-            newest.insert(repository, (numbers, archive));
-        }
-    }
-    newest
-        .into_values()
-        .map(|(_, archive)| archive.path.clone())
-        .collect()
+    stores::use_one(&folder, &cache.join("unfinished-images"))?;
+    Ok(names.iter().map(|name| folder.join(file_name(name))).collect())
 }
 
 /// The images among all those of the suite that are made here, as it prints them.
@@ -173,8 +139,6 @@ fn make(cache: &Path, names: &[String], folder: &Path) -> Result<()> {
 /// What is in an image of a kind.
 fn lay_out(kind: &str, cache: &Path, apt: &Apt, shells: &Path, root: &Path) -> Result<()> {
     if kind == "pause" {
-        // So that it is not the layer of the sandboxes' image, which guests have already.
-        fs::create_dir_all(root.join("etc"))?;
         return install(&tools::find(Tool::Pause)?, &root.join("pause"), 0o755);
     }
     copy(shells, root)?;
@@ -301,16 +265,6 @@ mod tests {
         );
         assert_eq!(kind_of(&names[2]).unwrap().name, "pause");
         assert_eq!(file_name(&names[2]), "registry.k8s.io_pause_3.10.2.tar");
-    }
-
-    #[test]
-    fn guests_get_the_newest_of_each() {
-        let archive = |name: &str| Archive {
-            name: name.to_owned(),
-            path: name.into(),
-        };
-        let archives = ["r/a:2.9", "r/a:2.55", "r/a:2.10.1-1", "r/b:1"].map(archive);
-        assert_eq!(newest(&archives), ["r/a:2.55", "r/b:1"].map(PathBuf::from));
     }
 
     #[test]

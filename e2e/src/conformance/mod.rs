@@ -82,7 +82,7 @@ impl On {
 /// What is made before there is a cluster: from its network nothing can be downloaded.
 struct Made {
     programs: PathBuf,
-    images: Vec<images::Archive>,
+    images: Vec<PathBuf>,
     dns: PathBuf,
     /// With VMs.
     archives: Option<Archives>,
@@ -157,12 +157,12 @@ fn make(options: &Options, folder: &Path) -> Result<Made> {
             tools::prepare_nodes()?;
             None
         }
-        On::Vms => Some(Archives::with_images(&images::newest(&images))?),
+        On::Vms => Some(Archives::with_images(&images)?),
     };
     let mut build = Sha256::new();
     build.update(programs.display().to_string());
     for image in &images {
-        build.update(image.path.display().to_string());
+        build.update(image.display().to_string());
     }
     for digest in archives.iter().flat_map(Archives::digests) {
         build.update(digest);
@@ -186,8 +186,7 @@ async fn on_cluster_of(
 ) -> Result<()> {
     let start = Instant::now();
     let admin = cluster.control_plane().admin().await?;
-    let images = made.images.iter().map(|image| &image.path);
-    for archive in images.chain([&made.dns]) {
+    for archive in made.images.iter().chain([&made.dns]) {
         cluster.import(archive).await?;
     }
     match &made.archives {

@@ -15,10 +15,9 @@ use maroonedpods_image_build::command::{run, say};
 use maroonedpods_image_build::go::{self, Module};
 use maroonedpods_image_build::node_tools::{self, NodeTool};
 use maroonedpods_image_build::oci::{Files, Image};
-use sha2::{Digest, Sha256};
 
-use super::{programs, stores};
-use crate::system::debian;
+use super::programs;
+use crate::system::{debian, stores};
 
 /// The image's name on the nodes.
 pub(super) const IMAGE: &str = "localhost/kubevirt:1";
@@ -88,8 +87,7 @@ const NET_BIND_SERVICE: u32 = 1 << 10;
 /// programs are, if that was not done yet by this version of this file. Needs root, and Debian's apt, which fetches packages
 /// and installs none. Blocks, for minutes the first time.
 pub(super) fn build(cache: &Path) -> Result<PathBuf> {
-    let recipe = format!("{:x}", Sha256::digest(include_str!("image.rs")));
-    let store = cache.join(format!("{}{}", stores::PREFIX, &recipe[..12]));
+    let store = stores::store(cache, &[include_str!("image.rs"), debian::RECIPE]);
     let preload = node_tools::find(NodeTool::Preload, "amd64")?;
     let unfinished = cache.join("unfinished-image");
     let _lock = go::lock(cache)?;

@@ -7,7 +7,6 @@
 //! |---|---|
 //! | [`programs`] | the programs, built from source |
 //! | [`image`] | the image of all of them, with Debian's libvirt and QEMU |
-//! | [`stores`] | where the image is kept, and for how long |
 //! | [`operator`] | the installation by virt-operator, for one test |
 //! | [`emulation`] | whether guests have to be emulated here |
 //! | [`vm`] | a guest's VM, as a person at the machine sees it |
@@ -16,7 +15,6 @@ mod emulation;
 mod image;
 mod operator;
 mod programs;
-mod stores;
 mod vm;
 
 use std::path::PathBuf;

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use maroonedpods_image_build::apt::Apt;
 use maroonedpods_image_build::command::run;
 
+/// What decides, besides the packages, what comes of them: part of the recipe of whatever is kept.
+pub(crate) const RECIPE: &str = include_str!("debian.rs");
 /// What no container needs of a package.
 const LEFT_OUT: [&str; 7] = [
     "./usr/share/bash-completion",

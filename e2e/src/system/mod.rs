@@ -6,5 +6,6 @@ pub mod packages;
 pub mod pki;
 pub mod process;
 pub mod skipped;
+pub(crate) mod stores;
 pub mod tools;
 pub(crate) mod work_folder;

@@ -29,6 +29,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 )
@@ -130,7 +131,8 @@ func add(ctx context.Context, db *metadata.DB, archive string, sizes map[string]
 		return err
 	}
 	// As containerd's CRI plugin names what it pulls: image volumes are looked for by the image's id.
-	for _, name := range []string{name, manifest.Config.Digest.String()} {
+	id := manifest.Config.Digest.String()
+	for _, name := range []string{name, id} {
 		_, err = metadata.NewImageStore(db).Create(ctx, images.Image{
 			Name:   name,
 			Target: target,
@@ -140,13 +142,12 @@ func add(ctx context.Context, db *metadata.DB, archive string, sizes map[string]
 				"io.cri-containerd.pinned": "pinned",
 			},
 		})
-		if err != nil {
+		// Two names of one image share its id.
+		if err != nil && !(name == id && errdefs.IsAlreadyExists(err)) {
 			return err
 		}
 	}
-	chain, size, err := unpack(ctx, db, manifest)
-	sizes[chain] = size
-	return err
+	return unpack(ctx, db, manifest, sizes)
 }
 
 // read decodes a JSON document of the store.
@@ -177,44 +178,53 @@ func onlyManifest(ctx context.Context, blobs content.Store, index ocispec.Descri
 	return manifest, name, nil
 }
 
-// unpack returns the id of the layer's chain, and its size.
-func unpack(ctx context.Context, db *metadata.DB, manifest ocispec.Manifest) (string, int64, error) {
+// unpack unpacks the image's layer, unless another image had it already, and adds its size by the id of its chain.
+func unpack(ctx context.Context, db *metadata.DB, manifest ocispec.Manifest, sizes map[string]int64) error {
 	blobs, layers := db.ContentStore(), db.Snapshotter(snapshotter)
 	var config ocispec.Image
 	if err := read(ctx, blobs, manifest.Config, &config); err != nil {
-		return "", 0, err
+		return err
 	}
 	if len(manifest.Layers) != 1 || len(config.RootFS.DiffIDs) != 1 {
-		return "", 0, errors.New("the image must have one layer")
-	}
-	const key = "unpack"
-	mounts, err := layers.Prepare(ctx, key, "")
-	if err != nil {
-		return "", 0, err
-	}
-	if len(mounts) != 1 || mounts[0].Type != "bind" {
-		return "", 0, fmt.Errorf("the first layer should be a plain folder, not %v", mounts)
-	}
-	layer, err := blobs.ReaderAt(ctx, manifest.Layers[0])
-	if err != nil {
-		return "", 0, err
-	}
-	defer layer.Close()
-	size, err := archive.Apply(ctx, mounts[0].Source, content.NewReader(layer), archive.WithNoSameOwner())
-	if err != nil {
-		return "", 0, err
+		return errors.New("the image must have one layer")
 	}
 	// One layer: the chain's id is its own.
 	chain := config.RootFS.DiffIDs[0].String()
-	if err := layers.Commit(ctx, chain, key); err != nil {
-		return "", 0, err
+	if _, there := sizes[chain]; !there {
+		size, err := apply(ctx, blobs, layers, manifest.Layers[0], chain)
+		if err != nil {
+			return err
+		}
+		sizes[chain] = size
 	}
 	label := "containerd.io/gc.ref.snapshot." + snapshotter
-	_, err = blobs.Update(ctx, content.Info{
+	_, err := blobs.Update(ctx, content.Info{
 		Digest: manifest.Config.Digest,
 		Labels: map[string]string{label: chain},
 	}, "labels."+label)
-	return chain, size, err
+	return err
+}
+
+// apply writes a layer as the snapshot of its chain, and returns its size.
+func apply(ctx context.Context, blobs content.Store, layers snapshots.Snapshotter, layer ocispec.Descriptor, chain string) (int64, error) {
+	const key = "unpack"
+	mounts, err := layers.Prepare(ctx, key, "")
+	if err != nil {
+		return 0, err
+	}
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		return 0, fmt.Errorf("the first layer should be a plain folder, not %v", mounts)
+	}
+	packed, err := blobs.ReaderAt(ctx, layer)
+	if err != nil {
+		return 0, err
+	}
+	defer packed.Close()
+	size, err := archive.Apply(ctx, mounts[0].Source, content.NewReader(packed), archive.WithNoSameOwner())
+	if err != nil {
+		return 0, err
+	}
+	return size, layers.Commit(ctx, chain, key)
 }
 
 // normalize makes the database depend on nothing but what was stored: times become 1970, a layer's size what its files'

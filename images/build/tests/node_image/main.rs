@@ -5,14 +5,45 @@
 
 mod bootc;
 
+use std::collections::BTreeMap;
 use std::fs;
 
+use jiff::Timestamp;
 use maroonedpods_image_build::node_image::{Arch, Options, build, problems_of_packages};
+use maroonedpods_image_build::oci::{Files, Image};
 
 #[test]
 fn two_builds_give_the_same_image() {
     let [one, another] = [(); 2].map(|()| build(&Options::for_tests().unwrap()).unwrap());
     assert_eq!(one.digest, another.digest);
+}
+
+/// What two images share, a layer or all but the name, is stored once.
+#[test]
+fn images_that_share_a_layer_are_preloaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = [("one", "1"), ("another", "1"), ("third", "2")];
+    let preload = images.map(|(name, argument)| {
+        let mut files = Files::default();
+        files.file("/file", 0o644, b"the same".to_vec()).unwrap();
+        let image = Image {
+            name: format!("localhost/{name}:1"),
+            files,
+            entrypoint: vec![argument.to_owned()],
+            user: "0:0".to_owned(),
+            env: Vec::new(),
+            labels: BTreeMap::new(),
+            created: Timestamp::UNIX_EPOCH,
+        };
+        let archive = folder.path().join(name);
+        fs::write(&archive, image.archive().unwrap().bytes).unwrap();
+        archive
+    });
+    let options = Options {
+        preload: preload.to_vec(),
+        ..Options::for_tests().unwrap()
+    };
+    build(&options).unwrap();
 }
 
 /// It is not booted. A build fails unless all programs are for arm64, and their libraries there.

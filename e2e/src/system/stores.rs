@@ -1,20 +1,31 @@
-//! The folders that hold `KubeVirt`'s image, of which each change of its recipe leaves another: a gigabyte that only checkouts
-//! of that recipe use.
+//! Folders in a cache that hold images, of which each change of a recipe leaves another: up to a gigabyte that only checkouts of
+//! that recipe use.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 
 /// How such a folder's name begins, in the cache.
-pub(super) const PREFIX: &str = "image-";
+const PREFIX: &str = "image-";
 /// A folder that no test has used for so long is removed. Far longer than any test takes to give its nodes their copy.
 const UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// The folder in a cache for what these texts are the recipe of.
+pub(crate) fn store(cache: &Path, recipe: &[&str]) -> PathBuf {
+    let mut digest = Sha256::new();
+    for text in recipe {
+        digest.update(text);
+    }
+    let digest = format!("{:x}", digest.finalize());
+    cache.join(format!("{PREFIX}{}", &digest[..12]))
+}
+
 /// Marks a folder as used now, and removes those beside it that are not used any more. `spare` is a path in the same cache
 /// that is not kept. Call it under the cache's lock: then a folder that another test is about to use is marked already.
-pub(super) fn use_one(store: &Path, spare: &Path) -> Result<()> {
+pub(crate) fn use_one(store: &Path, spare: &Path) -> Result<()> {
     let now = SystemTime::now();
     File::open(store)?
         .set_modified(now)
@@ -34,7 +45,7 @@ pub(super) fn use_one(store: &Path, spare: &Path) -> Result<()> {
 }
 
 /// Removes a folder, if it is there.
-pub(super) fn clear(folder: &Path) -> Result<()> {
+pub(crate) fn clear(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }
