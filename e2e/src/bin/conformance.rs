@@ -14,7 +14,7 @@ use maroonedpods_e2e::kubevirt::Kvm;
 ///
 /// Each result is written at once, to conformance/ in cargo's target folder: report.md, junit.xml, and what each spec
 /// printed in logs/. After Ctrl-C, or to try again what failed, run it again: specs that have passed with the same programs
-/// are left out. The exit code is 0 if all of the list have passed.
+/// are left out. The exit code is 0 if all of the list have passed, but for those that by design cannot with marooned pods.
 ///
 /// The first run builds Kubernetes, its tests, KubeVirt and the images from source, which takes most of an hour. Needs root,
 /// Debian's apt-get, Rust, Go and a C compiler.

@@ -18,7 +18,7 @@ const CONFORMANCE: &str = "[Conformance]";
 const ALONE: [&str; 2] = ["[Serial]", "[Disruptive]"];
 
 /// None takes longer than a minute and a half on ordinary nodes.
-pub(super) const CHOSEN: [&str; 30] = [
+const CHOSEN: [&str; 30] = [
     "[sig-node] Variable Expansion should allow composing env vars into new env vars [NodeConformance] [Conformance]",
     "[sig-node] Variable Expansion should allow substituting values in a volume subpath [Conformance]",
     "[sig-node] ConfigMap should be consumable via the environment [NodeConformance] [Conformance]",

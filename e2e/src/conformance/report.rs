@@ -14,7 +14,7 @@ const SPEC: &str = "It";
 /// How a spec ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// It passed.
     Passed,
     /// It failed, or what runs before every spec did.
@@ -37,7 +37,7 @@ impl Outcome {
 
 /// A spec's end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ended {
+pub(super) struct Ended {
     /// How it ended.
     pub outcome: Outcome,
     /// How long it ran.
@@ -47,7 +47,7 @@ pub struct Ended {
 }
 
 /// The ends of specs, by their full names.
-pub type Results = BTreeMap<String, Ended>;
+pub(super) type Results = BTreeMap<String, Ended>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -103,7 +103,7 @@ fn parse(report: &str) -> Result<Vec<Report>> {
 ///
 /// # Errors
 /// It is no report.
-pub fn listed(report: &str) -> Result<Vec<String>> {
+pub(super) fn listed(report: &str) -> Result<Vec<String>> {
     let specs = parse(report)?
         .into_iter()
         .filter(|report| report.leaf_node_type == SPEC && report.was_run());
@@ -114,7 +114,7 @@ pub fn listed(report: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// It is no report, or tells neither of the spec nor of a failure before it.
-pub fn end_of(name: &str, report: &str) -> Result<Ended> {
+pub(super) fn end_of(name: &str, report: &str) -> Result<Ended> {
     let reports = parse(report)?;
     let spec = reports
         .iter()
@@ -148,7 +148,7 @@ fn shortened(reason: &str) -> String {
 
 /// How many ended in each way.
 #[must_use]
-pub fn counts(results: &Results) -> [(Outcome, usize); 3] {
+pub(super) fn counts(results: &Results) -> [(Outcome, usize); 3] {
     [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(|outcome| {
         let count = results.values().filter(|ended| ended.outcome == outcome).count();
         (outcome, count)
@@ -157,7 +157,7 @@ pub fn counts(results: &Results) -> [(Outcome, usize); 3] {
 
 /// A table of all results: those that did not pass come first.
 #[must_use]
-pub fn markdown(title: &str, results: &Results) -> String {
+pub(super) fn markdown(title: &str, results: &Results) -> String {
     let counts = counts(results).map(|(outcome, count)| format!("{count} {}", outcome.name()));
     let mut text = format!("# {title}\n\n{}\n\n", counts.join(", "));
     text += "| spec | result | s | reason |\n|---|---|---|---|\n";
@@ -191,7 +191,7 @@ fn cell(text: &str) -> String {
 
 /// The results as `JUnit` has them.
 #[must_use]
-pub fn junit(suite: &str, results: &Results) -> String {
+pub(super) fn junit(suite: &str, results: &Results) -> String {
     let [_, (_, failures), (_, skipped)] = counts(results);
     let seconds: f64 = results.values().map(|ended| ended.seconds).sum();
     let mut text = format!(

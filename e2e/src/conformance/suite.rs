@@ -13,7 +13,7 @@ use tokio::time;
 
 use super::choice;
 use super::report::{self, Ended, Outcome};
-use super::witness::Witness;
+use super::witness::{self, Witness};
 use crate::cluster::CLUSTER_DOMAIN;
 use crate::system::process::Processes;
 use crate::system::tools::{self, Tool};
@@ -99,10 +99,11 @@ impl Suite {
         });
         let printed = fs::read(&log)?;
         let printed = String::from_utf8_lossy(&printed);
-        Ok(match (&self.witness, run_of(&printed)) {
-            (Some(witness), Some(run)) => witness.pods(run).judge(ended),
-            _ => ended,
-        })
+        let Some(witness) = &self.witness else {
+            return Ok(ended);
+        };
+        let pods = run_of(&printed).and_then(|run| witness.pods(run));
+        Ok(witness::judge(pods, ended))
     }
 }
 

@@ -73,9 +73,10 @@ impl Witness {
         }
     }
 
-    /// The pods of a run of the suite.
-    pub(super) fn pods(&self, run: &str) -> Pods {
-        lock(&self.seen).pods(run)
+    /// The pods of a run of the suite; none if nothing of the run was seen, so that it cannot be told.
+    pub(super) fn pods(&self, run: &str) -> Option<Pods> {
+        let seen = lock(&self.seen);
+        seen.runs.values().any(|of| of == run).then(|| seen.pods(run))
     }
 }
 
@@ -110,27 +111,26 @@ impl Seen {
     }
 }
 
-impl Pods {
-    /// What a spec's end says of marooned pods: nothing, if none of its pods was. Others are mentioned.
-    pub(super) fn judge(self, ended: Ended) -> Ended {
-        let Self { own, others } = self;
-        let (outcome, reason) = match (ended.outcome, own, others) {
-            (Outcome::Passed, 0, 0) => (Outcome::Passed, "it runs no pod".to_owned()),
-            (Outcome::Passed, 0, _) => (Outcome::Skipped, "its pods name ordinary nodes".to_owned()),
-            (Outcome::Passed, _, 1..) => (
-                Outcome::Passed,
-                format!(
-                    "{own} of its {} pods were marooned, the others name ordinary nodes",
-                    own + others
-                ),
-            ),
-            _ => return ended,
-        };
-        Ended {
-            outcome,
-            reason,
-            ..ended
+/// What a spec's end says of marooned pods: nothing, if none of its pods was, or if it cannot be told. Others are mentioned.
+pub(super) fn judge(pods: Option<Pods>, ended: Ended) -> Ended {
+    if ended.outcome != Outcome::Passed {
+        return ended;
+    }
+    let (outcome, reason) = match pods {
+        None => (Outcome::Skipped, "where its pods ran was not seen".to_owned()),
+        Some(Pods { own: 0, others: 0 }) => (Outcome::Passed, "it runs no pod".to_owned()),
+        Some(Pods { own: 0, .. }) => (Outcome::Skipped, "its pods name ordinary nodes".to_owned()),
+        Some(Pods { others: 0, .. }) => return ended,
+        Some(Pods { own, others }) => {
+            let all = own + others;
+            let reason = format!("{own} of its {all} pods were marooned, the others name ordinary nodes");
+            (Outcome::Passed, reason)
         }
+    };
+    Ended {
+        outcome,
+        reason,
+        ..ended
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
                 seconds: 1.0,
                 reason: "r".to_owned(),
             };
-            let judged = Pods { own, others }.judge(ended);
+            let judged = judge(Some(Pods { own, others }), ended);
             (judged.outcome, judged.reason)
         };
         assert_eq!(judged(Outcome::Passed, 2, 0), (Outcome::Passed, "r".to_owned()));
@@ -189,5 +189,15 @@ mod tests {
         assert_eq!(outcome, Outcome::Passed);
         assert!(reason.starts_with("1 of its 3 pods were marooned"), "{reason}");
         assert_eq!(judged(Outcome::Failed, 0, 2), (Outcome::Failed, "r".to_owned()));
+        assert_eq!(
+            judged(Outcome::Passed, 0, 0),
+            (Outcome::Passed, "it runs no pod".to_owned())
+        );
+        let passed = Ended {
+            outcome: Outcome::Passed,
+            seconds: 1.0,
+            reason: String::new(),
+        };
+        assert_eq!(judge(None, passed).outcome, Outcome::Skipped);
     }
 }

@@ -18,6 +18,7 @@ use maroonedpods_image_build::apt::{Apt, debian_release};
 use maroonedpods_image_build::oci::{Files, Image};
 use serde_json::{Value, json};
 
+use crate::kernel::kept;
 use crate::sizes::Size;
 use crate::user::{Setup, User, shell_with};
 
@@ -48,7 +49,7 @@ LOG { Default_Log_Level = WARN; }
 pub fn image(folder: &Path) -> PathBuf {
     let root = folder.join("nfs");
     debian::lay_out(&root).unwrap();
-    let apt = Apt::of_release(&folder.join("apt"), "amd64", &debian_release().unwrap()).unwrap();
+    let apt = Apt::of_release(&kept(), "amd64", &debian_release().unwrap()).unwrap();
     debian::unpack(&apt, &PACKAGES, &LEFT_OUT, &root).unwrap();
     for made in [
         "dev",
@@ -124,6 +125,7 @@ pub async fn is_mounted(setup: &Setup<'_>, image: &Path) {
         "metadata": {"name": user.namespace},
         "spec": {
             "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": "", "nfs": nfs,
+            "mountOptions": ["nfsvers=4.1", "proto=tcp"],
             "claimRef": {"namespace": user.namespace, "name": "data"}, "persistentVolumeReclaimPolicy": "Retain",
         },
     });
@@ -144,6 +146,8 @@ pub async fn is_mounted(setup: &Setup<'_>, image: &Path) {
         .runs("reader", Size("140m", "150Mi"), with(claim, "true"))
         .await;
     assert_eq!(user.shell("reader", "cat /data/file").await, "written\n");
+    let mounted = user.shell("reader", "grep /data /proc/mounts").await;
+    assert!(mounted.contains("vers=4.1"), "{mounted}");
     reader.ends().await.unwrap();
     let volume = user.namespace.clone();
     user.leaves().await;

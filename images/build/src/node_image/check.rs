@@ -10,9 +10,11 @@ use super::tree::{Kind, Tree};
 use super::{elf, programs};
 
 /// What else the boot program relies on, on the root file system.
-const NEEDED: [&str; 5] = [
+const NEEDED: [&str; 7] = [
     "/etc/containerd/config.toml",
     "/etc/mke2fs.conf",
+    "/etc/netconfig",
+    "/etc/protocols",
     "/etc/ssl/certs/ca-certificates.crt",
     modules::ORDER,
     "/usr/share/marooned/containerd/io.containerd.metadata.v1.bolt/meta.db",
@@ -26,6 +28,14 @@ pub(super) fn problems(arch: Arch, initrd: &Tree, root: &Tree) -> Vec<String> {
     for (name, tree) in [("initrd", initrd), ("root", root)] {
         let foreign = programs_of(arch, tree).into_iter().chain(modules_of(tree));
         problems.extend(foreign.map(|problem| format!("{name}: {problem}")));
+    }
+    for index in ["modules.dep.bin", "modules.devname"] {
+        if !root
+            .files()
+            .any(|(path, ..)| path.ends_with(&format!("/{index}")))
+        {
+            problems.push(format!("root: {index} is missing in {}", modules::FOLDER));
+        }
     }
     problems.extend(never_loaded(initrd).map(|path| format!("initrd: {path} is never loaded")));
     let programs = programs::PATHS.iter().chain(&NEEDED);
@@ -154,6 +164,10 @@ mod tests {
         }
         for path in MOUNT_POINTS.iter().chain(&["/var"]) {
             root.folder("base", path, 0o755).unwrap();
+        }
+        for index in ["modules.dep.bin", "modules.devname"] {
+            let path = format!("{}/6.1.0/{index}", modules::FOLDER);
+            root.file("modules", &path, 0o644, Vec::new()).unwrap();
         }
         (initrd, root)
     }

@@ -27,8 +27,12 @@ pub(super) fn add_index(root: &mut Tree, host: &Host, work: &Path) -> Result<()>
         .iter()
         .find_map(|(path, _)| path.strip_suffix("/modules.order"))
         .context("the image has no kernel modules")?;
+    // Nothing of this machine's own configuration.
+    let configuration = tempfile::tempdir_in(work)?;
     command::run(
         host.command_as("kmod", "depmod")?
+            .arg("--config")
+            .arg(configuration.path())
             .arg("--basedir")
             .arg(folder.path())
             .arg(release.rsplit('/').next().unwrap_or(release)),

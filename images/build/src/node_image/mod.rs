@@ -168,7 +168,9 @@ pub fn problems_of_packages(options: &Options, release: Option<&str>) -> Result<
         Some(release) => Apt::of_release(&work.join(format!("apt-{release}-{arch}")), arch, release)?,
         None => options.apt(&work, options.arch)?,
     };
-    Ok(Parts::of_packages(&workspace, &apt, options.arch)?.problems(options.arch))
+    let for_machine = options.apt(&work, Arch::of_this_machine()?)?;
+    let host = Host::new(for_machine.with_dependencies(&TOOLS)?)?;
+    Ok(Parts::of_packages(&workspace, &apt, options.arch, &host, &work)?.problems(options.arch))
 }
 
 /// Holds the folder that images are made in until the file is dropped.

@@ -122,14 +122,14 @@ impl Modules {
                 names.push(*entry);
                 continue;
             }
-            let inside = format!("/kernel/{entry}");
             let before = names.len();
-            let files = self.files.iter();
-            names.extend(
-                files
-                    .filter(|(_, path)| path.to_string_lossy().contains(&inside))
-                    .map(|(name, _)| name.as_str()),
-            );
+            for (name, file) in &self.files {
+                let path = self.path_in_guest(file)?;
+                let below = path.split_once("/kernel/").map(|(_release, path)| path);
+                if below.is_some_and(|path| path.starts_with(entry)) {
+                    names.push(name.as_str());
+                }
+            }
             ensure!(
                 names.len() > before,
                 "the kernel package has no modules in {entry}"

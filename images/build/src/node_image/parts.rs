@@ -63,8 +63,7 @@ impl Parts {
         host: &Host,
     ) -> Result<Self> {
         let arch = options.arch;
-        let mut parts = Self::of_packages(workspace, apt, arch)?;
-        depmod::add_index(&mut parts.root, host, work)?;
+        let mut parts = Self::of_packages(workspace, apt, arch, host, work)?;
         parts.go = programs::add_go(&mut parts.root, options)?;
         parts
             .root
@@ -97,7 +96,13 @@ impl Parts {
     ///
     /// # Errors
     /// That cannot be done.
-    pub(super) fn of_packages(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Self> {
+    pub(super) fn of_packages(
+        workspace: &Workspace,
+        apt: &Apt,
+        arch: Arch,
+        host: &Host,
+        work: &Path,
+    ) -> Result<Self> {
         let recipe = workspace.root.join("images/node");
         let listed = fs::read_to_string(recipe.join("modules"))?;
         let mut initrd = Tree::default();
@@ -114,6 +119,7 @@ impl Parts {
             let at = format!("{}/{}", modules::FOLDER, modules.path_in_guest(&list)?);
             root.file(modules::PART, &at, 0o644, fs::read(list)?)?;
         }
+        depmod::add_index(&mut root, host, work)?;
 
         root.copy("configuration", "/etc", &recipe.join("root/etc"))?;
         for (path, mode) in MOUNT_POINTS {

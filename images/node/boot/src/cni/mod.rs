@@ -96,6 +96,7 @@ fn add(attachment: &Attachment, config: &Config) -> Result<Value, Failure> {
     }
     // Before the claim: a failure here leaves nothing to undo.
     let address = address::wait_for(ADDRESS_PATIENCE).map_err(|error| Failure::later(&error))?;
+    let host_ports = config.host_ports(address)?;
     match owner::claim(&attachment.container).map_err(Failure::of)? {
         Claim::Ours => {}
         Claim::Taken(owner) => {
@@ -103,7 +104,7 @@ fn add(attachment: &Attachment, config: &Config) -> Result<Value, Failure> {
             return Err(Failure::new(code::REFUSED, message));
         }
     }
-    match veth::build(attachment, config, address) {
+    match veth::build(attachment, config, address, &host_ports) {
         Ok(()) => Ok(reply::added(attachment, &config.cni_version, address)),
         Err(error) => {
             // Where undoing fails, the claim stays, and the runtime's `DEL` tries again.

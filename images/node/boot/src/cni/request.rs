@@ -1,7 +1,7 @@
 //! What the runtime asks: environment and standard input, read strictly where something is to be made, and leniently
 //! where it is to be taken away.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,22 +53,34 @@ struct PortMapping {
 }
 
 impl Config {
-    /// The `hostPort`s of the pod that are at its address. One that is for another address of a host, such as 127.0.0.1,
-    /// leads nowhere.
-    pub(super) fn host_ports(&self, address: Ipv4Addr) -> Vec<HostPort> {
-        let here = |mapping: &&PortMapping| match mapping.host_ip.parse::<IpAddr>() {
-            Ok(ip) => ip.is_unspecified() || ip == address,
-            Err(_) => mapping.host_ip.is_empty(),
-        };
+    /// The `hostPort`s of the pod that are at its address, those for this address alone first. One that is for another
+    /// address of a host, such as 127.0.0.1, leads nowhere.
+    ///
+    /// # Errors
+    /// One is the kubelet's port.
+    pub(super) fn host_ports(&self, address: Ipv4Addr) -> Result<Vec<HostPort>, Failure> {
+        let own = address.to_string();
+        let here = ["", "0.0.0.0", &own];
         let mappings = self.of_this_pod.port_mappings.iter();
-        mappings
-            .filter(here)
-            .map(|mapping| HostPort {
-                protocol: mapping.protocol,
-                host: mapping.host_port,
-                container: mapping.container_port,
-            })
-            .collect()
+        let mut mappings: Vec<_> = mappings
+            .filter(|mapping| here.contains(&mapping.host_ip.as_str()))
+            .collect();
+        mappings.sort_by_key(|mapping| mapping.host_ip != own);
+        let ports = mappings.into_iter().map(|mapping| HostPort {
+            protocol: mapping.protocol,
+            host: mapping.host_port,
+            container: mapping.container_port,
+        });
+        let ports: Vec<_> = ports.collect();
+        let kubelets = |port: &HostPort| port.protocol == Protocol::Tcp && port.host == self.kubelet_port;
+        if ports.iter().any(kubelets) {
+            let message = format!(
+                "hostPort {} is where the kubelet of this node listens: choose another one",
+                self.kubelet_port
+            );
+            return Err(Failure::new(code::REFUSED, message));
+        }
+        Ok(ports)
     }
 }
 
@@ -161,15 +173,6 @@ fn config(input: &str) -> Result<Config, Failure> {
         return Err(Failure::new(code::VERSION, message));
     }
     checked_interface(config.uplink.clone(), code::CONFIG)?;
-    let kubelets =
-        |mapping: &PortMapping| mapping.protocol == Protocol::Tcp && mapping.host_port == config.kubelet_port;
-    if config.of_this_pod.port_mappings.iter().any(kubelets) {
-        let message = format!(
-            "hostPort {} is where the kubelet of this node listens: choose another one",
-            config.kubelet_port
-        );
-        return Err(Failure::new(code::REFUSED, message));
-    }
     Ok(config)
 }
 
@@ -285,20 +288,24 @@ mod tests {
             mapping(8083, "127.0.0.1"),
             mapping(8084, "nowhere"),
         ];
-        let Request::Add(_, config) = ask("ADD", "c1", &with(&all)).unwrap() else {
-            panic!("ADD was read as something else");
+        let ports = |mappings: &[String]| {
+            let Request::Add(_, config) = ask("ADD", "c1", &with(mappings)).unwrap() else {
+                panic!("ADD was read as something else");
+            };
+            config.host_ports(Ipv4Addr::new(10, 244, 1, 17))
         };
-        let ports = config.host_ports(Ipv4Addr::new(10, 244, 1, 17));
-        let hosts: Vec<u16> = ports.iter().map(|port| port.host).collect();
-        assert_eq!(hosts, [8079, 8080, 8081, 8082]);
-        assert_eq!((ports[0].container, ports[0].protocol), (80, Protocol::Udp));
-        let kubelets = ask("ADD", "c1", &with(&[mapping(65250, "")])).unwrap_err();
+        let all = ports(&all).unwrap();
+        let hosts: Vec<u16> = all.iter().map(|port| port.host).collect();
+        assert_eq!(hosts, [8082, 8079, 8080, 8081], "an exact address comes first");
+        assert_eq!((all[1].container, all[1].protocol), (80, Protocol::Udp));
+        let kubelets = ports(&[mapping(65250, "")]).unwrap_err();
         assert_eq!(kubelets.code, code::REFUSED);
         assert!(
             kubelets.message.contains("choose another"),
             "{}",
             kubelets.message
         );
+        assert_eq!(ports(&[mapping(65250, "127.0.0.1")]).unwrap(), []);
     }
 
     #[test]

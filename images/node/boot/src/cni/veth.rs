@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::request::{Attachment, Config};
 use crate::netlink::{HOST_PREFIX, Netlink, Route, Veth};
-use crate::nft::{self, PodRules};
+use crate::nft::{self, HostPort, PodRules};
 
 /// The guest's end.
 pub(super) const GUEST_LINK: &str = "mp0";
@@ -24,7 +24,12 @@ pub(super) fn pod_mac() -> String {
 }
 
 /// Makes the veth pair, in place of what a failed attempt may have left.
-pub(super) fn build(attachment: &Attachment, config: &Config, pod: Ipv4Addr) -> Result<()> {
+pub(super) fn build(
+    attachment: &Attachment,
+    config: &Config,
+    pod: Ipv4Addr,
+    host_ports: &[HostPort],
+) -> Result<()> {
     let mut guest_side = Netlink::open()?;
     let uplink = guest_side
         .link(&config.uplink)?
@@ -63,7 +68,7 @@ pub(super) fn build(attachment: &Attachment, config: &Config, pod: Ipv4Addr) -> 
         guest,
         pod,
         kubelet_port: config.kubelet_port,
-        host_ports: &config.host_ports(pod),
+        host_ports,
     }))
 }
 

@@ -90,6 +90,35 @@ fn what_comes_in_is_the_pods_but_the_kubelets_port() {
     });
 }
 
+#[test]
+fn a_host_port_leads_to_its_container() {
+    in_a_place("a_host_port_leads_to_its_container", |place| {
+        let mapping = |host: u16, container: u16, protocol: &str, ip: &str| json!({"HostPort": host, "ContainerPort": container, "Protocol": protocol, "HostIP": ip});
+        let mappings = json!([
+            mapping(18080, 8080, "tcp", ""),
+            mapping(15353, 5353, "udp", "0.0.0.0"),
+            mapping(19090, 9090, "tcp", "127.0.0.1"),
+        ]);
+        let more = json!({"runtimeConfig": {"portMappings": mappings}});
+        place.cni_with("ADD", "c1", &more).unwrap();
+
+        let listener = place.pod(|| TcpListener::bind((LAUNCHER, 8080)).unwrap());
+        let _client = place.outside(|| connect(GUEST, 18080));
+        assert_eq!(listener.accept().unwrap().1.ip(), CLIENT);
+        let pod = place.pod(|| datagrams(LAUNCHER, 5353));
+        let client = place.outside(|| datagrams(CLIENT, 0));
+        client.send_to(b"question", at(GUEST, 15353)).unwrap();
+        let mut heard = [0; 16];
+        let (length, from) = pod.recv_from(&mut heard).unwrap();
+        assert_eq!((length, from), (8, client.local_addr().unwrap()));
+        let elsewhere = place.pod(|| TcpListener::bind((LAUNCHER, 9090)).unwrap());
+        place
+            .outside(|| TcpStream::connect_timeout(&at(GUEST, 19090), PATIENCE))
+            .unwrap_err();
+        assert_no_connection(&elsewhere);
+    });
+}
+
 fn assert_no_connection(listener: &TcpListener) {
     listener.set_nonblocking(true).unwrap();
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
