@@ -60,6 +60,8 @@ pub enum ClusterReadyReason {
     KubeVirtTooOld,
     /// KubeVirt's version cannot be read.
     KubeVirtVersionUnknown,
+    /// A feature gate of KubeVirt is off without which VMs of its version do not start on this Kubernetes.
+    KubeVirtGateMissing,
     /// KubeVirt, or its schema, refused a VM in a dry run.
     #[strum(serialize = "VMRefused")]
     VmRefused,

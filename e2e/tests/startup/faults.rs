@@ -70,7 +70,13 @@ async fn kubevirt_is_too_old(setup: &Setup<'_>) {
     setup
         .is_held("KubeVirtTooOld", "KubeVirt is v1.6.3: upgrade it to 1.7", "old")
         .await;
+    // It is accepted, but not on this Kubernetes without a gate.
     say_version(&setup.tenant.admin, "v1.7.0").await.unwrap();
+    setup.touch().await;
+    let message = setup.says("True", "KubeVirtGateMissing").await;
+    assert!(message.contains("feature gate ImageVolume"), "{message}");
+    say_version(&setup.tenant.admin, "v1.9.0").await.unwrap();
+    setup.touch().await;
     setup.is_repaired("old").await;
 }
 

@@ -13,6 +13,11 @@ use super::{Decision, Finding};
 const KUBERNETES_FLOOR: Version = Version::new(1, 30);
 /// KubeVirt: the oldest release that accepted the VM's shape in a test.
 const KUBEVIRT_FLOOR: Version = Version::new(1, 7);
+/// The first Kubernetes on which KubeVirt needs its feature gate [`IMAGE_VOLUME`] (kubevirt issue 17858), and the first
+/// KubeVirt that needs it no more.
+const IMAGE_VOLUME_SINCE: (Version, Version) = (Version::new(1, 36), Version::new(1, 9));
+/// The feature gate by which KubeVirt's launchers mount disks that are images.
+pub const IMAGE_VOLUME: &str = "ImageVolume";
 
 /// What the checks observe of the cluster. An `Err` is the API server's reason for a refusal to answer.
 #[derive(Clone, Debug)]
@@ -25,8 +30,8 @@ pub struct Observed {
     pub policies: Result<bool, String>,
     /// The admission plugin `NodeRestriction` refused a node's attempt to set our class label.
     pub node_restriction: Result<bool, String>,
-    /// `status.observedKubeVirtVersion` of each KubeVirt resource.
-    pub kubevirts: Result<Vec<Option<String>>, String>,
+    /// Each KubeVirt resource.
+    pub kubevirts: Result<Vec<KubeVirt>, String>,
     /// Architectures of the Nodes on which VMs may run.
     pub hosts: Result<BTreeSet<String>, String>,
     /// The architecture that the configuration names.
@@ -37,6 +42,15 @@ pub struct Observed {
     pub needs_dns: bool,
     /// Addresses of the cluster's DNS Service; `None` if there is no such Service.
     pub dns: Result<Option<Vec<String>>, String>,
+}
+
+/// A KubeVirt resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubeVirt {
+    /// `status.observedKubeVirtVersion`, once KubeVirt runs.
+    pub version: Option<String>,
+    /// The feature gate [`IMAGE_VOLUME`] is on.
+    pub has_image_volume: bool,
 }
 
 /// A right that makes kube-controller-manager approve its holder's certificate requests.
@@ -82,7 +96,7 @@ pub fn checks(observed: &Observed) -> Vec<Result<String, Finding>> {
     }
     // Without KubeVirt there is no version to check.
     if observed.trial != Trial::NoKubeVirt {
-        checks.push(kubevirt(&observed.kubevirts));
+        checks.push(kubevirt(observed));
     }
     checks
 }
@@ -220,7 +234,7 @@ fn trial(trial: &Trial) -> Result<String, Finding> {
     }
 }
 
-fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Finding> {
+fn kubevirt(observed: &Observed) -> Result<String, Finding> {
     let unknown = |what: &str| {
         warns(
             Reason::KubeVirtVersionUnknown,
@@ -229,17 +243,39 @@ fn kubevirt(versions: &Result<Vec<Option<String>>, String>) -> Result<String, Fi
             ),
         )
     };
-    let versions = versions.as_ref().map_err(|why| unknown(why))?;
+    let kubevirts = observed.kubevirts.as_ref().map_err(|why| unknown(why))?;
+    let (kubernetes_since, kubevirt_since) = IMAGE_VOLUME_SINCE;
+    let kubernetes = observed.kubernetes.as_ref().ok();
+    let kubernetes = kubernetes.and_then(|text| Version::parse(text));
+    let needs_gate =
+        |version| kubernetes.is_some_and(|it| it >= kubernetes_since) && version < kubevirt_since;
     // KubeVirt supports one installation; if there are more, the check covers each.
     let mut good = Vec::new();
-    for version in versions {
+    for KubeVirt {
+        version,
+        has_image_volume,
+    } in kubevirts
+    {
         let Some(version) = version else {
             return Err(unknown(
                 "the KubeVirt resource has no status.observedKubeVirtVersion yet",
             ));
         };
         match Version::parse(version) {
-            Some(parsed) if parsed >= KUBEVIRT_FLOOR => good.push(version.as_str()),
+            Some(parsed) if parsed >= KUBEVIRT_FLOOR => {
+                if needs_gate(parsed) && !has_image_volume {
+                    return Err(warns(
+                        Reason::KubeVirtGateMissing,
+                        format!(
+                            "KubeVirt {version} keeps many VMs Scheduled on Kubernetes {kubernetes_since} and later without \
+                             its feature gate {IMAGE_VOLUME}: add that to \
+                             spec.configuration.developerConfiguration.featureGates of the KubeVirt resource, or upgrade \
+                             KubeVirt to {kubevirt_since} or later"
+                        ),
+                    ));
+                }
+                good.push(version.as_str());
+            }
             Some(_) => {
                 return Err(blocks(
                     Reason::KubeVirtTooOld,

@@ -12,7 +12,7 @@ use maroonedpods_common::{names, sizing};
 
 use serde_json::Value;
 
-use super::decide::{Approver, Observed, Trial, architecture};
+use super::decide::{Approver, IMAGE_VOLUME, KubeVirt, Observed, Trial, architecture};
 use crate::api::{CallError, Cluster, call, find};
 use crate::objects::record::{self, ClusterDefaults};
 use crate::objects::{node, vmi};
@@ -142,17 +142,18 @@ async fn node_restriction(cluster: &Cluster) -> Result<bool, CallError> {
     }
 }
 
-async fn kubevirts(cluster: &Cluster) -> Result<Vec<Option<String>>, CallError> {
+async fn kubevirts(cluster: &Cluster) -> Result<Vec<KubeVirt>, CallError> {
     let resource = ApiResource {
         kind: "KubeVirt".to_owned(),
         plural: "kubevirts".to_owned(),
         ..vmi::api_resource()
     };
     let kubevirts = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
-    match read::list::<Installed, _>(&kubevirts, &ListParams::default()).await {
+    match read::list::<KubeVirt, _>(&kubevirts, &ListParams::default()).await {
         Ok(listed) => {
-            let versions = listed.items.into_iter().map(|(_, installed)| installed.version);
-            Ok(versions.chain(listed.unreadable.iter().map(|_| None)).collect())
+            let read = listed.items.into_iter().map(|(_, kubevirt)| kubevirt);
+            let unread = listed.unreadable.iter().map(|_| KubeVirt::default());
+            Ok(read.chain(unread).collect())
         }
         Err(error) if error.is_unserved() => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -202,23 +203,32 @@ async fn hosts(cluster: &Cluster, settings: Option<&Settings>) -> Result<BTreeSe
     Ok(listed.items.into_iter().filter_map(|(_, host)| host.0).collect())
 }
 
-/// A KubeVirt resource and, once KubeVirt runs, its version.
-#[derive(PartialEq)]
-struct Installed {
-    version: Option<String>,
-}
-
-impl View for Installed {
+impl View for KubeVirt {
     const KIND: Kind = Kind::KubeVirts;
-    const KEEP: Keep = Keep::Fields(&[("status", Keep::Fields(&[("observedKubeVirtVersion", Keep::All)]))]);
+    const KEEP: Keep = Keep::Fields(&[
+        ("status", Keep::Fields(&[("observedKubeVirtVersion", Keep::All)])),
+        (
+            "spec",
+            Keep::Fields(&[(
+                "configuration",
+                Keep::Fields(&[(
+                    "developerConfiguration",
+                    Keep::Fields(&[("featureGates", Keep::All)]),
+                )]),
+            )]),
+        ),
+    ]);
     type Object = Value;
 
     fn read(kubevirt: Value) -> Option<Self> {
         let version = kubevirt["status"]["observedKubeVirtVersion"].as_str();
+        let gates = &kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"];
+        let mut gates = gates.as_array().into_iter().flatten();
         Some(Self {
             version: version
                 .filter(|version| !version.is_empty())
                 .map(ToOwned::to_owned),
+            has_image_volume: gates.any(|gate| gate == IMAGE_VOLUME),
         })
     }
 }

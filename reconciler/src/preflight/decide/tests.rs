@@ -4,13 +4,20 @@ use super::*;
 
 type Break = Box<dyn Fn(&mut Observed)>;
 
+fn version(version: &str) -> Vec<KubeVirt> {
+    vec![KubeVirt {
+        version: Some(version.to_owned()),
+        has_image_volume: false,
+    }]
+}
+
 fn good() -> Observed {
     Observed {
         approvers: Ok(Vec::new()),
         kubernetes: Ok("1.36".to_owned()),
         policies: Ok(true),
         node_restriction: Ok(true),
-        kubevirts: Ok(vec![Some("v1.9.0".to_owned())]),
+        kubevirts: Ok(version("v1.9.0")),
         trial: Trial::Accepted,
         hosts: Ok(["amd64".to_owned()].into()),
         configured_architecture: None,
@@ -24,10 +31,18 @@ fn a_good_cluster_gives_no_finding() {
     assert!(decide(&good()).findings().is_empty());
     let at_the_floors = Observed {
         kubernetes: Ok("1.30+".to_owned()),
-        kubevirts: Ok(vec![Some("v1.7.0".to_owned())]),
+        kubevirts: Ok(version("v1.7.0")),
         ..good()
     };
     assert!(decide(&at_the_floors).findings().is_empty());
+    let with_the_gate = Observed {
+        kubevirts: Ok(vec![KubeVirt {
+            version: Some("v1.8.2".to_owned()),
+            has_image_volume: true,
+        }]),
+        ..good()
+    };
+    assert!(decide(&with_the_gate).findings().is_empty());
     let well: Vec<_> = checks(&good()).into_iter().map(Result::unwrap).collect();
     assert_eq!(well[1], "Kubernetes 1.36");
     assert_eq!(
@@ -155,19 +170,25 @@ fn each_fault_alone_gives_one_finding_that_names_it() {
             "forbidden",
         ),
         (
-            Box::new(|o| o.kubevirts = Ok(vec![Some("v1.6.3".to_owned())])),
+            Box::new(|o| o.kubevirts = Ok(version("v1.6.3"))),
             Reason::KubeVirtTooOld,
             true,
             "KubeVirt is v1.6.3: upgrade it to 1.7",
         ),
         (
-            Box::new(|o| o.kubevirts = Ok(vec![Some("devel".to_owned())])),
+            Box::new(|o| o.kubevirts = Ok(version("v1.8.2"))),
+            Reason::KubeVirtGateMissing,
+            false,
+            "feature gate ImageVolume",
+        ),
+        (
+            Box::new(|o| o.kubevirts = Ok(version("devel"))),
             Reason::KubeVirtVersionUnknown,
             false,
             "devel",
         ),
         (
-            Box::new(|o| o.kubevirts = Ok(vec![None])),
+            Box::new(|o| o.kubevirts = Ok(vec![KubeVirt::default()])),
             Reason::KubeVirtVersionUnknown,
             false,
             "observedKubeVirtVersion",
