@@ -1,5 +1,6 @@
 //! `preflight`: runs the checks once, for people and for `helm test`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -46,7 +47,8 @@ pub async fn preflight(cluster: &Cluster, file: Option<&Path>) -> Result<Report,
     };
     let observed = observe(cluster, settings.as_ref()).await?;
     lines.extend(checks(&observed).into_iter().map(Line::from));
-    lines.extend(daemon_sets(cluster, observed.architecture()).await?);
+    let promised = settings.map(|settings| settings.spec.placement.node_labels);
+    lines.extend(daemon_sets(cluster, observed.architecture(), &promised.unwrap_or_default()).await?);
     Ok(Report { lines })
 }
 
@@ -123,7 +125,11 @@ fn invalid(error: &SettingsError) -> Line {
     }
 }
 
-async fn daemon_sets(cluster: &Cluster, architecture: Architecture) -> Result<Vec<Line>, CallError> {
+async fn daemon_sets(
+    cluster: &Cluster,
+    architecture: Architecture,
+    promised: &BTreeMap<String, String>,
+) -> Result<Vec<Line>, CallError> {
     let sets = Api::<DaemonSet>::all(cluster.client.clone());
     let warns = |message| Line::Bad {
         reason: "DaemonSet",
@@ -133,7 +139,7 @@ async fn daemon_sets(cluster: &Cluster, architecture: Architecture) -> Result<Ve
     let (followers, unreadable) = match read::list::<DaemonSet, _>(&sets, &ListParams::default()).await {
         Ok(listed) => {
             let sets: Vec<_> = listed.items.into_iter().map(|(_, set)| set).collect();
-            (followers(&sets, architecture), listed.unreadable)
+            (followers(&sets, architecture, promised), listed.unreadable)
         }
         Err(error) if error.is_forbidden() => {
             return Ok(vec![warns(format!("DaemonSets cannot be checked: {error}"))]);

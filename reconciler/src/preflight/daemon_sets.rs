@@ -49,13 +49,21 @@ pub(super) struct Follower {
     pub remedy: String,
 }
 
-/// The `DaemonSets` that would put pods on marooned nodes.
-pub(super) fn followers(daemon_sets: &[DaemonSet], architecture: Architecture) -> Vec<Follower> {
+/// The `DaemonSets` that would put pods on marooned nodes, which have `promised` besides the labels that all of them have.
+pub(super) fn followers(
+    daemon_sets: &[DaemonSet],
+    architecture: Architecture,
+    promised: &BTreeMap<String, String>,
+) -> Vec<Follower> {
+    let any = PodUid::from("");
+    let promised = promised.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let labels = node::own_labels(&any, architecture).into_iter().chain(promised);
+    let labels: BTreeMap<_, _> = labels.collect();
     let follows = |set: &&DaemonSet| {
         set.spec
             .as_ref()
             .and_then(|s| s.template.spec.as_ref())
-            .is_some_and(|pod| follows(pod, architecture))
+            .is_some_and(|pod| follows(pod, &labels))
     };
     daemon_sets.iter().filter(follows).map(follower).collect()
 }
@@ -91,9 +99,7 @@ fn excluding_marooned_nodes(term: &NodeSelectorTerm) -> NodeSelectorTerm {
 
 /// Decides as the `DaemonSet` controller does: the pod tolerates every taint whose effect keeps pods off, and its
 /// selector and required affinity match.
-fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
-    let any = PodUid::from("");
-    let labels = BTreeMap::from(node::own_labels(&any, architecture));
+fn follows(pod: &PodSpec, labels: &BTreeMap<&str, &str>) -> bool {
     let selected = pod
         .node_selector
         .iter()
@@ -103,7 +109,7 @@ fn follows(pod: &PodSpec, architecture: Architecture) -> bool {
     let tolerates = |effect: &str| pod.tolerations.iter().flatten().any(|t| tolerates_all(t, effect));
     names::TAINT_EFFECTS.iter().all(|effect| tolerates(effect))
         && selected
-        && (terms.is_empty() || terms.iter().any(|term| matches(term, &labels)))
+        && (terms.is_empty() || terms.iter().any(|term| matches(term, labels)))
 }
 
 /// The identity taint's value differs for each pod, so only a toleration of all taints tolerates it.
@@ -121,15 +127,15 @@ fn required_terms(pod: Option<&PodSpec>) -> &[NodeSelectorTerm] {
     binding::required_terms(affinity.and_then(|affinity| affinity.node_affinity.as_ref())).unwrap_or_default()
 }
 
-/// A term that names a node names another one than ours; an empty term matches nothing.
+/// An empty term matches nothing. A node's name is its one field, and nobody knows that of a marooned node before it is there.
 fn matches(term: &NodeSelectorTerm, labels: &BTreeMap<&str, &str>) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let by_name = term
-        .match_fields
-        .as_ref()
-        .is_some_and(|fields| !fields.is_empty());
+    let fields = term.match_fields.as_deref().unwrap_or_default();
     let holds = |e: &NodeSelectorRequirement| binding::holds(e, labels.get(e.key.as_str()).copied());
-    !by_name && !expressions.is_empty() && expressions.iter().all(holds)
+    let unknown_name = |e: &NodeSelectorRequirement| binding::holds(e, Some(""));
+    !(expressions.is_empty() && fields.is_empty())
+        && expressions.iter().all(holds)
+        && fields.iter().all(unknown_name)
 }
 
 #[cfg(test)]
@@ -149,6 +155,11 @@ mod tests {
         json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
     }
 
+    fn found(pod: &Value) -> Vec<Follower> {
+        let promised = [("team".to_owned(), "blue".to_owned())].into();
+        followers(&[set(pod.clone())], Architecture::Amd64, &promised)
+    }
+
     #[test]
     fn daemon_sets_follow_that_tolerate_everything_and_match() {
         let all = json!([{"operator": "Exists"}]);
@@ -160,13 +171,12 @@ mod tests {
             json!({"tolerations": all, "nodeSelector": {"beta.kubernetes.io/arch": "amd64"}}),
             json!({"tolerations": all, "affinity": terms(&json!([{"matchExpressions":
                 [{"key": "type", "operator": "NotIn", "values": ["virtual"]}]}]))}),
+            json!({"tolerations": all, "nodeSelector": {"team": "blue"}}),
+            json!({"tolerations": all, "affinity": terms(&json!([{"matchFields":
+                [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}]}]))}),
         ];
         for pod in following {
-            assert_eq!(
-                followers(&[set(pod.clone())], Architecture::Amd64).len(),
-                1,
-                "{pod}"
-            );
+            assert_eq!(found(&pod).len(), 1, "{pod}");
         }
         let others = [
             json!({}),
@@ -175,12 +185,13 @@ mod tests {
             json!({"tolerations": all, "nodeSelector": {"node-role.kubernetes.io/control-plane": ""}}),
             json!({"tolerations": all, "affinity": terms(&json!([{"matchExpressions":
                 [{"key": names::CLASS_LABEL, "operator": "DoesNotExist"}]}]))}),
+            json!({"tolerations": all, "nodeSelector": {"team": "red"}}),
             json!({"tolerations": all, "affinity": terms(&json!([{}]))}),
             json!({"tolerations": all, "affinity": terms(&json!([{"matchFields":
                 [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}]))}),
         ];
         for pod in others {
-            assert_eq!(followers(&[set(pod.clone())], Architecture::Amd64), [], "{pod}");
+            assert_eq!(found(&pod), [], "{pod}");
         }
     }
 
@@ -190,17 +201,13 @@ mod tests {
             "values": ["amd64"]}]}]);
         for affinity in [json!({}), terms(&asked)] {
             let pod = json!({"tolerations": [{"operator": "Exists"}], "affinity": affinity});
-            let found = followers(&[set(pod.clone())], Architecture::Amd64).remove(0);
-            assert_eq!(found.name, "ns/agent");
-            let patch = found.remedy.split('\'').nth(1).unwrap();
+            let follower = found(&pod).remove(0);
+            assert_eq!(follower.name, "ns/agent");
+            let patch = follower.remedy.split('\'').nth(1).unwrap();
             let patch: Value = serde_json::from_str(patch).unwrap();
             let mut patched = pod;
             patched["affinity"] = patch["spec"]["template"]["spec"]["affinity"].clone();
-            assert_eq!(
-                followers(&[set(patched.clone())], Architecture::Amd64),
-                [],
-                "{patched}"
-            );
+            assert_eq!(found(&patched), [], "{patched}");
             assert_eq!(
                 patched.to_string().contains("kubernetes.io/arch"),
                 affinity != json!({})
