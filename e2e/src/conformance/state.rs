@@ -24,11 +24,11 @@ struct Kept {
 }
 
 impl State {
-    /// Reads what is known of a build from a folder, which is made if need be; nothing if told to begin afresh.
-    pub(super) fn open(folder: &Path, build: &str, fresh: bool) -> Result<Self> {
+    /// Reads what is known of a build from a folder, which is made if need be.
+    pub(super) fn open(folder: &Path, build: &str) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         let state = folder.join(FILE);
-        let kept = fs::read(state).ok().filter(|_| !fresh);
+        let kept = fs::read(state).ok();
         // One that was cut off, or of an earlier form, is as none.
         let kept = kept.and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
         let kept = kept.filter(|kept| kept.build == build).unwrap_or_else(|| Kept {
@@ -39,6 +39,12 @@ impl State {
             folder: folder.to_owned(),
             kept,
         })
+    }
+
+    /// Forgets these specs, and no others.
+    pub(super) fn forget(&mut self, specs: &[String]) -> Result<()> {
+        self.kept.results.retain(|spec, _| !specs.contains(spec));
+        self.write(FILE, &serde_json::to_vec_pretty(&self.kept)?)
     }
 
     /// The specs that have not passed yet.
@@ -120,26 +126,28 @@ mod tests {
     fn a_rerun_leaves_out_what_passed_in_the_same_build() {
         let folder = tempfile::tempdir().unwrap();
         let specs = ["a", "b", "c"].map(str::to_owned).to_vec();
-        let mut state = State::open(folder.path(), "1", false).unwrap();
+        let mut state = State::open(folder.path(), "1").unwrap();
         state.add("a", ended(Outcome::Passed), "t").unwrap();
         state.add("b", ended(Outcome::Failed), "t").unwrap();
 
-        let left = |build, fresh| {
-            let state = State::open(folder.path(), build, fresh).unwrap();
+        let left = |build| {
+            let state = State::open(folder.path(), build).unwrap();
             (state.left(specs.clone()), state.results(&specs).len())
         };
-        assert_eq!(left("1", false), (["b", "c"].map(str::to_owned).to_vec(), 2));
-        assert_eq!(left("2", false), (specs.clone(), 0));
-        assert_eq!(left("1", true), (specs.clone(), 0));
+        assert_eq!(left("1"), (["b", "c"].map(str::to_owned).to_vec(), 2));
+        assert_eq!(left("2"), (specs.clone(), 0));
+        // At once, for the run may be stopped before a spec ends; and no other spec's.
+        state.forget(&specs[..1]).unwrap();
+        assert_eq!(left("1"), (specs.clone(), 1));
 
         fs::write(folder.path().join(FILE), "{").unwrap();
-        assert_eq!(left("1", false), (specs.clone(), 0));
+        assert_eq!(left("1"), (specs.clone(), 0));
     }
 
     #[test]
     fn reports_hold_what_is_known() {
         let folder = tempfile::tempdir().unwrap();
-        let mut state = State::open(folder.path(), "1", false).unwrap();
+        let mut state = State::open(folder.path(), "1").unwrap();
         state.add("a", ended(Outcome::Passed), "t").unwrap();
         state.add("b", ended(Outcome::Failed), "t").unwrap();
         for file in ["junit.xml", "report.md"] {

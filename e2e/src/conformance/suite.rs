@@ -44,6 +44,7 @@ pub(super) fn list(program: &Path, matching: Option<&str>) -> Result<Vec<String>
     let report = folder.path().join("report.json");
     let mut command = Command::new(program);
     command
+        .envs(["HOME", "TMPDIR"].map(|name| (name, folder.path())))
         .args(["--ginkgo.dry-run", NO_CLOUD])
         .arg(format!("--ginkgo.json-report={}", report.display()));
     if let Some(matching) = matching {
