@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use maroonedpods_e2e::bench::{allowed_cpus, guest, pin, reconciler, webhook};
+use maroonedpods_e2e::system::logs;
 use tokio::runtime::{Builder, Runtime};
 
 /// Measures release builds of the webhook and the reconciler, and the node image's boot, on this machine.
@@ -64,10 +65,7 @@ enum What {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "error,kube_client=off".to_owned()))
-        .with_writer(std::io::stderr)
-        .init();
+    logs::errors();
     match run(args) {
         Ok(code) => code,
         Err(error) => {

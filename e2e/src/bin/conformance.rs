@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use maroonedpods_e2e::conformance::{self, List, On, Options};
 use maroonedpods_e2e::kubevirt::Kvm;
+use maroonedpods_e2e::system::logs;
 
 /// Runs Kubernetes' own conformance specs with every pod marooned, on a cluster that it starts and removes again: a control
 /// plane, host nodes in private namespaces, CoreDNS, KubeVirt, the chart installed by helm.
@@ -44,10 +45,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "error,kube_client=off".to_owned()))
-        .with_writer(std::io::stderr)
-        .init();
+    logs::errors();
     let options = Options {
         on: args.on,
         list: args.list,

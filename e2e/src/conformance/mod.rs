@@ -103,8 +103,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let folder = tempfile::tempdir()?;
     let made = make(options, folder.path())?;
     let suite = made.programs.join(SUITE);
-    choice::check(&suite::list(&suite, None)?)?;
-    let specs = options.list.of(suite::list(&suite, options.focus.as_deref())?);
+    let all = suite::list(&suite, None)?;
+    choice::check(&all)?;
+    let specs = match options.focus.as_deref() {
+        Some(focus) => suite::list(&suite, Some(focus))?,
+        None => all,
+    };
+    let specs = options.list.of(specs);
     ensure!(
         !specs.is_empty(),
         "no spec of the list has a full name that --focus matches: names have tags such as [Conformance] also in their \

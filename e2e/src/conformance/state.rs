@@ -69,7 +69,7 @@ impl State {
         ends.collect()
     }
 
-    /// Adds the end of a spec, and writes all anew.
+    /// Adds the end of a spec, and writes all files again.
     pub(super) fn add(&mut self, spec: &str, ended: Ended, title: &str) -> Result<()> {
         self.kept.results.insert(spec.to_owned(), ended);
         let results = &self.kept.results;

@@ -2,13 +2,15 @@
 //! Pods that name their node as those of `DaemonSet`s do are not marooned in the suite's namespaces, and some specs' do.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use maroonedpods_common::{PodUid, names};
+use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::opt_in::RUN_LABEL;
@@ -42,31 +44,21 @@ impl Witness {
     pub(super) fn new(admin: &Client) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
         let mut watches = JoinSet::new();
-        let (notes, namespaces) = (Arc::clone(&seen), Api::<Namespace>::all(admin.clone()));
-        watches.spawn(async move {
-            let config = watcher::Config::default().labels(RUN_LABEL);
-            let mut namespaces = watcher(namespaces, config)
-                .default_backoff()
-                .applied_objects()
-                .boxed();
-            while let Some(namespace) = namespaces.next().await {
-                if let Ok(namespace) = namespace {
-                    lock(&notes).namespace(&namespace);
-                }
-            }
-        });
-        let (notes, pods) = (Arc::clone(&seen), Api::<Pod>::all(admin.clone()));
-        watches.spawn(async move {
-            let mut pods = watcher(pods, watcher::Config::default())
-                .default_backoff()
-                .applied_objects()
-                .boxed();
-            while let Some(pod) = pods.next().await {
-                if let Ok(pod) = pod {
-                    lock(&notes).pod(&pod);
-                }
-            }
-        });
+        let of_the_suite = watcher::Config::default().labels(RUN_LABEL);
+        let namespaces = Api::all(admin.clone());
+        watches.spawn(watch(
+            namespaces,
+            of_the_suite,
+            Arc::clone(&seen),
+            Seen::namespace,
+        ));
+        let pods = Api::all(admin.clone());
+        watches.spawn(watch(
+            pods,
+            watcher::Config::default(),
+            Arc::clone(&seen),
+            Seen::pod,
+        ));
         Self {
             seen,
             _watches: watches,
@@ -77,6 +69,19 @@ impl Witness {
     pub(super) fn pods(&self, run: &str) -> Option<Pods> {
         let seen = lock(&self.seen);
         seen.runs.values().any(|of| of == run).then(|| seen.pods(run))
+    }
+}
+
+/// Notes every object, whenever it is created or changed. A watch that breaks begins again.
+async fn watch<K>(api: Api<K>, config: watcher::Config, seen: Arc<Mutex<Seen>>, note: fn(&mut Seen, &K))
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut objects = watcher(api, config).default_backoff().applied_objects().boxed();
+    while let Some(object) = objects.next().await {
+        if let Ok(object) = object {
+            note(&mut lock(&seen), &object);
+        }
     }
 }
 

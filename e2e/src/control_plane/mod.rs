@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use maroonedpods_image_build::command::last_lines;
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::{task, time};
 
@@ -138,16 +139,24 @@ impl ControlPlane {
         &self.authority
     }
 
-    /// Runs kubectl as the admin and returns its standard output.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let output = tokio::process::Command::new(tools::find(Tool::Kubectl)?)
+    /// kubectl as the admin, for what must be fed or goes on running. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// It is not built.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut kubectl = Command::new(tools::find(Tool::Kubectl)?);
+        kubectl
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(arguments)
             .env("KUBECACHEDIR", self.folder.path().join("kubectl-cache"))
-            .kill_on_drop(true)
-            .output()
-            .await?;
+            .kill_on_drop(true);
+        Ok(kubectl)
+    }
+
+    /// Runs kubectl as the admin and returns its standard output.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.kubectl_command(arguments)?.output().await?;
         ensure!(
             output.status.success(),
             "kubectl {} ended with {}: {}",

@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 
 use maroonedpods_e2e::harness::real_env::TOOLBOX;
 use maroonedpods_e2e::system::debian;
-use maroonedpods_e2e::system::tools::{self, Tool};
-use maroonedpods_image_build::apt::{Apt, debian_release};
+use maroonedpods_image_build::apt::Apt;
 use maroonedpods_image_build::command::run;
 use serde_json::{Value, json};
 
@@ -108,29 +107,6 @@ const LINKS: [&str; 13] = [
     "t2 type sit local 127.0.0.1",
 ];
 
-/// Makes the programs' file system, in an archive in `folder`. Call it outside of a cluster's network. Blocks.
-pub fn programs(folder: &Path) -> PathBuf {
-    let root = folder.join("root");
-    debian::lay_out(&root).unwrap();
-    let release = debian_release().unwrap();
-    let apt = Apt::of_release(&kept(), "amd64", &release).unwrap();
-    debian::unpack(&apt, &PACKAGES, &["./etc/*"], &root).unwrap();
-    for mounted in ["dev", "proc", "sys", "tmp", "run", "etc"] {
-        fs::create_dir_all(root.join(mounted)).unwrap();
-    }
-    debian::find_libraries(&root).unwrap();
-    let archive = folder.join("programs.tar");
-    let arguments = ["--create", "--directory"];
-    run(Command::new("tar")
-        .args(arguments)
-        .arg(&root)
-        .arg("--file")
-        .arg(&archive)
-        .arg("."))
-    .unwrap();
-    archive
-}
-
 /// A file system of a program's, one of two others, and one in a file.
 const FILE_SYSTEMS: &str = "
 mkdir -p /tmp/lower /tmp/upper /tmp/work /tmp/merged /lower /upper /work /merged /image
@@ -149,9 +125,25 @@ cat /image/file
 grep -E '/tmp/merged|/merged|/image' /proc/mounts | cut -d ' ' -f 3
 ";
 
-/// Where apt's lists and packages are kept for the next run.
-pub fn kept() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("apt")
+/// Makes the programs' file system, in an archive in `folder`. Call it outside of a cluster's network. Blocks.
+pub fn programs(apt: &Apt, folder: &Path) -> PathBuf {
+    let root = folder.join("root");
+    debian::lay_out(&root).unwrap();
+    debian::unpack(apt, &PACKAGES, &["./etc/*"], &root).unwrap();
+    for mounted in ["dev", "proc", "sys", "tmp", "run", "etc"] {
+        fs::create_dir_all(root.join(mounted)).unwrap();
+    }
+    debian::find_libraries(&root).unwrap();
+    let archive = folder.join("programs.tar");
+    let arguments = ["--create", "--directory"];
+    run(Command::new("tar")
+        .args(arguments)
+        .arg(&root)
+        .arg("--file")
+        .arg(&archive)
+        .arg("."))
+    .unwrap();
+    archive
 }
 
 /// A pod with a container that may do all, and one that may only change the pod's network.
@@ -192,7 +184,7 @@ pub async fn offers_what_users_need(setup: &Setup<'_>, programs: &Path) {
     );
     assert_eq!(user.kubectl(&["get", "--raw", &path]).await, "this is kernel");
     user.shell(POD, "cmp /testserver /image/testserver").await;
-    brings(&user, programs);
+    brings(&user, programs).await;
     for iptables in ["iptables-nft", "iptables-legacy"] {
         redirects(&user, iptables).await;
     }
@@ -235,14 +227,22 @@ pub async fn offers_what_users_need(setup: &Setup<'_>, programs: &Path) {
 }
 
 /// Unpacks the programs in the pod, as `kubectl cp` does.
-fn brings(user: &User<'_>, programs: &Path) {
-    let status = Command::new(tools::find(Tool::Kubectl).unwrap())
-        .arg("--kubeconfig")
-        .arg(user.setup.control_plane().kubeconfig())
-        .args(["--namespace", &user.namespace, "exec", "--stdin", POD, "--"])
-        .args(["/bin/busybox", "tar", "x", "-C", PROGRAMS])
+async fn brings(user: &User<'_>, programs: &Path) {
+    let status = user
+        .command(&[
+            "exec",
+            "--stdin",
+            POD,
+            "--",
+            "/bin/busybox",
+            "tar",
+            "x",
+            "-C",
+            PROGRAMS,
+        ])
         .stdin(Stdio::from(File::open(programs).unwrap()))
         .status()
+        .await
         .unwrap();
     assert!(status.success(), "{status}");
 }

@@ -35,6 +35,7 @@ use maroonedpods_e2e::harness::real_env::{Archives, RealEnv};
 use maroonedpods_e2e::harness::registry::program;
 use maroonedpods_e2e::install::dns;
 use maroonedpods_e2e::kubevirt::Kvm;
+use maroonedpods_image_build::apt::{Apt, debian_release};
 use maroonedpods_image_build::node_image::Arch;
 use maroonedpods_image_build::node_tools;
 use serde_json::{Value, json};
@@ -96,11 +97,11 @@ fn pods_hostile_guests_and_faults() {
     let folder = tempfile::tempdir().unwrap();
     let prepared = provide().unwrap().then(|| {
         let registry = program(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-        (
-            registry,
-            kernel::programs(folder.path()),
-            nfs::image(folder.path()),
-        )
+        // Kept for the next run.
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("apt");
+        let apt = Apt::of_release(&kept, "amd64", &debian_release().unwrap()).unwrap();
+        let programs = kernel::programs(&apt, folder.path());
+        (registry, programs, nfs::image(&apt, folder.path()))
     });
     with_real_env(None, &config, async |env| {
         let (registry, programs, nfs) = prepared.as_ref().unwrap();

@@ -14,11 +14,10 @@ use maroonedpods_e2e::api::read;
 use maroonedpods_e2e::cluster::REAL_LABEL;
 use maroonedpods_e2e::harness::real_env::RUNS;
 use maroonedpods_e2e::system::debian;
-use maroonedpods_image_build::apt::{Apt, debian_release};
+use maroonedpods_image_build::apt::Apt;
 use maroonedpods_image_build::oci::{Files, Image};
 use serde_json::{Value, json};
 
-use crate::kernel::kept;
 use crate::sizes::Size;
 use crate::user::{Setup, User, shell_with};
 
@@ -46,11 +45,10 @@ LOG { Default_Log_Level = WARN; }
 ";
 
 /// Makes the server's image, in an archive in `folder`. Call it outside of a cluster's network. Blocks.
-pub fn image(folder: &Path) -> PathBuf {
+pub fn image(apt: &Apt, folder: &Path) -> PathBuf {
     let root = folder.join("nfs");
     debian::lay_out(&root).unwrap();
-    let apt = Apt::of_release(&kept(), "amd64", &debian_release().unwrap()).unwrap();
-    debian::unpack(&apt, &PACKAGES, &LEFT_OUT, &root).unwrap();
+    debian::unpack(apt, &PACKAGES, &LEFT_OUT, &root).unwrap();
     for made in [
         "dev",
         "proc",
@@ -158,7 +156,7 @@ pub async fn is_mounted(setup: &Setup<'_>, image: &Path) {
 async fn serves(user: &User<'_>) -> String {
     let pods: Api<Pod> = user.api();
     let pod = json!({
-        "metadata": {"name": "server", "labels": {"maroonedpods.io/maroon": "false"}},
+        "metadata": {"name": "server"},
         "spec": {
             "nodeSelector": {REAL_LABEL: "true"},
             "automountServiceAccountToken": false,

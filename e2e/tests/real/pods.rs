@@ -12,11 +12,9 @@ use maroonedpods_e2e::api::check::{becomes, eventually};
 use maroonedpods_e2e::api::read;
 use maroonedpods_e2e::harness::marooned_pod::{MaroonedPod, SOON};
 use maroonedpods_e2e::harness::real_env::RUNS;
-use maroonedpods_e2e::system::tools::{self, Tool};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::faults;
@@ -211,18 +209,9 @@ async fn has_the_guests_folders(user: &User<'_>, machine: &Path) {
 }
 
 async fn forwards_a_port(user: &User<'_>) {
-    let mut kubectl = Command::new(tools::find(Tool::Kubectl).unwrap())
-        .arg("--kubeconfig")
-        .arg(user.setup.control_plane().kubeconfig())
-        .args([
-            "--namespace",
-            &user.namespace,
-            "port-forward",
-            "pod/everything",
-            ":8080",
-        ])
+    let mut kubectl = user
+        .command(&["port-forward", "pod/everything", ":8080"])
         .stdout(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(kubectl.stdout.take().unwrap()).lines();

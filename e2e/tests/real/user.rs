@@ -19,6 +19,7 @@ use maroonedpods_e2e::kubevirt::RealVm;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::sizes::{Size, Sizes};
@@ -102,6 +103,12 @@ impl<'a> User<'a> {
     {
         let object = serde_json::from_value(object).unwrap();
         accepts(&self.api(), &object).await.unwrap()
+    }
+
+    /// kubectl in the namespace, for what must be fed or goes on running. It ends when it is dropped.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let arguments = [["--namespace", &self.namespace].as_slice(), arguments].concat();
+        self.setup.control_plane().kubectl_command(&arguments).unwrap()
     }
 
     /// Runs kubectl in the namespace, and prints nothing.

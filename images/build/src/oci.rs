@@ -220,7 +220,7 @@ impl Image {
         self.archive_for("amd64")
     }
 
-    /// [`Self::archive`], with the arguments that the program gets where nobody names any.
+    /// [`Self::archive`], with the arguments that the program gets where a pod gives none.
     ///
     /// # Errors
     /// As for [`Self::archive`].

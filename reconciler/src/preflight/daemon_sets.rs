@@ -127,7 +127,7 @@ fn required_terms(pod: Option<&PodSpec>) -> &[NodeSelectorTerm] {
     binding::required_terms(affinity.and_then(|affinity| affinity.node_affinity.as_ref())).unwrap_or_default()
 }
 
-/// An empty term matches nothing. A node's name is its one field, and nobody knows that of a marooned node before it is there.
+/// An empty term matches nothing. The one field is a node's name, and no DaemonSet can name a marooned node before it exists.
 fn matches(term: &NodeSelectorTerm, labels: &BTreeMap<&str, &str>) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();

@@ -50,50 +50,41 @@ impl Tree {
 
     /// Adds all that is in the folder `from`, below `path`. Modes become 0755, and 0644 of what cannot be run.
     pub(super) fn copy(&mut self, part: &str, path: &str, from: &Path) -> Result<()> {
-        let read = || -> io::Result<Vec<_>> { fs::read_dir(from)?.collect() };
-        for entry in read().with_context(|| format!("reading {}", from.display()))? {
-            let name = entry.file_name();
-            let name = name.to_str().context("a file's name is not UTF-8")?;
-            let inside = format!("{path}/{name}");
-            let metadata = entry.metadata()?;
-            if metadata.is_dir() {
-                self.folder(part, &inside, 0o755)?;
-                self.copy(part, &inside, &entry.path())?;
-            } else {
-                ensure!(
-                    metadata.is_file(),
-                    "{} is neither file nor folder",
-                    entry.path().display()
-                );
-                let mode = if metadata.permissions().mode() & 0o111 == 0 {
-                    0o644
-                } else {
-                    0o755
-                };
-                self.file(part, &inside, mode, fs::read(entry.path())?)?;
-            }
-        }
-        Ok(())
+        self.copy_all(part, path, from, false)
     }
 
     /// [`Self::copy`] with symbolic links and all modes as they are, for files that others made to be so.
     pub(super) fn copy_exactly(&mut self, part: &str, path: &str, from: &Path) -> Result<()> {
+        self.copy_all(part, path, from, true)
+    }
+
+    fn copy_all(&mut self, part: &str, path: &str, from: &Path, exactly: bool) -> Result<()> {
         let read = || -> io::Result<Vec<_>> { fs::read_dir(from)?.collect() };
         for entry in read().with_context(|| format!("reading {}", from.display()))? {
             let (name, from) = (entry.file_name(), entry.path());
             let inside = format!("{path}/{}", name.to_str().context("a file's name is not UTF-8")?);
             let metadata = entry.metadata()?;
-            let mode = metadata.permissions().mode() & 0o7777;
+            let mode = metadata.permissions().mode();
+            let runs = metadata.is_dir() || mode & 0o111 != 0;
+            let mode = match (exactly, runs) {
+                (true, _) => mode & 0o7777,
+                (false, true) => 0o755,
+                (false, false) => 0o644,
+            };
             if metadata.is_dir() {
                 self.folder(part, &inside, mode)?;
-                self.copy_exactly(part, &inside, &from)?;
-            } else if metadata.is_symlink() {
+                self.copy_all(part, &inside, &from, exactly)?;
+            } else if exactly && metadata.is_symlink() {
                 let target = fs::read_link(&from)?;
                 let target = target.to_str().context("a link's target is not UTF-8")?;
                 self.link(part, &inside, target)?;
             } else {
-                let what = "is neither file nor folder nor link";
-                ensure!(metadata.is_file(), "{} {what}", from.display());
+                let nor_link = if exactly { " nor link" } else { "" };
+                ensure!(
+                    metadata.is_file(),
+                    "{} is neither file nor folder{nor_link}",
+                    from.display()
+                );
                 self.file(part, &inside, mode, fs::read(from)?)?;
             }
         }

@@ -169,17 +169,18 @@ mod tests {
         assert_eq!(base("eth0", 65250), include_str!("testdata/base.nft"));
     }
 
+    const RULES: PodRules<'_> = PodRules {
+        uplink: "eth0",
+        pod_link: "mp0",
+        guest: Ipv4Addr::new(10, 0, 2, 2),
+        pod: Ipv4Addr::new(10, 244, 1, 17),
+        kubelet_port: 65250,
+        host_ports: &[],
+    };
+
     #[test]
     fn the_pods_rules_are_these() {
-        let rules = PodRules {
-            uplink: "eth0",
-            pod_link: "mp0",
-            guest: Ipv4Addr::new(10, 0, 2, 2),
-            pod: Ipv4Addr::new(10, 244, 1, 17),
-            kubelet_port: 65250,
-            host_ports: &[],
-        };
-        assert_eq!(pod(rules), include_str!("testdata/pod.nft"));
+        assert_eq!(pod(RULES), include_str!("testdata/pod.nft"));
     }
 
     #[test]
@@ -190,12 +191,8 @@ mod tests {
             container,
         };
         let rules = PodRules {
-            uplink: "eth0",
-            pod_link: "mp0",
-            guest: Ipv4Addr::new(10, 0, 2, 2),
-            pod: Ipv4Addr::new(10, 244, 1, 17),
-            kubelet_port: 65250,
             host_ports: &[port(Protocol::Tcp, 8080, 80), port(Protocol::Udp, 53, 5353)],
+            ..RULES
         };
         assert_eq!(pod(rules), include_str!("testdata/host-ports.nft"));
     }
